@@ -1,0 +1,90 @@
+"""Normalised mini-batches of a data set in memory."""
+
+from __future__ import annotations
+
+__all__ = ["Batches"]
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmrs_pyro.data.dataset import Dataset
+
+
+class Batches:
+    """Serve ``(x, y)``: x = (images − mean) / std as float32 ``(B, *input_shape)``, y int64 ``(B,)``.
+
+    The data lie on the device as stored (uint8), and a batch is gathered and normalised there by a handful of
+    tensor operations. Each pass is an epoch and moves on to the next; the order is a function of (seed,
+    epoch) alone, so a run that resumes with :meth:`set_epoch` meets the batches it would have met.
+
+    Args:
+        dataset: what to serve.
+        batch_size: examples per batch; the last one may be shorter.
+        shuffle: draw a new order each epoch; otherwise the order of the data.
+        seed: of the order, non-negative.
+        device: where the data are kept and the batches made.
+        drop_last: leave a shorter last batch out.
+
+    Raises:
+        ValueError: a batch size below 1, a negative seed, or no batch at all.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must not be negative")
+        if drop_last and batch_size > len(dataset):
+            raise ValueError(
+                f"{len(dataset)} examples fill no batch of {batch_size}; drop_last leaves nothing"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.device = torch.device(device)
+        self.drop_last = drop_last
+        self.epoch = 0
+        self._images = dataset.images.to(self.device)
+        self._labels = dataset.labels.to(self.device)
+        channel = (-1, *[1] * (dataset.images.ndim - 2))
+        self._mean = torch.tensor(dataset.mean, device=self.device).view(channel)
+        self._std = torch.tensor(dataset.std, device=self.device).view(channel)
+
+    @property
+    def num_data(self) -> int:
+        """Number of examples N in the data set, the scale of the likelihood in an ELBO."""
+        return len(self.dataset)
+
+    def __len__(self) -> int:
+        whole = self.num_data / self.batch_size
+        return math.floor(whole) if self.drop_last else math.ceil(whole)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next pass serves."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self._order(self.epoch).to(self.device)
+        self.epoch += 1
+        for rows in order.split(self.batch_size)[: len(self)]:
+            x = self._images.index_select(0, rows).to(torch.float32)
+            yield x.sub_(self._mean).div_(self._std), self._labels.index_select(0, rows)
+
+    def _order(self, epoch: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.num_data)
+        return torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(self.num_data))

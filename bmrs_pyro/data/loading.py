@@ -1,0 +1,85 @@
+"""One door to every source of data."""
+
+from __future__ import annotations
+
+__all__ = ["load"]
+
+from dataclasses import replace
+from pathlib import Path
+
+from bmrs_pyro.data.arrays import read_npz
+from bmrs_pyro.data.dataset import DataError, Dataset, Splits
+from bmrs_pyro.data.folder import read_folder
+from bmrs_pyro.data.named import NAMES, known_name, read_digits, read_torchvision
+from bmrs_pyro.data.preparation import channel_moments, resized, with_channels
+from bmrs_pyro.data.splitting import stratified_split
+
+_TEST_SHARE = 0.2  # of data that come without a test part; the same one for every seed, so that runs compare
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    validation: float = 0.2,
+    seed: int = 0,
+    channels: int | None = None,
+) -> Splits:
+    """Load data into memory and split them into training, validation and test part.
+
+    The validation part is a stratified share of the training part, unless the data bring their own (an image
+    folder with ``val/`` and ``test/``). Data without a test part (``digits``, a folder of class folders) give
+    up a stratified fifth, the same for every seed.
+
+    Args:
+        name_or_path: ``digits``, ``mnist``, ``fashion_mnist`` or ``cifar10``; an ``.npz`` file
+            (:func:`~bmrs_pyro.data.arrays.read_npz`); or an image folder
+            (:func:`~bmrs_pyro.data.folder.read_folder`).
+        data_root: where the named sets lie, as ``NAME.npz`` or in torchvision's layout; ``data`` by default.
+        download: let torchvision download a named set that is not there.
+        size: height and width of the images in pixels; by default as they are. They are scaled bilinearly,
+            until the shorter side fits, and cut to the middle.
+        validation: share of the training part to hold out, in (0, 1).
+        seed: of the validation split.
+        channels: 1 or 3 to convert images to grey or colour; by default as they are.
+
+    Returns:
+        The three parts; ``mean`` and ``std`` of all are those of the training part that is left.
+
+    Raises:
+        DataError: the data cannot be used, with the reason in one line.
+    """
+    name, parts = _read(name_or_path, Path(data_root or "data"), download, size, channels)
+    if "test" not in parts:
+        parts["train"], parts["test"] = stratified_split(parts["train"], _TEST_SHARE)
+    if "validation" not in parts:
+        parts["train"], parts["validation"] = stratified_split(parts["train"], validation, seed=seed)
+    if channels is not None:
+        parts = {key: replace(part, images=with_channels(part, channels)) for key, part in parts.items()}
+    if size is not None:
+        parts = {key: replace(part, images=resized(part, size)) for key, part in parts.items()}
+    if len(shapes := {part.input_shape for part in parts.values()}) > 1:
+        raise DataError(
+            f"{name}: training and test examples differ in shape: {', '.join(map(str, sorted(shapes)))}"
+        )
+    mean, std = channel_moments(parts["train"].images)
+    return Splits(**{key: replace(part, name=name, mean=mean, std=std) for key, part in parts.items()})
+
+
+def _read(
+    name_or_path: str | Path, root: Path, download: bool, size: int | None, channels: int | None
+) -> tuple[str, dict[str, Dataset]]:
+    known, path = known_name(str(name_or_path)), Path(name_or_path)
+    if known == "digits":
+        return known, read_digits()
+    if known:
+        return known, read_torchvision(known, root, download=download)
+    if path.suffix == ".npz" and path.is_file():
+        return path.stem, read_npz(path)
+    if path.is_dir():
+        return path.resolve().name, read_folder(path, size, channels)
+    raise DataError(
+        f"{name_or_path}: no such data; give one of {', '.join(NAMES)}, a .npz file, or a folder of images"
+    )

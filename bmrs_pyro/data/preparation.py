@@ -1,0 +1,124 @@
+"""What is done to images once, before they are stored: size, channels, and the statistics of the channels."""
+
+from __future__ import annotations
+
+__all__ = ["MAX_BYTES", "channel_moments", "check_room", "check_size", "resized", "with_channels"]
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from bmrs_pyro.data.dataset import DataError, Dataset
+
+MAX_BYTES = 16 * 2**30
+"""The largest array of images that is built in memory."""
+
+_CHUNK = 1024  # examples per pass, so that float copies stay small beside the stored uint8 images
+
+
+def check_size(size: int) -> None:
+    """Refuse a size in pixels that is not positive."""
+    if size < 1:
+        raise DataError(f"size is {size}; it must be a positive number of pixels")
+
+
+def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
+    """Refuse an array of images that would not fit in memory.
+
+    Args:
+        name: what the message calls the data.
+        shape: ``(N, C, H, W)`` of the array about to be made.
+        itemsize: bytes per value.
+
+    Raises:
+        DataError: it would take more than :data:`MAX_BYTES`.
+    """
+    needed = torch.Size(shape).numel() * itemsize
+    if needed > MAX_BYTES:
+        raise DataError(
+            f"{name}: {shape[0]} images of shape {tuple(shape[1:])} take {needed / 2**30:.1f} GiB, more than "
+            f"the {MAX_BYTES / 2**30:.0f} GiB held in memory; choose a smaller size or fewer images"
+        )
+
+
+def resized(dataset: Dataset, size: int) -> Tensor:
+    """Scale images bilinearly, antialiased, until the shorter side fits, and keep the middle square.
+
+    Args:
+        dataset: images ``(N, C, H, W)``.
+        size: height and width of the result, in pixels.
+
+    Returns:
+        Images ``(N, C, size, size)`` of the same dtype.
+
+    Raises:
+        DataError: the data are feature vectors, the size is not positive, or the result would not fit in
+            memory.
+    """
+    _check_images(dataset, f"size {size}")
+    check_size(size)
+    images = dataset.images
+    if images.shape[2:] == (size, size):
+        return images
+    shape = (*images.shape[:2], size, size)
+    check_room(dataset.name, shape, images.itemsize)
+    result = images.new_empty(shape)
+    for source, target in zip(images.split(_CHUNK), result.split(_CHUNK), strict=True):
+        target.copy_(functional.center_crop(functional.resize(source, [size]), [size, size]))
+    return result
+
+
+def with_channels(dataset: Dataset, channels: int) -> Tensor:
+    """Repeat a grey channel to three, or weigh three colours into grey (ITU-R BT.601 luma).
+
+    Args:
+        dataset: images ``(N, C, H, W)`` with C of 1 or 3, or C equal to ``channels`` already.
+        channels: number of channels of the result.
+
+    Returns:
+        Images ``(N, channels, H, W)``; grey ones are expanded without a copy.
+
+    Raises:
+        DataError: the data are feature vectors, or the conversion is none of these.
+    """
+    _check_images(dataset, f"channels {channels}")
+    images = dataset.images
+    match images.shape[1], channels:
+        case present, wanted if present == wanted:
+            return images
+        case 1, 3:
+            return images.expand(-1, 3, -1, -1)
+        case 3, 1:
+            return torch.cat([functional.rgb_to_grayscale(part) for part in images.split(_CHUNK)])
+        case present, wanted:
+            raise DataError(
+                f"{dataset.name}: images have {present} channels, not {wanted}; only 1 and 3 convert"
+            )
+
+
+def channel_moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation over all examples and pixels, in two float64 passes.
+
+    Args:
+        images: ``(N, C, H, W)`` or ``(N, F)``.
+
+    Returns:
+        C (or F) means and as many deviations; a channel that never varies gets the deviation 1, so that it
+        maps to 0.
+    """
+    axes = [axis for axis in range(images.ndim) if axis != 1]
+    count = images.numel() // images.shape[1]
+    parts = images.split(_CHUNK)
+    mean = torch.stack([part.double().sum(axes) for part in parts]).sum(0) / count
+    centre = mean.view(-1, *[1] * (images.ndim - 2))
+    variance = torch.stack([(part.double() - centre).square_().sum(axes) for part in parts]).sum(0) / count
+    std = variance.sqrt()
+    return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())
+
+
+def _check_images(dataset: Dataset, request: str) -> None:
+    if dataset.images.ndim != 4:
+        raise DataError(
+            f"{dataset.name}: {request} is asked for, but these are feature vectors of length "
+            f"{dataset.images.shape[1]}, not images; leave it out"
+        )

@@ -1,0 +1,62 @@
+"""Stratified splits: two parts with the same mixture of classes."""
+
+from __future__ import annotations
+
+__all__ = ["stratified_split"]
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from bmrs_pyro.data.dataset import DataError, Dataset
+
+
+def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Hold out a share of every class.
+
+    The held-out part has round(fraction · N) examples, divided over the classes by largest remainder. Every
+    class of two or more examples lands in both parts; where that and the size exclude each other, the size
+    gives way. A class of one example stays in the first part. Both parts keep the order of the data.
+
+    Args:
+        dataset: what to split; only its labels decide.
+        fraction: share to hold out, in (0, 1).
+        seed: non-negative; the same seed gives the same split.
+
+    Returns:
+        The rest and the held-out part.
+
+    Raises:
+        DataError: the fraction is outside (0, 1), or every class has only one example.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the share to hold out is {fraction}; it must lie between 0 and 1, both excluded")
+    labels = dataset.labels.numpy()
+    counts = np.bincount(labels, minlength=dataset.num_classes)
+    quotas = _quotas(counts, round(fraction * len(labels)), dataset.name)
+
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
+    held = np.empty(len(labels), dtype=bool)
+    held[order] = rank < quotas[labels[order]]
+
+    masks = torch.from_numpy(~held), torch.from_numpy(held)
+    rest, part = (replace(dataset, images=dataset.images[m], labels=dataset.labels[m]) for m in masks)
+    return rest, part
+
+
+def _quotas(counts: np.ndarray, total: int, name: str) -> np.ndarray:
+    """Return how many to hold out of each class, ``(K,)``; their sum is ``total`` if the bounds allow."""
+    least, most = np.where(counts > 1, 1, 0), np.maximum(counts - 1, 0)
+    if not least.any():
+        raise DataError(f"{name}: no class has two examples, so none can be held out; give more data")
+    exact = counts * (total / counts.sum())
+    quotas = np.clip(np.floor(exact).astype(int), least, most)
+    while gap := int(np.sign(total - quotas.sum())):
+        free = quotas < most if gap > 0 else quotas > least
+        if not free.any():
+            break
+        quotas[np.argmax(np.where(free, gap * (exact - quotas), -np.inf))] += gap
+    return quotas
