@@ -90,10 +90,10 @@ def as_labels(array: np.ndarray, where: str) -> Tensor:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with file:
+        with path.open("rb") as stream:  # numpy itself leaves a damaged file open
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             if missing := [key for key in _KEYS if key not in file]:
                 raise DataError(f"{path}: {', '.join(missing)} missing; found {', '.join(file) or 'nothing'}")
             return {key: file[key] for key in _KEYS}
