@@ -1,0 +1,83 @@
+"""How well a classifier predicts labelled data, and how far its probabilities can be trusted."""
+
+from __future__ import annotations
+
+__all__ = ["Evaluation", "evaluate", "evaluation_mode"]
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import nll_loss, one_hot
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from bmrs_pyro.network.copies import modes_restored
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Quality of predicted class probabilities p on N examples with labels y.
+
+    Attributes:
+        count: N.
+        accuracy: share of examples whose most probable class is y.
+        nll: mean of −log p_y, in nats.
+        brier: mean of Σ_k (p_k − [k = y])², between 0 and 2 (Brier 1950).
+        ece: expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal bins of the
+            highest probability (Guo et al. 2017, eq. 3).
+    """
+
+    count: int
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+
+
+def evaluate(
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
+) -> Evaluation:
+    """Evaluate a classifier without gradients; a module is put into evaluation mode for the time it takes.
+
+    Args:
+        predict: maps inputs ``(B, …)`` to logits ``(B, K)``.
+        batches: pairs of inputs and int64 labels ``(B,)``, on the device that ``predict`` expects.
+        num_classes: K.
+
+    Raises:
+        ValueError: there are no examples, or the logits have another shape or hold NaN.
+    """
+    with evaluation_mode(predict):
+        parts = [(_log_probabilities(predict(x), num_classes, len(y)), y.cpu()) for x, y in batches]
+    if not parts:
+        raise ValueError("there are no batches to evaluate on")
+    log_p, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    # as probabilities, not logits: torchmetrics takes logits that happen to lie in [0, 1] for probabilities
+    p = log_p.exp()
+    return Evaluation(
+        count=len(y),
+        accuracy=multiclass_accuracy(p, y, num_classes, average="micro").item(),
+        nll=nll_loss(log_p, y).item(),
+        brier=(p - one_hot(y, num_classes)).square().sum(1).mean().item(),
+        ece=multiclass_calibration_error(p, y, num_classes, n_bins=15).item(),
+    )
+
+
+@contextmanager
+def evaluation_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Switch gradients off and a module to evaluation mode, and both back afterwards."""
+    net = predict if isinstance(predict, nn.Module) else None
+    with torch.no_grad(), modes_restored(net) if net else nullcontext():
+        if net:
+            net.eval()
+        yield
+
+
+def _log_probabilities(logits: Tensor, num_classes: int, count: int) -> Tensor:
+    if logits.shape != (count, num_classes):
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; expected {(count, num_classes)}")
+    if logits.isnan().any():
+        raise ValueError("logits hold NaN; the network's weights or inputs are not finite")
+    return logits.double().log_softmax(1).cpu()
