@@ -1,0 +1,93 @@
+"""What distributions of a gain on an interval share: exact bounds, support and expansion."""
+
+from __future__ import annotations
+
+__all__ = ["PRIOR_HIGH", "PRIOR_LOW", "IntervalDistribution", "Shape"]
+
+import math
+from typing import Any, Self
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+PRIOR_LOW = math.exp(-20.0)
+"""Lower bound of the library's default prior on a gain θ."""
+
+PRIOR_HIGH = 1.0
+"""Upper bound of the library's default prior on a gain θ."""
+
+Shape = torch.Size | list[int] | tuple[int, ...]
+
+
+class IntervalDistribution(TorchDistribution):
+    """A distribution of θ on [low, high], 0 < low < high.
+
+    The bounds are constants, kept in float64: float32 moves log low by up to 1e-6, the width of a spike.
+    Bounds and parameters keep the shape they came in and only results are expanded, so that
+    `q.expand([64, C])` costs what q does.
+
+    Args:
+        low: Lower bound in θ.
+        high: Upper bound in θ.
+        shape: Shape of the parameters; the batch shape is this, broadcast with the bounds.
+        dtype: Dtype of draws and moments.
+        validate_args: Whether arguments and values are checked; Pyro's setting if None.
+
+    Raises:
+        ValueError: `low` is not positive or not below `high`.
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        low: Tensor | float,
+        high: Tensor | float,
+        *,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        validate_args: bool | None,
+    ) -> None:
+        self.low = torch.as_tensor(low, dtype=torch.float64).detach()
+        self.high = torch.as_tensor(high, dtype=torch.float64).detach()
+        self.log_low, self.log_high = self.low.log(), self.high.log()
+        self.dtype = dtype
+        batch_shape = torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
+        super().__init__(batch_shape, validate_args=validate_args)
+        if self._validate_args and not (self.low < self.high).all():
+            raise ValueError(f"low must lie below high, got low={self.low} and high={self.high}")
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        """[low, high], rounded as the draws are."""
+        return constraints.interval(self.low.to(self.dtype), self.high.to(self.dtype))
+
+    def contains(self, other: IntervalDistribution) -> Tensor:
+        """Whether this interval holds the other's, up to bounds that were rounded to float32 on the way."""
+        slack = 1e-6
+        return (self.log_low - slack <= other.log_low) & (other.log_high <= self.log_high + slack)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
+        """The same distribution over a larger batch, of the same type, so that its KL stays exact."""
+        new = self._get_checked_instance(type(self), _instance)
+        new.__dict__.update(self.__dict__)
+        # a shape that does not broadcast raises here, as it would for a tensor
+        shape = torch.empty(self.batch_shape, device="meta").expand(batch_shape).shape
+        super(IntervalDistribution, new).__init__(shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def signal_to_noise(self) -> Tensor:
+        """E[θ] / std[θ]."""
+        return self.mean / self.stddev
+
+    def _per_batch(self, statistic: Tensor) -> Tensor:
+        """A float64 statistic of the unexpanded parameters, as the user sees it."""
+        return statistic.to(self.dtype).expand(self.batch_shape)
+
+    def _rounded(self, result: Tensor, value: Tensor) -> Tensor:
+        """A float64 result, in the wider dtype of the distribution and the value it was computed at."""
+        return result.to(torch.promote_types(self.dtype, value.dtype))

@@ -1,0 +1,65 @@
+"""KL divergence of the posterior from the prior, the regulariser of a training step."""
+
+from __future__ import annotations
+
+__all__ = ["kl_truncated_log_normal_log_uniform"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributions import register_kl
+
+from bmrs_pyro.distributions.log_uniform import LogUniform
+from bmrs_pyro.distributions.truncated_log_normal import TruncatedLogNormal
+from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
+
+
+@register_kl(TruncatedLogNormal, LogUniform)  # type: ignore[untyped-decorator]
+def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) -> Tensor:
+    """KL(q || p) = E_q[log q(u)] + log(log high − log low) with u = log θ, in nats.
+
+    The expectation is taken by 32 nodes around the mode, in float64 (error below 1e-10), on the parameters as
+    they came and not on their expansion: it costs the same for any batch.
+
+    Args:
+        q: Posterior of batch shape `(C,)`.
+        p: Prior whose interval contains the posterior's; where it does not, the divergence is inf.
+
+    Returns:
+        Shape of the two batch shapes broadcast, in q's dtype.
+    """
+    law = q.log_law
+    log_width = p.log_width.where(p.contains(q), torch.inf).log()
+    kl = _NegativeEntropy.apply(law.loc, law.scale, law.low, law.high) + log_width
+    return kl.to(q.dtype).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+
+
+class _NegativeEntropy(torch.autograd.Function):
+    """E_q[log q(u)] with its gradient, from one evaluation of the rule.
+
+    q ∝ exp(e) with ∂e/∂loc = z/scale and ∂e/∂scale = −2e/scale up to constants, and dE_q[log q] = Cov(e, de).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        law = TruncatedNormal(loc, scale, low, high)
+        offset, mass = law.grid()
+        integral = mass.sum(0)
+        weight = mass / integral
+        exponent = law.exponent(offset)
+        mean = (weight * exponent).sum(0)
+        deviation = weight * (exponent - mean)
+        by_loc = (deviation * offset).sum(0) / scale
+        by_scale = (deviation * exponent).sum(0) * -2 / scale
+        ctx.save_for_backward(by_loc, by_scale)
+        ctx.shapes = loc.shape, scale.shape
+        return mean - integral.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_loc, by_scale = ctx.saved_tensors
+        loc_shape, scale_shape = ctx.shapes
+        return (grad * by_loc).sum_to_size(loc_shape), (grad * by_scale).sum_to_size(scale_shape), None, None

@@ -1,0 +1,145 @@
+"""The truncated log-normal posterior."""
+
+from __future__ import annotations
+
+__all__ = ["TruncatedLogNormal"]
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
+
+from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape
+from bmrs_pyro.distributions.quantile import truncated_log_normal_quantile
+from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
+
+
+class TruncatedLogNormal(IntervalDistribution):
+    """A gain whose logarithm is a truncated normal.
+
+        log θ ~ N(loc, scale²) cut to [log low, log high]
+
+    Written out rather than as exp of a truncated normal: the draw is one autograd function, and moments, mode
+    and entropy are those of θ. All is computed in float64 and rounded to the parameters' dtype, so that float32
+    parameters with scale from e^−7 to e^5 and loc far outside the bounds are safe. Gradients reach loc and
+    scale; the bounds are constants.
+
+    Args:
+        loc: Mean of log θ before it is cut.
+        scale: Standard deviation of log θ before it is cut, positive.
+        low: Lower bound in θ, positive.
+        high: Upper bound in θ, above `low`; moments are exact to 1e-10 for log(high/low) up to 50.
+        validate_args: Whether arguments and values are checked; Pyro's setting if None.
+
+    Reference:
+        Neklyudov et al., "Structured Bayesian Pruning via Log-Normal Multiplicative Noise", 2017, section 3.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "low": constraints.positive,
+        "high": constraints.positive,
+    }
+
+    def __init__(
+        self,
+        loc: Tensor | float,
+        scale: Tensor | float,
+        low: Tensor | float = PRIOR_LOW,
+        high: Tensor | float = PRIOR_HIGH,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._loc, self._scale = broadcast_all(loc, scale)
+        super().__init__(low, high, shape=self._loc.shape, dtype=self._loc.dtype, validate_args=validate_args)
+
+    @property
+    def loc(self) -> Tensor:
+        """Mean of log θ before it is cut."""
+        return self._loc.expand(self.batch_shape)
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of log θ before it is cut."""
+        return self._scale.expand(self.batch_shape)
+
+    @property
+    def log_law(self) -> TruncatedNormal:
+        """The law of log θ in float64, in the shape the parameters came with."""
+        return TruncatedNormal(self._loc.double(), self._scale.double(), self.log_low, self.log_high)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of log θ, less log θ for the change of variable; −inf outside the interval."""
+        if self._validate_args:
+            self._validate_sample(value)
+        u = value.double().log()
+        log_prob = self.log_law.log_density(u) - u
+        return self._rounded(log_prob.where(self.support.check(value), -torch.inf), value)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Reparameterised draws of shape `sample_shape + batch_shape`."""
+        shape = self._extended_shape(sample_shape)
+        return self._quantile(torch.rand(shape, dtype=torch.float64, device=self._loc.device))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(θ' ≤ value)."""
+        law = self.log_law
+        u = value.double().log().clamp(law.low, law.high)
+        return self._rounded(law.log_mass(law.low, u).exp().clamp(max=1), value)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """θ below which the mass `value` lies."""
+        p = value.double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return self._quantile(p)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[θ]."""
+        law, growth, _ = self._moments
+        return self._per_batch(law.mode.exp() * (1 + growth))
+
+    @property
+    def variance(self) -> Tensor:
+        """E[(θ − E[θ])²]."""
+        law, _, spread = self._moments
+        return self._per_batch((2 * law.mode).exp() * spread)
+
+    @property
+    def signal_to_noise(self) -> Tensor:
+        """E[θ] / std[θ], the score of Structured Bayesian Pruning."""
+        _, growth, spread = self._moments
+        return self._per_batch((1 + growth) / spread.sqrt())
+
+    @property
+    def mode(self) -> Tensor:
+        """exp(loc − scale²), clamped to the interval: where the density of θ is highest."""
+        law = self.log_law
+        return self._per_batch((law.loc - law.scale**2).exp().clamp(self.low, self.high))
+
+    @property
+    def log_z(self) -> Tensor:
+        """The log-mass that the cut leaves, log(Φ((log high − loc)/scale) − Φ((log low − loc)/scale))."""
+        return self._per_batch(self.log_law.log_z)
+
+    def entropy(self) -> Tensor:
+        """−E[log q(θ)], in nats."""
+        law = self.log_law
+        offset, mass = law.grid()
+        surprise = (mass * (law.scale * offset - law.exponent(offset))).sum(0) / law.integral
+        return self._per_batch(law.integral.log() + law.mode + surprise)
+
+    @property
+    def _moments(self) -> tuple[TruncatedNormal, Tensor, Tensor]:
+        """The law of log θ with E[g] and Var[g] of the growth g = θ/exp(mode) − 1, which loses no digits."""
+        law = self.log_law
+        offset, mass = law.grid(count=48, tilt=2.0)
+        weight = mass / mass.sum(0)
+        growth = torch.expm1(law.scale * offset)
+        mean = (weight * growth).sum(0)
+        return law, mean, (weight * (growth - mean) ** 2).sum(0)
+
+    def _quantile(self, p: Tensor) -> Tensor:
+        return truncated_log_normal_quantile(p, self.log_law, self.low, self.high).to(self.dtype)

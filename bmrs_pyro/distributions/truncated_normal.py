@@ -1,0 +1,119 @@
+"""The law of log θ: a normal cut to an interval, measured from its mode.
+
+Everything here is float64 and relative to the mode, because the textbook formulas subtract numbers of
+size (loc/scale)² from each other: kept structures sit thousands of standard deviations from a bound.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TruncatedNormal"]
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from bmrs_pyro.distributions.quadrature import gauss_legendre
+
+
+@dataclass(frozen=True, eq=False)
+class TruncatedNormal:
+    """N(loc, scale²) cut to [low, high].
+
+    With the mode m = clamp(loc, low, high), the offset z = (u − m)/scale and the slope b = (m − loc)/scale,
+    the density is
+
+        q(u) = exp(e(z)) / ∫ exp(e) du,    e(z) = −z (b + z/2) ≤ 0,
+
+    and b is zero unless the mode sits on a bound.
+
+    Args:
+        loc: Mean of the normal before it is cut.
+        scale: Its standard deviation.
+        low: Lower bound of the interval.
+        high: Upper bound. All four are float64 and broadcast against each other.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    @cached_property
+    def mode(self) -> Tensor:
+        """The point m of highest density."""
+        return self.loc.clamp(self.low, self.high)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """The mode's distance b from loc, in units of scale: negative where it sits on the upper bound."""
+        return (self.mode - self.loc) / self.scale
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Offset of the lower bound, at most 0."""
+        return (self.low - self.mode) / self.scale
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Offset of the upper bound, at least 0."""
+        return (self.high - self.mode) / self.scale
+
+    def exponent(self, offset: Tensor) -> Tensor:
+        """e(z), the log-density relative to the mode, at an offset z."""
+        return -offset * (self.slope + offset / 2)
+
+    def grid(self, count: int = 32, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
+        """A Gauss–Legendre rule over the part of the interval that carries the density.
+
+        An offset d away from the mode the exponent has fallen by |b| d + d²/2, which reaches T at
+        d = 2T / (|b| + √(b² + 2T)). T = 7/8 of the number of nodes balances the mass left out, e^−T, against
+        the error of the rule: 32 nodes give the integral to 1e-12. With `tilt`, the part is widened to carry
+        exp(tilt·u) q(u) as well, which 48 nodes do to 1e-10 for tilt 2 and an interval up to 50 long.
+
+        Args:
+            count: Number of nodes n.
+            tilt: Highest power of θ = exp(u) that will be averaged.
+
+        Returns:
+            Offsets z and masses exp(e(z)) du, each of shape `(n, ...)`; the masses add up to the integral.
+        """
+        nodes, weights = gauss_legendre(count, self.loc.device)
+        reach = end = _reach(self.slope, fall=7 / 8 * count)
+        if tilt:
+            tilted = TruncatedNormal(self.loc + tilt * self.scale**2, self.scale, self.low, self.high)
+            end = (tilted.mode - self.mode) / self.scale + _reach(tilted.slope, fall=7 / 8 * count)
+        start = self.lower.maximum(-reach)
+        length = (self.upper.minimum(end) - start).clamp(min=0)
+        column = (-1, *(1,) * length.dim())
+        offset = start + length * nodes.view(column)
+        return offset, self.exponent(offset).exp() * (length * self.scale) * weights.view(column)
+
+    @cached_property
+    def integral(self) -> Tensor:
+        """∫ exp(e) du over the interval: the normaliser, relative to the density at the mode."""
+        return self.grid()[1].sum(0)
+
+    @property
+    def log_z(self) -> Tensor:
+        """The log-mass that the cut leaves, log(Φ((high − loc)/scale) − Φ((low − loc)/scale))."""
+        return (self.integral / (self.scale * math.sqrt(2 * math.pi))).log() - self.slope**2 / 2
+
+    def log_density(self, u: Tensor) -> Tensor:
+        """Log q(u), for u inside the interval."""
+        return self.exponent((u - self.mode) / self.scale) - self.integral.log()
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Log of the mass on [low, high], a part of the interval; −inf where that part is empty."""
+        part = TruncatedNormal(self.loc, self.scale, low, high)
+        return self.log_density(part.mode) + part.integral.log()
+
+    def seen_from(self, origin: Tensor) -> TruncatedNormal:
+        """The law of u − origin."""
+        return TruncatedNormal(self.loc - origin, self.scale, self.low - origin, self.high - origin)
+
+
+def _reach(slope: Tensor, fall: float) -> Tensor:
+    """Offset from the mode at which the exponent has fallen by `fall`."""
+    return 2 * fall / (slope.abs() + (slope**2 + 2 * fall).sqrt())
