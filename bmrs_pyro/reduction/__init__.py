@@ -1,1 +1,22 @@
-"""reduction"""
+"""Bayesian model reduction: reduced priors, ΔF, criteria, and the decision what to keep.
+
+Start with `select(posteriors, prior, bmrs_n())`.
+"""
+
+from bmrs_pyro.reduction.criteria import Criterion as Criterion
+from bmrs_pyro.reduction.criteria import ExpectedNoise as ExpectedNoise
+from bmrs_pyro.reduction.criteria import JointCriterion as JointCriterion
+from bmrs_pyro.reduction.criteria import ModelReduction as ModelReduction
+from bmrs_pyro.reduction.criteria import SignalToNoise as SignalToNoise
+from bmrs_pyro.reduction.criteria import WeightNorm as WeightNorm
+from bmrs_pyro.reduction.criteria import bmrs_n as bmrs_n
+from bmrs_pyro.reduction.criteria import bmrs_u as bmrs_u
+from bmrs_pyro.reduction.delta_f import delta_f as delta_f
+from bmrs_pyro.reduction.delta_f import register_delta_f as register_delta_f
+from bmrs_pyro.reduction.keep_mask import KeepMask as KeepMask
+from bmrs_pyro.reduction.monte_carlo import Estimate as Estimate
+from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f as monte_carlo_delta_f
+from bmrs_pyro.reduction.reduced_priors import low_precision as low_precision
+from bmrs_pyro.reduction.reduced_priors import spike as spike
+from bmrs_pyro.reduction.selection import score as score
+from bmrs_pyro.reduction.selection import select as select

@@ -1,0 +1,162 @@
+"""Criteria: what makes a structure worth removing. A score above 0 means remove."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Criterion",
+    "ExpectedNoise",
+    "JointCriterion",
+    "ModelReduction",
+    "SignalToNoise",
+    "WeightNorm",
+    "bmrs_n",
+    "bmrs_u",
+]
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bmrs_pyro.distributions import IntervalDistribution
+from bmrs_pyro.reduction.delta_f import delta_f
+from bmrs_pyro.reduction.reduced_priors import low_precision, spike
+
+
+@runtime_checkable
+class JointCriterion(Protocol):
+    """A criterion that must see all families at once, because it ranks structures across them."""
+
+    def scores(self, posteriors: Mapping[str, Distribution]) -> dict[str, Tensor]:
+        """Scores of every family by site name, each of shape `(C,)`."""
+
+
+Criterion = Callable[[Distribution, Distribution], Tensor] | JointCriterion
+"""Any callable (posterior, prior) -> scores of shape `(C,)` for one family, or a `JointCriterion`."""
+
+
+@dataclass(frozen=True)
+class ModelReduction:
+    """Remove where the log posterior odds favour the reduced model: score = ΔF + log_prior_odds.
+
+    Args:
+        reduced: The reduced prior, or a function that makes it from the prior.
+        log_prior_odds: Log prior odds of the reduced against the full model, in nats. A structure the data
+            say nothing about has ΔF = 0: a draw at odds of 0, a win for the smaller model above.
+
+    Reference:
+        Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
+    """
+
+    reduced: Distribution | Callable[..., Distribution]
+    log_prior_odds: float = 0.0
+
+    def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
+        """Scores of one family, `(C,)` in nats."""
+        reduced = self.reduced if isinstance(self.reduced, Distribution) else self.reduced(prior)
+        return delta_f(posterior, prior, reduced) + self.log_prior_odds
+
+
+def bmrs_n() -> ModelReduction:
+    """BMRS_N: the reduced prior is a spike at the lower bound, favoured by 1 nat.
+
+    Evidence below 1 nat is "not worth more than a bare mention": what the data do not speak for is removed.
+
+    Reference:
+        Kass and Raftery, "Bayes Factors", 1995, section 3.2.
+    """
+    return ModelReduction(spike, log_prior_odds=1.0)
+
+
+def bmrs_u(bits: int) -> ModelReduction:
+    """BMRS_U: the reduced prior holds the gains that vanish at `bits` bits; even odds, as published."""
+    return ModelReduction(low_precision(bits))
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    """Remove where E[θ]/std[θ] ≤ threshold; score = threshold − E[θ]/std[θ].
+
+    Args:
+        threshold: Largest ratio that is removed.
+
+    Reference:
+        Neklyudov et al., "Structured Bayesian Pruning via Log-Normal Multiplicative Noise", 2017, section 3.
+    """
+
+    threshold: float = 1.0
+
+    def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
+        """Scores of one family, `(C,)`."""
+        if isinstance(posterior, IntervalDistribution):
+            return _at_most(self.threshold, posterior.signal_to_noise)
+        return _at_most(self.threshold, posterior.mean / posterior.stddev)
+
+
+@dataclass(frozen=True)
+class ExpectedNoise:
+    """Remove where E[θ] ≤ threshold; score = threshold − E[θ].
+
+    Args:
+        threshold: Largest expected gain that is removed.
+    """
+
+    threshold: float
+
+    def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
+        """Scores of one family, `(C,)`."""
+        return _at_most(self.threshold, posterior.mean)
+
+
+def _at_most(threshold: float, statistic: Tensor) -> Tensor:
+    """Threshold − statistic, positive at equality too: scores are removed above 0, not at it."""
+    return math.nextafter(threshold, math.inf) - statistic.double()
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """Remove the given fraction of all structures, those with the smallest L2 norm of their writers' weights.
+
+    The ranking runs over all families together; score = number to remove − ½ − rank, with ranks from 0.
+
+    Args:
+        fraction: Share of all structures to remove, in [0, 1]; rounded to a whole number of them.
+        norms: L2 norms by site name, each of shape `(C,)`, from `writer_norms(network)`.
+
+    Raises:
+        ValueError: `fraction` is outside [0, 1]; when scoring, the norms are missing or do not fit.
+    """
+
+    fraction: float
+    norms: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction must lie in [0, 1], got {self.fraction}")
+
+    def scores(self, posteriors: Mapping[str, Distribution]) -> dict[str, Tensor]:
+        """Scores of every family by site name, `(C,)` each."""
+        if self.norms is None:
+            raise ValueError(
+                "WeightNorm needs weights: pass WeightNorm(fraction, norms=writer_norms(network))"
+            )
+        for name, posterior in posteriors.items():
+            if name not in self.norms:
+                raise ValueError(f"WeightNorm has no norms for {name!r}, only for {sorted(self.norms)}")
+            if self.norms[name].shape != posterior.batch_shape:
+                raise ValueError(
+                    f"norms of {name!r} have shape {tuple(self.norms[name].shape)}, the posterior has "
+                    f"{tuple(posterior.batch_shape)}: take them from the network as it is now"
+                )
+        if not posteriors:
+            return {}
+        pooled = torch.cat([self.norms[name].detach().double() for name in posteriors])
+        rank = pooled.argsort(stable=True).argsort()
+        # NaN would rank as the largest norm and be kept without a word
+        scores = (round(self.fraction * len(pooled)) - 0.5 - rank).where(~pooled.isnan(), torch.nan)
+        sizes = [self.norms[name].numel() for name in posteriors]
+        return dict(zip(posteriors, scores.split(sizes), strict=True))

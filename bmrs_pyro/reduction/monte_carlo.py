@@ -1,0 +1,58 @@
+"""ΔF by Monte Carlo, for distributions without a closed form."""
+
+from __future__ import annotations
+
+__all__ = ["Estimate", "monte_carlo_delta_f"]
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate."""
+
+    value: Tensor
+    """The estimate in nats, float64, of the posterior's batch shape."""
+    standard_error: Tensor
+    """Its standard error in nats, to first order; inf where no draw fell inside the reduced prior."""
+
+
+@torch.no_grad()
+def monte_carlo_delta_f(
+    posterior: Distribution, prior: Distribution, reduced: Distribution, num_samples: int = 10_000
+) -> Estimate:
+    """Estimate ΔF = log E_q[p̃(θ)/p(θ)] from draws of the posterior.
+
+    With ratios r_i, the value is log mean(r) and its standard error √((mean(r²)/mean(r)² − 1)/n), both in log
+    space. A reduced prior far from the posterior's mass needs a closed form: the draws miss it.
+
+    Args:
+        posterior: q(θ), batch shape `(C,)`.
+        prior: p(θ), positive wherever q is.
+        reduced: p̃(θ); draws outside its support count as 0.
+        num_samples: Number n of draws for each of the C.
+
+    Returns:
+        The estimate with its standard error, each of shape `posterior.batch_shape`.
+    """
+    theta = posterior.sample(torch.Size((num_samples,)))
+    log_ratio = _log_prob_or_zero(reduced, theta) - prior.log_prob(theta).double()
+    log_n = math.log(num_samples)
+    first, second = log_ratio.logsumexp(0) - log_n, (2 * log_ratio).logsumexp(0) - log_n
+    error = ((second - 2 * first).expm1().clamp(min=0) / num_samples).sqrt()
+    return Estimate(first, error.where(first.isfinite(), torch.inf))
+
+
+def _log_prob_or_zero(law: Distribution, theta: Tensor) -> Tensor:
+    """Log law(θ), −inf outside the support, where log_prob itself may raise or return NaN."""
+    support = law.support
+    if support is None:
+        raise ValueError(f"{type(law).__name__} has no support, so ΔF under it cannot be estimated")
+    inside = support.check(theta)
+    event = (1,) * len(law.event_shape)
+    stand_in = theta.where(inside.reshape(inside.shape + event), law.sample())
+    return law.log_prob(stand_in).double().where(inside, -torch.inf)

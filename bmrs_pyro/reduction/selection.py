@@ -1,0 +1,79 @@
+"""Scoring and selecting: from posteriors to a `KeepMask`."""
+
+from __future__ import annotations
+
+__all__ = ["score", "select"]
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bmrs_pyro.reduction.criteria import Criterion, JointCriterion
+from bmrs_pyro.reduction.keep_mask import KeepMask
+
+
+def select(
+    posteriors: Mapping[str, Distribution],
+    prior: Distribution | Mapping[str, Distribution],
+    criterion: Criterion,
+    *,
+    min_keep: int = 1,
+) -> KeepMask:
+    """Decide which structures are kept: those whose score is at most 0.
+
+    Args:
+        posteriors: Site name to posterior of batch shape `(C,)`.
+        prior: The prior of all families, or one by site name.
+        criterion: What scores them.
+        min_keep: Least number of structures a family keeps; where it overrules the scores, a warning says so.
+
+    Raises:
+        ValueError: As `score`, or `min_keep` is below 1.
+    """
+    return KeepMask.from_scores(score(posteriors, prior, criterion), min_keep=min_keep)
+
+
+@torch.no_grad()
+def score(
+    posteriors: Mapping[str, Distribution],
+    prior: Distribution | Mapping[str, Distribution],
+    criterion: Criterion,
+) -> dict[str, Tensor]:
+    """Score every structure; above 0 means remove.
+
+    Args:
+        posteriors: Site name to posterior of batch shape `(C,)`.
+        prior: The prior of all families, or one by site name.
+        criterion: What scores them.
+
+    Returns:
+        Site name to scores of shape `(C,)`.
+
+    Raises:
+        ValueError: A family has no prior, or its scores are NaN or of another shape than the posterior.
+    """
+    if isinstance(criterion, JointCriterion):
+        scores = criterion.scores(posteriors)
+    else:
+        scores = {name: criterion(q, _prior_of(name, prior)) for name, q in posteriors.items()}
+    for name, posterior in posteriors.items():
+        if scores[name].shape != posterior.batch_shape:
+            raise ValueError(
+                f"{name}: the criterion returned scores of shape {tuple(scores[name].shape)}, "
+                f"expected {tuple(posterior.batch_shape)}, one for each structure"
+            )
+        if scores[name].isnan().any():
+            raise ValueError(
+                f"{name}: {int(scores[name].isnan().sum())} scores are NaN; did training diverge?"
+            )
+    return scores
+
+
+def _prior_of(name: str, prior: Distribution | Mapping[str, Distribution]) -> Distribution:
+    if not isinstance(prior, Mapping):
+        return prior
+    if name not in prior:
+        raise ValueError(f"no prior for {name!r}, only for {sorted(prior)}")
+    return prior[name]
