@@ -1,0 +1,71 @@
+"""The small network: gains folded in, structures cut out, nothing of this package left in it."""
+
+from __future__ import annotations
+
+__all__ = ["compact", "compacted"]
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.removal import remove_
+from bmrs_pyro.network.structures import Structure
+from bmrs_pyro.network.untouched import shared_copy
+
+if TYPE_CHECKING:
+    from bmrs_pyro.network.noisy import NoisyNetwork
+
+
+def compact(
+    network: NoisyNetwork, keep: Mapping[str, Tensor], theta: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Return a small plain network that computes what ``network(x, theta * keep)`` does.
+
+    W[:, c] ← θ_c W[:, c] in every reader of structure c, then what belongs to removed structures is cut out
+    of all layers. The argument stays as it is.
+
+    Args:
+        network: the network with gains.
+        keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.
+        theta: gains ``(C,)`` per family, such as posterior means; those not named are 1.
+
+    Raises:
+        ValueError: masks or gains are of unknown families, have another length, or a mask keeps nothing.
+        TypeError: a mask is not boolean.
+    """
+    theta = theta or {}
+    sizes = {family.name: family.size for family in network.structures}
+    for name, gain in theta.items():
+        if gain.shape != (sizes.get(name),):
+            raise ValueError(
+                f"the gains of {name!r} have shape {tuple(gain.shape)}; expected (C,), one per structure, "
+                f"with the families {sizes}"
+            )
+    small = compacted(network.net, network.structures, keep, theta)
+    own = {parameter.data_ptr() for parameter in network.net.parameters()}
+    for parameter in small.parameters():
+        if parameter.data_ptr() in own:
+            parameter.data = parameter.data.clone()
+    return small
+
+
+def compacted(
+    net: nn.Module,
+    structures: Sequence[Structure],
+    keep: Mapping[str, Tensor],
+    theta: Mapping[str, Tensor],
+) -> nn.Module:
+    """Return the network without structures, with the gains of the others in its weights.
+
+    The copy shares the values of all tensors that have not changed. For the arguments see
+    :func:`bmrs_pyro.compact`.
+    """
+    small = shared_copy(net)
+    Gates.detach_(small)
+    removal, left = remove_(small, structures, keep)
+    gates = Gates(small, left)
+    gates.fold_(small, {name: gain[removal.keep[name].to(gain.device)] for name, gain in theta.items()})
+    Gates.detach_(small)
+    return small

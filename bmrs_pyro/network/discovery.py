@@ -1,0 +1,110 @@
+"""Find the structures that can be removed from a network without changing anything else."""
+
+from __future__ import annotations
+
+__all__ = ["Selection", "find_structures"]
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.proposal import propose
+from bmrs_pyro.network.structures import LeftOut, Structures
+from bmrs_pyro.network.tracing import trace
+from bmrs_pyro.network.untouched import random_state_kept, shared_copy
+from bmrs_pyro.network.verification import Trial
+
+Selection = Callable[[str], bool] | Iterable[str]
+
+
+def find_structures(
+    net: nn.Module,
+    *example_inputs: Tensor,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+) -> Structures:
+    """Find a network's structure families: channels, neurons and attention heads that can be removed.
+
+    The dependency graph proposes families, and each is then tried on a copy of the network: its outputs must
+    not depend on channels whose gain is 0, and must stay the same when these are cut out. What does not pass
+    is listed in ``left_out`` with the reason. The network, its modes and the random state stay as they are.
+
+    Args:
+        net: the network.
+        *example_inputs: its inputs, as it is called; one or two examples suffice.
+        include: names of modules (each stands for all inside it), or a predicate of a layer's name; a family
+            is offered only if it takes one of the layers that write it.
+        exclude: likewise; a family is left out if it takes one of the layers that write it.
+
+    Raises:
+        ValueError: the network does not run on the example inputs, cannot be traced, or ``include`` or
+            ``exclude`` names a module it does not have.
+    """
+    included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
+    with random_state_kept(net), torch.enable_grad():
+        copy = shared_copy(net).requires_grad_(True)
+        _choose_modes(copy, example_inputs)
+        proposed, left_out = propose(copy, trace(copy, example_inputs))
+        candidates = []
+        for family in proposed:
+            if include is not None and not any(map(included, family.writers)):
+                left_out.append(LeftOut(family.name, "not included"))
+            elif exclude is not None and any(map(excluded, family.writers)):
+                left_out.append(LeftOut(family.name, "excluded"))
+            else:
+                candidates.append(family)
+        families, failed = Trial(copy, example_inputs).sift(candidates)
+    return Structures(families, [*left_out, *failed])
+
+
+def _selector(net: nn.Module, selection: Selection | None, argument: str) -> Callable[[str], bool]:
+    if selection is None:
+        return lambda name: True
+    if callable(selection):
+        return selection
+    if isinstance(selection, str):
+        selection = [selection]
+    prefixes = set(selection)
+    if unknown := prefixes - {name for name, _ in net.named_modules()}:
+        raise ValueError(f"{argument} names modules the network does not have: {', '.join(sorted(unknown))}")
+    return lambda name: any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Put a network in the mode that runs most of its layers, with nothing random.
+
+    That is evaluation mode, or, where it leaves layers idle that training runs (auxiliary classifiers),
+    training mode for all modules that hold others and evaluation mode for the leaves.
+    """
+    net.eval()
+    try:
+        idle = _idle_layers(net, inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
+        raise ValueError(
+            f"the network does not run on the example inputs ({shapes}): {type(error).__name__}: {error}"
+        ) from error
+    if not idle:
+        return
+    for module in net.modules():
+        module.training = any(True for _ in module.children())
+    try:
+        wakes = _idle_layers(net, inputs) < idle
+    except Exception:
+        wakes = False
+    if not wakes:
+        net.eval()
+
+
+@torch.no_grad()
+def _idle_layers(net: nn.Module, inputs: tuple[Tensor, ...]) -> set[nn.Module]:
+    layers = {module for module in net.modules() if module._parameters}
+    called: set[nn.Module] = set()
+    hooks = [layer.register_forward_hook(lambda module, *_: called.add(module)) for layer in layers]
+    try:
+        net(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers - called

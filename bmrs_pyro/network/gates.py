@@ -1,0 +1,152 @@
+"""The multiplications by gains in front of the layers that read structures."""
+
+from __future__ import annotations
+
+__all__ = ["Gate", "Gates"]
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.structures import Member, Structure
+
+
+class Gate(nn.Module):
+    """Multiplies the inputs of one reader by the gains of the structures they belong to.
+
+    Args:
+        reader: the layer.
+        parts: the families it reads, and which of its input channels are theirs.
+    """
+
+    index: Tensor
+    """Of each input channel: its place among the gains of all families read, then a one."""
+
+    def __init__(self, reader: nn.Module, parts: Sequence[tuple[Structure, Member]]) -> None:
+        super().__init__()
+        first = parts[0][1]
+        self.reader = first.module
+        self.families = tuple((family.name, family.size) for family, _ in parts)
+        self.weight_dim = first.tensors[0][1]
+        self.trailing = (1,) * len(getattr(reader, "kernel_size", ()))  # dimensions behind the channels
+        self.gain: Tensor | None = None
+        total = sum(family.size for family, _ in parts)
+        index, start = torch.full((first.size,), total), 0
+        for family, member in parts:
+            index[member.positions] = member.structures + start
+            start += family.size
+        self.register_buffer("index", index, persistent=False)
+        run, rest = divmod(first.size, total)
+        regular = (
+            len(parts) == 1 and rest == 0 and torch.equal(index, torch.arange(total).repeat_interleave(run))
+        )
+        self.run = (
+            run if regular else None
+        )  # input channels per structure, where one family fills them in order
+
+    def gains(self, theta: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the gain of every input channel, ``(n,)`` or ``(batch, n)``; None where all are 1."""
+        given = [theta.get(name) for name, _ in self.families]
+        some = next((value for value in given if value is not None), None)
+        if some is None:
+            return None
+        if self.run == 1:
+            return some
+        if self.run is not None:
+            return some.unsqueeze(-1).expand(*some.shape, self.run).flatten(-2)
+        parts = [
+            some.new_ones(size) if value is None else value
+            for value, (_, size) in zip(given, self.families, strict=True)
+        ]
+        batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        parts = [part.expand(*batch, -1) for part in (*parts, some.new_ones(1))]
+        return torch.cat(parts, -1).index_select(-1, self.index)
+
+    def scale(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Multiply the reader's input (its forward pre-hook)."""
+        gain = self.gain
+        if gain is None:
+            return None
+        x, *rest = args
+        if gain.dim() == 2:
+            if gain.shape[0] != x.shape[0]:
+                raise ValueError(
+                    f"layer {self.reader!r} reads {x.shape[0]} rows for a batch of {gain.shape[0]}: "
+                    "its input does not begin with the batch; give gains of shape (C,), not (batch, C)"
+                )
+            middle = (1,) * (x.dim() - 2 - len(self.trailing))
+            gain = gain.reshape(gain.shape[0], *middle, gain.shape[1], *self.trailing)
+        elif self.trailing:
+            gain = gain.reshape(-1, *self.trailing)
+        return (x * gain.to(x.dtype), *rest)
+
+
+class Gates(nn.ModuleList):
+    """The gates of a network, hooked to the layers that read its structures.
+
+    Args:
+        net: gets one forward pre-hook per reader.
+        structures: the families.
+
+    Raises:
+        ValueError: the network has gates already.
+    """
+
+    def __init__(self, net: nn.Module, structures: Sequence[Structure]) -> None:
+        if any(True for _ in _hooks(net)):
+            raise ValueError(
+                "the network is inside a NoisyNetwork already: use that one, or wrap a fresh network"
+            )
+        parts: dict[str, list[tuple[Structure, Member]]] = defaultdict(list)
+        for family in structures:
+            for member in family.consumers:
+                parts[member.module].append((family, member))
+        super().__init__(Gate(net.get_submodule(name), own) for name, own in parts.items())
+        for gate in self:
+            # a bound method survives deepcopy together with its gate, a closure would keep the old one
+            net.get_submodule(gate.reader).register_forward_pre_hook(gate.scale)
+        device = next((parameter.device for parameter in net.parameters()), None)
+        self.to(device)
+
+    def __iter__(self) -> Iterator[Gate]:
+        return cast(Iterator[Gate], super().__iter__())
+
+    @contextmanager
+    def open(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
+        """Have the readers' inputs multiplied within the context."""
+        try:
+            for gate in self:
+                gate.gain = gate.gains(theta)
+            yield
+        finally:
+            for gate in self:
+                gate.gain = None
+
+    @torch.no_grad()
+    def fold_(self, net: nn.Module, theta: Mapping[str, Tensor]) -> None:
+        """Multiply the gains, ``(C,)`` each, into the readers' weights: W[:, c] ← θ_c W[:, c]."""
+        for gate in self:
+            gain = gate.gains(theta)
+            if gain is not None:
+                weight = cast(Tensor, net.get_submodule(gate.reader).weight)
+                shape = [1] * weight.dim()
+                shape[gate.weight_dim] = -1
+                # not in place: the values may be shared with another network
+                weight.data = weight.data * gain.to(weight).reshape(shape)
+
+    @staticmethod
+    def detach_(net: nn.Module) -> None:
+        """Unhook all gates from a network."""
+        for hooks, key in list(_hooks(net)):
+            del hooks[key]
+
+
+def _hooks(net: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    for module in net.modules():
+        for key, hook in module._forward_pre_hooks.items():
+            if isinstance(getattr(hook, "__self__", None), Gate):
+                yield module._forward_pre_hooks, key

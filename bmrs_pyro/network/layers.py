@@ -1,0 +1,95 @@
+"""Where the channels of a layer lie: tensors, dimensions, and the attributes that count them."""
+
+from __future__ import annotations
+
+__all__ = ["Side", "group_side", "input_side", "obstacle", "output_side", "parameter_side"]
+
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from bmrs_pyro.network.structures import Role
+
+
+class Side(NamedTuple):
+    """The input or the output channels of one layer."""
+
+    role: Role
+    size: int
+    tensors: tuple[tuple[str, int], ...] = ()
+    """Names of the layer's tensors with these channels, and the dimension they lie along."""
+    attributes: tuple[str, ...] = ()
+    """Integer attributes of the layer that count the channels."""
+
+
+def output_side(layer: nn.Module) -> Side | None:
+    """Describe the channels a layer puts out; None for a layer that holds nothing per channel."""
+    match layer:
+        case nn.Linear():
+            return Side("write", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",))
+        case nn.Embedding():
+            return Side("write", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
+        case _ConvNd(transposed=True):
+            weight = (
+                (("weight", 1),) if layer.groups == 1 else ()
+            )  # grouped: the whole group lies in input rows
+            role: Role = "write" if layer.groups == 1 else "carry"
+            return Side(role, layer.out_channels, (*weight, *_present(layer, 0, "bias")), ("out_channels",))
+        case _ConvNd():
+            role = "write" if layer.groups == 1 else "carry"
+            return Side(role, layer.out_channels, _present(layer, 0, "weight", "bias"), ("out_channels",))
+        case _BatchNorm() | _InstanceNorm():
+            vectors = _present(layer, 0, "weight", "bias", "running_mean", "running_var")
+            return Side("carry", layer.num_features, vectors, ("num_features",))
+        case nn.PReLU() if layer.num_parameters > 1:
+            return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
+    return None
+
+
+def input_side(layer: nn.Module) -> Side | None:
+    """Describe the channels a layer takes in; None where they are the ones it puts out."""
+    match layer:
+        case nn.Linear():
+            return Side("read", layer.in_features, (("weight", 1),), ("in_features",))
+        case _ConvNd(groups=1):
+            along = 0 if layer.transposed else 1
+            return Side("read", layer.in_channels, (("weight", along),), ("in_channels",))
+        case _ConvNd():
+            rows = (("weight", 0),) if layer.transposed else ()
+            return Side("carry", layer.in_channels, rows, ("in_channels",))
+    return None
+
+
+def group_side(layer: _ConvNd) -> Side:
+    """Describe the groups of a convolution: they can leave only whole, so a structure holds whole groups."""
+    return Side("carry", layer.groups, (), ("groups",))
+
+
+def parameter_side(name: str, parameter: nn.Parameter, dim: int) -> Side:
+    """Describe a bare parameter with one entry, or slice, per channel."""
+    return Side("carry", parameter.shape[dim], ((name, dim),))
+
+
+def obstacle(layer: nn.Module, name: str) -> str | None:
+    """Say why no channel of a layer can be removed by itself; None if one can."""
+    match layer:
+        case nn.LayerNorm() | nn.GroupNorm() | nn.RMSNorm():
+            return f"{type(layer).__name__} {name!r} normalises over them"
+        case nn.MultiheadAttention():
+            return f"MultiheadAttention {name!r} hides its projections (separate linear layers would not)"
+        case nn.RNNBase():
+            return f"{type(layer).__name__} {name!r} feeds them back into itself"
+    own = layer._parameters.keys() | layer._buffers.keys()
+    for attribute, _ in (output_side(layer) or Side("carry", 0)).tensors:
+        if attribute not in own:
+            return (
+                f"the {attribute} of {name!r} is computed from other parameters (remove the parametrization)"
+            )
+    return None
+
+
+def _present(layer: nn.Module, dim: int, *names: str) -> tuple[tuple[str, int], ...]:
+    return tuple((name, dim) for name in names if getattr(layer, name, None) is not None)

@@ -1,0 +1,97 @@
+"""A network whose structures have gains, given as an argument."""
+
+from __future__ import annotations
+
+__all__ = ["NoisyNetwork"]
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from bmrs_pyro.network.discovery import find_structures
+from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.removal import Removal, remove_
+from bmrs_pyro.network.structures import Structure, Structures
+
+
+class NoisyNetwork(nn.Module):
+    """A network with a gain θ_c for every structure c, at the inputs of the layers that read it.
+
+    A reader with weights W computes W (θ ⊙ x) for W x. What lies between writer and reader (batch norm,
+    activation, pooling) sees no gain; a residual stream has one gain for all its readers; and a structure
+    whose gain is 0 can be cut out of all layers that hold it.
+
+    The network is wrapped, not copied: its parameters are the user's own, and it works as before outside of
+    this module. Nothing of a call is kept.
+
+    Args:
+        net: the network; its readers get a hook each.
+        *example_inputs: its inputs, as it is called; kept to count multiply-accumulates.
+        structures: families found before with :func:`find_structures`, or some of them; None finds them.
+
+    Raises:
+        ValueError: no structure can be offered, or the network is inside a NoisyNetwork already.
+    """
+
+    structures: Structures
+
+    def __init__(
+        self, net: nn.Module, *example_inputs: Tensor, structures: Iterable[Structure] | None = None
+    ) -> None:
+        super().__init__()
+        found = find_structures(net, *example_inputs) if structures is None else structures
+        self.structures = found if isinstance(found, Structures) else Structures(found)
+        if not self.structures:
+            raise ValueError(f"the network has no structure that can be removed: {self.structures}")
+        self.net = net
+        self.example_inputs = example_inputs
+        self.gates = Gates(net, self.structures)
+        self._sizes = {family.name: family.size for family in self.structures}
+
+    def forward(self, x: Any, theta: Mapping[str, Tensor] | None = None) -> Any:
+        """Run the network.
+
+        Args:
+            x: its input; a tuple for several inputs, the first of which begins with the batch.
+            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; those not named are 1.
+
+        Raises:
+            ValueError: a name is unknown or a shape does not fit.
+        """
+        inputs = x if isinstance(x, tuple) else (x,)
+        if not theta:
+            return self.net(*inputs)
+        for name, gain in theta.items():
+            size = self._sizes.get(name)
+            if size is None:
+                raise ValueError(
+                    f"theta has gains for {name!r}; the network's families are {list(self._sizes)}"
+                )
+            if gain.shape != (size,) and gain.shape != (inputs[0].shape[0], size):
+                raise ValueError(
+                    f"the gains of {name!r} have shape {tuple(gain.shape)}; "
+                    f"expected ({size},) or ({inputs[0].shape[0]}, {size}), the batch first"
+                )
+        with self.gates.open(theta):
+            return self.net(*inputs)
+
+    def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
+        """Cut structures out of the network, in place, during training or after.
+
+        Parameters and buffers stay the objects they are, with new ``.data`` and no gradient, so optimisers
+        keep hold of them; their moments are cut with :meth:`Removal.cut`.
+
+        Args:
+            keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.
+
+        Raises:
+            ValueError: a mask is of an unknown family, has another length or keeps nothing.
+            TypeError: a mask is not boolean.
+        """
+        removal, left = remove_(self.net, self.structures, keep)
+        self.structures = Structures(left, self.structures.left_out)
+        self._sizes = {family.name: family.size for family in self.structures}
+        Gates.detach_(self.net)
+        self.gates = Gates(self.net, self.structures)
+        return removal

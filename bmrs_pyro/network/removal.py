@@ -1,0 +1,189 @@
+"""Cut structures out of a network, in place, and remember how, so that other tensors can be cut alike."""
+
+from __future__ import annotations
+
+__all__ = ["Removal", "remove_"]
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.structures import Member, Structure
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is left of one tensor.
+
+    Attributes:
+        shape: of the old tensor.
+        kept: positions that stay, by dimension; all stay along the dimensions not named.
+    """
+
+    shape: torch.Size
+    kept: Mapping[int, Tensor]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Cut a tensor of the old shape."""
+        for dim, positions in self.kept.items():
+            tensor = tensor.index_select(dim, positions.to(tensor.device))
+        return tensor
+
+
+class _FlatIndices(Mapping[str, Tensor]):
+    """Indices made when they are asked for: at 8 bytes each they outweigh the network."""
+
+    def __init__(self, cuts: Mapping[str, Cut]) -> None:
+        self.cuts = cuts
+
+    def __getitem__(self, name: str) -> Tensor:
+        cut = self.cuts[name]
+        return cut(torch.arange(cut.shape.numel()).view(cut.shape))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.cuts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cuts)
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What has been removed from a network.
+
+    Attributes:
+        keep: mask ``(C,)`` of every family, in its old numbering; True stays.
+        cuts: what is left of each tensor that lost something, by name in the network's ``state_dict``.
+    """
+
+    keep: Mapping[str, Tensor]
+    cuts: Mapping[str, Cut]
+
+    @property
+    def indices(self) -> Mapping[str, Tensor]:
+        """Flat indices into each old tensor, in its new shape: ``new = old.flatten()[indices[name]]``."""
+        return _FlatIndices(self.cuts)
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """Cut a tensor that has a value per value of a weight or buffer: a moment, a gradient, an average.
+
+        Args:
+            name: of the weight or buffer, in the network's ``state_dict``.
+            tensor: shaped as the weight was before the removal.
+
+        Raises:
+            ValueError: the tensor has another shape.
+        """
+        cut = self.cuts.get(name)
+        if cut is None:
+            return tensor
+        if tensor.shape != cut.shape:
+            raise ValueError(f"{name!r} was {tuple(cut.shape)} before the removal, got {tuple(tensor.shape)}")
+        return cut(tensor)
+
+
+@torch.no_grad()
+def remove_(
+    net: nn.Module, structures: Sequence[Structure], keep: Mapping[str, Tensor]
+) -> tuple[Removal, list[Structure]]:
+    """Cut structures out of every layer that holds them, in place.
+
+    Parameters and buffers stay the objects they are and get new ``.data``.
+
+    Args:
+        net: the network.
+        structures: its families.
+        keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.
+
+    Returns:
+        What was removed, and the families as they are now.
+
+    Raises:
+        ValueError: a mask is of an unknown family, has another length or keeps nothing.
+        TypeError: a mask is not boolean.
+    """
+    masks = _checked(structures, keep)
+    sides: dict[tuple[str, tuple[tuple[str, int], ...], tuple[str, ...]], Tensor] = {}
+    for family in structures:
+        for member in family.members:
+            side = sides.setdefault(_side(member), torch.ones(member.size, dtype=torch.bool))
+            side[member.positions] = masks[family.name][member.structures]
+
+    kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for (module, tensors, attributes), stays in sides.items():
+        if stays.all():
+            continue
+        for name, dim in tensors:
+            kept[name][dim] = stays.nonzero().squeeze(1)
+        for attribute in attributes:
+            setattr(net.get_submodule(module), attribute, int(stays.sum()))
+    cuts = _cut_(net, kept)
+    left = [
+        replace(
+            family,
+            size=int(masks[family.name].sum()),
+            members=tuple(_renumbered(m, masks[family.name], sides[_side(m)]) for m in family.members),
+        )
+        for family in structures
+    ]
+    return Removal(masks, cuts), left
+
+
+def _cut_(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Cut]:
+    """Give the tensors their new values; tied ones have one tensor and several names."""
+    names: dict[int, list[str]] = defaultdict(list)
+    state = net.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        names[id(tensor)].append(name)
+    cuts: dict[str, Cut] = {}
+    for aliases in names.values():
+        tensor = state[aliases[0]]
+        dims: dict[int, Tensor] = {}
+        for name in aliases:
+            for dim, positions in kept.get(name, {}).items():
+                if not torch.equal(dims.setdefault(dim, positions), positions):
+                    raise ValueError(
+                        f"tied weights {' and '.join(map(repr, aliases))} would lose different channels"
+                    )
+        if dims:
+            cut = Cut(tensor.shape, dims)
+            tensor.data, tensor.grad = cut(tensor.data), None
+            cuts |= dict.fromkeys(aliases, cut)
+    return cuts
+
+
+def _checked(structures: Sequence[Structure], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    sizes = {family.name: family.size for family in structures}
+    if unknown := [name for name in keep if name not in sizes]:
+        raise ValueError(f"masks of unknown families {unknown}; the network has {list(sizes)}")
+    masks = {}
+    for name, size in sizes.items():
+        mask = keep[name].detach().cpu() if name in keep else torch.ones(size, dtype=torch.bool)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"the mask of {name!r} is {mask.dtype}; expected torch.bool, True for what stays")
+        if mask.shape != (size,):
+            raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}; expected ({size},)")
+        if not mask.any():
+            raise ValueError(f"the mask of {name!r} keeps none of {size} structures; keep at least one")
+        masks[name] = mask
+    return masks
+
+
+def _side(member: Member) -> tuple[str, tuple[tuple[str, int], ...], tuple[str, ...]]:
+    return member.module, member.tensors, member.attributes
+
+
+def _renumbered(member: Member, mask: Tensor, stays: Tensor) -> Member:
+    own = mask[member.structures]
+    return replace(
+        member,
+        size=int(stays.sum()),
+        positions=(stays.cumsum(0) - 1)[member.positions[own]],
+        structures=(mask.cumsum(0) - 1)[member.structures[own]],
+    )

@@ -1,0 +1,109 @@
+"""What can be removed from a network: structure families, and where in the network they live."""
+
+from __future__ import annotations
+
+__all__ = ["LeftOut", "Member", "Role", "Structure", "Structures"]
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Role = Literal["write", "carry", "read"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One side of one layer, and which of its channels belong to which structure of a family.
+
+    Channel ``positions[i]`` belongs to structure ``structures[i]``. A structure may own several channels
+    of a side (a convolution's channel flattened into 25 features, an attention head), and a side may hold
+    channels of several families (a concatenation).
+
+    Attributes:
+        module: name of the layer, or of the owner of a bare parameter.
+        role: ``"write"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
+            convolution, …), ``"read"`` mixes them: the gains multiply the inputs of the readers.
+        size: number of channels of this side, of all families together.
+        positions: ``(n,)`` channels, ascending.
+        structures: ``(n,)`` structures they belong to, from 0 to C − 1.
+        tensors: state-dict names of the tensors with these channels, and the dimension they lie along.
+        attributes: integer attributes of the module that count the channels.
+    """
+
+    module: str
+    role: Role
+    size: int
+    positions: Tensor
+    structures: Tensor
+    tensors: tuple[tuple[str, int], ...]
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A family of C structures of one kind, such as the channels of a residual stream.
+
+    Attributes:
+        name: Pyro site name: ``theta.`` and the name of the first layer that writes the family.
+        size: C.
+        members: every place in the network that holds channels of the family.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Names of the layers whose outputs are the family's channels."""
+        return tuple(member.module for member in self.members if member.role == "write")
+
+    @property
+    def consumers(self) -> tuple[Member, ...]:
+        """The layers that read the family's channels: their inputs are multiplied by the gains."""
+        return tuple(member for member in self.members if member.role == "read")
+
+    def __repr__(self) -> str:
+        """Show name, size, writers and readers."""
+        readers = ", ".join(member.module for member in self.consumers)
+        return f"Structure({self.name!r}, {self.size}, {', '.join(self.writers)} -> {readers})"
+
+
+class LeftOut(NamedTuple):
+    """A family that is not offered, and why."""
+
+    name: str
+    """Site name the family would have."""
+    reason: str
+    """What stands against removing its structures."""
+
+
+class Structures(tuple[Structure, ...]):
+    """The families of a network, in module order; prints as a table.
+
+    Attributes:
+        left_out: the families found but not offered, with the reason.
+    """
+
+    left_out: tuple[LeftOut, ...]
+
+    def __new__(cls, families: Iterable[Structure], left_out: Iterable[LeftOut] = ()) -> Structures:
+        """Collect families and what was left out."""
+        self = super().__new__(cls, families)
+        self.left_out = tuple(left_out)
+        return self
+
+    def __getnewargs__(self) -> tuple[tuple[Structure, ...], tuple[LeftOut, ...]]:
+        return tuple(self), self.left_out
+
+    def __str__(self) -> str:
+        """One line per family: name, size, writers and readers; then what was left out, and why."""
+        total = sum(family.size for family in self)
+        lines = [f"{total} structures in {len(self)} families"]
+        for family in self:
+            readers = ", ".join(member.module for member in family.consumers)
+            lines.append(f"  {family.name} [{family.size}]: {', '.join(family.writers)} -> {readers}")
+        lines += [f"  {name} left out: {reason}" for name, reason in self.left_out]
+        return "\n".join(lines)

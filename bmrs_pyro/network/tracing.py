@@ -1,0 +1,161 @@
+"""Follow every channel through a network, from the layer that writes it to the layers that read it.
+
+Every output channel of every layer gets a label, and the labels spread along the dependency graph. Labels
+that meet are united: to remove one of their channels is to remove them all.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Occurrence", "Trace", "trace"]
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from bmrs_pyro.network.dependency_graph import Channel, DependencyGraph, Port, dependency_graph
+from bmrs_pyro.network.layers import Side, group_side, input_side, obstacle, output_side, parameter_side
+from bmrs_pyro.network.partition import Partition
+
+Labels = dict[int, int]  # channel -> label
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One side of one layer, and the labels that have reached its channels."""
+
+    module: str
+    side: Side
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where the channels of a network go.
+
+    Attributes:
+        partition: labels that can only be removed together are in one set.
+        occurrences: the layers the labels have reached.
+        obstacles: labels that cannot be removed, and why.
+    """
+
+    partition: Partition = field(default_factory=Partition)
+    occurrences: list[Occurrence] = field(default_factory=list)
+    obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
+
+
+def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+    """Follow every channel through a network, each module in the mode it is in.
+
+    Args:
+        net: the network; its parameters must require gradients.
+        inputs: example inputs.
+
+    Raises:
+        ValueError: torch-pruning cannot trace the network.
+    """
+    graph = dependency_graph(net, inputs)
+    found = Trace()
+    names = {value: name for name, value in (*net.named_modules(), *net.named_parameters())}
+    for port, labels in _spread(graph, net, found).items():
+        if port.node.grad_fn in graph.ends and port == graph.output(port.node):
+            found.obstacles.append((labels.values(), "they are outputs of the network"))
+        name = names.get(port.node.module)
+        if name is None:
+            continue  # an operation between layers
+        layer = name if isinstance(port.node.module, nn.Module) else name.rpartition(".")[0]
+        if reason := obstacle(net.get_submodule(layer), layer):
+            found.obstacles.append((labels.values(), reason))
+        for side, own in _sides(graph, port, labels, name):
+            found.occurrences.append(Occurrence(layer, side, own))
+            if max(own) >= side.size:
+                reason = f"torch-pruning maps them past the {side.size} channels of {name!r}"
+                found.obstacles.append((labels.values(), reason))
+    return found
+
+
+def _sides(graph: DependencyGraph, port: Port, labels: Labels, name: str) -> Iterator[tuple[Side, Labels]]:
+    layer = port.node.module
+    if isinstance(layer, nn.Parameter):
+        yield parameter_side(name.rpartition(".")[2], layer, port.node.pruning_dim), labels
+        return
+    if port == graph.output(port.node) and (side := output_side(layer)):
+        yield side, labels
+        if isinstance(layer, _ConvNd) and layer.groups > 1:
+            width = layer.out_channels // layer.groups
+            yield group_side(layer), {channel // width: label for channel, label in labels.items()}
+    if port == graph.input(port.node) and (side := input_side(layer)):
+        yield side, labels
+
+
+def _spread(graph: DependencyGraph, net: nn.Module, found: Trace) -> dict[Port, Labels]:
+    """Label every output channel of every writer, and let the labels spread; unite those that meet."""
+    reached: dict[Port, Labels] = defaultdict(dict)
+    waiting: list[tuple[Port, list[Channel]]] = []
+    sides = [side for module in net.modules() for side in (input_side(module), output_side(module)) if side]
+    widest = max((side.size for side in sides), default=0)
+
+    def reach(port: Port, arriving: list[Channel]) -> None:
+        labels, fresh = reached[port], []
+        for channel in arriving:
+            if channel.idx in labels:
+                found.partition.join((labels[channel.idx], channel.root_idx))
+            else:
+                labels[channel.idx] = channel.root_idx
+                fresh.append(channel)
+        if fresh:
+            waiting.append((port, fresh))
+
+    def lose(port: Port, channels: list[Channel]) -> None:
+        labels = [channel.root_idx for channel in channels]
+        found.obstacles.append((labels, f"torch-pruning cannot follow them {_place(port)}"))
+
+    for node in graph.nodes:
+        side = output_side(node.module)
+        if side is None or side.role != "write":
+            continue
+        port = graph.output(node)
+        unlabelled = [position for position in range(side.size) if position not in reached[port]]
+        reach(port, [Channel(position, found.partition.new()) for position in unlabelled])
+        while waiting:
+            port, channels = waiting.pop()
+            # a wrong map may lose labels, or lead round a cycle and multiply channels each time
+            if port.node in graph.opaque or any(not 0 <= channel.idx < widest for channel in channels):
+                lose(port, channels)
+                continue
+            try:
+                targets = list(graph.follow(port, channels))
+            except (IndexError, TypeError):
+                lose(port, channels)
+                continue
+            for target, mapped in targets:
+                if any(channel.root_idx is None for channel in mapped):
+                    lose(port, channels)
+                else:
+                    reach(target, mapped)
+            if isinstance(port.node.module, _ConvNd) and port.node.module.groups > 1:
+                reach(*_across_groups(graph, port, channels))
+    return {port: labels for port, labels in reached.items() if labels}
+
+
+def _across_groups(graph: DependencyGraph, port: Port, channels: list[Channel]) -> tuple[Port, list[Channel]]:
+    """Map channels of a grouped convolution to all channels of the same group on its other side."""
+    conv = port.node.module
+    here, there, other = conv.in_channels, conv.out_channels, graph.output(port.node)
+    if port == other:
+        here, there, other = there, here, graph.input(port.node)
+    here, there = here // conv.groups, there // conv.groups
+    return other, [
+        Channel(channel.idx // here * there + offset, channel.root_idx)
+        for channel in channels
+        for offset in range(there)
+    ]
+
+
+def _place(port: Port) -> str:
+    node = port.node
+    while node.inputs and node._name is None:
+        node = node.inputs[0]
+    return f"after {node._name!r}"

@@ -1,0 +1,146 @@
+"""Try on the network itself that structures can be removed without changing what it computes."""
+
+from __future__ import annotations
+
+__all__ = ["Trial"]
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.compaction import compacted
+from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.structures import LeftOut, Structure
+from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
+
+_PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 1e-4))  # and the error allowed, relative to the output
+
+
+class Trial:
+    """A copy of a network, with values of its own, on which families are tried.
+
+    A family passes if, for each half of its structures:
+
+    * the outputs do not move when the gains of that half are 0 and everything that writes it changes,
+    * the outputs stay the same when that half is cut out, and the gains of the others are folded in.
+
+    Args:
+        net: the network; left as it is.
+        inputs: example inputs; noise is added, so zeros will do.
+
+    Raises:
+        ValueError: the network's outputs are not finite.
+    """
+
+    def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.random = torch.Generator().manual_seed(0)
+        for dtype, tolerance in _PRECISIONS:
+            self.tolerance = tolerance
+            try:
+                self.net = shared_copy(net).to(dtype)
+                self.inputs = tuple(self._noisy(x.to(dtype)) if x.is_floating_point() else x for x in inputs)
+                outputs = self._outputs(self.net)
+                break
+            except (RuntimeError, TypeError):
+                if dtype is _PRECISIONS[-1][0]:
+                    raise
+        if not outputs or not all(output.isfinite().all() for output in outputs):
+            raise ValueError("the network gives no finite outputs on the example inputs")
+        for parameter in self.net.parameters():
+            # fresh networks have zeros and ones in places where trained ones do not
+            fresh = parameter.dim() < 2 or bool((parameter == parameter.flatten()[:1]).all())
+            parameter.data = self._noisy(parameter.data) if fresh else parameter.data.clone()
+
+    def sift(self, families: Sequence[Structure]) -> tuple[list[Structure], list[LeftOut]]:
+        """Separate the families that pass, all of them together, from those that do not.
+
+        All are tried at once; only if that fails, halves are, so that f offenders among F families cost
+        about f log F trials.
+        """
+        failed: list[LeftOut] = []
+
+        def extend(passed: list[Structure], candidates: list[Structure]) -> list[Structure]:
+            reason = self._failure([*passed, *candidates])
+            if reason is None:
+                return [*passed, *candidates]
+            if len(candidates) == 1:
+                failed.append(LeftOut(candidates[0].name, reason))
+                return passed
+            middle = len(candidates) // 2
+            return extend(extend(passed, candidates[:middle]), candidates[middle:])
+
+        return (extend([], list(families)) if families else []), failed
+
+    def _failure(self, families: Sequence[Structure]) -> str | None:
+        """Say what goes wrong with some families; None if nothing does."""
+        orders = [torch.randperm(family.size, generator=self.random) for family in families]
+        for half in (False, True):
+            keep = {
+                family.name: (order < family.size // 2) ^ half
+                for family, order in zip(families, orders, strict=True)
+            }
+            theta = {
+                name: torch.empty(mask.shape).uniform_(0.1, 1.0, generator=self.random) * mask
+                for name, mask in keep.items()
+            }
+            try:
+                expected, changed = self._masked(families, keep, theta)
+                if not self._equal(expected, changed):
+                    return "the outputs depend on channels whose gain is 0"
+                small = self._outputs(compacted(self.net, families, keep, theta))
+            except Exception as error:
+                return f"the network does not run without some of them ({type(error).__name__}: {error})"
+            if not self._equal(changed, small):
+                return "the outputs change when some of them are removed"
+        return None
+
+    def _masked(
+        self, families: Sequence[Structure], keep: Mapping[str, Tensor], theta: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the outputs with gains, before and after all that writes a channel of gain 0 changes."""
+        device = next(self.net.parameters()).device
+        theta = {name: gain.to(device) for name, gain in theta.items()}
+        gates = Gates(self.net, families)
+        try:
+            with gates.open(theta):
+                before = self._outputs(self.net)
+                self._rewrite(families, keep)
+                return before, self._outputs(self.net)
+        finally:
+            Gates.detach_(self.net)
+
+    def _rewrite(self, families: Sequence[Structure], keep: Mapping[str, Tensor]) -> None:
+        """Give new values to all that writes or carries the channels not kept."""
+        state = self.net.state_dict()
+        for family in families:
+            for member in family.members:
+                if member.role == "read":
+                    continue
+                positions = member.positions[~keep[family.name][member.structures]]
+                for name, dim in member.tensors:
+                    tensor = state[name]
+                    shape = [*tensor.shape[:dim], len(positions), *tensor.shape[dim + 1 :]]
+                    values = self._noise(tensor, shape)
+                    # variances stay positive
+                    values = values.abs() if name.endswith("running_var") else values
+                    tensor.index_copy_(dim, positions.to(tensor.device), values)
+
+    def _outputs(self, net: nn.Module) -> list[Tensor]:
+        with torch.no_grad():
+            torch.manual_seed(0)
+            return tensor_outputs(net, self.inputs)
+
+    def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
+        return len(expected) == len(actual) and all(
+            one.shape == other.shape and bool((one - other).abs().max() <= self.tolerance * one.abs().max())
+            for one, other in zip(expected, actual, strict=True)
+        )
+
+    def _noise(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Normal noise as large as the given values, or of size 0.1 if they are all zero."""
+        size = float(like.norm()) / like.numel() ** 0.5 or 0.1
+        return torch.randn(shape, generator=self.random).mul_(size).to(like)
+
+    def _noisy(self, values: Tensor) -> Tensor:
+        return values + 0.1 * self._noise(values, values.shape)
