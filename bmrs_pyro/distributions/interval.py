@@ -33,6 +33,7 @@ class IntervalDistribution(TorchDistribution):
         high: Upper bound in θ.
         shape: Shape of the parameters; the batch shape is this, broadcast with the bounds.
         dtype: Dtype of draws and moments.
+        device: Where the bounds go; None leaves them where they are.
         validate_args: Whether arguments and values are checked; Pyro's setting if None.
 
     Raises:
@@ -48,10 +49,11 @@ class IntervalDistribution(TorchDistribution):
         *,
         shape: torch.Size,
         dtype: torch.dtype,
+        device: torch.device | None,
         validate_args: bool | None,
     ) -> None:
-        self.low = torch.as_tensor(low, dtype=torch.float64).detach()
-        self.high = torch.as_tensor(high, dtype=torch.float64).detach()
+        self.low = torch.as_tensor(low, dtype=torch.float64, device=device).detach()
+        self.high = torch.as_tensor(high, dtype=torch.float64, device=device).detach()
         self.log_low, self.log_high = self.low.log(), self.high.log()
         self.dtype = dtype
         batch_shape = torch.broadcast_shapes(shape, self.low.shape, self.high.shape)

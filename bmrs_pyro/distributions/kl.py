@@ -16,12 +16,12 @@ from bmrs_pyro.distributions.truncated_log_normal import TruncatedLogNormal
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
 
-@register_kl(TruncatedLogNormal, LogUniform)  # type: ignore[untyped-decorator]
+@register_kl(TruncatedLogNormal, LogUniform)
 def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) -> Tensor:
     """KL(q || p) = E_q[log q(u)] + log(log high − log low) with u = log θ, in nats.
 
-    The expectation is taken by 32 nodes around the mode, in float64 (error below 1e-10), on the parameters as
-    they came and not on their expansion: it costs the same for any batch.
+    The expectation is taken by 32 nodes around the mode, in float64, on the parameters as they came and not on
+    their expansion: it costs the same for any batch. Relative error below 1e-9, of the gradient below 1e-6.
 
     Args:
         q: Posterior of batch shape `(C,)`.

@@ -43,7 +43,7 @@ class LogUniform(IntervalDistribution):
         validate_args: bool | None = None,
     ) -> None:
         dtype = broadcast_all(low, high)[0].dtype
-        super().__init__(low, high, shape=torch.Size(), dtype=dtype, validate_args=validate_args)
+        super().__init__(low, high, shape=torch.Size(), dtype=dtype, device=None, validate_args=validate_args)
 
     @property
     def log_width(self) -> Tensor:
@@ -69,8 +69,9 @@ class LogUniform(IntervalDistribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""
-        theta = (self.log_low + value.double() * self.log_width).exp().clamp(self.low, self.high)
-        return self._rounded(theta, value)
+        theta = (self.log_low + value.double() * self.log_width).exp()
+        # not clamp, which refuses a prior on the CPU for values on another device
+        return self._rounded(theta.maximum(self.low).minimum(self.high), value)
 
     @property
     def mean(self) -> Tensor:

@@ -22,9 +22,9 @@ class TruncatedLogNormal(IntervalDistribution):
         log θ ~ N(loc, scale²) cut to [log low, log high]
 
     Written out rather than as exp of a truncated normal: the draw is one autograd function, and moments, mode
-    and entropy are those of θ. All is computed in float64 and rounded to the parameters' dtype, so that float32
-    parameters with scale from e^−7 to e^5 and loc far outside the bounds are safe. Gradients reach loc and
-    scale; the bounds are constants.
+    and entropy are those of θ. All is computed in float64 and rounded to the parameters' dtype: float32 is safe
+    for scale from e^−7 to e^5 and loc far outside the bounds. Gradients reach loc and scale; the bounds are
+    constants.
 
     Args:
         loc: Mean of log θ before it is cut.
@@ -54,7 +54,10 @@ class TruncatedLogNormal(IntervalDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self._loc, self._scale = broadcast_all(loc, scale)
-        super().__init__(low, high, shape=self._loc.shape, dtype=self._loc.dtype, validate_args=validate_args)
+        like = self._loc
+        super().__init__(
+            low, high, shape=like.shape, dtype=like.dtype, device=like.device, validate_args=validate_args
+        )
 
     @property
     def loc(self) -> Tensor:
@@ -87,8 +90,9 @@ class TruncatedLogNormal(IntervalDistribution):
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
         law = self.log_law
-        u = value.double().log().clamp(law.low, law.high)
-        return self._rounded(law.log_mass(law.low, u).exp().clamp(max=1), value)
+        part = law.cut(law.low, value.double().clamp(self.low, self.high).log())
+        mass = law.log_density(part.mode).exp() * part.integral
+        return self._rounded(mass.clamp(max=1), value)
 
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""

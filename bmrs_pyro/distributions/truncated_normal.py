@@ -43,7 +43,7 @@ class TruncatedNormal:
     @cached_property
     def mode(self) -> Tensor:
         """The point m of highest density."""
-        return self.loc.clamp(self.low, self.high)
+        return self.loc.maximum(self.low).minimum(self.high)
 
     @cached_property
     def slope(self) -> Tensor:
@@ -85,7 +85,7 @@ class TruncatedNormal:
             tilted = TruncatedNormal(self.loc + tilt * self.scale**2, self.scale, self.low, self.high)
             end = (tilted.mode - self.mode) / self.scale + _reach(tilted.slope, fall=7 / 8 * count)
         start = self.lower.maximum(-reach)
-        length = (self.upper.minimum(end) - start).clamp(min=0)
+        length = self.upper.minimum(end) - start
         column = (-1, *(1,) * length.dim())
         offset = start + length * nodes.view(column)
         return offset, self.exponent(offset).exp() * (length * self.scale) * weights.view(column)
@@ -104,10 +104,13 @@ class TruncatedNormal:
         """Log q(u), for u inside the interval."""
         return self.exponent((u - self.mode) / self.scale) - self.integral.log()
 
-    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
-        """Log of the mass on [low, high], a part of the interval; −inf where that part is empty."""
-        part = TruncatedNormal(self.loc, self.scale, low, high)
-        return self.log_density(part.mode) + part.integral.log()
+    def cut(self, low: Tensor, high: Tensor) -> TruncatedNormal:
+        """The same normal cut to what [low, high] shares with the interval; a single point if that is nothing.
+
+        The cut holds exp(self.log_density(part.mode)) · part.integral of the mass.
+        """
+        low = self.low.maximum(low)
+        return TruncatedNormal(self.loc, self.scale, low, self.high.minimum(high).maximum(low))
 
     def seen_from(self, origin: Tensor) -> TruncatedNormal:
         """The law of u − origin."""

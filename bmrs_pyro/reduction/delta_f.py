@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -131,9 +130,9 @@ def _delta_f_truncated_log_normal(
     product = TruncatedNormal(
         spike.loc + (law.loc - spike.loc) * weight,
         spike.scale / (1 + ratio**2).sqrt(),
-        torch.maximum(law.low, spike.low),
-        torch.minimum(law.high, spike.high),
-    )
+        spike.low,
+        spike.high,
+    ).cut(law.low, law.high)
     at_mode = law.log_density(product.mode) + spike.log_density(product.mode)
     return p.log_width.log() + at_mode + product.integral.log()
 
@@ -143,8 +142,9 @@ def _delta_f_log_uniform(q: TruncatedLogNormal, p: LogUniform, reduced: LogUnifo
     """BMRS_U: ΔF = log q(reduced interval) − log(width of the reduced interval / width of the prior's)."""
     _check_inside(q, p)
     law = q.log_law
-    low, high = torch.maximum(law.low, reduced.log_low), torch.minimum(law.high, reduced.log_high)
-    return law.log_mass(low, high) + p.log_width.log() - reduced.log_width.log()
+    part = law.cut(reduced.log_low, reduced.log_high)
+    log_mass = law.log_density(part.mode) + part.integral.log()
+    return log_mass + p.log_width.log() - reduced.log_width.log()
 
 
 def _check_inside(q: TruncatedLogNormal, p: LogUniform) -> None:
