@@ -1,0 +1,145 @@
+"""KL(TruncatedLogNormal || LogUniform): values, gradients, and its place in Pyro."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath as mp
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, TraceMeanField_ELBO
+from pyro.optim import ClippedAdam
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.distributions import kl_divergence
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from tests.distributions import reference
+
+RTOL = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+def grid(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    loc = torch.linspace(-60, 40, 101, dtype=dtype).repeat_interleave(25)
+    scale = torch.linspace(-7, 5, 25, dtype=dtype).exp().repeat(101)
+    return loc.requires_grad_(), scale.requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", RTOL)
+def test_reference_file(dtype: torch.dtype) -> None:
+    q = TruncatedLogNormal(reference.reference("loc", dtype), reference.reference("scale", dtype))
+    ours = kl_divergence(q, LogUniform())
+    assert ours.dtype == dtype
+    torch.testing.assert_close(
+        ours.double(), reference.reference("kl_to_prior"), rtol=RTOL[dtype], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(-20.0, 0.0), (-3.0, -2.9), (-45.0, 2.0)])
+def test_value_and_gradient_to_50_digits(low: float, high: float) -> None:
+    loc, scale = (x[::37] for x in grid(torch.float64))
+    q = TruncatedLogNormal(loc, scale, math.exp(low), math.exp(high))
+    kl = kl_divergence(q, LogUniform(math.exp(low), math.exp(high)))
+    gradients = torch.autograd.grad(kl.sum(), (loc, scale))
+    bounds = mp.mpf(math.exp(low)), mp.mpf(math.exp(high))
+    with mp.workdps(60):
+        for i, point in enumerate(zip(loc.tolist(), scale.tolist(), strict=True)):
+            assert kl[i].item() == pytest.approx(float(reference.kl(*point, *bounds)), rel=1e-9, abs=1e-12)
+            for gradient, order in zip(gradients, [(1, 0), (0, 1)], strict=True):
+                truth = mp.diff(lambda m, s: reference.kl(m, s, *bounds), point, order)
+                assert gradient[i].item() == pytest.approx(float(truth), rel=1e-6, abs=1e-12)
+
+
+def test_float32_is_stable_over_the_whole_grid() -> None:
+    single, double = grid(torch.float32), grid(torch.float64)
+    with torch.no_grad():
+        for ours, truth in zip(single, double, strict=True):
+            truth.copy_(ours)
+    kl, exact = (kl_divergence(TruncatedLogNormal(*x), LogUniform()) for x in (single, double))
+    torch.testing.assert_close(kl.double(), exact, rtol=1e-6, atol=0)
+    assert (kl > 0).all()
+    gradients = torch.autograd.grad(kl.sum(), single)
+    for ours, truth in zip(gradients, torch.autograd.grad(exact.sum(), double), strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=1e-30)
+    # a wider posterior is nearer to the prior; so is one whose loc lies nearer to the interval
+    assert (gradients[1] <= 0).all()
+    assert (gradients[0][single[0] > 0] >= 0).all()
+    assert (gradients[0][single[0] < -20] <= 0).all()
+
+
+def test_gradcheck() -> None:
+    loc = torch.tensor([[-10.0, -3.0], [0.01, -25.0]], dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([2.0, 0.3], dtype=torch.float64, requires_grad=True)
+    low = torch.tensor([[1e-6], [1e-3]], dtype=torch.float64)
+
+    def kl(loc: Tensor, scale: Tensor) -> Tensor:
+        return kl_divergence(TruncatedLogNormal(loc, scale, low, 1.0), LogUniform(low, 1.0))
+
+    assert gradcheck(kl, (loc, scale), rtol=1e-4)
+    assert gradcheck(kl, (loc, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)), rtol=1e-4)
+
+
+def test_posterior_on_a_part_of_the_prior() -> None:
+    q = TruncatedLogNormal(torch.tensor(-2.0, dtype=torch.float64), 1.5, 0.01, 0.5)
+    prior = LogUniform(0.001, 1.0)
+    theta = q.icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    by_quadrature = (q.log_prob(theta) - prior.log_prob(theta)).mean()
+    torch.testing.assert_close(kl_divergence(q, prior), by_quadrature, rtol=1e-4, atol=0)
+
+
+def test_posterior_outside_the_prior() -> None:
+    q = TruncatedLogNormal(
+        torch.tensor([-2.0, -2.0], requires_grad=True), 1.5, 0.01, torch.tensor([0.5, 2.0])
+    )
+    kl = kl_divergence(q, LogUniform(0.001, 1.0))
+    assert kl.isfinite().tolist() == [True, False]
+    assert kl[1] == math.inf
+    # bounds that passed through float32 are the same bounds
+    rounded = TruncatedLogNormal(-2.0, 1.0, torch.tensor(math.exp(-20.0)), torch.tensor(1.0))
+    assert kl_divergence(rounded, LogUniform()).isfinite()
+
+
+def test_expansion_shares_one_evaluation() -> None:
+    loc = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    q, prior = TruncatedLogNormal(loc, torch.full((3,), 0.1)), LogUniform()
+    kl = kl_divergence(q.expand([64, 3]), prior.expand([64, 3]))
+    assert kl.shape == (64, 3)
+    assert kl.stride(0) == 0
+    assert torch.equal(kl[7], kl_divergence(q, prior))
+    (gradient,) = torch.autograd.grad(kl.sum(), loc)
+    (once,) = torch.autograd.grad(kl_divergence(q, prior).sum(), loc)
+    torch.testing.assert_close(gradient, 64 * once)
+
+
+def test_elbo_is_analytic_and_trains() -> None:
+    """Two losses are equal only if no draw enters them: TraceMeanField_ELBO found the KL, through Independent."""
+    loc = torch.tensor([-1.0, -4.0, 0.3])
+
+    def model() -> None:
+        with pyro.plate("batch", 5):
+            pyro.sample("theta", LogUniform().expand([5, 3]).to_event(1))
+
+    def guide() -> None:
+        place = pyro.param("loc", loc.clone())
+        scale = pyro.param("scale", torch.full((3,), 0.2), constraint=dist.constraints.positive)
+        with pyro.plate("batch", 5):
+            pyro.sample("theta", TruncatedLogNormal(place, scale).expand([5, 3]).to_event(1))
+
+    elbo = TraceMeanField_ELBO()
+    exact = 5 * kl_divergence(TruncatedLogNormal(loc, 0.2), LogUniform()).sum().item()
+    assert elbo.loss(model, guide) == elbo.loss(model, guide) == pytest.approx(exact, rel=1e-6)
+    svi = SVI(model, guide, ClippedAdam({"lr": 0.05}), elbo)
+    for _ in range(300):
+        svi.step()
+    assert svi.evaluate_loss() < 0.05 * exact
+
+
+def test_monte_carlo_elbo_agrees() -> None:
+    q, prior = TruncatedLogNormal(torch.tensor([-1.0, 0.3]), torch.tensor([0.5, 0.0067])), LogUniform()
+    theta = q.sample((40_000,))
+    terms = q.log_prob(theta) - prior.log_prob(theta)
+    error = (terms.mean(0) - kl_divergence(q, prior)).abs() / (terms.std(0) / 200)
+    assert (error < 4).all()

@@ -1,0 +1,161 @@
+"""Reduced priors, criteria and selection."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.reduction import (
+    Criterion,
+    ExpectedNoise,
+    ModelReduction,
+    SignalToNoise,
+    WeightNorm,
+    bmrs_n,
+    bmrs_u,
+    delta_f,
+    low_precision,
+    score,
+    select,
+    spike,
+)
+
+PRIOR = LogUniform()
+POSTERIORS = {
+    "theta.a": TruncatedLogNormal(torch.tensor([-0.1, -25.0, -10.0]), torch.tensor([0.01, 0.5, 130.0])),
+    "theta.b": TruncatedLogNormal(torch.tensor([-2.0, -6.0]), torch.tensor([0.05, 0.3])),
+}
+
+
+def test_spike_sits_on_the_bound_to_the_last_digit() -> None:
+    for low in (math.exp(-20.0), 0.1, 1e-7):
+        reduced = spike(LogUniform(low, 1.0))
+        assert torch.equal(reduced.loc, reduced.log_low)
+        assert reduced.scale.item() == 1e-6
+        assert (reduced.low.item(), reduced.high.item()) == (low, 1.0)
+
+
+def test_low_precision_holds_what_rounds_away() -> None:
+    reduced = low_precision(4)
+    assert (reduced.low.item(), reduced.high.item()) == (2.0**-23, 2.0**-4)
+    assert low_precision(4, mantissa_bits=10).low.item() == 2.0**-10
+    for bits in (-1, 23):
+        with pytest.raises(ValueError, match="bits"):
+            low_precision(bits)
+
+
+def test_model_reduction_adds_the_odds() -> None:
+    q = POSTERIORS["theta.a"]
+    assert torch.equal(bmrs_n()(q, PRIOR), delta_f(q, PRIOR, spike(PRIOR)) + 1.0)
+    assert torch.equal(bmrs_u(8)(q, PRIOR), delta_f(q, PRIOR, low_precision(8)))
+    fixed = ModelReduction(spike(PRIOR, scale=1e-3), log_prior_odds=-2.0)
+    assert torch.equal(fixed(q, PRIOR), delta_f(q, PRIOR, spike(PRIOR, scale=1e-3)) - 2.0)
+
+
+def test_bmrs_removes_the_dead_and_the_undecided_and_keeps_the_rest() -> None:
+    keep = select(POSTERIORS, PRIOR, bmrs_n())
+    assert keep["theta.a"].tolist() == [True, False, False]
+    assert keep["theta.b"].tolist() == [True, True]
+    # at even odds a structure that kept its prior stays
+    assert select(POSTERIORS, PRIOR, ModelReduction(spike))["theta.a"].tolist() == [True, False, True]
+
+
+def test_thresholds_include_equality() -> None:
+    q = POSTERIORS["theta.b"]
+    snr, mean = q.signal_to_noise[1].item(), q.mean[1].item()
+    assert (SignalToNoise(snr)(q, PRIOR) > 0).tolist() == [False, True]
+    assert (SignalToNoise(math.nextafter(snr, 0))(q, PRIOR) > 0).tolist() == [False, False]
+    assert (ExpectedNoise(mean)(q, PRIOR) > 0).tolist() == [False, True]
+    assert (ExpectedNoise(math.nextafter(mean, 0))(q, PRIOR) > 0).tolist() == [False, False]
+    normal = dist.Normal(torch.tensor([1.0, 4.0]), 2.0)
+    torch.testing.assert_close(SignalToNoise()(normal, PRIOR), torch.tensor([0.5, -1.0]).double())
+
+
+def test_weight_norm_ranks_over_all_families() -> None:
+    norms = {"theta.a": torch.tensor([3.0, 1.0, 0.5]), "theta.b": torch.tensor([0.1, 2.0])}
+    for fraction, kept in [(0.0, [0.1, 0.5, 1, 2, 3]), (0.4, [1, 2, 3]), (0.6, [2, 3])]:
+        keep = select(POSTERIORS, PRIOR, WeightNorm(fraction, norms))
+        left = torch.cat([norms[name][keep[name]] for name in norms])
+        torch.testing.assert_close(left.sort().values, torch.tensor(kept, dtype=torch.float32))
+
+
+def test_weight_norm_removes_its_share_of_ties() -> None:
+    posterior = {"theta": TruncatedLogNormal(torch.zeros(10), 1.0)}
+    assert select(posterior, PRIOR, WeightNorm(0.3, {"theta": torch.ones(10)})).removed == 3
+
+
+def test_weight_norm_needs_fitting_norms() -> None:
+    with pytest.raises(ValueError, match=r"writer_norms\(network\)"):
+        score(POSTERIORS, PRIOR, WeightNorm(0.5))
+    with pytest.raises(ValueError, match=r"no norms for 'theta\.b'"):
+        score(POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"'theta\.b' have shape \(7,\)"):
+        score(POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.ones(7)}))
+    broken = WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.tensor([1.0, math.nan])})
+    with pytest.raises(ValueError, match=r"theta\.b: 1 scores are NaN"):
+        score(POSTERIORS, PRIOR, broken)
+    with pytest.raises(ValueError, match="fraction"):
+        WeightNorm(1.5)
+
+
+def test_any_callable_is_a_criterion_and_priors_may_differ() -> None:
+    priors = {"theta.a": PRIOR, "theta.b": LogUniform(math.exp(-30.0), 1.0)}
+    seen = []
+
+    def median(posterior: Distribution, prior: Distribution) -> Tensor:
+        seen.append(prior)
+        return 0.1 - posterior.icdf(torch.tensor(0.5))
+
+    keep = select(POSTERIORS, priors, median)
+    assert seen == list(priors.values())
+    assert keep["theta.a"].tolist() == [True, False, False]
+    with pytest.raises(ValueError, match=r"no prior for 'theta\.b'"):
+        score(POSTERIORS, {"theta.a": PRIOR}, median)
+
+
+def test_bad_scores_name_the_family() -> None:
+    with pytest.raises(ValueError, match=r"theta\.a: .*shape \(\).*expected \(3,\)"):
+        score(POSTERIORS, PRIOR, lambda q, p: torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"theta\.a: 3 scores are NaN"):
+        score(POSTERIORS, PRIOR, lambda q, p: torch.full(q.batch_shape, math.nan))
+
+
+def test_selecting_is_pure_and_scores_carry_no_graph() -> None:
+    loc = torch.tensor([-0.1, -25.0], requires_grad=True)
+    posteriors = {"theta": TruncatedLogNormal(loc, 0.5)}
+    scores = score(posteriors, PRIOR, bmrs_n())
+    assert not scores["theta"].requires_grad
+    assert select(posteriors, PRIOR, bmrs_n()) == select(posteriors, PRIOR, bmrs_n())
+    assert torch.equal(score(posteriors, PRIOR, bmrs_n())["theta"], scores["theta"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("criterion", [bmrs_n(), bmrs_u(4), SignalToNoise()])
+def test_same_decision_on_an_accelerator(criterion: Criterion) -> None:
+    there = {
+        name: TruncatedLogNormal(posterior.loc.cuda(), posterior.scale.cuda())
+        for name, posterior in POSTERIORS.items()
+    }
+    assert select(there, PRIOR, criterion) == select(POSTERIORS, PRIOR, criterion)
+
+
+def test_min_keep_keeps_the_lowest_scores_and_says_so() -> None:
+    dead = {"theta.dead": TruncatedLogNormal(torch.tensor([-25.0, -22.0, -30.0]), 0.3)}
+    scores = score(dead, PRIOR, bmrs_n())["theta.dead"]
+    for min_keep in (1, 2):
+        with pytest.warns(UserWarning, match=rf"theta\.dead.*min_keep={min_keep}"):
+            keep = select(dead, PRIOR, bmrs_n(), min_keep=min_keep)["theta.dead"]
+        assert keep.sum() == min_keep
+        assert scores[keep].max() <= scores[~keep].min()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert select({"theta.b": POSTERIORS["theta.b"]}, PRIOR, bmrs_n(), min_keep=2).kept == 2
+    with pytest.raises(ValueError, match="min_keep"):
+        select(dead, PRIOR, bmrs_n(), min_keep=0)
