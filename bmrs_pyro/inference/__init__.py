@@ -1,1 +1,29 @@
-"""inference"""
+"""Inference: the Pyro model, its guide, the optimiser and the training loop.
+
+Start with :class:`SupervisedModel`, :class:`AutoTruncatedLogNormal` and :func:`fit`; :func:`posteriors` reads the
+gains of any guide.
+"""
+
+from bmrs_pyro.inference.checkpoint import Checkpoint as Checkpoint
+from bmrs_pyro.inference.checkpoint import CheckpointError as CheckpointError
+from bmrs_pyro.inference.checkpoint import TrainingState as TrainingState
+from bmrs_pyro.inference.checkpoint import write_atomically as write_atomically
+from bmrs_pyro.inference.decision import Decision as Decision
+from bmrs_pyro.inference.elbo import MeanFieldELBO as MeanFieldELBO
+from bmrs_pyro.inference.elbo import NonFiniteLoss as NonFiniteLoss
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
+from bmrs_pyro.inference.history import Epoch as Epoch
+from bmrs_pyro.inference.history import History as History
+from bmrs_pyro.inference.kl_weight import KLWeight as KLWeight
+from bmrs_pyro.inference.model import SupervisedModel as SupervisedModel
+from bmrs_pyro.inference.optim import JointOptim as JointOptim
+from bmrs_pyro.inference.posteriors import posteriors as posteriors
+from bmrs_pyro.inference.pruning import remove_structures_ as remove_structures_
+from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
+from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory
+from bmrs_pyro.inference.run_directory import RunError as RunError
+from bmrs_pyro.inference.run_directory import load as load
+from bmrs_pyro.inference.source import NetworkSource as NetworkSource
+from bmrs_pyro.inference.source import SourceError as SourceError
+from bmrs_pyro.inference.training import fit as fit
+from bmrs_pyro.inference.training import linear_decay as linear_decay

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss, one_hot
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from bmrs_pyro.network.copies import modes_restored
+from bmrs_pyro.network.untouched import modes_kept
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def evaluate(
 def evaluation_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Switch gradients off and a module to evaluation mode, and both back afterwards."""
     net = predict if isinstance(predict, nn.Module) else None
-    with torch.no_grad(), modes_restored(net) if net else nullcontext():
+    with torch.no_grad(), modes_kept(net) if net else nullcontext():
         if net:
             net.eval()
         yield

@@ -1,0 +1,3 @@
+"""The ``bmrs`` command."""
+
+from bmrs_pyro.cli.app import main as main

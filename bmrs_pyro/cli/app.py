@@ -1,0 +1,47 @@
+"""The ``bmrs`` command: its subcommands and what becomes of an error."""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+import os
+import sys
+
+import click
+import typer
+
+from bmrs_pyro.cli.allocator import keep_freed_memory
+from bmrs_pyro.cli.demo import demo
+from bmrs_pyro.cli.evaluate import evaluate
+from bmrs_pyro.cli.fit import fit
+from bmrs_pyro.cli.prune import prune
+from bmrs_pyro.cli.report import report
+
+app = typer.Typer(
+    help="Bayesian structured pruning: fit a network with random gains, remove what the data do not need.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, fit, prune, evaluate, report):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command; bad input ends in one line on standard error and exit status 2.
+
+    With ``BMRS_DEBUG`` set in the environment errors keep their traceback.
+    """
+    keep_freed_memory()
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+        if os.environ.get("BMRS_DEBUG"):
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)

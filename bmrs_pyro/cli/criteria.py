@@ -1,0 +1,58 @@
+"""Criteria by the names the command line knows them by."""
+
+from __future__ import annotations
+
+__all__ = ["named_criterion", "ranked_criterion"]
+
+from collections.abc import Mapping
+
+import torch
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.network import NoisyNetwork, writer_norms
+from bmrs_pyro.reduction import Criterion, ExpectedNoise, SignalToNoise, WeightNorm, bmrs_n, bmrs_u, select
+
+
+def named_criterion(name: str) -> Criterion | None:
+    """Return the threshold-free criterion of a name: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``; None for ``none``.
+
+    Raises:
+        ValueError: the name is none of these.
+    """
+    if name == "none":
+        return None
+    if name == "bmrs-n":
+        return bmrs_n()
+    if name == "snr":
+        return SignalToNoise()
+    kind, _, bits = name.rpartition("-")
+    if kind == "bmrs-u" and bits.isdigit():
+        return bmrs_u(int(bits))
+    raise ValueError(f"criterion {name!r} is unknown here; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")
+
+
+def ranked_criterion(
+    name: str,
+    network: NoisyNetwork,
+    posteriors: Mapping[str, TruncatedLogNormal],
+    prior: LogUniform,
+    fraction: float | None,
+) -> Criterion:
+    """Return ``expected`` or ``l2``, which rank structures and need to be told how many to remove.
+
+    Args:
+        name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the writers' weights).
+        network: the network, for its weights.
+        posteriors: posteriors of its gains.
+        prior: their prior.
+        fraction: share of all structures to remove; None takes BMRS_N's share, as published.
+    """
+    if fraction is None:
+        reference = select(posteriors, prior, bmrs_n())
+        fraction = reference.removed / max(reference.total, 1)
+    if name == "l2":
+        return WeightNorm(fraction, writer_norms(network))
+    means = torch.cat([posterior.mean for posterior in posteriors.values()]).sort().values
+    count = round(fraction * len(means))
+    # ExpectedNoise removes at or below its threshold, and every mean is above 0
+    return ExpectedNoise(means[count - 1].item() if count else 0.0)

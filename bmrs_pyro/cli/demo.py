@@ -1,0 +1,113 @@
+"""``bmrs demo``: the whole method on scikit-learn's digits, in about a minute."""
+
+from __future__ import annotations
+
+__all__ = ["demo"]
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import pyro
+import pyro.distributions as dist
+import torch
+import typer
+from rich.console import Console
+from torch import nn
+
+import bmrs_pyro
+from bmrs_pyro import data
+from bmrs_pyro.inference import (
+    AutoTruncatedLogNormal,
+    JointOptim,
+    NetworkSource,
+    SupervisedModel,
+    fit,
+    posteriors,
+)
+from bmrs_pyro.network import NoisyNetwork, compact, complexity
+from bmrs_pyro.reduction import bmrs_n
+from bmrs_pyro.reporting import comparison_table, evaluate, latency
+
+LENET5 = Path(bmrs_pyro.__file__).parent.parent / "models" / "lenet5.py"
+
+
+def demo(
+    epochs: Annotated[int, typer.Option(help="Epochs with pruning; a third as many without follow.")] = 30,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Fit LeNet5 on handwritten digits, prune it as it learns, and compare it with a plainly trained one."""
+    console = Console()
+    splits = data.load("digits", size=32)
+    # 1150 images: small batches and a fast posterior make up for the few steps of an epoch
+    train, test = data.Batches(splits.train, 16, shuffle=True), data.Batches(splits.test, 500)
+    source = NetworkSource(str(LENET5))
+    example = torch.zeros(1, *splits.train.input_shape)
+    fine_tune = max(epochs // 3, 1)
+
+    console.print("training LeNet5 plainly, for comparison ...")
+    pyro.set_rng_seed(0)
+    dense = source.build(splits.train.input_shape, splits.train.num_classes)
+    train_plainly(dense, train, epochs + fine_tune)
+
+    console.print("fitting LeNet5 with random gains, pruning by BMRS_N after every epoch ...")
+    pyro.set_rng_seed(0)
+    network = NoisyNetwork(source.build(splits.train.input_shape, splits.train.num_classes), example)
+    model = SupervisedModel(
+        network, lambda logits: dist.Categorical(logits=logits), len(splits.train), kl_weight="mean:0.3"
+    )
+    guide = AutoTruncatedLogNormal(model)
+    optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=network, variational_rate=20.0)
+    history = fit(
+        model,
+        guide,
+        train,
+        optim=optim,
+        epochs=epochs,
+        fine_tune_epochs=fine_tune,
+        criterion=bmrs_n(),
+        validation=data.Batches(splits.validation, 500),
+        progress=not quiet,
+    )
+    small = compact(network, {}, {name: q.mean for name, q in posteriors(guide).items()})
+
+    console.print(str(history.keep))
+    batch = next(iter(test))[0][:128]
+    nets = {"dense": dense.eval(), "small": small.eval()}
+    seconds = latency(nets, batch)
+    columns = {}
+    for name, net in nets.items():
+        size = complexity(net, example)
+        columns[name] = {
+            "test accuracy": f"{evaluate(net, test, splits.test.num_classes).accuracy:.2%}",
+            "parameters": f"{size.parameters:,}",
+            "MACs": f"{size.macs:,}",
+            "file size": f"{_file_size(net) / 1024:,.0f} KiB",
+            f"latency, batch {len(batch)}": f"{1e3 * seconds[name]:.2f} ms",
+        }
+    console.print(comparison_table(columns, title="LeNet5 on digits"))
+
+
+def train_plainly(net: nn.Module, batches: data.Batches, epochs: int) -> None:
+    """Train a network without gains by Adam at 1e-3, its rate falling as in :func:`bmrs_pyro.fit`."""
+    net.train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda epoch: bmrs_pyro.linear_decay(epoch / epochs)
+    )
+    for epoch in range(1, epochs + 1):
+        batches.set_epoch(epoch)
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+        schedule.step()
+
+
+def _file_size(net: nn.Module) -> int:
+    from safetensors.torch import save_file
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "net.safetensors"
+        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, file)
+        return file.stat().st_size

@@ -1,0 +1,178 @@
+"""``bmrs fit``: train and prune a network, into a run directory."""
+
+from __future__ import annotations
+
+__all__ = ["fit", "train"]
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import pyro
+import pyro.distributions as dist
+import torch
+import typer
+from torch import nn
+
+import bmrs_pyro
+from bmrs_pyro import data
+from bmrs_pyro.cli.criteria import named_criterion
+from bmrs_pyro.cli.report import print_report
+from bmrs_pyro.inference import (
+    AutoTruncatedLogNormal,
+    Decision,
+    JointOptim,
+    NetworkSource,
+    RunConfig,
+    RunDirectory,
+    RunError,
+    SupervisedModel,
+    posteriors,
+)
+from bmrs_pyro.inference import fit as fit_model
+from bmrs_pyro.network import NoisyNetwork, compact
+
+
+def fit(
+    model: Annotated[str, typer.Argument(help="FILE.py, module:callable, or torchvision:NAME.")],
+    out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    dataset: Annotated[
+        str,
+        typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, FILE.npz or an image folder."),
+    ] = "digits",
+    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
+    download: Annotated[bool, typer.Option(help="Download a missing data set.")] = False,
+    size: Annotated[int | None, typer.Option(help="Resize images to this height and width.")] = None,
+    criterion: Annotated[
+        str, typer.Option(help="Continuous pruning by bmrs-n, bmrs-u-BITS, snr, or none.")
+    ] = "bmrs-n",
+    kl_weight: Annotated[
+        str,
+        typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; a larger one prunes more."),
+    ] = "mean:0.3",
+    epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
+    fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
+    prune_every: Annotated[int, typer.Option(help="Epochs between pruning events.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate for the weights.")] = 1e-3,
+    variational_rate: Annotated[float, typer.Option(help="The posteriors' rate relative to it.")] = 10.0,
+    draws: Annotated[
+        str, typer.Option(help="One draw of the gains per 'example' or per 'batch'.")
+    ] = "example",
+    validation: Annotated[float, typer.Option(help="Share of the training data to validate on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the weights and every epoch.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
+) -> None:
+    """Fit a network with random gains, prune it as it learns, and keep the small network in a run directory."""
+    run = RunDirectory(out)
+    if resume and run.exists():
+        _refuse_another_model(run, model)
+    else:
+        source = NetworkSource(model)
+        size = size if size is not None else source.input_size()
+        splits = data.load(
+            dataset, data_root=data_root, download=download, size=size, validation=validation, seed=seed
+        )
+        config = RunConfig(
+            model=model,
+            data=dataset,
+            data_root=str(data_root) if data_root else None,
+            input_shape=splits.train.input_shape,
+            num_classes=splits.train.num_classes,
+            mean=splits.train.mean,
+            std=splits.train.std,
+            size=size,
+            criterion=criterion,
+            epochs=epochs,
+            fine_tune_epochs=fine_tune_epochs,
+            prune_every=prune_every,
+            batch_size=batch_size,
+            lr=lr,
+            variational_rate=variational_rate,
+            kl_weight=kl_weight,
+            draws=draws,
+            validation=validation,
+            seed=seed,
+            versions={
+                "bmrs_pyro": bmrs_pyro.__version__,
+                "torch": str(torch.__version__),
+                "pyro": pyro.__version__,
+                "python": platform.python_version(),
+            },
+        )
+        # whatever is wrong with network or options shows before the directory is made
+        _program(source.build(config.input_shape, config.num_classes), config, len(splits.train))
+        named_criterion(criterion)
+        run = RunDirectory.create(out, config)
+    train(run, device=device, progress=not quiet)
+    if not quiet:
+        print_report(run)
+
+
+def train(run: RunDirectory, *, device: str | None = None, progress: bool = True) -> None:
+    """Carry out a run's configuration, from its last checkpoint where it has one, and write what came out."""
+    config = run.config
+    splits = run_data(run)
+    model = _program(run.dense(), config, len(splits.train))
+    guide = AutoTruncatedLogNormal(model)
+    optim = JointOptim(
+        torch.optim.Adam,
+        {"lr": config.lr, "fused": True},
+        network=model.network,
+        variational_rate=config.variational_rate,
+    )
+    criterion = named_criterion(config.criterion)
+    history = fit_model(
+        model,
+        guide,
+        data.Batches(splits.train, config.batch_size, shuffle=True, seed=config.seed),
+        epochs=config.epochs,
+        fine_tune_epochs=config.fine_tune_epochs,
+        criterion=criterion,
+        prune_every=config.prune_every,
+        validation=data.Batches(splits.validation, 1000),
+        optim=optim,
+        seed=config.seed,
+        device=device,
+        progress=progress,
+        callbacks=[run.append_metrics],
+        checkpoint=run.checkpoint,
+    )
+    model.to("cpu")
+    guide.to("cpu")
+    found = posteriors(guide)
+    run.save_network(model.network, found, history)
+    small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
+    run.save_decision(Decision.by(criterion, config.criterion, history.keep, history.scores), small)
+
+
+def run_data(run: RunDirectory) -> data.Splits:
+    """Load the data of a run."""
+    config = run.config
+    return data.load(
+        config.data,
+        data_root=Path(config.data_root) if config.data_root else None,
+        size=config.size,
+        validation=config.validation,
+        seed=config.seed,
+    )
+
+
+def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:
+    network = NoisyNetwork(net, torch.zeros(2, *config.input_shape))
+    return SupervisedModel(
+        network,
+        lambda logits: dist.Categorical(logits=logits),
+        num_data,
+        draws=config.draws,  # type: ignore[arg-type]
+        kl_weight=config.kl_weight,
+    )
+
+
+def _refuse_another_model(run: RunDirectory, model: str) -> None:
+    if run.config.model != model:
+        raise RunError(
+            f"{run.path} is a run of {run.config.model}, not of {model}; name that one to resume it"
+        )

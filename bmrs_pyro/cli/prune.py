@@ -1,0 +1,51 @@
+"""``bmrs prune``: decide anew which structures of a finished run to remove."""
+
+from __future__ import annotations
+
+__all__ = ["prune"]
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmrs_pyro.cli.criteria import named_criterion, ranked_criterion
+from bmrs_pyro.cli.report import print_report
+from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference import Decision, History, RunDirectory
+from bmrs_pyro.network import compact
+from bmrs_pyro.reduction import Criterion, score, select
+
+
+def prune(
+    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    criterion: Annotated[
+        str, typer.Option(help="bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2.")
+    ] = "bmrs-n",
+    fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="For expected and l2: share of structures to remove; by default as many as bmrs-n."
+        ),
+    ] = None,
+) -> None:
+    """Ask a criterion about the posteriors that training left, and write the small network it gives."""
+    directory = RunDirectory(run)
+    network, posteriors, kept = directory.network()
+    first = next(iter(posteriors.values()))
+    prior = LogUniform(first.low, first.high)
+    decide: Criterion | None
+    if criterion in ("expected", "l2"):
+        decide = ranked_criterion(criterion, network, posteriors, prior, fraction)
+    else:
+        decide = named_criterion(criterion)
+    if decide is None:
+        raise ValueError(
+            "criterion 'none' prunes nothing; use bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2"
+        )
+    keep = select(posteriors, prior, decide)
+    history = History(kept)
+    history.note_scores(score(posteriors, prior, decide))
+    small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
+    directory.save_decision(Decision.by(decide, criterion, kept.then(keep), history.scores), small)
+    print_report(directory)

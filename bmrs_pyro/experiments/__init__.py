@@ -1,0 +1,1 @@
+"""The experiments of the sources, run by ``bmrs reproduce``."""

@@ -1,0 +1,112 @@
+"""A sweep: a list of runs, each cached under a hash of its configuration, two at a time."""
+
+from __future__ import annotations
+
+__all__ = ["Sweep", "run_key"]
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bmrs_pyro.inference import write_atomically
+
+Config = Mapping[str, Any]
+
+
+def run_key(config: Config) -> str:
+    """Return the name a run is cached under: a hash of its configuration, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs that can be stopped at any point and started again: what is in the cache is not run.
+
+    Args:
+        run: makes one run: configuration in, JSON types out. Must be importable (it runs in another process).
+        cache: folder of one JSON file per finished run.
+        workers: runs at a time; each gets an equal share of the cores.
+    """
+
+    run: Callable[[Config], dict[str, Any]]
+    cache: Path
+    workers: int = 2
+
+    def results(self, configs: Sequence[Config]) -> list[dict[str, Any]]:
+        """Return the cached results of those runs that are finished."""
+        found = (self._read(config) for config in configs)
+        return [result for result in found if result is not None]
+
+    def execute(self, configs: Sequence[Config], *, progress: bool = True) -> list[dict[str, Any]]:
+        """Make the runs that are not cached, then return all results in order.
+
+        Raises:
+            RuntimeError: runs failed; the others were finished and cached first.
+        """
+        self.cache.mkdir(parents=True, exist_ok=True)
+        todo = [config for config in configs if self._read(config) is None]
+        bar = Progress(
+            TextColumn("runs"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[last]}"),
+            console=Console(stderr=True),
+            disable=not progress,
+        )
+        failures: list[str] = []
+        threads = max((os.cpu_count() or 1) // self.workers, 1)
+        # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
+        context = multiprocessing.get_context("spawn")
+        with bar, ProcessPoolExecutor(self.workers, context, _limit_threads, (threads,)) as pool:
+            task = bar.add_task("runs", total=len(configs), completed=len(configs) - len(todo), last="")
+            pending = {pool.submit(self.run, config): config for config in todo}
+            for future in as_completed(pending):
+                config = pending[future]
+                error = future.exception()
+                if error is None:
+                    self._write(config, future.result())
+                else:
+                    failures.append(f"{dict(config)}: {type(error).__name__}: {error}")
+                bar.update(task, advance=1, last=" ".join(str(value) for value in config.values()))
+        if failures:
+            raise RuntimeError(f"{len(failures)} of {len(todo)} runs failed, the first: {failures[0]}")
+        return self.results(configs)
+
+    def _file(self, config: Config) -> Path:
+        return self.cache / f"{run_key(config)}.json"
+
+    def _read(self, config: Config) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads(self._file(config).read_text())
+        except (FileNotFoundError, ValueError):
+            return None  # not run yet, or a file cut off by a crash: run it
+        return record["result"]
+
+    def _write(self, config: Config, result: Mapping[str, Any]) -> None:
+        text = json.dumps({"config": dict(config), "result": dict(result)}, indent=1) + "\n"
+        write_atomically(self._file(config), lambda file: file.write_text(text))
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

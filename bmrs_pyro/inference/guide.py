@@ -1,0 +1,117 @@
+"""The automatic guide: a truncated log-normal posterior for every gain."""
+
+from __future__ import annotations
+
+__all__ = ["AutoTruncatedLogNormal"]
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.inference.packing import pack
+
+
+class AutoTruncatedLogNormal(AutoGuide):
+    """q(θ) = Π_c TruncatedLogNormal(loc_c, scale_c, low, high) on the prior's interval.
+
+    The parameters of all families lie in two tensors, ``loc`` and ``scale`` of shape ``(Σ C_f,)``, in the
+    order of the network's structures: a training step makes one draw and one KL, and still shows one Pyro
+    site per family. The parameters exist from the start, so that a state dict can be loaded before the first call.
+
+    Args:
+        model: the model whose gains the guide approximates.
+        init_loc: first value of every loc, in log θ; 0 puts the mode at a gain of 1.
+        init_log_scale: first value of every log scale (the reference code's -5).
+
+    Raises:
+        TypeError: ``model`` is not a SupervisedModel.
+
+    Reference: Neklyudov et al., NIPS 2017, section 3.2.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, model: SupervisedModel, *, init_loc: float = 0.0, init_log_scale: float = -5.0
+    ) -> None:
+        if not isinstance(model, SupervisedModel):
+            raise TypeError(
+                f"model is a {type(model).__name__}; AutoTruncatedLogNormal reads families, prior and plates of a "
+                "SupervisedModel: for a hand-written model write the guide by hand too, as models/lenet5.py does"
+            )
+        super().__init__(model)
+        like = next(model.network.parameters())
+        shape = (sum(self.sizes),)
+        # Pyro turns these into parameters that read as the tensors they are annotated as
+        loc = torch.full(shape, init_loc, dtype=like.dtype, device=like.device)
+        self.loc = PyroParam(loc)  # type: ignore[assignment]
+        scale = torch.full_like(loc, math.exp(init_log_scale))
+        self.scale = PyroParam(scale, constraints.positive)  # type: ignore[assignment]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The site names, in packed order."""
+        return tuple(structure.name for structure in self.model.structures)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """C_f of every family, in packed order."""
+        return tuple(structure.size for structure in self.model.structures)
+
+    def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Sample θ of every family, ``(batch, C_f)`` or ``(C_f,)``, keyed by site name."""
+        draws = self.model.draw_shape(x)
+        sites = pack(self._joint(), self.sizes, draws)
+        with self.model.latent(draws):
+            return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
+
+    def posteriors(self) -> dict[str, TruncatedLogNormal]:
+        """Return the posterior of every family with batch shape ``(C_f,)``, detached from the guide."""
+        with torch.no_grad():
+            joint = self._joint()
+            return {
+                name: TruncatedLogNormal(loc.clone(), scale, joint.low, joint.high)
+                for name, loc, scale in zip(
+                    self.names, joint.loc.split(self.sizes), joint.scale.split(self.sizes), strict=True
+                )
+            }
+
+    def median(self, x: Inputs | None = None, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the posterior median of every gain, ``(C_f,)`` per site."""
+        return {name: value[0] for name, value in self.quantiles([0.5]).items()}
+
+    def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
+        """Return posterior quantiles of every gain, ``(len(quantiles), C_f)`` per site."""
+        levels = torch.tensor(quantiles, dtype=self.loc.dtype, device=self.loc.device).unsqueeze(-1)
+        return {name: posterior.icdf(levels) for name, posterior in self.posteriors().items()}
+
+    def shrink_(self, keep: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
+        """Drop the posteriors of removed structures in place; called after the network has shrunk.
+
+        Args:
+            keep: mask ``(C_f,)`` per family that shrank, True for what stays.
+            sizes: C_f of every family before.
+
+        Returns:
+            the kept positions in the packed parameters, for whatever else is kept per structure.
+        """
+        masks = [keep.get(name, torch.ones(size, dtype=torch.bool)).cpu() for name, size in sizes.items()]
+        index = torch.cat(masks).nonzero().squeeze(-1).to(self.loc.device)
+        for parameter in self.parameters(recurse=False):
+            # the Parameter objects stay: the parameter store, the optimiser and its groups know them by identity
+            parameter.data = parameter.data[index]
+            parameter.grad = None
+        return index
+
+    def _joint(self) -> TruncatedLogNormal:
+        prior = self.model.prior
+        return TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)

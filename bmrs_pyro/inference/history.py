@@ -1,0 +1,98 @@
+"""What happened in a training run, epoch by epoch."""
+
+from __future__ import annotations
+
+__all__ = ["Epoch", "History"]
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.reduction import KeepMask
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, measured after its pruning.
+
+    Attributes:
+        epoch: number, from 1.
+        phase: ``"prune"`` or ``"fine-tune"``.
+        elbo: mean over steps of the (weighted) evidence lower bound, nats for all N examples.
+        kl: Σ KL(q ‖ p) over all structures left, unweighted, nats.
+        accuracy: validation accuracy at E[θ], None without validation data or for a regression.
+        log_likelihood: mean validation log p(y | x, E[θ]), nats per example.
+        removed: structures removed at the end of this epoch.
+        structures: structures left, by family.
+        learning_rate: of the weights, during this epoch.
+        seconds: wall-clock time of the training steps.
+    """
+
+    epoch: int
+    phase: str
+    elbo: float
+    kl: float
+    accuracy: float | None
+    log_likelihood: float | None
+    removed: int
+    structures: Mapping[str, int]
+    learning_rate: float
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """Structures left in all families."""
+        return sum(self.structures.values())
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: accuracy where there is one, else log-likelihood, else the ELBO."""
+        if self.accuracy is not None:
+            return self.accuracy
+        return self.elbo if self.log_likelihood is None else self.log_likelihood
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass
+class History:
+    """The epochs of a run, what is left of the network and which epoch's weights it carries.
+
+    Attributes:
+        epochs: one record per epoch.
+        keep: what is left of every family, in the numbering of the network as it came.
+        scores: the criterion's last score of every structure, ``(C_f,)`` in that numbering: of a removed one when
+            it was removed, of the others with the final posterior; empty without a criterion.
+        best_epoch: the epoch whose weights the network has now, best by validation score among the epochs
+            with the final structures.
+    """
+
+    keep: KeepMask
+    epochs: list[Epoch] = field(default_factory=list)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int | None = None
+
+    def note_scores(self, scores: Mapping[str, Tensor]) -> None:
+        """Take down the scores of the structures that are left, ``(left,)`` per family."""
+        for name, values in scores.items():
+            left = self.keep[name]
+            known = self.scores.setdefault(name, torch.full(left.shape, torch.nan, dtype=torch.float64))
+            known[left] = values.double().cpu()
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return iter(self.epochs)
+
+    def __getitem__(self, index: int) -> Epoch:
+        return self.epochs[index]
+
+    def best(self) -> Epoch | None:
+        """Return the record of the epoch whose weights were kept."""
+        return next((epoch for epoch in self.epochs if epoch.epoch == self.best_epoch), None)

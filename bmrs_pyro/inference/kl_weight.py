@@ -1,0 +1,79 @@
+"""How strongly the Kullback–Leibler term of the ELBO presses on each structure family."""
+
+from __future__ import annotations
+
+__all__ = ["KLWeight"]
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bmrs_pyro.network import NoisyNetwork, cost_shares
+
+_KINDS = ("elbo", "mean", "cost")
+
+
+@dataclass(frozen=True)
+class KLWeight:
+    """The weight of each family's KL in an objective whose data term counts every example once.
+
+    With N examples, F families of C_f structures and a family's share s_f of the cost (Σ s_f = 1), the
+    sum of family f's KL values is multiplied by
+
+    * ``"elbo"``: λ, the evidence lower bound itself for λ = 1;
+    * ``"mean"``: λ N / (F C_f), that is mean cross-entropy + λ · mean over families of the mean KL
+      (the objective of the published runs, times N);
+    * ``"cost"``: λ N s_f / C_f, like ``"mean"`` but each family counts by what its structures cost.
+
+    C_f is the family's size at the start: with the current size the pressure would grow as structures leave.
+
+    Args:
+        kind: ``"elbo"``, ``"mean"`` or ``"cost"``.
+        factor: λ, positive.
+        cost: what ``"cost"`` counts, ``"parameters"`` or ``"macs"``.
+
+    Raises:
+        ValueError: unknown kind or cost, or a factor that is not positive and finite.
+    """
+
+    kind: str = "elbo"
+    factor: float = 1.0
+    cost: str = "parameters"
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"KL weight {self.kind!r} is unknown; use one of {', '.join(_KINDS)}")
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise ValueError(f"KL weight factor is {self.factor}; it must be positive and finite")
+        if self.cost not in ("parameters", "macs"):
+            raise ValueError(f"KL weight cost is {self.cost!r}; use 'parameters' or 'macs'")
+
+    @classmethod
+    def parse(cls, value: KLWeight | str | float | tuple[str, float]) -> KLWeight:
+        """Read ``"mean"``, ``("mean", 0.3)``, ``"mean:0.3"``, ``"cost-macs:0.3"`` or a number λ (of the ELBO)."""
+        if isinstance(value, KLWeight):
+            return value
+        if isinstance(value, int | float):
+            return cls("elbo", float(value))
+        if isinstance(value, str):
+            kind, _, factor = value.partition(":")
+            try:
+                value = (kind, float(factor) if factor else 1.0)
+            except ValueError:
+                raise ValueError(
+                    f"KL weight {value!r}: {factor!r} is no number; write e.g. 'mean:0.3'"
+                ) from None
+        kind, number = value
+        kind, _, cost = kind.partition("-")
+        return cls(kind, float(number), cost or "parameters")
+
+    def scales(self, network: NoisyNetwork, num_data: int) -> Mapping[str, float]:
+        """Return what the sum of each family's KL is multiplied by, keyed by site name."""
+        sizes = {structure.name: structure.size for structure in network.structures}
+        if self.kind == "elbo":
+            return dict.fromkeys(sizes, self.factor)
+        if self.kind == "mean":
+            shares = dict.fromkeys(sizes, 1.0 / max(len(sizes), 1))
+        else:
+            shares = cost_shares(network, self.cost)
+        return {name: self.factor * num_data * shares[name] / size for name, size in sizes.items()}

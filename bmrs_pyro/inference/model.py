@@ -1,0 +1,160 @@
+"""A network with random gains as a Pyro model of labelled data."""
+
+from __future__ import annotations
+
+__all__ = ["Draws", "SupervisedModel"]
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference.kl_weight import KLWeight
+from bmrs_pyro.inference.packing import FamilyPrior
+from bmrs_pyro.network import NoisyNetwork
+
+Draws = Literal["example", "batch"]
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+class _SiteScale(Messenger):
+    """Multiply the log-probabilities (and so the KL) of the named sites; one handler for all of them."""
+
+    def __init__(self, scales: dict[str, float]) -> None:
+        super().__init__()
+        self.scales = scales
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        scale = self.scales.get(msg["name"])
+        if scale is not None:
+            msg["scale"] = msg["scale"] * scale
+
+
+class SupervisedModel(nn.Module):
+    """p(y | x, θ) p(θ): every structure's gain has the prior, the network's output feeds the likelihood.
+
+    θ_f ~ prior for every family f, independently for each of its C_f structures, and
+    y_i ~ likelihood(network(x_i, θ_i)). With ``draws="example"`` every example of a batch has a θ draw of
+    its own, with ``"batch"`` they share one: the expected loss is the same, the gradient variance differs.
+
+    Args:
+        network: the network with its gains as arguments.
+        likelihood: maps outputs to a distribution with batch shape ``(batch,)``, such as
+            ``lambda logits: dist.Categorical(logits=logits)``.
+        num_data: N, the number of training examples; a batch of B examples counts N/B times.
+        prior: prior of every gain.
+        draws: ``"example"`` or ``"batch"``.
+        kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
+
+    Attributes:
+        register_weights: whether a call registers the network's weights in Pyro's parameter store. True
+            serves any Pyro optimiser; :class:`JointOptim` holds the weights itself and needs no registry,
+            which saves 25 µs per weight tensor and step.
+
+    Raises:
+        ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown.
+        TypeError: ``network`` is not a NoisyNetwork or the prior no LogUniform.
+    """
+
+    def __init__(
+        self,
+        network: NoisyNetwork,
+        likelihood: Callable[[Tensor], dist.TorchDistribution],
+        num_data: int,
+        *,
+        prior: LogUniform | None = None,
+        draws: Draws = "example",
+        kl_weight: KLWeight | str | float | tuple[str, float] = "elbo",
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, NoisyNetwork):
+            raise TypeError(
+                f"network is a {type(network).__name__}; wrap it first: NoisyNetwork(net, example_input)"
+            )
+        prior = LogUniform(math.exp(-20.0), 1.0) if prior is None else prior
+        if not isinstance(prior, LogUniform):
+            raise TypeError(f"prior is a {type(prior).__name__}; a gain's prior is a LogUniform(low, high)")
+        if num_data < 1:
+            raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
+        if draws not in ("example", "batch"):
+            raise ValueError(f"draws is {draws!r}; use 'example' or 'batch'")
+        self.network = network
+        self.likelihood = likelihood
+        self.num_data = num_data
+        self.prior = prior
+        self.draws = draws
+        self.kl_weight = KLWeight.parse(kl_weight)
+        self.kl_scales = dict(self.kl_weight.scales(network, num_data))
+        self.register_weights = True
+        self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
+
+    def draw_shape(self, x: Inputs) -> torch.Size:
+        """Return the shape of the independent θ draws of a batch: ``(batch,)`` or ``()``."""
+        first = x[0] if isinstance(x, Sequence) else x
+        return first.shape[:1] if self.draws == "example" else torch.Size()
+
+    @contextmanager
+    def latent(self, draws: torch.Size) -> Iterator[None]:
+        """Enter the plate of the draws and the KL weights; model *and* guide sample θ inside it.
+
+        Mean-field ELBOs read the weight of a KL off the guide's site, and a batch may be shorter than the
+        last one, so both are set here, anew for every call.
+        """
+        count = math.prod(draws)
+        scales = {name: scale / count for name, scale in self.kl_scales.items()}
+        with ExitStack() as stack:
+            if draws:
+                stack.enter_context(pyro.plate("draws", count, dim=-1))
+            stack.enter_context(_SiteScale(scales))
+            yield
+
+    def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
+        """Sample θ and y, or score the observed ``y`` of shape ``(batch, ...)``."""
+        if self.register_weights:
+            self._register()
+        draws = self.draw_shape(x)
+        with self.latent(draws):
+            theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
+        distribution = self.likelihood(self.network(x, theta))
+        with self._examples(distribution.batch_shape):
+            value: Tensor = pyro.sample("y", distribution, obs=y)
+        return value
+
+    @property
+    def structures(self) -> Sequence[Any]:
+        """The structure families whose gains are random."""
+        return self.network.structures
+
+    def _examples(self, batch_shape: torch.Size) -> AbstractContextManager[object]:
+        if len(batch_shape) != 1:
+            raise ValueError(
+                f"the likelihood has batch shape {tuple(batch_shape)}, expected (batch,): "
+                "squeeze the network's output or call .to_event(n) on the distribution"
+            )
+        # given indices spare Pyro from shuffling all N of them at every step
+        indices = torch.arange(batch_shape[0])
+        return pyro.plate("data", self.num_data, subsample=indices, dim=-1)
+
+    def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
+        key = (name, size, draws)
+        if key not in self._priors:
+            self._priors[key] = FamilyPrior(self.prior, draws, size)
+        return self._priors[key]
+
+    def _register(self) -> None:
+        # pyro.module does the same, but warns of every frozen weight and stays silent where the store
+        # holds a tensor of that name which is not the network's, which then is never trained
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad and pyro.param(f"network$$${name}", parameter) is not parameter:
+                raise RuntimeError(
+                    f"Pyro's parameter store holds another tensor as 'network$$${name}': a second model in one "
+                    "process, or a loaded store. Call pyro.clear_param_store(), or pyro.module('network', "
+                    "model.network, update_module_params=True) to take the stored weights"
+                )

@@ -1,0 +1,73 @@
+"""Posteriors of the gains, read from any guide."""
+
+from __future__ import annotations
+
+__all__ = ["posteriors"]
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+
+
+def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TruncatedLogNormal]:
+    """Return q(θ_f) of every structure family, with batch shape ``(C_f,)`` and detached.
+
+    Works for :class:`AutoTruncatedLogNormal` (no arguments needed) and for hand-written guides: one call is
+    traced, with its parameters from Pyro's parameter store (also after ``get_param_store().load``).
+
+    Args:
+        guide: any callable that samples gains from :class:`TruncatedLogNormal`.
+        *args: what the guide is called with, such as a batch of inputs.
+        **kwargs: likewise.
+
+    Returns:
+        posteriors keyed by site name; sites of other distributions are not gains and left out.
+
+    Raises:
+        ValueError: no site of the guide is truncated log-normal, or one differs between examples.
+    """
+    if isinstance(guide, AutoTruncatedLogNormal):
+        return guide.posteriors()
+    with torch.no_grad(), poutine.block():
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    found = {}
+    for name, site in trace.iter_stochastic_nodes():
+        sampled: Any = site["fn"]
+        law = sampled
+        while isinstance(law, dist.Independent):
+            law = law.base_dist
+        if isinstance(law, TruncatedLogNormal):
+            plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
+            found[name] = _one_draw(name, law, {dim - sampled.event_dim for dim in plates})
+    if not found:
+        raise ValueError(
+            "the guide samples no TruncatedLogNormal site; posteriors() reads gains from sites such as "
+            'pyro.sample("theta.conv1", TruncatedLogNormal(loc, scale, low, high).to_event(1))'
+        )
+    return found
+
+
+def _one_draw(name: str, law: TruncatedLogNormal, plates: set[int]) -> TruncatedLogNormal:
+    """Undo the expansion over the plates of the draws."""
+
+    def first(parameter: Tensor) -> Tensor:
+        parameter = parameter.detach().expand(law.batch_shape)
+        for dim in sorted(plates):
+            one = parameter.narrow(dim, 0, 1)
+            if not torch.equal(one.expand_as(parameter), parameter):
+                raise ValueError(
+                    f"site {name!r}: the guide's parameters differ between examples; a gain has one posterior for all"
+                )
+            parameter = one
+        while parameter.dim() > 1 and parameter.shape[0] == 1:
+            parameter = parameter.squeeze(0)
+        return parameter.clone()
+
+    return TruncatedLogNormal(first(law.loc), first(law.scale), law.low, law.high)

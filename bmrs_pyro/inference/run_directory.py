@@ -1,0 +1,291 @@
+"""A run on disk: its configuration, progress, posteriors and small network; safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+__all__ = ["RunConfig", "RunDirectory", "RunError", "load"]
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.inference.checkpoint import Checkpoint, write_atomically
+from bmrs_pyro.inference.decision import Decision
+from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.source import NetworkSource
+from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.reduction import KeepMask
+
+FORMAT_VERSION = 1
+SOURCE_COPY = "model.py"
+
+
+class RunError(ValueError):
+    """A run directory cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run was asked to do; enough to repeat it.
+
+    Attributes:
+        model: network source, see :class:`NetworkSource`.
+        data: name or path of the data set.
+        data_root: folder the data set is looked for in.
+        input_shape: shape of one example.
+        num_classes: number of labels.
+        mean, std: per-channel normalisation of the inputs.
+        size: height and width images are resized to, in pixels; None leaves them.
+        criterion: name of the continuous pruning criterion, ``"none"`` for none.
+        epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed:
+            as the command's options.
+        source_sha256: digest of the run's copy of the network's file, None for other sources.
+        versions: of bmrs_pyro, torch, pyro and Python.
+    """
+
+    model: str
+    data: str
+    data_root: str | None
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int | None
+    criterion: str
+    epochs: int
+    fine_tune_epochs: int
+    prune_every: int
+    batch_size: int
+    lr: float
+    variational_rate: float
+    kl_weight: str
+    draws: str
+    validation: float
+    seed: int
+    source_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's directory.
+
+    ==================== ====================================================================
+    ``config.json``      :class:`RunConfig`
+    ``model.py``         copy of the network's source file, where it has one
+    ``metrics.jsonl``    one record per epoch
+    ``state.safetensors``    state after the last epoch, for resuming
+    ``network.safetensors``  network and posteriors at the end of training
+    ``reduction.json``   criterion, what is kept, score of every structure
+    ``compact.safetensors``  the small network, with what is kept
+    ==================== ====================================================================
+
+    Args:
+        path: the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
+        """Make the directory with its configuration and a copy of the network's source file.
+
+        Raises:
+            RunError: the path holds a run already, or cannot be written.
+        """
+        run = cls(path)
+        if run.exists():
+            raise RunError(f"{path} holds a run already; resume it with --resume or choose another directory")
+        source = NetworkSource(config.model)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if source.file:
+                content = source.file.read_bytes()
+                config = replace(config, source_sha256=source.digest())
+                write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
+            run._write_json("config.json", {"format_version": FORMAT_VERSION, **asdict(config)})
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror})") from None
+        return run
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self._file("config.json").exists()
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        record = self._read_json("config.json")
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in record.items()
+            if key != "format_version"
+        }
+        try:
+            return RunConfig(**fields)
+        except TypeError as error:
+            raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The file the training state is kept in."""
+        return Checkpoint(self._file("state.safetensors"))
+
+    def source(self) -> NetworkSource:
+        """Return where the dense network comes from: the run's own copy of the file where there is one."""
+        config = self.config
+        if config.source_sha256 is None:
+            return NetworkSource(config.model)
+        return NetworkSource(str(self._file(SOURCE_COPY)), config.source_sha256)
+
+    def dense(self) -> nn.Module:
+        """Return a dense network as the run started from, freshly initialised with the run's seed."""
+        config = self.config
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            return self.source().build(config.input_shape, config.num_classes)
+
+    def example(self) -> Tensor:
+        """Return an input of one example, zeros."""
+        return torch.zeros(1, *self.config.input_shape)
+
+    def append_metrics(self, record: Epoch) -> None:
+        """Add an epoch's record; one of an interrupted run with the same or a later number gives way."""
+        earlier = self.metrics() if self._file("metrics.jsonl").exists() else []
+        kept = [*(epoch for epoch in earlier if epoch.epoch < record.epoch), record]
+        lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in kept)
+        write_atomically(self._file("metrics.jsonl"), lambda file: file.write_text(lines))
+
+    def metrics(self) -> list[Epoch]:
+        """Return the records of all epochs so far."""
+        file = self._file("metrics.jsonl")
+        try:
+            return [Epoch(**json.loads(line)) for line in file.read_text().splitlines()]
+        except (OSError, TypeError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
+
+    def save_network(
+        self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
+    ) -> None:
+        """Write network and posteriors as training left them."""
+        some = next(iter(posteriors.values()))
+        tensors = {f"network::{name}": value for name, value in network.net.state_dict().items()}
+        for name, posterior in posteriors.items():
+            tensors |= {f"loc::{name}": posterior.loc, f"scale::{name}": posterior.scale}
+        keep = history.keep
+        meta = {
+            "low": repr(float(some.low)),
+            "high": repr(float(some.high)),
+            "keep": keep.to_json() if keep else "",
+        }
+        self._write_tensors("network.safetensors", tensors, meta)
+
+    def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
+        """Return network and posteriors as training left them, and what training had kept."""
+        tensors, meta = self._read_tensors("network.safetensors")
+        keep = KeepMask.from_json(meta["keep"])
+        noisy = NoisyNetwork(self.dense(), self.example())
+        if keep.removed:
+            noisy.remove_(keep)
+        noisy.net.load_state_dict(_part(tensors, "network"))
+        low, high = float(meta["low"]), float(meta["high"])
+        scale = _part(tensors, "scale")
+        found = {
+            name: TruncatedLogNormal(loc, scale[name], low, high)
+            for name, loc in _part(tensors, "loc").items()
+        }
+        return noisy, {structure.name: found[structure.name] for structure in noisy.structures}, keep
+
+    def save_decision(self, decision: Decision, small: nn.Module) -> None:
+        """Write a decision and the small network it gives."""
+        self._write_tensors("compact.safetensors", small.state_dict(), {"keep": decision.keep.to_json()})
+        self._write_json("reduction.json", {"format_version": FORMAT_VERSION, **decision.to_json()})
+
+    def decision(self) -> Decision:
+        """Return the last decision."""
+        try:
+            return Decision.from_json(self._read_json("reduction.json"))
+        except RunError:
+            raise
+        except ValueError as error:
+            raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
+
+    def small(self) -> nn.Module:
+        """Return the small network, a plain ``nn.Module`` in evaluation mode."""
+        tensors, meta = self._read_tensors("compact.safetensors")
+        net = compact(NoisyNetwork(self.dense(), self.example()), KeepMask.from_json(meta["keep"]))
+        net.load_state_dict(tensors)
+        return net.eval()
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    def _write_json(self, name: str, record: Mapping[str, Any]) -> None:
+        text = json.dumps(record, indent=1)
+        write_atomically(self._file(name), lambda file: file.write_text(text))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        file = self._file(name)
+        try:
+            record = json.loads(file.read_text())
+            version = record["format_version"]
+        except FileNotFoundError:
+            raise RunError(f"{file} is missing; is {self.path} a finished run?") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+        self._check_version(file, version)
+        return record
+
+    def _write_tensors(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        head = {"format_version": str(FORMAT_VERSION), **meta}
+        write_atomically(self._file(name), lambda file: save_file(plain, file, head))
+
+    def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        file = self._file(name)
+        if not file.exists():
+            raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+        try:
+            with safe_open(str(file), framework="pt") as reader:
+                tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+                meta = dict(reader.metadata() or {})
+            self._check_version(file, int(meta["format_version"]))
+        except RunError:
+            raise
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RunError(f"{file} is damaged ({type(error).__name__}: {error})") from None
+        return tensors, meta
+
+    def _check_version(self, file: Path, version: int) -> None:
+        if version > FORMAT_VERSION:
+            raise RunError(
+                f"{file} has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
+            )
+
+
+def load(path: str | Path) -> nn.Module:
+    """Return the small network of a run as a plain ``nn.Module`` in evaluation mode.
+
+    The network's source file, of which the run keeps a copy, is imported for that, so load only runs whose code
+    you would run.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunError: a file is missing, damaged, or of a newer format.
+        SourceError: the network's source was changed or cannot be imported.
+    """
+    return RunDirectory(Path(path)).small()
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}::"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

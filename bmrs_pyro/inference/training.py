@@ -1,0 +1,142 @@
+"""Training: epochs of SVI with continuous pruning, then fine-tuning."""
+
+from __future__ import annotations
+
+__all__ = ["fit", "linear_decay"]
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pyro
+import torch
+from torch import nn
+
+from bmrs_pyro.inference.checkpoint import Checkpoint
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.optim import JointOptim
+from bmrs_pyro.inference.progress import EpochBar
+from bmrs_pyro.inference.trainer import Batches, Trainer
+from bmrs_pyro.reduction import Criterion
+
+
+def linear_decay(progress: float) -> float:
+    """Learning-rate factor: 1 over the first half of training, then linearly to 0.
+
+    Args:
+        progress: share of the epochs already done, in [0, 1).
+    """
+    return min(1.0, 2.0 * (1.0 - progress))
+
+
+def fit(
+    model: SupervisedModel,
+    guide: Callable[..., Any],
+    loader: Batches,
+    *,
+    epochs: int = 30,
+    fine_tune_epochs: int = 10,
+    criterion: Criterion | None = None,
+    prune_every: int = 1,
+    min_keep: int = 1,
+    validation: Batches | None = None,
+    optim: JointOptim | None = None,
+    schedule: Callable[[float], float] = linear_decay,
+    seed: int | None = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+    checkpoint: Checkpoint | None = None,
+) -> History:
+    """Fit weights and posteriors by SVI; remove structures as the evidence turns against them.
+
+    After each ``prune_every``-th of the first ``epochs`` epochs the criterion is asked, and what it names is cut
+    from network, guide and optimiser at once. Then follow ``fine_tune_epochs`` without pruning. At the end
+    network and guide carry the weights of the best epoch by validation score among those with the final
+    structures (the last one without validation data).
+
+    Args:
+        model: the model; its network shrinks in place.
+        guide: an AutoTruncatedLogNormal, or a hand-written guide (then without criterion).
+        loader: training batches ``(x, y)``; where it has ``set_epoch`` that is called with the epoch's number.
+        epochs: epochs with pruning.
+        fine_tune_epochs: epochs after them.
+        criterion: which structures leave, such as ``bmrs_n()``; None prunes nothing.
+        prune_every: epochs between pruning events.
+        min_keep: structures every family keeps at least.
+        validation: batches the best epoch is chosen on.
+        optim: optimiser; by default fused Adam at 1e-3, variational parameters at ten times that.
+        schedule: factor of the learning rates by share of epochs done.
+        seed: seeds every epoch from (seed, epoch), so that a resumed run draws the same; None leaves Pyro's and
+            torch's generators alone.
+        device: where to train; by default where the network is.
+        progress: show a progress bar.
+        callbacks: called with every epoch's record.
+        checkpoint: where the state is kept after every epoch and taken up from.
+
+    Raises:
+        TypeError: the model is no SupervisedModel, or a criterion meets a guide that cannot shrink.
+        NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
+        ValueError: epoch counts or ``prune_every`` out of range, no batches.
+    """
+    _check(model, guide, epochs, fine_tune_epochs, criterion, prune_every)
+    if device is not None:
+        model.to(device)
+        if isinstance(guide, nn.Module):
+            guide.to(device)
+    if optim is None:
+        optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=model.network)
+    run = Trainer(model, guide, optim, criterion, min_keep)
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        run.restore(state)
+    registered, model.register_weights = model.register_weights, False
+    # a store of its own: names in the global one may belong to another model. A guide function's
+    # parameters live nowhere else, so that one gets the global store.
+    scope = pyro.get_param_store().scope() if isinstance(guide, nn.Module) else nullcontext()
+    total = epochs + fine_tune_epochs
+    try:
+        with scope, EpochBar(total, loader, enabled=progress) as bar:
+            for epoch in range(len(run.history) + 1, total + 1):
+                if seed is not None:
+                    pyro.set_rng_seed((seed * 1_000_003 + epoch) % 2**32)
+                rate = schedule((epoch - 1) / total)
+                optim.scale_rates(rate)
+                pruning = criterion is not None and epoch <= epochs and epoch % prune_every == 0
+                phase = "prune" if epoch <= epochs else "fine-tune"
+                record = run.epoch(epoch, phase, rate, loader, validation, pruning, bar)
+                for callback in callbacks:
+                    callback(record)
+                if checkpoint is not None:
+                    checkpoint.save(run.state())
+    finally:
+        model.register_weights = registered
+    run.finish()
+    return run.history
+
+
+def _check(
+    model: SupervisedModel,
+    guide: Callable[..., Any],
+    epochs: int,
+    fine_tune_epochs: int,
+    criterion: Criterion | None,
+    prune_every: int,
+) -> None:
+    if not isinstance(model, SupervisedModel):
+        raise TypeError(
+            f"model is a {type(model).__name__}; fit() trains a SupervisedModel. Hand-written model functions "
+            "run in a loop of pyro.infer.SVI, as in models/lenet5.py"
+        )
+    if criterion is not None and not isinstance(guide, AutoTruncatedLogNormal):
+        raise TypeError(
+            f"guide is a {type(guide).__name__}, which cannot shrink in training; use AutoTruncatedLogNormal(model), "
+            "or criterion=None and then select() and compact() after training"
+        )
+    if epochs < 0 or fine_tune_epochs < 0 or epochs + fine_tune_epochs < 1:
+        raise ValueError(
+            f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one"
+        )
+    if prune_every < 1:
+        raise ValueError(f"prune_every is {prune_every}; it counts epochs, at least 1")

@@ -1,0 +1,53 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+__all__ = ["comparison_table", "family_table"]
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from bmrs_pyro.inference import Decision
+
+
+def family_table(decision: Decision) -> Table:
+    """Return size, survivors and the range of the evidence, one row per structure family.
+
+    Args:
+        decision: a decision, with the score of every structure.
+    """
+    table = Table(title=f"{decision.criterion}: what is kept")
+    table.add_column("family")
+    for header in ("size", "kept", f"{decision.quantity} of kept", f"{decision.quantity} of removed"):
+        table.add_column(header, justify="right")
+    for name, keep in decision.keep.items():
+        values = decision.values.get(name)
+        ranges = (
+            ["", ""] if values is None else [_range(values[keep].tolist()), _range(values[~keep].tolist())]
+        )
+        table.add_row(name, str(len(keep)), str(int(keep.sum())), *ranges)
+    table.add_section()
+    table.add_row("all", str(decision.keep.total), str(decision.keep.kept), "", "")
+    return table
+
+
+def comparison_table(columns: Mapping[str, Mapping[str, str]], *, title: str) -> Table:
+    """Return networks side by side.
+
+    Args:
+        columns: per network, its entries by row name; every network has the same rows.
+        title: the table's title.
+    """
+    table = Table(title=title)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in next(iter(columns.values())):
+        table.add_row(row, *(entries[row] for entries in columns.values()))
+    return table
+
+
+def _range(values: list[float]) -> str:
+    known = [value for value in values if value == value]
+    return f"{min(known):.3g} … {max(known):.3g}" if known else ""

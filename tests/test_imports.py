@@ -1,0 +1,46 @@
+"""Which room may import which: the table of the design, walked over the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "distributions": set(),
+    "network": set(),
+    "reduction": {"distributions"},
+    "inference": {"distributions", "network", "reduction"},
+    "reporting": {"distributions", "network", "reduction", "inference"},
+    "data": set(),
+    "experiments": {"distributions", "network", "reduction", "inference", "reporting", "data"},
+}
+FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / "bmrs_pyro" / room).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize(("room", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_imports_run_one_way(room: str, path: Path) -> None:
+    for name in imported(path):
+        if name.split(".")[0] == "bmrs_pyro":
+            assert name.count(".") >= 1, f"{room} imports the whole package"
+            assert name.split(".")[1] in ROOMS[room] | {room}
+    if room == "network":
+        assert not any(name.split(".")[0] == "pyro" for name in imported(path))
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {path.name for path in (ROOT / "bmrs_pyro").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ROOMS) | {"cli"}
