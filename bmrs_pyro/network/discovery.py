@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.proposal import propose
 from bmrs_pyro.network.structures import LeftOut, Structures
 from bmrs_pyro.network.tracing import trace
@@ -38,9 +39,10 @@ def find_structures(
         exclude: likewise; a family is left out if it takes one of the layers that write it.
 
     Raises:
-        ValueError: the network does not run on the example inputs, cannot be traced, or ``include`` or
-            ``exclude`` names a module it does not have.
+        ValueError: the network does not run on the example inputs, cannot be traced, is inside a
+            NoisyNetwork, or ``include`` or ``exclude`` names a module it does not have.
     """
+    Gates.refuse_gated(net)
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
     with random_state_kept(net), torch.enable_grad():
         copy = shared_copy(net).requires_grad_(True)

@@ -93,22 +93,20 @@ class Gates(nn.ModuleList):
         structures: the families.
 
     Raises:
-        ValueError: the network has gates already.
+        ValueError: the network has gates already, or the structures are another network's.
     """
 
     def __init__(self, net: nn.Module, structures: Sequence[Structure]) -> None:
-        if any(True for _ in _hooks(net)):
-            raise ValueError(
-                "the network is inside a NoisyNetwork already: use that one, or wrap a fresh network"
-            )
+        self.refuse_gated(net)
         parts: dict[str, list[tuple[Structure, Member]]] = defaultdict(list)
         for family in structures:
             for member in family.consumers:
                 parts[member.module].append((family, member))
-        super().__init__(Gate(net.get_submodule(name), own) for name, own in parts.items())
+        modules = dict(net.named_modules())
+        super().__init__(Gate(_reader(modules, own[0][1]), own) for own in parts.values())
         for gate in self:
             # a bound method survives deepcopy together with its gate, a closure would keep the old one
-            net.get_submodule(gate.reader).register_forward_pre_hook(gate.scale)
+            modules[gate.reader].register_forward_pre_hook(gate.scale)
         device = next((parameter.device for parameter in net.parameters()), None)
         self.to(device)
 
@@ -130,7 +128,7 @@ class Gates(nn.ModuleList):
     def fold_(self, net: nn.Module, theta: Mapping[str, Tensor]) -> None:
         """Multiply the gains, ``(C,)`` each, into the readers' weights: W[:, c] ← θ_c W[:, c]."""
         for gate in self:
-            gain = gate.gains(theta)
+            gain = gate.gains({name: value.to(gate.index.device) for name, value in theta.items()})
             if gain is not None:
                 weight = cast(Tensor, net.get_submodule(gate.reader).weight)
                 shape = [1] * weight.dim()
@@ -139,10 +137,28 @@ class Gates(nn.ModuleList):
                 weight.data = weight.data * gain.to(weight).reshape(shape)
 
     @staticmethod
+    def refuse_gated(net: nn.Module) -> None:
+        """Raise ValueError if the network, or one inside it, has gates already."""
+        if any(True for _ in _hooks(net)):
+            raise ValueError("the network is inside a NoisyNetwork already: use that one, or a fresh network")
+
+    @staticmethod
     def detach_(net: nn.Module) -> None:
         """Unhook all gates from a network."""
         for hooks, key in list(_hooks(net)):
             del hooks[key]
+
+
+def _reader(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
+    ((_, dim),) = member.tensors
+    reader = modules.get(member.module)
+    weight = getattr(reader, "weight", None)
+    if reader is None or weight is None or weight.shape[dim : dim + 1] != (member.size,):
+        raise ValueError(
+            f"the structures were found on another network: this one has no layer {member.module!r} "
+            f"with {member.size} inputs"
+        )
+    return reader
 
 
 def _hooks(net: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:

@@ -43,7 +43,8 @@ class NoisyNetwork(nn.Module):
         found = find_structures(net, *example_inputs) if structures is None else structures
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
-            raise ValueError(f"the network has no structure that can be removed: {self.structures}")
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out)
+            raise ValueError(f"the network has no structure that can be removed ({why})")
         self.net = net
         self.example_inputs = example_inputs
         self.gates = Gates(net, self.structures)
@@ -79,8 +80,8 @@ class NoisyNetwork(nn.Module):
     def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
         """Cut structures out of the network, in place, during training or after.
 
-        Parameters and buffers stay the objects they are, with new ``.data`` and no gradient, so optimisers
-        keep hold of them; their moments are cut with :meth:`Removal.cut`.
+        Parameters and buffers stay the objects they are, so optimisers keep hold of them; those that lose
+        something get new ``.data`` and no gradient. :meth:`Removal.cut` cuts moments alike.
 
         Args:
             keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.

@@ -35,22 +35,28 @@ class Trial:
 
     def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.random = torch.Generator().manual_seed(0)
-        for dtype, tolerance in _PRECISIONS:
-            self.tolerance = tolerance
+        for dtype, self.tolerance in _PRECISIONS:
+            self.net = self._own_copy(net, dtype)
+            self.inputs = tuple(self._noisy(x.to(dtype)) if x.is_floating_point() else x for x in inputs)
             try:
-                self.net = shared_copy(net).to(dtype)
-                self.inputs = tuple(self._noisy(x.to(dtype)) if x.is_floating_point() else x for x in inputs)
                 outputs = self._outputs(self.net)
                 break
-            except (RuntimeError, TypeError):
+            except (RuntimeError, TypeError):  # some networks make tensors of fixed precision
                 if dtype is _PRECISIONS[-1][0]:
                     raise
         if not outputs or not all(output.isfinite().all() for output in outputs):
             raise ValueError("the network gives no finite outputs on the example inputs")
-        for parameter in self.net.parameters():
+
+    def _own_copy(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
+        copy = shared_copy(net)
+        for tensor in (*copy.parameters(), *copy.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype, copy=True)
+        for parameter in copy.parameters():
             # fresh networks have zeros and ones in places where trained ones do not
-            fresh = parameter.dim() < 2 or bool((parameter == parameter.flatten()[:1]).all())
-            parameter.data = self._noisy(parameter.data) if fresh else parameter.data.clone()
+            if parameter.dim() < 2 or bool((parameter == parameter.flatten()[:1]).all()):
+                parameter.data = self._noisy(parameter.data)
+        return copy
 
     def sift(self, families: Sequence[Structure]) -> tuple[list[Structure], list[LeftOut]]:
         """Separate the families that pass, all of them together, from those that do not.
@@ -128,7 +134,7 @@ class Trial:
 
     def _outputs(self, net: nn.Module) -> list[Tensor]:
         with torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             return tensor_outputs(net, self.inputs)
 
     def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:

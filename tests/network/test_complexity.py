@@ -1,0 +1,82 @@
+"""Costs and norms against counts by hand and by brute force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_shares, writer_norms
+from tests.network.networks import CASES, lenet5, masks
+
+
+def test_lenet5_by_hand() -> None:
+    x = torch.zeros(2, 1, 32, 32)
+    network = NoisyNetwork(lenet5(), x)
+    weights = (6 * 25, 16 * 6 * 25, 400 * 120, 120 * 84, 84 * 10)
+    places = (28 * 28, 10 * 10, 1, 1, 1)
+    for cost in (complexity(network), complexity(network.net, x)):
+        assert cost.parameters == sum(weights) + 6 + 16 + 120 + 84 + 10
+        assert cost.bytes == 4 * cost.parameters
+        assert cost.macs == 2 * sum(weight * place for weight, place in zip(weights, places, strict=True))
+
+
+def test_counting_changes_nothing() -> None:
+    net, inputs = CASES["residual"].make(), CASES["residual"].draw()
+    net[0].train()
+    modes, state = [module.training for module in net.modules()], torch.get_rng_state()
+    statistics = {name: value.clone() for name, value in net.state_dict().items()}
+    complexity(net, *inputs)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, statistics[name]) for name, value in net.state_dict().items())
+    with pytest.raises(ValueError, match="no example inputs"):
+        complexity(net)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("cost", ["parameters", "macs"])
+def test_shares_are_what_removing_a_structure_saves(name: str, cost: str) -> None:
+    case = CASES[name]
+    network = NoisyNetwork(case.make(), *case.draw())
+    shares = cost_shares(network, cost)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    if name in ("grouped", "transposed", "transformer", "two inputs"):
+        return  # attention and grouped or repeated layers do not shrink in proportion
+    whole, saved = getattr(complexity(network), cost), {}
+    for family in network.structures:
+        small = compact(network, {family.name: torch.arange(family.size) > 0})
+        saved[family.name] = (whole - getattr(complexity(small, *network.example_inputs), cost)) * family.size
+    for family_name, share in shares.items():
+        assert share == pytest.approx(saved[family_name] / sum(saved.values()))
+
+
+def test_unknown_cost_is_refused() -> None:
+    with pytest.raises(ValueError, match="cost is 'flops'; use 'parameters' or 'macs'"):
+        cost_shares(NoisyNetwork(CASES["mlp"].make(), *CASES["mlp"].draw()), "flops")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_norms_by_brute_force(name: str) -> None:
+    network = NoisyNetwork(CASES[name].make(), *CASES[name].draw())
+    state = network.net.state_dict()
+    for family in network.structures:
+        squares = torch.zeros(family.size, dtype=torch.float64)
+        for member in family.members:
+            if member.role == "write":
+                weight, dim = member.tensors[0]
+                for position, structure in zip(member.positions, member.structures, strict=True):
+                    squares[structure] += state[weight].select(dim, int(position)).square().sum()
+        assert torch.allclose(writer_norms(network)[family.name], squares.sqrt(), rtol=1e-12)
+
+
+def test_norms_of_a_residual_stream_by_hand() -> None:
+    network: Any = NoisyNetwork(CASES["residual"].make(), *CASES["residual"].draw())
+    stem, block = network.net[0].weight, network.net[3].body[3].weight
+    expected = torch.cat([stem.flatten(1), block.flatten(1)], 1).norm(dim=1)
+    assert torch.allclose(writer_norms(network)["theta.0"], expected)
+    network.remove_(masks(network.structures))
+    assert [len(norm) for norm in writer_norms(network).values()] == [f.size for f in network.structures]
+    assert isinstance(network.net, nn.Sequential)

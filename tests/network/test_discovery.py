@@ -1,0 +1,238 @@
+"""Which structures are found, which are left out, and that looking for them changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bmrs_pyro.network import Structures, find_structures
+from tests.network.networks import CASES, chain, lenet5, residual
+
+IMAGE = torch.randn(2, 2, 8, 8)
+
+
+def sizes(structures: Structures) -> dict[str, int]:
+    return {family.name.removeprefix("theta."): family.size for family in structures}
+
+
+def reasons(structures: Structures) -> dict[str, str]:
+    return {name.removeprefix("theta."): reason for name, reason in structures.left_out}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_families_and_sizes(name: str) -> None:
+    case = CASES[name]
+    assert sizes(find_structures(case.make(), *case.draw())) == case.families
+
+
+def test_writers_readers_and_index_maps() -> None:
+    structures = find_structures(lenet5(), torch.zeros(1, 1, 32, 32))
+    second = structures[1]
+    assert (second.name, second.writers) == ("theta.3", ("3",))
+    (reader,) = second.consumers
+    assert (reader.module, reader.size) == ("7", 400)
+    assert torch.equal(
+        reader.structures, torch.arange(16).repeat_interleave(25)
+    )  # a channel has 5 × 5 features
+    stream = find_structures(residual(), IMAGE)[0]
+    assert stream.writers == ("0", "3.body.3")
+    assert [reader.module for reader in stream.consumers] == ["3.body.0", "4.body.0", "4.shortcut"]
+
+
+class Planted(nn.Module):
+    """A convolution whose channels go through something, and a linear layer."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], features: int) -> None:
+        super().__init__()
+        self.conv, self.last, self.between = nn.Conv2d(2, 6, 3, padding=1), nn.Linear(features, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.between(self.conv(x)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("between", "features"),
+    [
+        (lambda x: x.permute(0, 2, 3, 1).flatten(1), 384),
+        (lambda x: x.softmax(1).mean((2, 3)), 6),
+        (lambda x: functional.layer_norm(x.mean((2, 3)), (6,)), 6),
+        (lambda x: functional.pixel_shuffle(x[:, :4], 2).mean((2, 3)), 1),
+        (lambda x: x.mean((2, 3)) - x.mean((1, 2, 3)).unsqueeze(1), 6),
+        (lambda x: x.mean((2, 3)).sort(1).values, 6),
+        (lambda x: x.mean((2, 3)).roll(1, 1), 6),
+    ],
+    ids=["permute-flatten", "softmax", "layer norm", "pixel shuffle", "minus mean", "sort", "roll"],
+)
+def test_what_mixes_channels_unseen_is_left_out(between: Callable[[Tensor], Tensor], features: int) -> None:
+    structures = find_structures(Planted(between, features), IMAGE)
+    assert not structures
+    assert set(reasons(structures)) == {"conv", "last"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.GroupNorm(1, 5), "GroupNorm '2' normalises over them"),
+        (nn.RMSNorm([5, 8, 8]), "RMSNorm '2' normalises over them"),
+        (nn.LocalResponseNorm(3), "the outputs depend on channels whose gain is 0"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(5, 5, 1)), "computed from other parameters"),
+    ],
+)
+def test_reasons_name_the_layer(layer: nn.Module, reason: str) -> None:
+    structures = find_structures(chain(layer, nn.Conv2d(5, 6, 1)), IMAGE)
+    assert reason in reasons(structures)["0"]
+    assert sizes(structures) == {"3": 6}  # the offender takes no other family with it
+
+
+class TwoEnded(nn.Module):
+    """The inner layer's output is an output of the network too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = self.first(x)
+        return self.third(self.second(inner.relu()).relu()), inner * 2
+
+
+def test_inner_outputs_are_outputs() -> None:
+    structures = find_structures(TwoEnded(), torch.randn(2, 4))
+    assert sizes(structures) == {"second": 6}
+    assert reasons(structures)["first"] == "they are outputs of the network"
+
+
+class Gated(nn.Module):
+    """Channel i of one half multiplies channel i of the other: the two are one structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 8, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.first(x).chunk(2, 1)
+        out: Tensor = self.last((value * gate.sigmoid()).mean((2, 3)))
+        return out
+
+
+def test_tied_channels_are_one_structure() -> None:
+    structures = find_structures(Gated(), IMAGE)
+    assert sizes(structures) == {"first": 4}
+    member = structures[0].members[0]
+    assert torch.equal(member.structures, torch.arange(4).repeat(2))
+
+
+class TiedWeights(nn.Module):
+    """Two layers with one weight, of which the second must keep its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x).relu())
+        return out
+
+
+def test_tied_weights_are_left_out() -> None:
+    assert not find_structures(TiedWeights(), torch.randn(2, 5))
+
+
+class Summed(nn.Module):
+    """The network's input is added to a layer's output: its channels cannot leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.second(x + self.first(x)).relu())
+        return out
+
+
+def test_inputs_are_no_structures() -> None:
+    structures = find_structures(Summed(), torch.randn(2, 5))
+    assert sizes(structures) == {"second": 4}
+    assert "does not run without" in reasons(structures)["first"]
+
+
+class Auxiliary(nn.Module):
+    """An auxiliary classifier that only training runs, on a stream that shrinks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.auxiliary = nn.Sequential(nn.Linear(6, 5), nn.Dropout(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.first(x).relu()
+        return (self.second(x), self.auxiliary(x)) if self.training else self.second(x)
+
+
+def test_layers_that_only_training_runs_are_seen() -> None:
+    structures = find_structures(Auxiliary(), torch.randn(2, 4))
+    assert sizes(structures) == {"first": 6, "auxiliary.0": 5}
+    assert {reader.module for reader in structures[0].consumers} == {"second", "auxiliary.0"}
+
+
+def test_include_and_exclude() -> None:
+    x = torch.zeros(1, 1, 32, 32)
+    assert sizes(find_structures(lenet5(), x, include=["3", "7"])) == {"3": 16, "7": 120}
+    assert sizes(find_structures(lenet5(), x, exclude=lambda name: name == "3")) == {
+        "0": 6,
+        "7": 120,
+        "9": 84,
+    }
+    found = find_structures(residual(), IMAGE, exclude="3")
+    assert sizes(found) == {"4.body.0": 8, "4.body.3": 8, "5.body.0": 8}
+    assert reasons(found)["0"] == "excluded"  # 3.body.3 writes the stream that begins in 0
+    with pytest.raises(ValueError, match=r"exclude names modules the network does not have: conv9"):
+        find_structures(lenet5(), x, exclude=["conv9"])
+
+
+def test_looking_changes_nothing() -> None:
+    net: Any = residual()
+    net[3].train(False)
+    net[0].weight.requires_grad_(False)
+    before, modes = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
+    state, random_state = torch.get_rng_state(), random.getstate()
+    found = find_structures(net, IMAGE)
+    assert sizes(found) == CASES["residual"].families  # the frozen layer's too
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == random_state
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert [parameter.requires_grad for parameter in net.parameters()].count(False) == 1
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
+
+
+def test_the_summary_names_everything() -> None:
+    text = str(find_structures(lenet5(), torch.zeros(1, 1, 32, 32)))
+    assert text.splitlines()[0] == "226 structures in 4 families"
+    assert "theta.3 [16]: 3 -> 7" in text
+    assert "theta.11 left out: they are outputs of the network" in text
+
+
+def test_wrong_inputs_are_named() -> None:
+    with pytest.raises(ValueError, match=r"does not run on the example inputs \(\(1, 3, 32, 32\)\)"):
+        find_structures(lenet5(), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="no finite outputs"):
+        find_structures(lenet5(), torch.full((1, 1, 32, 32), torch.nan))
+
+
+def test_single_precision_inside_is_tolerated() -> None:
+    class Single(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x.float()).relu())
+
+    assert sizes(find_structures(Single(nn.Linear(4, 5), nn.Linear(5, 2)), torch.randn(2, 4))) == {"0": 5}
