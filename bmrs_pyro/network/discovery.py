@@ -45,9 +45,10 @@ def find_structures(
     Gates.refuse_gated(net)
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
     with random_state_kept(net), torch.enable_grad():
-        copy = shared_copy(net).requires_grad_(True)
+        copy = shared_copy(net)
         _choose_modes(copy, example_inputs)
-        proposed, left_out = propose(copy, trace(copy, example_inputs))
+        traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
+        proposed, left_out = propose(traced, trace(traced, example_inputs))
         candidates = []
         for family in proposed:
             if include is not None and not any(map(included, family.writers)):

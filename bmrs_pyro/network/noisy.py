@@ -43,8 +43,10 @@ class NoisyNetwork(nn.Module):
         found = find_structures(net, *example_inputs) if structures is None else structures
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
-            why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out)
-            raise ValueError(f"the network has no structure that can be removed ({why})")
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out[:3])
+            raise ValueError(
+                f"none of the network's {len(self.structures.left_out)} structure families can be removed ({why})"
+            )
         self.net = net
         self.example_inputs = example_inputs
         self.gates = Gates(net, self.structures)

@@ -106,4 +106,5 @@ def _tie_heads(net: nn.Module, found: Trace) -> None:
         starts = {head: reader.labels[head * width] for head in range(heads)}
         widths = tuple(name for name in _HEAD_WIDTHS if getattr(attention, name, None) == size)
         found.occurrences.append(Occurrence(owner, Side("carry", heads, (), (_HEADS,)), starts))
-        found.occurrences.append(Occurrence(owner, Side("carry", size, (), widths), reader.labels))
+        if widths:
+            found.occurrences.append(Occurrence(owner, Side("carry", size, (), widths), reader.labels))

@@ -58,8 +58,10 @@ def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     """
     graph = dependency_graph(net, inputs)
     found = Trace()
+    sides = [side for layer in net.modules() for side in (input_side(layer), output_side(layer)) if side]
+    widest = max((side.size for side in sides), default=0)
     names = {value: name for name, value in (*net.named_modules(), *net.named_parameters())}
-    for port, labels in _spread(graph, net, found).items():
+    for port, labels in _Spread(graph, found, widest).everywhere().items():
         if port.node.grad_fn in graph.ends and port == graph.output(port.node):
             found.obstacles.append((labels.values(), "they are outputs of the network"))
         name = names.get(port.node.module)
@@ -90,54 +92,63 @@ def _sides(graph: DependencyGraph, port: Port, labels: Labels, name: str) -> Ite
         yield side, labels
 
 
-def _spread(graph: DependencyGraph, net: nn.Module, found: Trace) -> dict[Port, Labels]:
-    """Label every output channel of every writer, and let the labels spread; unite those that meet."""
-    reached: dict[Port, Labels] = defaultdict(dict)
-    waiting: list[tuple[Port, list[Channel]]] = []
-    sides = [side for module in net.modules() for side in (input_side(module), output_side(module)) if side]
-    widest = max((side.size for side in sides), default=0)
+class _Spread:
+    """Labels on their way along a dependency graph.
 
-    def reach(port: Port, arriving: list[Channel]) -> None:
-        labels, fresh = reached[port], []
-        for channel in arriving:
+    Args:
+        graph: the graph.
+        found: takes the labels that meet, and those that cannot be followed.
+        widest: the largest number of channels any layer has.
+    """
+
+    def __init__(self, graph: DependencyGraph, found: Trace, widest: int) -> None:
+        self.graph, self.found, self.widest = graph, found, widest
+        self.reached: dict[Port, Labels] = defaultdict(dict)
+        self.waiting: list[tuple[Port, list[Channel]]] = []
+
+    def everywhere(self) -> dict[Port, Labels]:
+        """Label every output channel of every writer; return where the labels have come."""
+        new = self.found.partition.new
+        for node in self.graph.nodes:
+            side = output_side(node.module)
+            if side and side.role == "write":
+                port = self.graph.output(node)
+                unlabelled = [channel for channel in range(side.size) if channel not in self.reached[port]]
+                self._arrive(port, [Channel(channel, new()) for channel in unlabelled])
+                while self.waiting:
+                    self._advance(*self.waiting.pop())
+        return {port: labels for port, labels in self.reached.items() if labels}
+
+    def _arrive(self, port: Port, channels: list[Channel]) -> None:
+        labels, fresh = self.reached[port], []
+        for channel in channels:
             if channel.idx in labels:
-                found.partition.join((labels[channel.idx], channel.root_idx))
+                self.found.partition.join((labels[channel.idx], channel.root_idx))
             else:
                 labels[channel.idx] = channel.root_idx
                 fresh.append(channel)
         if fresh:
-            waiting.append((port, fresh))
+            self.waiting.append((port, fresh))
 
-    def lose(port: Port, channels: list[Channel]) -> None:
-        labels = [channel.root_idx for channel in channels]
-        found.obstacles.append((labels, f"torch-pruning cannot follow them {_place(port)}"))
-
-    for node in graph.nodes:
-        side = output_side(node.module)
-        if side is None or side.role != "write":
-            continue
-        port = graph.output(node)
-        unlabelled = [position for position in range(side.size) if position not in reached[port]]
-        reach(port, [Channel(position, found.partition.new()) for position in unlabelled])
-        while waiting:
-            port, channels = waiting.pop()
-            # a wrong map may lose labels, or lead round a cycle and multiply channels each time
-            if port.node in graph.opaque or any(not 0 <= channel.idx < widest for channel in channels):
-                lose(port, channels)
-                continue
-            try:
-                targets = list(graph.follow(port, channels))
-            except (IndexError, TypeError):
-                lose(port, channels)
-                continue
-            for target, mapped in targets:
-                if any(channel.root_idx is None for channel in mapped):
-                    lose(port, channels)
-                else:
-                    reach(target, mapped)
-            if isinstance(port.node.module, _ConvNd) and port.node.module.groups > 1:
-                reach(*_across_groups(graph, port, channels))
-    return {port: labels for port, labels in reached.items() if labels}
+    def _advance(self, port: Port, channels: list[Channel]) -> None:
+        try:
+            targets = list(self.graph.follow(port, channels))
+            # wrong maps lose labels, or lead round a cycle and multiply channels each time
+            followed = port.node not in self.graph.opaque and all(
+                channel.root_idx is not None and 0 <= channel.idx < self.widest
+                for _, mapped in targets
+                for channel in mapped
+            )
+        except (IndexError, TypeError):
+            followed = False
+        if not followed:
+            labels = [channel.root_idx for channel in channels]
+            self.found.obstacles.append((labels, f"torch-pruning cannot follow them {_place(port)}"))
+            return
+        for target, mapped in targets:
+            self._arrive(target, mapped)
+        if isinstance(port.node.module, _ConvNd) and port.node.module.groups > 1:
+            self._arrive(*_across_groups(self.graph, port, channels))
 
 
 def _across_groups(graph: DependencyGraph, port: Port, channels: list[Channel]) -> tuple[Port, list[Channel]]:
