@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["compact", "compacted"]
+__all__ = ["compact", "compact_"]
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +43,9 @@ def compact(
                 f"the gains of {name!r} have shape {tuple(gain.shape)}; expected (C,), one per structure, "
                 f"with the families {sizes}"
             )
-    small = compacted(network.net, network.structures, keep, theta)
+    small = shared_copy(network.net)
+    Gates.detach_(small)
+    compact_(small, network.structures, keep, theta)
     own = {parameter.data_ptr() for parameter in network.net.parameters()}
     for parameter in small.parameters():
         if parameter.data_ptr() in own:
@@ -51,21 +53,17 @@ def compact(
     return small
 
 
-def compacted(
+def compact_(
     net: nn.Module,
     structures: Sequence[Structure],
     keep: Mapping[str, Tensor],
     theta: Mapping[str, Tensor],
-) -> nn.Module:
-    """Return the network without structures, with the gains of the others in its weights.
+) -> None:
+    """Compact a network without gates, in place; parameters that lose nothing and read no gain stay untouched.
 
-    The copy shares the values of all tensors that have not changed. For the arguments see
-    :func:`bmrs_pyro.compact`.
+    For the other arguments see :func:`compact`.
     """
-    small = shared_copy(net)
-    Gates.detach_(small)
-    removal, left = remove_(small, structures, keep)
-    gates = Gates(small, left)
-    gates.fold_(small, {name: gain[removal.keep[name].to(gain.device)] for name, gain in theta.items()})
-    Gates.detach_(small)
-    return small
+    removal, left = remove_(net, structures, keep)
+    gates = Gates(net, left)
+    gates.fold_(net, {name: gain[removal.keep[name].to(gain.device)] for name, gain in theta.items()})
+    Gates.detach_(net)

@@ -40,13 +40,10 @@ class Gate(nn.Module):
             index[member.positions] = member.structures + start
             start += family.size
         self.register_buffer("index", index, persistent=False)
-        run, rest = divmod(first.size, total)
-        regular = (
-            len(parts) == 1 and rest == 0 and torch.equal(index, torch.arange(total).repeat_interleave(run))
-        )
-        self.run = (
-            run if regular else None
-        )  # input channels per structure, where one family fills them in order
+        # input channels per structure, where one family fills them all in order
+        run = first.size // total
+        in_order = len(parts) == 1 and torch.equal(index, torch.arange(total).repeat_interleave(run))
+        self.run = run if in_order else None
 
     def gains(self, theta: Mapping[str, Tensor]) -> Tensor | None:
         """Return the gain of every input channel, ``(n,)`` or ``(batch, n)``; None where all are 1."""

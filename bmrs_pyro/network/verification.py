@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.compaction import compacted
+from bmrs_pyro.network.compaction import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.structures import LeftOut, Structure
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
@@ -18,9 +18,9 @@ _PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 1e-4))  # and the error al
 
 
 class Trial:
-    """A copy of a network, with values of its own, on which families are tried.
+    """Tries families on copies of a network.
 
-    A family passes if, for each half of its structures:
+    A family passes if, for each half of its structures, on a copy with values of its own:
 
     * the outputs do not move when the gains of that half are 0 and everything that writes it changes,
     * the outputs stay the same when that half is cut out, and the gains of the others are folded in.
@@ -35,23 +35,23 @@ class Trial:
 
     def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.random = torch.Generator().manual_seed(0)
-        for dtype, self.tolerance in _PRECISIONS:
-            self.net = self._own_copy(net, dtype)
-            self.inputs = tuple(self._noisy(x.to(dtype)) if x.is_floating_point() else x for x in inputs)
+        self.net = net
+        for self.dtype, self.tolerance in _PRECISIONS:
+            self.inputs = tuple(self._noisy(x.to(self.dtype)) if x.is_floating_point() else x for x in inputs)
             try:
-                outputs = self._outputs(self.net)
+                outputs = self._outputs(self._copy())
                 break
             except (RuntimeError, TypeError):  # some networks make tensors of fixed precision
-                if dtype is _PRECISIONS[-1][0]:
+                if self.dtype is _PRECISIONS[-1][0]:
                     raise
         if not outputs or not all(output.isfinite().all() for output in outputs):
             raise ValueError("the network gives no finite outputs on the example inputs")
 
-    def _own_copy(self, net: nn.Module, dtype: torch.dtype) -> nn.Module:
-        copy = shared_copy(net)
+    def _copy(self) -> nn.Module:
+        copy = shared_copy(self.net)
         for tensor in (*copy.parameters(), *copy.buffers()):
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype, copy=True)
+                tensor.data = tensor.data.to(self.dtype, copy=True)
         for parameter in copy.parameters():
             # fresh networks have zeros and ones in places where trained ones do not
             if parameter.dim() < 2 or bool((parameter == parameter.flatten()[:1]).all()):
@@ -91,10 +91,12 @@ class Trial:
                 for name, mask in keep.items()
             }
             try:
-                expected, changed = self._masked(families, keep, theta)
+                net = self._copy()
+                expected, changed = self._masked(net, families, keep, theta)
                 if not self._equal(expected, changed):
                     return "the outputs depend on channels whose gain is 0"
-                small = self._outputs(compacted(self.net, families, keep, theta))
+                compact_(net, families, keep, theta)
+                small = self._outputs(net)
             except Exception as error:
                 line = next(iter(str(error).splitlines()), "")
                 return f"the network does not run without some of them ({type(error).__name__}: {line})"
@@ -103,23 +105,25 @@ class Trial:
         return None
 
     def _masked(
-        self, families: Sequence[Structure], keep: Mapping[str, Tensor], theta: Mapping[str, Tensor]
+        self,
+        net: nn.Module,
+        families: Sequence[Structure],
+        keep: Mapping[str, Tensor],
+        theta: Mapping[str, Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the outputs with gains, before and after all that writes a channel of gain 0 changes."""
-        device = next(self.net.parameters()).device
-        theta = {name: gain.to(device) for name, gain in theta.items()}
-        gates = Gates(self.net, families)
-        try:
-            with gates.open(theta):
-                before = self._outputs(self.net)
-                self._rewrite(families, keep)
-                return before, self._outputs(self.net)
-        finally:
-            Gates.detach_(self.net)
+        device = next(net.parameters()).device
+        gates = Gates(net, families)
+        with gates.open({name: gain.to(device) for name, gain in theta.items()}):
+            before = self._outputs(net)
+            self._rewrite(net, families, keep)
+            after = self._outputs(net)
+        Gates.detach_(net)
+        return before, after
 
-    def _rewrite(self, families: Sequence[Structure], keep: Mapping[str, Tensor]) -> None:
+    def _rewrite(self, net: nn.Module, families: Sequence[Structure], keep: Mapping[str, Tensor]) -> None:
         """Give new values to all that writes or carries the channels not kept."""
-        state = self.net.state_dict()
+        state = net.state_dict()
         for family in families:
             for member in family.members:
                 if member.role == "read":
