@@ -7,7 +7,6 @@ __all__ = ["app", "main"]
 import os
 import sys
 
-import click
 import typer
 
 from bmrs_pyro.cli.allocator import keep_freed_memory
@@ -33,15 +32,9 @@ def main() -> None:
     """
     keep_freed_memory()
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app(prog_name="bmrs")
     except (ValueError, TypeError, OSError, ArithmeticError) as error:
         if os.environ.get("BMRS_DEBUG"):
             raise
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
