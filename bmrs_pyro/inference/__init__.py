@@ -7,7 +7,6 @@ gains of any guide.
 from bmrs_pyro.inference.checkpoint import Checkpoint as Checkpoint
 from bmrs_pyro.inference.checkpoint import CheckpointError as CheckpointError
 from bmrs_pyro.inference.checkpoint import TrainingState as TrainingState
-from bmrs_pyro.inference.checkpoint import write_atomically as write_atomically
 from bmrs_pyro.inference.decision import Decision as Decision
 from bmrs_pyro.inference.elbo import MeanFieldELBO as MeanFieldELBO
 from bmrs_pyro.inference.elbo import NonFiniteLoss as NonFiniteLoss
@@ -23,6 +22,7 @@ from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
 from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory
 from bmrs_pyro.inference.run_directory import RunError as RunError
 from bmrs_pyro.inference.run_directory import load as load
+from bmrs_pyro.inference.sealed import write_atomically as write_atomically
 from bmrs_pyro.inference.source import NetworkSource as NetworkSource
 from bmrs_pyro.inference.source import SourceError as SourceError
 from bmrs_pyro.inference.training import fit as fit

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "CheckpointError", "TrainingState", "write_atomically"]
+__all__ = ["Checkpoint", "CheckpointError", "TrainingState"]
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bmrs_pyro.inference.history import Epoch
+from bmrs_pyro.inference.sealed import load_tensors, save_tensors
 from bmrs_pyro.reduction import KeepMask
-
-FORMAT_VERSION = 1
 
 
 class CheckpointError(ValueError):
@@ -61,18 +57,11 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with safe_open(str(self.path), framework="pt") as file:
-                meta = file.metadata() or {}
-                version = int(meta["format_version"])
-                if version > FORMAT_VERSION:
-                    raise CheckpointError(
-                        f"{self.path} has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; "
-                        "update bmrs_pyro"
-                    )
-                tensors: dict[str, dict[str, Tensor]] = {part: {} for part in json.loads(meta["parts"])}
-                for key in file.keys():  # noqa: SIM118 (the reader is no mapping)
-                    part, _, name = key.partition("::")
-                    tensors[part][name] = file.get_tensor(key)
+            flat, meta = load_tensors(self.path)
+            tensors: dict[str, dict[str, Tensor]] = {part: {} for part in json.loads(meta["parts"])}
+            for key, value in flat.items():
+                part, _, name = key.partition("::")
+                tensors[part][name] = value
             best = json.loads(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
@@ -80,9 +69,7 @@ class Checkpoint:
                 tuple(best) if best is not None else None,
                 tensors,
             )
-        except CheckpointError:
-            raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path} is not a readable checkpoint ({type(error).__name__}: {error}); "
                 "delete it to start afresh"
@@ -91,27 +78,14 @@ class Checkpoint:
     def save(self, state: TrainingState) -> None:
         """Write the state under a temporary name and rename it over the last one."""
         meta = {
-            "format_version": str(FORMAT_VERSION),
             "parts": json.dumps(list(state.tensors)),
             "keep": state.keep.to_json(),
             "epochs": json.dumps([epoch.to_json() for epoch in state.epochs]),
             "best": json.dumps(state.best),
         }
         tensors = {
-            f"{part}::{name}": value.detach().cpu().contiguous()
+            f"{part}::{name}": value
             for part, values in state.tensors.items()
             for name, value in values.items()
         }
-        write_atomically(self.path, lambda path: save_file(tensors, path, meta))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        save_tensors(self.path, tensors, meta)

@@ -5,25 +5,24 @@ from __future__ import annotations
 __all__ = ["RunConfig", "RunDirectory", "RunError", "load"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.inference.checkpoint import Checkpoint, write_atomically
+from bmrs_pyro.inference.checkpoint import Checkpoint
 from bmrs_pyro.inference.decision import Decision
 from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.sealed import load_tensors, save_tensors, seal, unseal, write_atomically
 from bmrs_pyro.inference.source import NetworkSource
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
 
-FORMAT_VERSION = 1
 SOURCE_COPY = "model.py"
 
 
@@ -110,7 +109,7 @@ class RunDirectory:
                 content = source.file.read_bytes()
                 config = replace(config, source_sha256=source.digest())
                 write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
-            run._write_json("config.json", {"format_version": FORMAT_VERSION, **asdict(config)})
+            run._write_json("config.json", asdict(config))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
         return run
@@ -124,9 +123,7 @@ class RunDirectory:
         """The run's configuration."""
         record = self._read_json("config.json")
         fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in record.items()
-            if key != "format_version"
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
         }
         try:
             return RunConfig(**fields)
@@ -160,16 +157,20 @@ class RunDirectory:
         """Add an epoch's record; one of an interrupted run with the same or a later number gives way."""
         earlier = self.metrics() if self._file("metrics.jsonl").exists() else []
         kept = [*(epoch for epoch in earlier if epoch.epoch < record.epoch), record]
-        lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in kept)
+        lines = "".join(json.dumps(seal(epoch.to_json())) + "\n" for epoch in kept)
         write_atomically(self._file("metrics.jsonl"), lambda file: file.write_text(lines))
 
     def metrics(self) -> list[Epoch]:
         """Return the records of all epochs so far."""
         file = self._file("metrics.jsonl")
         try:
-            return [Epoch(**json.loads(line)) for line in file.read_text().splitlines()]
+            records = [Epoch(**unseal(line)) for line in file.read_text().splitlines()]
         except (OSError, TypeError, ValueError) as error:
             raise RunError(f"{file} cannot be read ({error})") from None
+        numbers = [record.epoch for record in records]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise RunError(f"{file} is damaged (its epochs are numbered {numbers})")
+        return records
 
     def save_network(
         self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
@@ -185,28 +186,29 @@ class RunDirectory:
             "high": repr(float(some.high)),
             "keep": keep.to_json() if keep else "",
         }
-        self._write_tensors("network.safetensors", tensors, meta)
+        save_tensors(self._file("network.safetensors"), tensors, meta)
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
         """Return network and posteriors as training left them, and what training had kept."""
         tensors, meta = self._read_tensors("network.safetensors")
-        keep = KeepMask.from_json(meta["keep"])
         noisy = NoisyNetwork(self.dense(), self.example())
-        if keep.removed:
-            noisy.remove_(keep)
-        noisy.net.load_state_dict(_part(tensors, "network"))
-        low, high = float(meta["low"]), float(meta["high"])
-        scale = _part(tensors, "scale")
-        found = {
-            name: TruncatedLogNormal(loc, scale[name], low, high)
-            for name, loc in _part(tensors, "loc").items()
-        }
-        return noisy, {structure.name: found[structure.name] for structure in noisy.structures}, keep
+        with self._fitting("network.safetensors"):
+            keep = KeepMask.from_json(meta["keep"])
+            if keep.removed:
+                noisy.remove_(keep)
+            noisy.net.load_state_dict(_part(tensors, "network"))
+            low, high = float(meta["low"]), float(meta["high"])
+            loc, scale = _part(tensors, "loc"), _part(tensors, "scale")
+            found = {
+                family.name: TruncatedLogNormal(loc[family.name], scale[family.name], low, high)
+                for family in noisy.structures
+            }
+        return noisy, found, keep
 
     def save_decision(self, decision: Decision, small: nn.Module) -> None:
         """Write a decision and the small network it gives."""
-        self._write_tensors("compact.safetensors", small.state_dict(), {"keep": decision.keep.to_json()})
-        self._write_json("reduction.json", {"format_version": FORMAT_VERSION, **decision.to_json()})
+        save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
+        self._write_json("reduction.json", decision.to_json())
 
     def decision(self) -> Decision:
         """Return the last decision."""
@@ -220,54 +222,47 @@ class RunDirectory:
     def small(self) -> nn.Module:
         """Return the small network, a plain ``nn.Module`` in evaluation mode."""
         tensors, meta = self._read_tensors("compact.safetensors")
-        net = compact(NoisyNetwork(self.dense(), self.example()), KeepMask.from_json(meta["keep"]))
-        net.load_state_dict(tensors)
+        noisy = NoisyNetwork(self.dense(), self.example())
+        with self._fitting("compact.safetensors"):
+            net = compact(noisy, KeepMask.from_json(meta["keep"]))
+            net.load_state_dict(tensors)
         return net.eval()
 
     def _file(self, name: str) -> Path:
         return self.path / name
 
+    @contextmanager
+    def _fitting(self, name: str) -> Iterator[None]:
+        """Say of a sound file whose content is another network's that it does not fit."""
+        try:
+            yield
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{self._file(name)} does not fit the run's network ({reason})") from None
+
     def _write_json(self, name: str, record: Mapping[str, Any]) -> None:
-        text = json.dumps(record, indent=1)
+        text = json.dumps(seal(record), indent=1)
         write_atomically(self._file(name), lambda file: file.write_text(text))
 
     def _read_json(self, name: str) -> dict[str, Any]:
         file = self._file(name)
         try:
-            record = json.loads(file.read_text())
-            version = record["format_version"]
+            return unseal(file.read_text())
         except FileNotFoundError:
-            raise RunError(f"{file} is missing; is {self.path} a finished run?") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
-        self._check_version(file, version)
-        return record
-
-    def _write_tensors(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        head = {"format_version": str(FORMAT_VERSION), **meta}
-        write_atomically(self._file(name), lambda file: save_file(plain, file, head))
+            raise RunError(
+                f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
 
     def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = self._file(name)
         if not file.exists():
             raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
         try:
-            with safe_open(str(file), framework="pt") as reader:
-                tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
-                meta = dict(reader.metadata() or {})
-            self._check_version(file, int(meta["format_version"]))
-        except RunError:
-            raise
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise RunError(f"{file} is damaged ({type(error).__name__}: {error})") from None
-        return tensors, meta
-
-    def _check_version(self, file: Path, version: int) -> None:
-        if version > FORMAT_VERSION:
-            raise RunError(
-                f"{file} has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
-            )
+            return load_tensors(file)
+        except ValueError as error:
+            raise RunError(f"{file} is damaged ({error})") from None
 
 
 def load(path: str | Path) -> nn.Module:

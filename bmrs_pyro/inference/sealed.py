@@ -1,0 +1,104 @@
+"""Files of a run: written whole, sealed with a checksum, and read back as they were or refused; no pickle."""
+
+from __future__ import annotations
+
+__all__ = ["FORMAT_VERSION", "load_tensors", "save_tensors", "seal", "unseal", "write_atomically"]
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT_VERSION = 2  # version 1 had no checksums
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON record with the format's version and a checksum of all of it.
+
+    The checksum is a CRC-32: it finds damage, it does not stop a forger.
+    """
+    versioned = {"format_version": FORMAT_VERSION, **record}
+    return {**versioned, "checksum": _checksum(versioned)}
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """Return the record in a JSON text that :func:`seal` made, without version and checksum.
+
+    Raises:
+        ValueError: the text is no such record, was changed, or is of a newer version.
+    """
+    record = json.loads(text)
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got a {type(record).__name__}")
+    _check(record, record.pop("checksum", None), record.get("format_version", 1), _checksum)
+    record.pop("format_version", None)
+    return record
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+    """Write tensors and texts into a sealed safetensors file."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    head = {"format_version": str(FORMAT_VERSION), **meta}
+    head["checksum"] = _checksum(head, plain)
+    write_atomically(path, lambda partial: save_file(plain, partial, head))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and texts of a file that :func:`save_tensors` wrote.
+
+    Raises:
+        ValueError: the file is no safetensors file, was changed, or is of a newer version.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the reader is no mapping)
+            meta = dict(file.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    version = int(meta.get("format_version", "1"))
+    _check(meta, meta.pop("checksum", None), version, lambda head: _checksum(head, tensors))
+    return tensors, meta
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check(
+    record: Mapping[str, Any], checksum: object, version: object, compute: Callable[[Mapping[str, Any]], str]
+) -> None:
+    # the version first: a newer format may have another checksum
+    if not isinstance(version, int):
+        raise ValueError(f"its format version is {version!r}")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"it has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
+        )
+    if checksum is None and version > 1:
+        raise ValueError("it has no checksum")
+    if checksum is not None and checksum != compute(record):
+        raise ValueError("its checksum does not fit its content: the file was changed or cut")
+
+
+def _checksum(record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> str:
+    tensors = tensors or {}
+    layout = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in sorted(tensors)]
+    crc = zlib.crc32(json.dumps([record, layout], sort_keys=True).encode())
+    for name, *_ in layout:
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
