@@ -1,0 +1,31 @@
+"""One small finished run, made by the command, that every test copies or reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bmrs_pyro.cli.app import app
+from bmrs_pyro.inference import RunDirectory
+
+# counts how often it is executed, so that a test can tell that it was not
+SOURCE = """
+import builtins
+from torch import nn
+
+builtins.bmrs_executions = getattr(builtins, "bmrs_executions", 0) + 1
+
+def network(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("reliability")
+    source, out = folder / "network.py", folder / "run"
+    source.write_text(SOURCE)
+    options = ["--epochs", "3", "--fine-tune-epochs", "1", "--kl-weight", "mean:3", "--quiet"]
+    app(["fit", str(source), "--out", str(out), *options], standalone_mode=False)
+    return RunDirectory(out)
