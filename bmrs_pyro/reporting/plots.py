@@ -50,6 +50,7 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
         decision.threshold, color=RULE, linestyle="--", linewidth=1, label=f"threshold {decision.threshold:g}"
     )
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
+    ax.set_xlim(min([*kept, *removed, -1.0]) * 1.5, max([*kept, *removed, 1.0]) * 1.5)
     ax.set_xlabel(f"{decision.quantity} [nats]" if decision.quantity == "ΔF" else decision.quantity)
     ax.set_ylabel("structures")
     ax.set_title(f"{decision.criterion}: evidence for removing each structure")
