@@ -5,6 +5,7 @@ Start with :func:`load`, which reads a named set, an ``.npz`` file or an image f
 in a :class:`DataError` of one line.
 """
 
+from bmrs_pyro.data.augmentation import Augmentation as Augmentation
 from bmrs_pyro.data.batches import Batches as Batches
 from bmrs_pyro.data.dataset import DataError as DataError
 from bmrs_pyro.data.dataset import Dataset as Dataset

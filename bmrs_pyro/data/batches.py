@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bmrs_pyro.data.augmentation import Augmentation
 from bmrs_pyro.data.dataset import Dataset
 
 
@@ -28,6 +29,7 @@ class Batches:
         seed: of the order, non-negative.
         device: where the data are kept and the batches made.
         drop_last: leave a shorter last batch out.
+        augmentation: changes every batch at random, by draws that are a function of (seed, epoch) too.
 
     Raises:
         ValueError: a batch size below 1, a negative seed, or no batch at all.
@@ -42,6 +44,7 @@ class Batches:
         seed: int = 0,
         device: torch.device | str = "cpu",
         drop_last: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -57,6 +60,7 @@ class Batches:
         self.seed = seed
         self.device = torch.device(device)
         self.drop_last = drop_last
+        self.augmentation = augmentation
         self.epoch = 0
         self._images = dataset.images.to(self.device)
         self._labels = dataset.labels.to(self.device)
@@ -79,10 +83,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order(self.epoch).to(self.device)
+        random = np.random.default_rng((self.seed, self.epoch, 1))  # not the order's own draws
         self.epoch += 1
         for rows in order.split(self.batch_size)[: len(self)]:
-            x = self._images.index_select(0, rows).to(torch.float32)
-            yield x.sub_(self._mean).div_(self._std), self._labels.index_select(0, rows)
+            x = self._images.index_select(0, rows).to(torch.float32).sub_(self._mean).div_(self._std)
+            if self.augmentation is not None:
+                x = self.augmentation(x, random)
+            yield x, self._labels.index_select(0, rows)
 
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
