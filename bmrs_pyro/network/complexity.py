@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Complexity", "complexity", "cost_shares"]
+__all__ = ["Complexity", "complexity", "cost_shares", "macs_per_weight"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
     if cost not in ("parameters", "macs"):
         raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
     state = network.net.state_dict()
-    densities = _macs_per_weight(network) if cost == "macs" else None
+    densities = macs_per_weight(network) if cost == "macs" else None
     costs = {}
     for family in network.structures:
         costs[family.name] = sum(
@@ -77,7 +77,8 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
     return {name: value / total for name, value in costs.items()}
 
 
-def _macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
+def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
+    """Return how many multiply-accumulates of the example inputs each entry of a layer's weight takes part in."""
     counts = _macs(network.net, network.example_inputs).get_flop_counts()
     root = type(network.net).__name__
     return {

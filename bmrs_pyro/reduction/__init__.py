@@ -3,6 +3,9 @@
 Start with `select(posteriors, prior, bmrs_n())`.
 """
 
+from bmrs_pyro.reduction.budget import Cost as Cost
+from bmrs_pyro.reduction.budget import rounded as rounded
+from bmrs_pyro.reduction.budget import within_budget as within_budget
 from bmrs_pyro.reduction.criteria import Criterion as Criterion
 from bmrs_pyro.reduction.criteria import ExpectedNoise as ExpectedNoise
 from bmrs_pyro.reduction.criteria import JointCriterion as JointCriterion
