@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pyro
-import pyro.distributions as dist
 import torch
 import typer
 from torch import nn
@@ -22,12 +21,16 @@ from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
     Decision,
     JointOptim,
+    Limits,
     NetworkSource,
     RunConfig,
     RunDirectory,
     RunError,
+    SmoothedCategorical,
     SupervisedModel,
+    load_weights_,
     posteriors,
+    reestimate_batch_norm_,
 )
 from bmrs_pyro.inference import fit as fit_model
 from bmrs_pyro.network import NoisyNetwork, compact
@@ -59,6 +62,23 @@ def fit(
     draws: Annotated[
         str, typer.Option(help="One draw of the gains per 'example' or per 'batch'.")
     ] = "example",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Start from trained weights: FILE.safetensors, or FILE.pt of a state dict."),
+    ] = None,
+    gains_only: Annotated[
+        bool,
+        typer.Option("--gains-only", help="Leave the weights as they are until the epochs without pruning."),
+    ] = False,
+    label_smoothing: Annotated[float, typer.Option(help="Probability that a label is not believed.")] = 0.0,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Shift training images by up to 4 pixels, mirror half of them.")
+    ] = False,
+    round_to: Annotated[int, typer.Option(help="Numbers of channels kept are multiples of this.")] = 1,
+    max_macs: Annotated[
+        int | None, typer.Option(help="Most multiply-accumulates for one example of the small network.")
+    ] = None,
+    max_params: Annotated[int | None, typer.Option(help="Most parameters of the small network.")] = None,
     validation: Annotated[float, typer.Option(help="Share of the training data to validate on.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split, the weights and every epoch.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
@@ -93,6 +113,13 @@ def fit(
             variational_rate=variational_rate,
             kl_weight=kl_weight,
             draws=draws,
+            weights=str(weights) if weights else None,
+            gains_only=gains_only,
+            label_smoothing=label_smoothing,
+            augment=augment,
+            round_to=round_to,
+            max_macs=max_macs,
+            max_params=max_params,
             validation=validation,
             seed=seed,
             versions={
@@ -103,9 +130,13 @@ def fit(
             },
         )
         # whatever is wrong with network or options shows before the directory is made
-        _program(source.build(config.input_shape, config.num_classes), config, len(splits.train))
+        dense = source.build(config.input_shape, config.num_classes)
+        if weights:
+            load_weights_(dense, weights)
+        limits = _limits(config)
+        limits.refuse_impossible(_program(dense, config, len(splits.train)).network)
         named_criterion(criterion)
-        run = RunDirectory.create(out, config)
+        run = RunDirectory.create(out, config, dense.state_dict() if weights else None)
     train(run, device=device, progress=not quiet)
     if not quiet:
         print_report(run)
@@ -124,14 +155,20 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
         variational_rate=config.variational_rate,
     )
     criterion = named_criterion(config.criterion)
+    augmentation = data.Augmentation() if config.augment else None
+    batches = data.Batches(
+        splits.train, config.batch_size, shuffle=True, seed=config.seed, augmentation=augmentation
+    )
     history = fit_model(
         model,
         guide,
-        data.Batches(splits.train, config.batch_size, shuffle=True, seed=config.seed),
+        batches,
         epochs=config.epochs,
         fine_tune_epochs=config.fine_tune_epochs,
         criterion=criterion,
         prune_every=config.prune_every,
+        limits=_limits(config),
+        gains_only=config.gains_only,
         validation=data.Batches(splits.validation, 1000),
         optim=optim,
         seed=config.seed,
@@ -145,6 +182,7 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
     found = posteriors(guide)
     run.save_network(model.network, found, history)
     small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
+    reestimate_batch_norm_(small, batches)
     run.save_decision(Decision.by(criterion, config.criterion, history.keep, history.scores), small)
 
 
@@ -164,11 +202,15 @@ def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedMode
     network = NoisyNetwork(net, torch.zeros(2, *config.input_shape))
     return SupervisedModel(
         network,
-        lambda logits: dist.Categorical(logits=logits),
+        lambda logits: SmoothedCategorical(logits, config.label_smoothing),
         num_data,
         draws=config.draws,  # type: ignore[arg-type]
         kl_weight=config.kl_weight,
     )
+
+
+def _limits(config: RunConfig) -> Limits:
+    return Limits(config.round_to, config.max_macs, config.max_params)
 
 
 def _refuse_another_model(run: RunDirectory, model: str) -> None:

@@ -4,19 +4,25 @@ Start with :class:`SupervisedModel`, :class:`AutoTruncatedLogNormal` and :func:`
 gains of any guide.
 """
 
+from bmrs_pyro.inference.batch_norm import reestimate_batch_norm_ as reestimate_batch_norm_
 from bmrs_pyro.inference.checkpoint import Checkpoint as Checkpoint
 from bmrs_pyro.inference.checkpoint import CheckpointError as CheckpointError
 from bmrs_pyro.inference.checkpoint import TrainingState as TrainingState
 from bmrs_pyro.inference.decision import Decision as Decision
 from bmrs_pyro.inference.elbo import MeanFieldELBO as MeanFieldELBO
 from bmrs_pyro.inference.elbo import NonFiniteLoss as NonFiniteLoss
+from bmrs_pyro.inference.freezing import frozen as frozen
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch as Epoch
 from bmrs_pyro.inference.history import History as History
 from bmrs_pyro.inference.kl_weight import KLWeight as KLWeight
+from bmrs_pyro.inference.label_smoothing import SmoothedCategorical as SmoothedCategorical
+from bmrs_pyro.inference.limits import Limits as Limits
 from bmrs_pyro.inference.model import SupervisedModel as SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim as JointOptim
 from bmrs_pyro.inference.posteriors import posteriors as posteriors
+from bmrs_pyro.inference.pretrained import WeightsError as WeightsError
+from bmrs_pyro.inference.pretrained import load_weights_ as load_weights_
 from bmrs_pyro.inference.pruning import remove_structures_ as remove_structures_
 from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
 from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory

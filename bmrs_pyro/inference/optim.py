@@ -128,10 +128,8 @@ class JointOptim(PyroOptim):
                 )
         groups: list[tuple[list[tuple[str, Tensor]], float]] = []
         if self.optimizer is None and weights:
-            trained: list[tuple[str, Tensor]] = [
-                (name, weight) for name, weight in weights.items() if weight.requires_grad
-            ]
-            groups.append((trained, 1.0))
+            # frozen ones too: they are left alone as long as they have no gradient
+            groups.append((list(weights.items()), 1.0))
             self._names.update({id(weight): name for name, weight in weights.items()})
         if named:
             groups.append((named, self.variational_rate if self.network is not None else 1.0))

@@ -23,7 +23,7 @@ from bmrs_pyro.inference.source import NetworkSource
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
 
-SOURCE_COPY = "model.py"
+SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
 
 
 class RunError(ValueError):
@@ -43,8 +43,9 @@ class RunConfig:
         mean, std: per-channel normalisation of the inputs.
         size: height and width images are resized to, in pixels; None leaves them.
         criterion: name of the continuous pruning criterion, ``"none"`` for none.
-        epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed:
-            as the command's options.
+        epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed,
+            gains_only, label_smoothing, augment, round_to, max_macs, max_params: as the command's options.
+        weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
         versions: of bmrs_pyro, torch, pyro and Python.
     """
@@ -68,6 +69,13 @@ class RunConfig:
     draws: str
     validation: float
     seed: int
+    weights: str | None = None
+    gains_only: bool = False
+    label_smoothing: float = 0.0
+    augment: bool = False
+    round_to: int = 1
+    max_macs: int | None = None
+    max_params: int | None = None
     source_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,6 +87,7 @@ class RunDirectory:
     ==================== ====================================================================
     ``config.json``      :class:`RunConfig`
     ``model.py``         copy of the network's source file, where it has one
+    ``dense.safetensors``    the trained weights it started from, where it has some
     ``metrics.jsonl``    one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming
     ``network.safetensors``  network and posteriors at the end of training
@@ -93,8 +102,13 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
+    def create(cls, path: Path, config: RunConfig, dense: Mapping[str, Tensor] | None = None) -> RunDirectory:
         """Make the directory with its configuration and a copy of the network's source file.
+
+        Args:
+            path: the directory.
+            config: the configuration.
+            dense: the trained weights that the run starts from; None for fresh ones.
 
         Raises:
             RunError: the path holds a run already, or cannot be written.
@@ -109,6 +123,8 @@ class RunDirectory:
                 content = source.file.read_bytes()
                 config = replace(config, source_sha256=source.digest())
                 write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
+            if dense is not None:
+                save_tensors(run._file(DENSE), dense, {})
             run._write_json("config.json", asdict(config))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
@@ -143,11 +159,14 @@ class RunDirectory:
         return NetworkSource(str(self._file(SOURCE_COPY)), config.source_sha256)
 
     def dense(self) -> nn.Module:
-        """Return a dense network as the run started from, freshly initialised with the run's seed."""
+        """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
         config = self.config
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            return self.source().build(config.input_shape, config.num_classes)
+            net = self.source().build(config.input_shape, config.num_classes)
+        if config.weights is not None:
+            net.load_state_dict(self._read_tensors(DENSE)[0])
+        return net
 
     def example(self) -> Tensor:
         """Return an input of one example, zeros."""

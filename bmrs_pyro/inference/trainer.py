@@ -20,6 +20,7 @@ from bmrs_pyro.inference.checkpoint import TrainingState
 from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
 from bmrs_pyro.inference.posteriors import posteriors
@@ -51,9 +52,10 @@ class Trainer:
         optim: JointOptim,
         criterion: Criterion | None,
         min_keep: int,
+        limits: Limits,
     ) -> None:
         self.model, self.guide, self.optim = model, guide, optim
-        self.criterion, self.min_keep = criterion, min_keep
+        self.criterion, self.min_keep, self.limits = criterion, min_keep, limits
         self.history = History(
             keep=KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
         )
@@ -69,9 +71,10 @@ class Trainer:
         loader: Batches,
         validation: Batches | None,
         pruning: bool,
+        last: bool,
         bar: EpochBar,
     ) -> Epoch:
-        """Make one epoch: steps, pruning where asked for, validation."""
+        """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         self.model.network.train()
@@ -79,7 +82,7 @@ class Trainer:
         elbo, x = self._steps(epoch, loader, bar)
         seconds = time.perf_counter() - start
         found = posteriors(self.guide, x)
-        removed = self._prune(found) if pruning else 0
+        removed = self._prune(found, last) if pruning else 0
         if removed:
             found = posteriors(self.guide, x)
         result = None
@@ -150,8 +153,10 @@ class Trainer:
         self.history.note_scores(scores)
         return scores
 
-    def _prune(self, found: Mapping[str, TruncatedLogNormal]) -> int:
-        keep = KeepMask.from_scores(self._scores(found), min_keep=self.min_keep)
+    def _prune(self, found: Mapping[str, TruncatedLogNormal], last: bool) -> int:
+        scores = self._scores(found)
+        keep = KeepMask.from_scores(scores, min_keep=self.min_keep)
+        keep = self.limits.applied(self.model.network, keep, scores, min_keep=self.min_keep, budgets=last)
         if keep.removed:
             self._remove(keep, self.optim)
             self.history.keep = self.history.keep.then(keep)

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from bmrs_pyro.inference.checkpoint import Checkpoint
+from bmrs_pyro.inference.freezing import frozen
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
 from bmrs_pyro.inference.progress import EpochBar
@@ -41,6 +43,8 @@ def fit(
     criterion: Criterion | None = None,
     prune_every: int = 1,
     min_keep: int = 1,
+    limits: Limits | None = None,
+    gains_only: bool = False,
     validation: Batches | None = None,
     optim: JointOptim | None = None,
     schedule: Callable[[float], float] = linear_decay,
@@ -66,6 +70,8 @@ def fit(
         criterion: which structures leave, such as ``bmrs_n()``; None prunes nothing.
         prune_every: epochs between pruning events.
         min_keep: structures every family keeps at least.
+        limits: multiples, heeded at every pruning event, and budgets, met at the last one; None for none.
+        gains_only: keep the weights as they are until fine-tuning, to prune a trained network quickly.
         validation: batches the best epoch is chosen on.
         optim: optimiser; by default fused Adam at 1e-3, variational parameters at ten times that.
         schedule: factor of the learning rates by share of epochs done.
@@ -88,7 +94,7 @@ def fit(
             guide.to(device)
     if optim is None:
         optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=model.network)
-    run = Trainer(model, guide, optim, criterion, min_keep)
+    run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits())
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         run.restore(state)
     registered, model.register_weights = model.register_weights, False
@@ -105,7 +111,9 @@ def fit(
                 optim.scale_rates(rate)
                 pruning = criterion is not None and epoch <= epochs and epoch % prune_every == 0
                 phase = "prune" if epoch <= epochs else "fine-tune"
-                record = run.epoch(epoch, phase, rate, loader, validation, pruning, bar)
+                last = pruning and epoch + prune_every > epochs
+                with frozen(model.network) if gains_only and phase == "prune" else nullcontext():
+                    record = run.epoch(epoch, phase, rate, loader, validation, pruning, last, bar)
                 for callback in callbacks:
                     callback(record)
                 if checkpoint is not None:

@@ -1,0 +1,54 @@
+"""Batch-norm statistics, estimated anew."""
+
+from __future__ import annotations
+
+__all__ = ["reestimate_batch_norm_"]
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bmrs_pyro.network.untouched import modes_kept
+
+
+@torch.no_grad()
+def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], limit: int = 100) -> None:
+    """Replace the running statistics of every batch norm by the averages over some batches, in place.
+
+    Training with random gains, and removing structures, shifts what the layers see; the statistics gathered on the
+    way are of other networks than the one that is left.
+
+    Args:
+        net: the network; its layers other than batch norms run in evaluation mode meanwhile.
+        batches: pairs of inputs and labels; the labels are not used.
+        limit: number of batches that suffice.
+
+    Raises:
+        ValueError: there are no batches.
+    """
+    norms = [
+        module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    with modes_kept(net):
+        net.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over batches
+            norm.train()
+        try:
+            for x, _ in islice(batches, limit):
+                net(*(x if isinstance(x, tuple) else (x,)))
+                seen += 1
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    if not seen:
+        raise ValueError("there are no batches to estimate batch-norm statistics from")

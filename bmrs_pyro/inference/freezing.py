@@ -1,0 +1,30 @@
+"""Weights that stay as they are while the gains are fitted."""
+
+from __future__ import annotations
+
+__all__ = ["frozen"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Ask for no gradients of a network's weights within the context.
+
+    A step then saves a third of its work. Batch-norm statistics still follow the data, for they have to follow the
+    gains.
+
+    Args:
+        net: the network; weights that were frozen before stay frozen afterwards.
+    """
+    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    try:
+        for weight in trained:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)

@@ -1,0 +1,91 @@
+"""What a pruned network has to fit into, beside what the evidence says."""
+
+from __future__ import annotations
+
+__all__ = ["Limits"]
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.network import NoisyNetwork, cost_model
+from bmrs_pyro.reduction import KeepMask, rounded, within_budget
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Multiples and budgets; by default none, so that the evidence alone decides.
+
+    Args:
+        round_to: numbers of channels that layers shall have are multiples of this. An attention head of 32 channels
+            is a multiple of 8 by itself.
+        max_macs: most multiply-accumulates for one example.
+        max_parameters: most parameters.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    round_to: int = 1
+    max_macs: int | None = None
+    max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("round_to", "max_macs", "max_parameters"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    def refuse_impossible(self, network: NoisyNetwork) -> None:
+        """Raise ValueError if the smallest network that keeps something of every family is over a budget."""
+        scores = {family.name: -torch.ones(family.size) for family in network.structures}
+        self.applied(network, KeepMask.from_scores(scores), scores)
+
+    def applied(
+        self,
+        network: NoisyNetwork,
+        keep: KeepMask,
+        scores: Mapping[str, Tensor],
+        *,
+        min_keep: int = 1,
+        budgets: bool = True,
+    ) -> KeepMask:
+        """Return the selection that obeys the limits.
+
+        Args:
+            network: the network with gains, before the removal.
+            keep: what the evidence keeps.
+            scores: the scores it was decided by.
+            min_keep: least number of structures a family keeps.
+            budgets: False leaves the budgets for later, as when pruning goes on.
+
+        Raises:
+            ValueError: a budget cannot be met.
+        """
+        multiples = _multiples(network, self.round_to)
+        keep = rounded(keep, scores, multiples)
+        if not budgets:
+            return keep
+        examples = len(network.example_inputs[0])
+        for cost, budget in (
+            ("macs", self.max_macs and self.max_macs * examples),
+            ("parameters", self.max_parameters),
+        ):
+            if budget:
+                model = cost_model(network, cost)
+                keep = within_budget(keep, scores, model, budget, multiples=multiples, min_keep=min_keep)
+        return keep
+
+
+def _multiples(network: NoisyNetwork, round_to: int) -> dict[str, int]:
+    """Return the multiples of structures that give multiples of channels."""
+    multiples = {}
+    for family in network.structures:
+        channels = [
+            len(member.positions) // family.size for member in family.members if member.role == "write"
+        ]
+        multiples[family.name] = round_to // math.gcd(round_to, *channels)
+    return multiples

@@ -1,0 +1,89 @@
+"""Weights of a network that was trained elsewhere, read from a file without running code from it."""
+
+from __future__ import annotations
+
+__all__ = ["WeightsError", "load_weights_", "read_weights"]
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts keep a state dict under
+
+
+class WeightsError(ValueError):
+    """A weights file cannot be used; the message names it and what to do."""
+
+
+def load_weights_(net: nn.Module, path: Path) -> None:
+    """Give a network the weights of a file, in place.
+
+    Args:
+        net: the network.
+        path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file that ``torch.save`` wrote of a ``state_dict``.
+
+    Raises:
+        WeightsError: the file cannot be read, would run code, or has other tensors than the network.
+    """
+    weights = read_weights(path)
+    own = net.state_dict()
+    for name, value in own.items():
+        if name not in weights:
+            counts = f"the file has {len(weights)} tensors, the network {len(own)}"
+            raise WeightsError(f"{path} has no tensor {name!r} ({counts}); give weights of this network")
+        if weights[name].shape != value.shape:
+            raise WeightsError(
+                f"{path}: {name!r} has shape {tuple(weights[name].shape)}, the network's is {tuple(value.shape)}; "
+                "give weights for this width and number of classes"
+            )
+    if extra := [name for name in weights if name not in own]:
+        raise WeightsError(f"{path} has {extra[0]!r}, which the network lacks; give weights of this network")
+    net.load_state_dict(weights)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors by name; of a ``.pt`` file nothing but tensors and plain containers is accepted.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another kind, or a pickle that would run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix in (".pt", ".pth"):
+            return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy it again") from None
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is refused: unpickling it could run code, or it is damaged ({_first_line(error)}); save the "
+            "weights alone, torch.save(net.state_dict(), FILE), or as safetensors"
+        ) from None
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path} is damaged ({_first_line(error)}); copy it again") from None
+    raise WeightsError(f"{path} is neither .safetensors, nor .pt, nor .pth; save the weights as one of these")
+
+
+def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+    if isinstance(found, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(found.get(key), Mapping):
+                found = found[key]
+                break
+        if found and all(isinstance(value, Tensor) for value in found.values()):
+            return {str(name): value for name, value in found.items()}
+    raise WeightsError(f"{path} holds no state dict; save one with torch.save(net.state_dict(), FILE)")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]
