@@ -1,10 +1,12 @@
 """A multi-layer perceptron with a Gaussian posterior for every weight, as a Pyro program.
 
 Layer l multiplies its input, and a 1 for the bias, by W_l = c_l z_l with z_l ~ N(0, 1) elementwise and a learned scale
-c_l = κ_l/√u_l, u_l ~ Gamma(2, 2), where κ_l is 0.1, and 1 in the last layer. The posterior is mean-field: z_l ~ N(μ, σ²),
-log u_l ~ N(m, s²). Bayesian model reduction prunes what the data do not need, with no further pass over them: the
-evidence for removing weight i is ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for γ → 0, and the rate of inclusion,
-which has a Beta(1, 1) prior, says how much evidence it takes. A mask of 1 and 0 multiplies what is left:
+c_l = κ_l/√u_l, u_l ~ Gamma(2, 2), where κ_l is 0.1, and 1 in the last layer. The posterior is mean-field, with
+z_l ~ N(μ, σ²) and log u_l ~ N(m, s²).
+
+Bayesian model reduction prunes what the data do not need, with no further pass over them: the evidence for removing
+weight i is ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for γ → 0, and the rate of inclusion, which has a Beta(1, 1)
+prior, says how much evidence it takes. A mask of 1 and 0 multiplies what is left:
 
     net = network((1, 28, 28), 10)
     svi = SVI(model, guide, Adam({"lr": 1e-2}), TraceMeanField_ELBO())
@@ -21,13 +23,14 @@ __all__ = ["guide", "model", "network", "prune"]
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-import pyro
-import pyro.distributions as dist
 from bmrs_pyro.reduction import delta_f
 from bmrs_pyro.weights import inclusion_threshold
 
@@ -39,16 +42,16 @@ def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
     """Return the deterministic network for inputs of any shape, which it flattens."""
     widths = [math.prod(input_shape)] + [WIDTH] * DEPTH
     hidden = [
-        module
-        for fan_in, width in zip(widths[:-1], widths[1:], strict=True)
-        for module in (nn.Linear(fan_in, width), nn.SiLU())
+        module for fan_in, width in pairwise(widths) for module in (nn.Linear(fan_in, width), nn.SiLU())
     ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(WIDTH, num_classes))
 
 
 def layers(net: nn.Sequential) -> dict[str, tuple[int, int]]:
     """Rows and columns of every layer's matrix, the bias as last column, by site name."""
-    linear = {f"weights.{name}": layer for name, layer in net.named_children() if isinstance(layer, nn.Linear)}
+    linear = {
+        f"weights.{name}": layer for name, layer in net.named_children() if isinstance(layer, nn.Linear)
+    }
     return {name: (layer.out_features, layer.in_features + 1) for name, layer in linear.items()}
 
 
@@ -68,18 +71,18 @@ def model(x: Tensor, y: Tensor | None = None, *, net: nn.Sequential, num_data: i
 
 
 def guide(x: Tensor, y: Tensor | None = None, *, net: nn.Sequential, num_data: int, masks: Masks) -> None:
-    """q = Π N(μ, σ²) Π LogNormal(m, s²), with its parameters in Pyro's parameter store."""
+    """Sample from q = Π N(μ, σ²) Π LogNormal(m, s²), with its parameters in Pyro's parameter store."""
     for name, shape in layers(net).items():
         m = pyro.param(f"{name}.precision.loc", torch.zeros(()))
         s = pyro.param(f"{name}.precision.scale", torch.full((), 0.1), constraint=constraints.positive)
         pyro.sample(f"{name}.precision", dist.LogNormal(m, s))
-        loc = pyro.param(f"{name}.loc", lambda shape=shape: torch.empty(shape).uniform_(-2.0, 2.0))
+        loc = pyro.param(f"{name}.loc", 4.0 * torch.rand(shape) - 2.0)
         scale = pyro.param(f"{name}.scale", torch.full(shape, 0.1), constraint=constraints.positive)
         pyro.sample(name, dist.Normal(loc, scale).to_event(2))
 
 
 def prune(net: nn.Sequential) -> dict[str, Tensor]:
-    """Return 1 for the weights whose evidence reaches their layer's inclusion rate, 0 for others; the last layer stays."""
+    """Return 1 for the weights that the data want in, 0 for the others, by layer; the last layer is left out."""
     masks = {}
     for name in list(layers(net))[:-1]:
         posterior = dist.Normal(pyro.param(f"{name}.loc").detach(), pyro.param(f"{name}.scale").detach())

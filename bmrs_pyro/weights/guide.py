@@ -1,0 +1,117 @@
+"""Guides for Gaussian weights: mean-field posteriors with closed KL, and the point estimate."""
+
+from __future__ import annotations
+
+__all__ = ["MeanField", "PointEstimate", "PriorProgram"]
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+
+PriorProgram = Callable[[], Any]
+"""A Pyro program without arguments that samples the latent sites, such as ``WeightModel.draw``."""
+
+
+class _Guide(PyroModule):
+    """Latent sites whose locations lie packed in one tensor; positive sites are modelled by their logarithm."""
+
+    loc: Any  # a PyroParam, which reads as a tensor
+
+    def __init__(self, prior: PriorProgram, init_radius: float) -> None:
+        super().__init__()
+        with torch.no_grad(), poutine.block():
+            trace = poutine.trace(prior).get_trace()
+        values: dict[str, Any] = {name: site["value"] for name, site in trace.iter_stochastic_nodes()}
+        self.shapes = {name: value.shape for name, value in values.items()}
+        self.positive = {name for name in values if _is_positive(trace.nodes[name]["fn"])}
+        for name, value in values.items():
+            radius = 0.0 if name in self.positive else init_radius
+            values[name] = torch.empty_like(value).uniform_(-radius, radius)
+        self.loc = PyroParam(torch.cat([value.flatten() for value in values.values()]))
+
+    def laws(self) -> dict[str, dist.TorchDistribution]:
+        """Return the law of every latent site."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Sample every latent site; the model's arguments do not matter."""
+        return {name: pyro.sample(name, law) for name, law in self.laws().items()}
+
+    def medians(self) -> dict[str, Tensor]:
+        """Return the median of every latent site: the mean of a real one, the most probable value of a point."""
+        locs = self.split(self.loc)
+        return {name: loc.exp() if name in self.positive else loc for name, loc in locs.items()}
+
+    def split(self, packed: Tensor) -> dict[str, Tensor]:
+        """Split a packed tensor into the sites' parts: views of their shapes."""
+        parts = packed.split([shape.numel() for shape in self.shapes.values()])
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+
+class MeanField(_Guide):
+    """q = Π N(loc, scale²), of log u for a positive variable u: every KL is closed.
+
+    Two tensors, ``loc`` and ``scale``, hold the parameters of all sites; a third, ``active``, tells which are trained.
+
+    Args:
+        prior: samples the latent sites: ``model.draw`` of a :class:`WeightModel`, or any Pyro program.
+        init_radius: real locations start uniform in ± this, those of logarithms at 0.
+        init_scale: first value of every scale.
+    """
+
+    scale: Any
+    active: Tensor
+
+    def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0, init_scale: float = 0.1) -> None:
+        super().__init__(prior, init_radius)
+        self.scale = PyroParam(torch.full_like(self.loc, init_scale).detach(), constraints.softplus_positive)
+        self.register_buffer("active", torch.ones_like(self.loc, dtype=torch.bool))
+
+    def laws(self) -> dict[str, dist.TorchDistribution]:
+        """Return a Normal or LogNormal per site, its dimensions as one event."""
+        # what is out takes its prior, N(0, 1), and no gradient
+        locs = self.split(self.loc.where(self.active, 0.0))
+        scales = self.split(self.scale.where(self.active, 1.0))
+        return {
+            name: (dist.LogNormal if name in self.positive else dist.Normal)(loc, scales[name]).to_event()
+            for name, loc in locs.items()
+        }
+
+    @torch.no_grad()
+    def set_(self, name: str, law: torch.distributions.Normal, active: Tensor) -> None:
+        """Overwrite a real site's posterior in place, and take out what is not active; the Parameter objects stay."""
+        loc, scale = self.loc.detach().clone(), self.scale.detach().clone()
+        self.split(loc)[name].copy_(law.loc)
+        self.split(scale)[name].copy_(law.scale)
+        self.split(self.active)[name].copy_(active)
+        self.loc, self.scale = loc, scale
+
+
+class PointEstimate(_Guide):
+    """The most probable values (MAP) of all latent sites; use with :class:`pyro.infer.Trace_ELBO`.
+
+    Args:
+        prior: samples the latent sites.
+        init_radius: real values start uniform in ± this, positive ones at 1.
+    """
+
+    def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:
+        super().__init__(prior, init_radius)
+
+    def laws(self) -> dict[str, dist.TorchDistribution]:
+        """Return a Delta per site, its dimensions as one event."""
+        return {name: dist.Delta(value, event_dim=value.dim()) for name, value in self.medians().items()}
+
+
+def _is_positive(law: Any) -> bool:
+    base = law.base_dist if isinstance(law, torch.distributions.Independent) else law
+    return base.support is not constraints.real

@@ -1,0 +1,124 @@
+"""A network with Gaussian weights as a Pyro model of labelled data."""
+
+from __future__ import annotations
+
+__all__ = ["Draw", "WeightModel", "run_network"]
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bmrs_pyro.weights.layers import Layer, weight_layers
+from bmrs_pyro.weights.scales import Scales, layer_scale
+
+
+class Draw(NamedTuple):
+    """What one layer's weights are made of: W = scale ∘ z."""
+
+    layer: Layer
+    scale: Tensor
+    """Scale of the weights; broadcasts to the layer's matrix, 0 where a weight is pruned."""
+    z: Tensor
+    """Draw of the site ``layer.name``, ``(rows, columns)``."""
+
+
+@effectful(type="network")
+def run_network(net: nn.Module, draws: tuple[Draw, ...], x: Tensor) -> Tensor:
+    """Run a network with the drawn weights; handlers may put an estimator of lower variance in its place."""
+    weights: dict[str, Tensor] = {}
+    for layer, scale, z in draws:
+        weights |= layer.parameters(scale * z)
+    return functional_call(net, weights, (x,))
+
+
+class WeightModel(nn.Module):
+    """p(y | x, W) p(W): non-centred Gaussian weights, the network's output feeds the likelihood.
+
+        z_l ~ N(0, 1) elementwise,   W_l = c_l γ_l ∘ z_l,   y_i ~ likelihood(net(x_i; W))
+
+    c_l is the scale prior's; the gains γ_l, 1 at first, are what model reduction changes: 0 where a weight is pruned.
+
+    Args:
+        net: any network; its parameters that are not selected stay deterministic and are trained along.
+        likelihood: maps outputs to a distribution of batch shape ``(batch,)``.
+        num_data: N, the number of training examples; a batch of B examples counts N/B times.
+        select: which parameters are random, by name; all by default.
+        scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
+
+    Raises:
+        ValueError: ``num_data`` is not positive, or ``select`` picks no parameter.
+
+    Reference:
+        Marković, Friston and Kiebel, "Bayesian sparsification for deep neural networks with Bayesian model
+        reduction", 2023, section 3.
+    """
+
+    gain: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        likelihood: Callable[[Tensor], dist.TorchDistribution],
+        num_data: int,
+        *,
+        select: Callable[[str], bool] | None = None,
+        scales: Scales = layer_scale,
+    ) -> None:
+        super().__init__()
+        if num_data < 1:
+            raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
+        self.net = net
+        self.likelihood = likelihood
+        self.num_data = num_data
+        self.layers = weight_layers(net, select)
+        self.scales = scales
+        like = next(net.parameters())
+        total = sum(layer.shape.numel() for layer in self.layers)
+        self.register_buffer("gain", torch.ones(total, dtype=like.dtype, device=like.device))
+
+    @property
+    def gains(self) -> dict[str, Tensor]:
+        """γ of every layer by site name, ``(rows, columns)``: views, through which γ can be set."""
+        parts = self.gain.split([layer.shape.numel() for layer in self.layers])
+        return {layer.name: part.view(layer.shape) for layer, part in zip(self.layers, parts, strict=True)}
+
+    @property
+    def active(self) -> dict[str, Tensor]:
+        """Which weights are not pruned, by site name, ``(rows, columns)``."""
+        return {name: gain > 0 for name, gain in self.gains.items()}
+
+    def draw(self) -> tuple[Draw, ...]:
+        """Sample scales and weights of all layers; a guide has the same sites."""
+        gains = self.gains
+        standard = dist.Normal(self.gain.new_zeros(()), 1.0)
+        draws = []
+        for layer in self.layers:
+            scale = self.scales(layer) * gains[layer.name]
+            z = pyro.sample(layer.name, standard.expand(layer.shape).to_event(2))
+            draws.append(Draw(layer, scale, z))
+        return tuple(draws)
+
+    def output(self, x: Tensor) -> Tensor:
+        """Return the network's output under a draw of the weights."""
+        value: Tensor = run_network(self.net, self.draw(), x)
+        return value
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Sample W and y, or score the observed ``y`` of shape ``(batch, ...)``."""
+        distribution = self.likelihood(self.output(x))
+        if len(distribution.batch_shape) != 1:
+            raise ValueError(
+                f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
+                "squeeze the network's output or call .to_event(n) on the distribution"
+            )
+        # given indices spare Pyro from shuffling all N of them at every step
+        indices = torch.arange(len(x))
+        with pyro.plate("data", self.num_data, subsample=indices, dim=-1):
+            value: Tensor = pyro.sample("y", distribution, obs=y)
+        return value

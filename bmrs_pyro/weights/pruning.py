@@ -1,0 +1,57 @@
+"""Model reduction of weights: from posteriors to new prior scales, in place."""
+
+from __future__ import annotations
+
+__all__ = ["reduce_", "weight_posteriors"]
+
+import pyro.distributions as dist
+import torch
+
+from bmrs_pyro.reduction import reduced_posterior
+from bmrs_pyro.weights.guide import MeanField
+from bmrs_pyro.weights.model import WeightModel
+from bmrs_pyro.weights.rules import SPIKE, Rule
+
+
+@torch.no_grad()
+def weight_posteriors(model: WeightModel, guide: MeanField) -> dict[str, dist.Normal]:
+    """Return q(z) of every layer's weights by site name, ``(rows, columns)``, detached; pruned ones are spikes at 0."""
+    laws = guide.laws()
+    found = {}
+    for name, active in model.active.items():
+        law = laws[name].base_dist
+        found[name] = dist.Normal(law.loc.where(active, 0.0), law.scale.where(active, SPIKE))
+    return found
+
+
+@torch.no_grad()
+def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = False) -> int:
+    """Let a rule change the prior scales of all layers, and exchange the posteriors for the reduced ones.
+
+    A weight with factor f has the reduced prior N(0, f²) for z. Its reduced posterior, in units of the new
+    scale, replaces q: the weights keep what they have learned. Pruned weights get gain 0 and their prior back.
+
+    Args:
+        model: its gains are multiplied in place.
+        guide: its posteriors are exchanged in place.
+        rule: such as :class:`SpikeAndSlab` or :class:`HorseshoeRule`.
+        last: whether the last layer is reduced too; in a classifier it is not.
+
+    Returns:
+        How many weights were pruned.
+    """
+    before = int((model.gain > 0).sum())
+    laws, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)
+    for layer in model.layers:
+        if layer.last and not last:
+            continue
+        # in truth the posterior is never wider than the prior; a guide that is not at its optimum may be
+        law = dist.Normal(laws[layer.name].loc, laws[layer.name].scale.clamp(max=1.0))
+        with torch.enable_grad():
+            factor = rule(layer, law, gains[layer.name]).detach()
+        kept = factor > 0
+        scale = factor.where(kept, 1.0)
+        reduced = reduced_posterior(law, standard, dist.Normal(0.0, scale))
+        guide.set_(layer.name, dist.Normal(reduced.loc / scale, reduced.scale / scale), kept)
+        gains[layer.name].mul_(factor)
+    return before - int((model.gain > 0).sum())

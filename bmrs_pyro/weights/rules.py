@@ -1,0 +1,140 @@
+"""Reduction rules: from the posterior of a layer's weights to the prior scales they deserve, 0 for the pruned."""
+
+from __future__ import annotations
+
+__all__ = ["HorseshoeRule", "Rule", "SpikeAndSlab", "inclusion_threshold"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.reduction import delta_f
+from bmrs_pyro.weights.guide import MeanField
+from bmrs_pyro.weights.layers import Layer
+from bmrs_pyro.weights.scales import Scales, regularised_horseshoe
+
+Rule = Callable[[Layer, dist.Normal, Tensor], Tensor]
+"""(layer, posterior, gain so far) -> factor on the prior scale of every weight, all ``(rows, columns)``.
+
+The posterior is q(z) under the prior N(0, 1); a weight whose gain is 0 is pruned already. 0 prunes, 1 leaves alone.
+"""
+
+SPIKE = 1e-8
+"""γ of the published spike: the reduced prior is N(0, 1e-16)."""
+
+
+def inclusion_threshold(change: Tensor, *, rounds: int = 4) -> Tensor:
+    """The ΔF up to which a parameter stays: its log prior odds, learned from how many the data want.
+
+        q_i = sigmoid(ζ − ΔF_i),   α = 1 + Σ q_i,   β = 1 + Σ (1 − q_i),   ζ = ψ(α) − ψ(β)
+
+    These are mean-field updates of the indicators and of their rate, whose prior is Beta(1, 1).
+
+    Args:
+        change: ΔF of a layer's parameters, any shape, in nats; 0 for those that are out: the data know nothing of them.
+        rounds: updates, from ζ = 0.
+
+    Returns:
+        ζ, a scalar; a parameter stays while ΔF ≤ ζ.
+    """
+    zeta = change.new_zeros(())
+    for _ in range(rounds):
+        included = torch.sigmoid(zeta - change).sum()
+        zeta = torch.digamma(1 + included) - torch.digamma(1 + change.numel() - included)
+    return zeta
+
+
+@dataclass(frozen=True)
+class SpikeAndSlab:
+    """Prune weights whose evidence falls short of their layer's inclusion rate: ΔF > ζ.
+
+    Args:
+        group: what is in or out together: every ``"weight"`` by itself, or a ``"row"``: all that one neuron or channel
+            takes in, its bias included, whose ΔF is the sum.
+        rounds: updates of the inclusion rate.
+
+    Raises:
+        ValueError: ``group`` is unknown.
+
+    Reference:
+        Marković, Friston and Kiebel 2023, section 3.2.
+    """
+
+    group: Literal["weight", "row"] = "weight"
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        if self.group not in ("weight", "row"):
+            raise ValueError(f"group is {self.group!r}; use 'weight' or 'row'")
+
+    @torch.no_grad()
+    def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        """Factors of one layer, 0 or 1."""
+        active = gain > 0
+        change = delta_f(posterior, dist.Normal(0.0, 1.0), dist.Normal(0.0, SPIKE)).where(active, 0.0)
+        if self.group == "row":
+            change, active = change.sum(1, keepdim=True), active.any(1, keepdim=True)
+        stays = change <= inclusion_threshold(change, rounds=self.rounds)
+        return (active & stays).to(gain).expand_as(gain)
+
+
+@dataclass(frozen=True)
+class HorseshoeRule:
+    """Give every weight the prior scale that a hierarchical prior makes of it, with the posterior as evidence.
+
+    The hyper-parameters h = (τ, λ, c) are fitted to the reduced evidence alone, without the data:
+    max over q(h) of E_q[Σ_ij ΔF_ij(γ(h))] − KL(q(h) ‖ p(h)), where ΔF exchanges the prior the weight has by N(0, γ²).
+    Its new gain is E_q[γ⁻²]^−½, the scale that enters the expected log-density of a weight; one whose gain falls below
+    ``cut`` is pruned. A gain never grows: what the data would say under a wider prior is not known from this posterior.
+    (The published code multiplies the gains of all rounds, lets them grow, and cuts at 1e-6.)
+
+    Args:
+        scales: the hierarchical prior of γ.
+        cut: gain below which a weight is pruned, in units of the layer's scale.
+        steps: steps of Adam at 0.1 per reduction.
+
+    Reference:
+        Marković, Friston and Kiebel 2023, section 3.2 and its published code.
+    """
+
+    scales: Scales = regularised_horseshoe
+    cut: float = 0.1
+    steps: int = 100
+
+    def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        """Factors of one layer."""
+        active = gain > 0
+        now = gain.where(active, 1.0)
+        weights, prior = dist.Normal(now * posterior.loc, now * posterior.scale), dist.Normal(0.0, now)
+
+        def evidence() -> None:
+            gamma = torch.minimum(self.scales(layer), now)
+            change = delta_f(weights, prior, dist.Normal(0.0, gamma))
+            pyro.factor("evidence", change.where(active, 0.0).sum())
+
+        guide, elbo = MeanField(lambda: self.scales(layer), init_scale=0.5), MeanFieldELBO()
+        optimizer = torch.optim.Adam(guide.parameters(), lr=0.1)
+        with pyro.validation_enabled(False), poutine.block():
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                # called by .forward, this guide stays out of the parameter store, which holds another's of its names
+                elbo.differentiable_loss(evidence, guide.forward).backward()
+                optimizer.step()
+            with torch.no_grad():
+                precision = torch.zeros_like(gain)
+                for _ in range(_DRAWS):
+                    draw = poutine.trace(guide.forward).get_trace()
+                    precision += poutine.replay(self.scales, trace=draw)(layer) ** -2 / _DRAWS
+        scale = torch.minimum(precision.rsqrt(), now)
+        return (scale / now).where(active & (scale >= self.cut), 0.0)
+
+
+_DRAWS = 64
+"""Draws of the hyper-parameters that E_q[γ⁻²] is averaged over."""

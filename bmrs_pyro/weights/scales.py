@@ -1,0 +1,73 @@
+"""Priors on the scale of a layer's weights: w = scale · z with z ~ N(0, 1).
+
+A prior is any function of a layer that samples what it needs and returns a tensor that broadcasts to the layer's
+matrix; ``lambda layer: torch.tensor(1.0)`` fixes the scale. The hyper-parameters here are all gamma variables, for
+which a log-normal posterior has a closed KL.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Scales", "layer_scale", "regularised_horseshoe"]
+
+import math
+from collections.abc import Callable, Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Gamma, LogNormal, register_kl
+
+from bmrs_pyro.weights.layers import Layer
+
+Scales = Callable[[Layer], Tensor]
+"""Any function that samples the hyper-parameters of a layer and returns the scale of its weights."""
+
+
+def layer_scale(layer: Layer) -> Tensor:
+    """One scale for a layer, learned: c = κ/√u, u ~ Gamma(2, 2), with κ = 1 in the last layer, else 0.1.
+
+    Reference:
+        Marković, Friston and Kiebel 2023, section 3 and its published code.
+    """
+    precision: Tensor = pyro.sample(f"{layer.name}.precision", dist.Gamma(2.0, 2.0))
+    return (1.0 if layer.last else 0.1) * precision.rsqrt()
+
+
+def regularised_horseshoe(layer: Layer, tau0: float = 0.01) -> Tensor:
+    """A scale for every weight, most of them next to 0, none much larger than the slab.
+
+        γ_ij² = 1 / (c⁻² + 1/(τ_i λ_ij)²),   τ_i ~ HalfCauchy(τ₀),   λ_ij ~ HalfCauchy(1),   c⁻² ~ Gamma(2, 6)
+
+    The last layer keeps all its weights: there γ ~ HalfCauchy(1) is one number.
+
+    Args:
+        layer: rows i, columns j.
+        tau0: τ₀, the share of the slab that a row's weights get for nothing.
+
+    Reference:
+        Piironen and Vehtari, "Sparsity information and regularization in the horseshoe and other shrinkage priors",
+        2017, section 2.3.
+    """
+    if layer.last:
+        return _squared_half_cauchy(f"{layer.name}.tau", ()).sqrt()
+    rows, columns = layer.shape
+    slab: Tensor = pyro.sample(f"{layer.name}.slab", dist.Gamma(2.0, 6.0))
+    row = _squared_half_cauchy(f"{layer.name}.tau", (rows, 1))
+    weight = _squared_half_cauchy(f"{layer.name}.lambda", (rows, columns))
+    return (slab + 1 / (tau0**2 * row * weight)).rsqrt()
+
+
+def _squared_half_cauchy(name: str, shape: Sequence[int]) -> Tensor:
+    """λ² = u/v with u, v ~ Gamma(½, 1), so that λ ~ HalfCauchy(1)."""
+    gamma = dist.Gamma(0.5, 1.0).expand([2, *shape])
+    u, v = pyro.sample(name, gamma.to_event(1 + len(shape)))
+    return u / v
+
+
+@register_kl(LogNormal, Gamma)
+def _kl_log_normal_gamma(q: LogNormal, p: Gamma) -> Tensor:
+    """E_q[log q − log p], with log u ~ N(m, s²):  −½ log 2πes² − a log b + log Γ(a) − a m + b e^{m + s²/2}."""
+    entropy = 0.5 * math.log(2 * math.pi * math.e) + q.scale.log()
+    normaliser = p.concentration * p.rate.log() - torch.lgamma(p.concentration)
+    return p.rate * q.mean - p.concentration * q.loc - entropy - normaliser

@@ -1,0 +1,71 @@
+"""From pruned weights to pruned structures: what has lost all its weights can be cut out of the network."""
+
+from __future__ import annotations
+
+__all__ = ["empty_structures"]
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.network import Member, NoisyNetwork
+from bmrs_pyro.reduction import KeepMask
+
+
+@torch.no_grad()
+def empty_structures(network: NoisyNetwork) -> KeepMask:
+    """Keep the structures that still matter: those with weights other than 0 going in and going out.
+
+    Without weights out nothing reads a structure; without weights in (biases included) it is constantly
+    activation(0), which is nothing where that is 0 (ReLU, tanh, swish, GELU). A random input tells: if the output
+    would change, only the structures without weights out leave. What goes takes weights of its neighbours along, so
+    the search runs until nothing more is empty. Every family keeps at least one structure.
+
+    Args:
+        network: a network some of whose weights are 0, such as ``NoisyNetwork(mean_network(model, guide), x)``.
+
+    Returns:
+        the mask to hand to ``compact(network, keep)``.
+    """
+    x = tuple(torch.randn_like(x) if x.is_floating_point() else x for x in network.example_inputs)
+    expected = network(x)
+    for roles in (("write", "read"), ("read",)):
+        keep = _alive(network, roles)
+        output = network(x, {name: mask.to(expected) for name, mask in keep.items()})
+        if torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()):
+            break
+    return KeepMask(keep)
+
+
+def _alive(network: NoisyNetwork, roles: tuple[str, ...]) -> dict[str, Tensor]:
+    tensors = {name: value.clone() for name, value in network.net.state_dict().items()}
+    keep = {family.name: torch.ones(family.size, dtype=torch.bool) for family in network.structures}
+    while True:
+        before = sum(int(mask.sum()) for mask in keep.values())
+        for family in network.structures:
+            for role in roles:
+                members = [member for member in family.members if member.role == role]
+                used = torch.zeros(family.size, dtype=torch.bool)
+                for member in members:
+                    used |= _used(member, tensors, family.size)
+                keep[family.name] &= used
+            if not keep[family.name].any():
+                keep[family.name][0] = True
+            for member in family.members:
+                _erase_(member, tensors, keep[family.name])
+        if before == sum(int(mask.sum()) for mask in keep.values()):
+            return keep
+
+
+def _used(member: Member, tensors: dict[str, Tensor], size: int) -> Tensor:
+    """Which structures of a family have a weight other than 0 in a layer, ``(size,)``."""
+    used = torch.zeros(size, dtype=torch.bool)
+    for name, dim in member.tensors:
+        nonzero = tensors[name].movedim(dim, 0).reshape(member.size, -1).ne(0).any(1)
+        used[member.structures[nonzero[member.positions]]] = True
+    return used
+
+
+def _erase_(member: Member, tensors: dict[str, Tensor], keep: Tensor) -> None:
+    gone = member.positions[~keep[member.structures]]
+    for name, dim in member.tensors:
+        tensors[name].index_fill_(dim, gone, 0.0)
