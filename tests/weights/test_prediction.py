@@ -1,0 +1,45 @@
+"""Predictions: the average over draws, and the plain network at the mean."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+from bmrs_pyro.weights import PointEstimate, mean_network, predictive
+from tests.weights.programs import blobs, program
+
+
+def test_predictive_is_the_mean_probability() -> None:
+    model, guide = program()
+    x, _ = blobs(count=9)
+    pyro.set_rng_seed(3)
+    found = predictive(model, guide, 7)(x)
+    pyro.set_rng_seed(3)
+    with torch.no_grad():
+        traces = [poutine.trace(guide).get_trace() for _ in range(7)]
+        expected = torch.stack(
+            [poutine.replay(model.output, trace=trace)(x).softmax(-1) for trace in traces]
+        ).mean(0)
+    torch.testing.assert_close(found.exp(), expected)
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(9))
+    with pytest.raises(ValueError, match="draws is 0"):
+        predictive(model, guide, 0)
+
+
+def test_mean_network_is_what_a_point_estimate_predicts() -> None:
+    model, _ = program()
+    guide = PointEstimate(model.draw)
+    x, _ = blobs(count=9)
+    found = mean_network(model, guide)(x).log_softmax(-1)
+    torch.testing.assert_close(found, predictive(model, guide, 1)(x))
+
+
+def test_two_guides_in_one_process_do_not_meet_in_the_parameter_store() -> None:
+    x, _ = blobs(count=5)
+    (one, q), (two, p) = program(), program()
+    first = predictive(one, q, 200)(x)
+    predictive(two, p, 1)(x)
+    torch.testing.assert_close(predictive(one, q, 200)(x), first, rtol=0, atol=0.4)
+    assert len(list(pyro.get_param_store().keys())) == 0

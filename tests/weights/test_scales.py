@@ -1,0 +1,64 @@
+"""Scale priors against scipy and quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from scipy import integrate, stats
+from torch.distributions import kl_divergence
+
+from bmrs_pyro.weights import layer_scale, regularised_horseshoe, weight_layers
+from tests.weights.programs import mlp
+
+FIRST, *_, LAST = weight_layers(mlp())
+
+
+@pytest.mark.parametrize(("m", "s"), [(0.0, 0.1), (-2.0, 1.5), (1.3, 0.7), (-6.0, 3.0)])
+@pytest.mark.parametrize(("a", "b"), [(2.0, 2.0), (0.5, 1.0), (2.0, 6.0)])
+def test_kl_from_log_normal_to_gamma(m: float, s: float, a: float, b: float) -> None:
+    q, p = stats.norm(m, s), stats.gamma(a, scale=1 / b)
+
+    def integrand(log_u: float) -> float:
+        return q.pdf(log_u) * (q.logpdf(log_u) - p.logpdf(math.exp(log_u)) - log_u)
+
+    expected = integrate.quad(integrand, m - 12 * s, m + 12 * s, epsabs=1e-10, limit=400)[0]
+    law = dist.LogNormal(torch.tensor(m).double(), torch.tensor(s).double())
+    found = kl_divergence(law, dist.Gamma(torch.tensor(a).double(), torch.tensor(b).double()))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_layer_scale() -> None:
+    u = torch.tensor(2.3)
+    with poutine.condition(data={"weights.0.precision": u}):
+        torch.testing.assert_close(layer_scale(FIRST), 0.1 / u.sqrt())
+    with poutine.condition(data={"weights.4.precision": torch.tensor(4.0)}):
+        assert layer_scale(LAST).item() == pytest.approx(0.5)
+
+
+def test_horseshoe_of_the_last_layer_is_half_cauchy() -> None:
+    draws = np.array([regularised_horseshoe(LAST).item() for _ in range(2000)])
+    assert stats.kstest(draws, stats.halfcauchy.cdf).pvalue > 1e-3
+
+
+def test_regularised_horseshoe_formula() -> None:
+    rows, columns = FIRST.shape
+    slab, tau, local = torch.tensor(0.4), torch.rand(2, rows, 1), torch.rand(2, rows, columns)
+    with poutine.condition(data={"weights.0.slab": slab, "weights.0.tau": tau, "weights.0.lambda": local}):
+        gamma = regularised_horseshoe(FIRST)
+    assert gamma.shape == FIRST.shape
+    psi, c_squared = 0.01 * (tau[0] / tau[1]).sqrt() * (local[0] / local[1]).sqrt(), 1 / slab
+    torch.testing.assert_close(gamma, (c_squared * psi**2 / (c_squared + psi**2)).sqrt())
+    assert (gamma <= c_squared.sqrt()).all()
+
+
+def test_horseshoe_draws_mostly_nothing_and_some_slab() -> None:
+    pyro.set_rng_seed(1)
+    gamma = torch.cat([regularised_horseshoe(FIRST).flatten() for _ in range(300)])
+    assert 0.003 < gamma.median() < 0.03  # τ₀ times the median of a product of two half-Cauchy variables, 1
+    assert 0.002 < (gamma > 0.5).float().mean() < 0.1

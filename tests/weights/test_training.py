@@ -1,0 +1,104 @@
+"""Training: pruning on the way, records, seeds, errors; AdaBelief against its definition."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from bmrs_pyro.inference import JointOptim, NonFiniteLoss
+from bmrs_pyro.weights import (
+    AdaBelief,
+    HorseshoeRule,
+    MeanField,
+    PointEstimate,
+    Rule,
+    SpikeAndSlab,
+    WeightEpoch,
+    WeightModel,
+    fit_weights,
+    mean_network,
+    predictive,
+    regularised_horseshoe,
+)
+from tests.weights.programs import NUM_DATA, batches, blobs, categorical, mlp, program
+
+
+def accuracy(log_probabilities: Tensor, y: Tensor) -> float:
+    return (log_probabilities.argmax(-1) == y).float().mean().item()
+
+
+@pytest.mark.parametrize("rule", [SpikeAndSlab(), HorseshoeRule()], ids=["spike", "horseshoe"])
+def test_prunes_and_still_predicts(rule: Rule) -> None:
+    model, guide = program()
+    seen: list[WeightEpoch] = []
+    optim = JointOptim(AdaBelief, {"lr": 5e-2})
+    history = fit_weights(
+        model, guide, batches() * 3, epochs=15, rule=rule, optim=optim, callbacks=[seen.append]
+    )
+    assert seen == history
+    assert history[-1].elbo > history[0].elbo
+    assert history[-1].active < 0.9
+    assert history[-1].active == history[-2].active  # the last epoch is not followed by a reduction
+    x, y = blobs(seed=1)
+    assert accuracy(predictive(model, guide, 20)(x), y) > 0.9
+    # the two features without meaning lose more of their weights than the two with
+    active = model.active["weights.0"].float().mean(0)
+    assert active[2:4].mean() < active[:2].mean()
+
+
+@pytest.mark.parametrize("kind", ["map", "tiered"])
+def test_baselines_learn(kind: str) -> None:
+    scales = {"scales": regularised_horseshoe} if kind == "tiered" else {}
+    model = WeightModel(mlp(), categorical, NUM_DATA, **scales)  # type: ignore[arg-type]
+    guide = PointEstimate(model.draw) if kind == "map" else MeanField(model.draw)
+    elbo = Trace_ELBO() if kind == "map" else None
+    optim = JointOptim(AdaBelief, {"lr": 3e-2})
+    fit_weights(model, guide, batches() * 3, epochs=12, elbo=elbo, optim=optim)
+    x, y = blobs(seed=1)
+    assert accuracy(mean_network(model, guide)(x), y) > 0.9
+
+
+def test_the_seed_decides() -> None:
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        model, guide = program()
+        fit_weights(model, guide, batches(), epochs=2, seed=seed)
+        results.append(guide.loc.detach().clone())
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_errors() -> None:
+    model, _ = program()
+    point = PointEstimate(model.draw)
+    with pytest.raises(TypeError, match="PointEstimate; a rule needs the posterior"):
+        fit_weights(model, point, batches(), epochs=1, rule=SpikeAndSlab())
+    model, guide = program()
+    with pytest.raises(ValueError, match="epochs is 0"):
+        fit_weights(model, guide, batches(), epochs=0)
+    with pytest.raises(ValueError, match="no batches"):
+        fit_weights(model, guide, [], epochs=1)
+    x, y = blobs()
+    with pytest.raises(NonFiniteLoss), pyro.validation_enabled(False):
+        fit_weights(model, guide, [(x * torch.nan, y)], epochs=1)
+
+
+def test_adabelief_by_its_definition() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    target = torch.tensor([0.3, 0.5], dtype=torch.float64)
+    optim = AdaBelief([parameter], lr=0.1, betas=(0.8, 0.95), eps=1e-12)
+    w, m, s = parameter.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
+    for t in range(1, 30):
+        optim.zero_grad()
+        (parameter - target).square().sum().backward()
+        optim.step()
+        g = 2 * (w - target)
+        m = 0.8 * m + 0.2 * g
+        s = 0.95 * s + 0.05 * (g - m) ** 2 + 1e-12
+        w = w - 0.1 * (m / (1 - 0.8**t)) / ((s / (1 - 0.95**t)).sqrt() + 1e-12)
+        torch.testing.assert_close(parameter.detach(), w, rtol=1e-12, atol=1e-12)
+    assert optim.step(lambda: 3.0) == 3.0
