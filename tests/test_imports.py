@@ -15,7 +15,8 @@ ROOMS = {
     "inference": {"distributions", "network", "reduction"},
     "reporting": {"distributions", "network", "reduction", "inference"},
     "data": set(),
-    "experiments": {"distributions", "network", "reduction", "inference", "reporting", "data"},
+    "weights": {"distributions", "network", "reduction", "inference"},
+    "experiments": {"distributions", "network", "reduction", "inference", "weights", "reporting", "data"},
 }
 FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / "bmrs_pyro" / room).rglob("*.py"))]
 
