@@ -8,6 +8,8 @@ import pyro
 import pytest
 import torch
 
+from tests.finished_run import finished_run as finished_run
+
 
 @pytest.fixture(autouse=True)
 def _fresh_pyro() -> Iterator[None]:

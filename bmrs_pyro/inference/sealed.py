@@ -100,5 +100,5 @@ def _checksum(record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = 
     layout = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in sorted(tensors)]
     crc = zlib.crc32(json.dumps([record, layout], sort_keys=True).encode())
     for name, *_ in layout:
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Evaluation", "evaluate", "evaluation_mode"]
+__all__ = ["Bin", "Evaluation", "evaluate", "evaluation_mode"]
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,19 @@ from torch.nn.functional import nll_loss, one_hot
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from bmrs_pyro.network.untouched import modes_kept
+
+_BINS = 15
+
+
+class Bin(NamedTuple):
+    """Examples whose highest probability lies in one of 15 equal intervals; a point of a reliability diagram."""
+
+    examples: int
+    """How many they are."""
+    confidence: float
+    """Their mean highest probability; NaN without examples."""
+    accuracy: float
+    """Share of them whose most probable class is right; NaN without examples."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +37,21 @@ class Evaluation:
     Attributes:
         count: N.
         accuracy: share of examples whose most probable class is y.
+        top5: share of examples with y among the five most probable classes; 1 where there are no more.
         nll: mean of −log p_y, in nats.
         brier: mean of Σ_k (p_k − [k = y])², between 0 and 2 (Brier 1950).
         ece: expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal bins of the
             highest probability (Guo et al. 2017, eq. 3).
+        bins: these bins, from 0 to 1.
     """
 
     count: int
     accuracy: float
+    top5: float
     nll: float
     brier: float
     ece: float
+    bins: tuple[Bin, ...]
 
 
 def evaluate(
@@ -59,9 +77,11 @@ def evaluate(
     return Evaluation(
         count=len(y),
         accuracy=multiclass_accuracy(p, y, num_classes, average="micro").item(),
+        top5=multiclass_accuracy(p, y, num_classes, average="micro", top_k=min(5, num_classes)).item(),
         nll=nll_loss(log_p, y).item(),
         brier=(p - one_hot(y, num_classes)).square().sum(1).mean().item(),
-        ece=multiclass_calibration_error(p, y, num_classes, n_bins=15).item(),
+        ece=multiclass_calibration_error(p, y, num_classes, n_bins=_BINS).item(),
+        bins=_bins(p, y),
     )
 
 
@@ -73,6 +93,18 @@ def evaluation_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
         if net:
             net.eval()
         yield
+
+
+def _bins(p: Tensor, y: Tensor) -> tuple[Bin, ...]:
+    confidence, guess = p.max(1)
+    place = (confidence * _BINS).long().clamp(max=_BINS - 1)
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(_BINS, dtype=torch.float64).index_add(0, place, values.double())
+
+    count = total(torch.ones_like(confidence))
+    shares = (count, total(confidence) / count, total(guess == y) / count)
+    return tuple(Bin(int(n), c, a) for n, c, a in zip(*(s.tolist() for s in shares), strict=True))
 
 
 def _log_probabilities(logits: Tensor, num_classes: int, count: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor, nn
 
-from bmrs_pyro.reporting.evaluation import Evaluation, evaluate
+from bmrs_pyro.reporting.evaluation import evaluate
 
 N, K = 203, 4
 
@@ -57,13 +57,36 @@ def test_logits_inside_the_unit_interval_are_logits() -> None:
 
 def test_certainty_is_scored_without_overflow() -> None:
     logits, y = torch.tensor([[-1e4, 1e4], [-1e4, 1e4]]), torch.tensor([1, 0])
-    assert evaluate(nn.Identity(), [(logits, y)], 2) == Evaluation(2, 0.5, 1e4, 1.0, 0.5)
+    result = evaluate(nn.Identity(), [(logits, y)], 2)
+    assert (result.count, result.accuracy, result.top5, result.nll, result.brier, result.ece) == (
+        *(2, 0.5, 1.0, 1e4, 1.0, 0.5),
+    )
+
+
+def test_the_bins_add_up_to_the_calibration_error(example: tuple[Tensor, Tensor]) -> None:
+    result = evaluate(nn.Identity(), batches(*example), K)
+    filled = [b for b in result.bins if b.examples]
+    assert len(result.bins) == 15
+    assert sum(b.examples for b in filled) == N
+    assert sum(b.examples * b.accuracy for b in filled) / N == pytest.approx(result.accuracy)
+    assert sum(b.examples * abs(b.accuracy - b.confidence) for b in filled) / N == pytest.approx(
+        result.ece, abs=1e-6
+    )
+
+
+def test_top_five_of_seven_classes_by_sorting() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, y = torch.randn(300, 7, generator=generator), torch.randint(0, 7, (300,), generator=generator)
+    hits = [
+        label in sorted(range(7), key=row.__getitem__)[-5:]
+        for row, label in zip(logits.tolist(), y.tolist(), strict=True)
+    ]
+    assert evaluate(nn.Identity(), [(logits, y)], 7).top5 == pytest.approx(sum(hits) / 300)
 
 
 def test_the_size_of_the_batches_does_not_matter(example: tuple[Tensor, Tensor]) -> None:
-    assert evaluate(nn.Identity(), batches(*example, size=1), K) == evaluate(
-        nn.Identity(), batches(*example), K
-    )
+    one, fifty = (evaluate(nn.Identity(), batches(*example, size=size), K) for size in (1, 50))
+    assert str(one) == str(fifty)  # as text, because an empty bin has NaN
 
 
 def test_any_callable_runs_without_gradients(example: tuple[Tensor, Tensor]) -> None:
@@ -82,7 +105,7 @@ def test_modes_are_evaluation_inside_and_restored_after(example: tuple[Tensor, T
     net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(K))
     net[1].eval()  # a frozen layer in a network that trains
     expected = evaluate(lambda x: net[1](x), batches(*example), K)
-    assert evaluate(net, batches(*example), K) == expected
+    assert str(evaluate(net, batches(*example), K)) == str(expected)
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
     with pytest.raises(ValueError, match="shape"):
         evaluate(net, batches(*example), K + 1)

@@ -1,0 +1,156 @@
+"""Posteriors of the gains as ArviZ reads them."""
+
+from __future__ import annotations
+
+__all__ = ["to_inference_data"]
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+import xarray
+from torch import Tensor
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference import AutoTruncatedLogNormal, RunDirectory
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.reporting.evaluation import evaluation_mode
+
+Source = AutoTruncatedLogNormal | RunDirectory | str | Path | Mapping[str, TruncatedLogNormal]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What groups are drawn from; without a network there are no predictions."""
+
+    posteriors: Mapping[str, TruncatedLogNormal]
+    keep: KeepMask | None
+    network: NoisyNetwork | None = None
+    likelihood: Callable[[Tensor], dist.TorchDistribution] = lambda logits: dist.Categorical(logits=logits)
+
+
+def to_inference_data(
+    source: Source,
+    draws: int = 1000,
+    *,
+    data: tuple[Tensor, Tensor] | None = None,
+    keep: KeepMask | None = None,
+    seed: int = 0,
+) -> Any:
+    """Draw from posterior and prior, and from the predictions for given data, into the groups of ArviZ.
+
+    There is one variable per structure family, under its site name ``theta.NAME``, with dimensions ``chain``
+    (one), ``draw`` and ``NAME``, whose coordinates are the channels' numbers in the dense network. With data
+    there are also the groups ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` of ``y``, with
+    dimension ``example``; every draw of the gains serves all examples. The draws are independent: ``reff`` of
+    ``az.loo`` is 1.
+
+    Args:
+        source: a guide, a run directory or its path, or the posteriors of any guide (these without data).
+        draws: number of draws, at least 1.
+        data: one batch of inputs and labels, on the network's device.
+        keep: of a guide, what training has kept (``history.keep``): numbers the channels as in the dense network;
+            a run knows.
+        seed: of the draws; the random state of the caller stays as it is.
+
+    Returns:
+        an ``arviz.InferenceData`` with ArviZ 0, an ``xarray.DataTree`` with ArviZ 1.
+
+    Raises:
+        ValueError: fewer than one draw, data without a network, or ``keep`` does not fit.
+        TypeError: the source is none of these.
+    """
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be at least 1")
+    program = _program(source, keep)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        theta = {name: q.sample([draws]) for name, q in program.posteriors.items()}
+        first = next(iter(program.posteriors.values()))
+        law = LogUniform(first.low, first.high)
+        prior = {name: law.sample(value.shape).to(value) for name, value in theta.items()}
+        groups = {"posterior": _gains(theta, program.keep), "prior": _gains(prior, program.keep)}
+        if data is not None:
+            if program.network is None:
+                raise ValueError("posteriors alone predict nothing; give the guide or the run, or no data")
+            groups |= _predictions(program.network, program.likelihood, theta, *data)
+    return _tree(groups)
+
+
+def _program(source: Source, keep: KeepMask | None) -> _Program:
+    if isinstance(source, AutoTruncatedLogNormal):
+        model = source.model
+        return _Program(source.posteriors(), keep, model.network, model.likelihood)
+    if isinstance(source, RunDirectory | str | Path):
+        run = source if isinstance(source, RunDirectory) else RunDirectory(Path(source))
+        network, posteriors, kept = run.network()
+        return _Program(posteriors, kept, network)
+    if isinstance(source, Mapping):
+        return _Program(source, keep)
+    raise TypeError(
+        f"source is a {type(source).__name__}; give an AutoTruncatedLogNormal, a run directory, or posteriors(guide)"
+    )
+
+
+def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset:
+    variables, coordinates = {}, {}
+    for name, value in theta.items():
+        size = value.shape[1]
+        channels = torch.arange(size) if keep is None else keep.indices(name)
+        if len(channels) != size:
+            raise ValueError(f"{name}: keep leaves {len(channels)} structures, the posterior has {size}")
+        # a dimension may not be called as its variable
+        family = name.removeprefix("theta.") if name.startswith("theta.") else f"{name}.structure"
+        variables[name] = (("chain", "draw", family), _array(value))
+        coordinates[family] = channels.numpy()
+    return _dataset(variables, coordinates)
+
+
+def _predictions(
+    network: NoisyNetwork,
+    likelihood: Callable[[Tensor], dist.TorchDistribution],
+    theta: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+) -> dict[str, xarray.Dataset]:
+    labels, log_likelihood = [], []
+    with evaluation_mode(network):
+        for draw in zip(*theta.values(), strict=True):
+            law = likelihood(network(x, dict(zip(theta, draw, strict=True))))
+            labels.append(law.sample())
+            log_likelihood.append(law.log_prob(y))
+    dims = ("chain", "draw", "example")
+    return {
+        "posterior_predictive": _dataset({"y": (dims, _array(torch.stack(labels)))}),
+        "log_likelihood": _dataset({"y": (dims, _array(torch.stack(log_likelihood).double()))}),
+        "observed_data": xarray.Dataset({"y": ("example", y.cpu().numpy())}),
+    }
+
+
+def _dataset(
+    variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    coordinates: Mapping[str, np.ndarray] | None = None,
+) -> xarray.Dataset:
+    draws = next(iter(variables.values()))[1].shape[1]
+    return xarray.Dataset(variables, {"chain": np.arange(1), "draw": np.arange(draws), **(coordinates or {})})
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()[None]
+
+
+def _tree(groups: Mapping[str, xarray.Dataset]) -> Any:
+    # imported here because it takes a second, and ArviZ 0.23 warns of the next one on import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        arviz: Any = importlib.import_module("arviz")
+    if arviz.__version__.startswith("0."):
+        return arviz.InferenceData(**groups)
+    return xarray.DataTree.from_dict(groups)

@@ -1,0 +1,83 @@
+"""Questions to the posteriors of the gains: quantiles, probabilities, highest-density intervals."""
+
+from __future__ import annotations
+
+__all__ = ["hdi", "probability_below", "quantile"]
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+
+Posteriors = Mapping[str, TruncatedLogNormal]
+
+_BISECTIONS = 60  # halvings of [0, 1 − mass]: below float64's spacing
+
+
+def quantile(posteriors: Posteriors, level: float) -> dict[str, Tensor]:
+    """Return the gain below which q has the mass ``level``, ``(C_f,)`` per family.
+
+    Args:
+        posteriors: q(θ_f) by site name, as :func:`bmrs_pyro.posteriors` returns them.
+        level: probability, in [0, 1].
+
+    Raises:
+        ValueError: the level is no probability.
+    """
+    _check("level", level, 0 <= level <= 1, "in [0, 1]")
+    return _each(posteriors, lambda q: q.icdf(torch.full_like(q.loc, level, dtype=torch.float64)))
+
+
+def probability_below(posteriors: Posteriors, level: float) -> dict[str, Tensor]:
+    """Return Q(θ ≤ level), ``(C_f,)`` per family.
+
+    Args:
+        posteriors: q(θ_f) by site name.
+        level: a gain, positive; from the prior's upper bound on, the answer is 1.
+
+    Raises:
+        ValueError: the level is not positive.
+    """
+    _check("level", level, level > 0, "positive")
+    return _each(posteriors, lambda q: q.cdf(torch.full_like(q.loc, level, dtype=torch.float64)))
+
+
+def hdi(posteriors: Posteriors, mass: float = 0.9) -> dict[str, Tensor]:
+    """Return the shortest interval of θ that has the given mass, ``(C_f, 2)`` per family.
+
+    The density of θ has one mode, so the interval [Q⁻¹(p), Q⁻¹(p + mass)] is shortest where both ends are
+    equally dense, or touches a bound; p is found by bisection.
+
+    Args:
+        posteriors: q(θ_f) by site name.
+        mass: probability of the interval, in (0, 1).
+
+    Raises:
+        ValueError: the mass is not inside (0, 1).
+    """
+    _check("mass", mass, 0 < mass < 1, "in (0, 1)")
+    return _each(posteriors, lambda q: _shortest(q, mass))
+
+
+def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
+    # in float64, or the ends of a narrow posterior are equally dense long before they are in place
+    law = TruncatedLogNormal(q.loc.double(), q.scale.double(), q.low, q.high)
+    left, right = torch.zeros_like(law.loc), torch.full_like(law.loc, 1 - mass)
+    for _ in range(_BISECTIONS):
+        middle = (left + right) / 2
+        rising = law.log_prob(law.icdf(middle)) < law.log_prob(law.icdf(middle + mass))
+        left, right = middle.where(rising, left), right.where(rising, middle)
+    start = (left + right) / 2
+    return torch.stack([law.icdf(start), law.icdf(start + mass)], dim=-1)
+
+
+@torch.no_grad()
+def _each(posteriors: Posteriors, ask: Callable[[TruncatedLogNormal], Tensor]) -> dict[str, Tensor]:
+    return {name: ask(q) for name, q in posteriors.items()}
+
+
+def _check(name: str, value: float, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} is {value}; it must be {expected}")
