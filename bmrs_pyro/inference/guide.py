@@ -12,7 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroParam
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, kl_divergence
 
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
@@ -49,6 +49,7 @@ class AutoTruncatedLogNormal(AutoGuide):
                 "SupervisedModel: for a hand-written model write the guide by hand too, as models/lenet5.py does"
             )
         super().__init__(model)
+        self._scales: Tensor | None = None
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
         # Pyro turns these into parameters that read as the tensors they are annotated as
@@ -73,6 +74,18 @@ class AutoTruncatedLogNormal(AutoGuide):
         sites = pack(self._joint(), self.sizes, draws)
         with self.model.latent(draws):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
+
+    def draw(self, x: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """Sample θ as a call does, from the same random numbers, but without Pyro sites; return the KL with it.
+
+        Returns:
+            θ by site name, ``(batch, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
+        """
+        with self._pyro_context:  # as a call would: loc and scale register as parameters
+            joint = self._joint()
+        values = joint.rsample(self.model.draw_shape(x)).split(self.sizes, -1)
+        divergence = kl_divergence(joint, self.model.prior)
+        return dict(zip(self.names, values, strict=True)), self._kl_scales(divergence).dot(divergence)
 
     def posteriors(self) -> dict[str, TruncatedLogNormal]:
         """Return the posterior of every family with batch shape ``(C_f,)``, detached from the guide."""
@@ -111,6 +124,15 @@ class AutoTruncatedLogNormal(AutoGuide):
             parameter.data = parameter.data[index]
             parameter.grad = None
         return index
+
+    def _kl_scales(self, like: Tensor) -> Tensor:
+        """The KL weight of every structure, ``(Σ C_f,)``, made anew when the structures change."""
+        if self._scales is None or self._scales.shape != like.shape or self._scales.device != like.device:
+            scales = [self.model.kl_scales[name] for name in self.names]
+            self._scales = like.new_tensor(scales).repeat_interleave(
+                torch.tensor(self.sizes, device=like.device)
+            )
+        return self._scales
 
     def _joint(self) -> TruncatedLogNormal:
         prior = self.model.prior
