@@ -65,9 +65,9 @@ def test_bare_svi_loop_then_query_and_prune_from_the_parameter_store(name: str, 
         torch.testing.assert_close(posterior.loc, pyro.param(f"{key}.loc").detach())
         torch.testing.assert_close(posterior.scale, pyro.param(f"{key}.scale").detach())
 
-    pyro.get_param_store().save(tmp_path / "store.pt")
+    pyro.get_param_store().save(str(tmp_path / "store.pt"))
     pyro.clear_param_store()
-    pyro.get_param_store().load(tmp_path / "store.pt")
+    pyro.get_param_store().load(str(tmp_path / "store.pt"))
     again = posteriors(source.guide, x, net=net, num_data=1)
     assert all(torch.equal(again[key].loc, posterior.loc) for key, posterior in found.items())
 

@@ -106,6 +106,10 @@ class JointOptim(PyroOptim):
         self._waiting = {name: dict(state) for name, state in state_dict.items()}
         self._consume()
 
+    def save(self, filename: str | Path) -> None:
+        """Write the state of :meth:`get_state` to a file."""
+        torch.save(self.get_state(), filename)
+
     def load(self, filename: str | Path, map_location: Any = None) -> None:
         """Load a state written by ``save``; tensors only, nothing is unpickled."""
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -34,14 +35,14 @@ from bmrs_pyro import (
 from bmrs_pyro.cli.allocator import keep_freed_memory
 
 BLOCK = 20
-ADAM = {"lr": 1e-3, "fused": True}
+ADAM: dict[str, Any] = {"lr": 1e-3, "fused": True}
 
 
 def lenet5() -> ModuleType:
     path = Path(__file__).parents[2] / "models" / "lenet5.py"
     spec = importlib.util.spec_from_file_location("lenet5", path)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    spec.loader.exec_module(module)
     return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyro
@@ -93,7 +94,12 @@ def test_handlers_are_respected_with_validation_off() -> None:
             assert MeanFieldELBO().loss(model, guide, x, y) == pytest.approx(0.5 * whole, rel=1e-6)
         pyro.set_rng_seed(3)
         seen = []
-        with poutine.infer_config(config_fn=lambda site: seen.append(site["name"]) or {}):
+
+        def note(site: Any) -> Any:
+            seen.append(site["name"])
+            return {}
+
+        with poutine.infer_config(config_fn=note):
             MeanFieldELBO().loss(model, guide, x, y)
         assert {"theta.0", "theta.2", "y"} <= set(seen)
 
@@ -119,7 +125,7 @@ def test_packed_guide_equals_one_written_out_by_family() -> None:
     trace = poutine.trace(guide).get_trace(x)
     trace.compute_log_prob()
     for name, q in found.items():
-        site = trace.nodes[name]
+        site: Any = trace.nodes[name]
         expected = q.log_prob(site["value"]).sum(-1) * site["scale"]
         torch.testing.assert_close(site["log_prob"], expected)
         assert site["value"].shape == (len(x), q.batch_shape[0])

@@ -23,7 +23,7 @@ def run(optim_for: object, *, register: bool, steps: int = 4) -> list[torch.Tens
     pyro.set_rng_seed(0)
     model, guide = program(mlp())
     model.register_weights = register
-    svi = SVI(model, guide, optim_for(model), MeanFieldELBO())  # type: ignore[operator]
+    svi = SVI(model, guide, optim_for(model), MeanFieldELBO())
     x, y = blobs()
     for _ in range(steps):
         svi.step(x, y)

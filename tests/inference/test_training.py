@@ -192,7 +192,7 @@ def test_any_likelihood(likelihood: object, target: object) -> None:
     model = SupervisedModel(network, likelihood, NUM_DATA)  # type: ignore[arg-type]
     guide = AutoTruncatedLogNormal(model)
     x, _ = blobs()
-    data = [(part, target(part)) for part in x.split(32)]  # type: ignore[operator]
+    data = [(part, target(part)) for part in x.split(32)]
     optim = JointOptim(torch.optim.Adam, {"lr": 0.01}, network=network)
     history = fit(
         model, guide, data, epochs=5, fine_tune_epochs=0, validation=data, optim=optim, progress=False

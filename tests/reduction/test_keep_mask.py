@@ -63,7 +63,7 @@ def test_nothing_changes_it() -> None:
     mask["a"][0] = False
     assert mask["a"].tolist() == [True, False]
     with pytest.raises(TypeError):
-        mask["a"] = source  # type: ignore[index]
+        mask["a"] = source
 
 
 @pytest.mark.parametrize("bad", [torch.ones(3), torch.ones(2, 2, dtype=torch.bool), [True, False]])
