@@ -1,41 +1,62 @@
-"""``bmrs evaluate``: the small network on the test data."""
+"""``bmrs evaluate``: the small network, or draws of its gains, on the test data."""
 
 from __future__ import annotations
 
 __all__ = ["evaluate"]
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.fit import run_data
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.run_data import run_data
 from bmrs_pyro.inference import RunDirectory
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting import comparison_table
+from bmrs_pyro.reporting import averaged, comparison_table, corrupted
 from bmrs_pyro.reporting import evaluate as evaluate_network
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Average over so many draws of the gains; by default their means are used."),
+    ] = None,
+    corruption: Annotated[
+        str | None, typer.Option(help="Damage the inputs: noise, contrast, blur or occlusion.")
+    ] = None,
+    severity: Annotated[int, typer.Option(help="How much, from 1 to 5.")] = 3,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print test accuracy, log-likelihood, calibration and size of the small network beside the dense one's size."""
-    directory = RunDirectory(run)
+    """Print accuracy, likelihood and calibration on the test data, of the small network or over draws of its gains."""
+    directory, output = RunDirectory(run), Output(json, quiet)
     test = run_data(directory).test
     small = directory.small()
-    result = evaluate_network(small, data.Batches(test, 1000), test.num_classes)
+    predict = small if draws is None else averaged(*directory.network()[:2], draws)
+    batches = data.Batches(test, 500)
+    inputs = batches if corruption is None else corrupted(batches, corruption, severity)
+    result = evaluate_network(predict, inputs, test.num_classes)
     example = directory.example()
     sizes = {"dense": complexity(directory.dense(), example), "small": complexity(small, example)}
+    quality = {
+        "test accuracy": f"{result.accuracy:.2%}",
+        "test top 5": f"{result.top5:.2%}",
+        "test NLL": f"{result.nll:.4f} nats",
+        "Brier score": f"{result.brier:.4f}",
+        "calibration error": f"{result.ece:.2%}",
+    }
     columns = {
         name: {
-            "test accuracy": f"{result.accuracy:.2%}" if name == "small" else "",
-            "test NLL [nats]": f"{result.nll:.4f}" if name == "small" else "",
-            "calibration error": f"{result.ece:.2%}" if name == "small" else "",
+            **{row: entry if name == "small" else "" for row, entry in quality.items()},
             "parameters": f"{size.parameters:,}",
             "MACs": f"{size.macs:,}",
         }
         for name, size in sizes.items()
     }
-    Console().print(comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
+    output.show(comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
+    quality_record = {key: value for key, value in asdict(result).items() if key != "bins"}
+    output.result({"run": str(run), **quality_record, **{name: asdict(size) for name, size in sizes.items()}})

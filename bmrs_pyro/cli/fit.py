@@ -16,7 +16,9 @@ from torch import nn
 import bmrs_pyro
 from bmrs_pyro import data
 from bmrs_pyro.cli.criteria import named_criterion
-from bmrs_pyro.cli.report import print_report
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.report import show_report
+from bmrs_pyro.cli.run_data import run_data
 from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
     Decision,
@@ -83,7 +85,8 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of the split, the weights and every epoch.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a network with random gains, prune it as it learns, and keep the small network in a run directory."""
     run = RunDirectory(out)
@@ -137,9 +140,9 @@ def fit(
         limits.refuse_impossible(_program(dense, config, len(splits.train)).network)
         named_criterion(criterion)
         run = RunDirectory.create(out, config, dense.state_dict() if weights else None)
-    train(run, device=device, progress=not quiet)
-    if not quiet:
-        print_report(run)
+    output = Output(json, quiet)
+    train(run, device=device, progress=output.progress)
+    show_report(run, output)
 
 
 def train(run: RunDirectory, *, device: str | None = None, progress: bool = True) -> None:
@@ -184,18 +187,6 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
     small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
     reestimate_batch_norm_(small, batches)
     run.save_decision(Decision.by(criterion, config.criterion, history.keep, history.scores), small)
-
-
-def run_data(run: RunDirectory) -> data.Splits:
-    """Load the data of a run."""
-    config = run.config
-    return data.load(
-        config.data,
-        data_root=Path(config.data_root) if config.data_root else None,
-        size=config.size,
-        validation=config.validation,
-        seed=config.seed,
-    )
 
 
 def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:

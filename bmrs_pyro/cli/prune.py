@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro.cli.criteria import named_criterion, ranked_criterion
-from bmrs_pyro.cli.report import print_report
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference import Decision, History, RunDirectory
 from bmrs_pyro.network import compact
@@ -28,6 +29,8 @@ def prune(
             help="For expected and l2: share of structures to remove; by default as many as bmrs-n."
         ),
     ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask a criterion about the posteriors that training left, and write the small network it gives."""
     directory = RunDirectory(run)
@@ -48,4 +51,4 @@ def prune(
     history.note_scores(score(posteriors, prior, decide))
     small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
     directory.save_decision(Decision.by(decide, criterion, kept.then(keep), history.scores), small)
-    print_report(directory)
+    show_report(directory, Output(json, quiet))

@@ -1,12 +1,21 @@
 """Reporting: evaluation on held-out data, questions to the posteriors, latency, tables and figures."""
 
+from bmrs_pyro.reporting.compression import parameters_left as parameters_left
 from bmrs_pyro.reporting.corruptions import CORRUPTIONS as CORRUPTIONS
 from bmrs_pyro.reporting.corruptions import corrupted as corrupted
 from bmrs_pyro.reporting.evaluation import Evaluation as Evaluation
 from bmrs_pyro.reporting.evaluation import evaluate as evaluate
+from bmrs_pyro.reporting.html_report import html_report as html_report
+from bmrs_pyro.reporting.html_report import repeat_command as repeat_command
 from bmrs_pyro.reporting.inference_data import to_inference_data as to_inference_data
 from bmrs_pyro.reporting.latency import latency as latency
+from bmrs_pyro.reporting.plots import plot_compression as plot_compression
+from bmrs_pyro.reporting.plots import plot_density as plot_density
 from bmrs_pyro.reporting.plots import plot_evidence as plot_evidence
+from bmrs_pyro.reporting.plots import plot_gains as plot_gains
+from bmrs_pyro.reporting.plots import plot_reliability as plot_reliability
+from bmrs_pyro.reporting.plots import plot_training as plot_training
+from bmrs_pyro.reporting.plots import plot_widths as plot_widths
 from bmrs_pyro.reporting.plots import save_figure as save_figure
 from bmrs_pyro.reporting.prediction import Prediction as Prediction
 from bmrs_pyro.reporting.prediction import averaged as averaged

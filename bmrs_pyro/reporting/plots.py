@@ -1,22 +1,56 @@
-"""Figures, as functions that return matplotlib axes."""
+"""Figures, as functions that draw into matplotlib axes and return them."""
 
 from __future__ import annotations
 
-__all__ = ["plot_evidence", "save_figure"]
+__all__ = [
+    "CURVES",
+    "new_axes",
+    "plot_compression",
+    "plot_density",
+    "plot_evidence",
+    "plot_gains",
+    "plot_reliability",
+    "plot_training",
+    "plot_widths",
+    "save_figure",
+]
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.distributions import Distribution
 
-from bmrs_pyro.inference import Decision
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference import Decision, Epoch
+from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.reporting.evaluation import Evaluation
 
 # Okabe and Ito's palette: told apart by colour-blind readers
-KEPT, REMOVED, RULE = "#0072B2", "#D55E00", "#000000"
+KEPT, REMOVED, OTHER, RULE = "#0072B2", "#D55E00", "#009E73", "#000000"
+
+CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
+    "elbo": ("ELBO [nats]", lambda epoch: epoch.elbo),
+    "kl": ("KL(q ‖ p) [nats]", lambda epoch: epoch.kl),
+    "accuracy": ("validation accuracy", lambda epoch: epoch.accuracy),
+    "structures": ("structures left", lambda epoch: epoch.size),
+    "seconds": ("seconds per epoch", lambda epoch: epoch.seconds),
+}
+"""What :func:`plot_training` can draw: label and value of an epoch."""
+
+
+def new_axes() -> Axes:
+    """Return the axes of a new figure, small enough to be read on a phone."""
+    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
 
 
 def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
@@ -26,12 +60,9 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
 
     Args:
         decision: a decision, with the score of every structure.
-        ax: axes to draw into; by default those of a new figure.
+        ax: axes to draw into; by default those of a new figure, here as below.
     """
-    if ax is None:
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        ax = figure.add_subplot()
+    ax = ax or new_axes()
     masks = decision.keep
     kept = _finite([values[masks[name]] for name, values in decision.values.items()])
     removed = _finite([values[~masks[name]] for name, values in decision.values.items()])
@@ -39,24 +70,148 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     top = max(math.ceil(math.log10(max(largest, 1.0))), 1)
     decades = torch.logspace(0, top, 8 * top + 1)
     bins = torch.cat([-decades.flip(0), torch.linspace(-1, 1, 17)[1:-1], decades]).tolist()
-    ax.hist(
-        [kept, removed],
-        bins=bins,
-        stacked=True,
-        color=[KEPT, REMOVED],
-        label=[f"kept ({len(kept)})", f"removed ({len(removed)})"],
-    )
-    ax.axvline(
-        decision.threshold, color=RULE, linestyle="--", linewidth=1, label=f"threshold {decision.threshold:g}"
-    )
+    labels = [f"kept ({len(kept)})", f"removed ({len(removed)})"]
+    ax.hist([kept, removed], bins=bins, stacked=True, color=[KEPT, REMOVED], label=labels)
+    rule = f"threshold {decision.threshold:g}"
+    ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
-    ax.set_xlim(min([*kept, *removed, -1.0]) * 1.5, max([*kept, *removed, 1.0]) * 1.5)
-    ax.set_xlabel(f"{decision.quantity} [nats]" if decision.quantity == "ΔF" else decision.quantity)
-    ax.set_ylabel("structures")
-    ax.set_title(f"{decision.criterion}: evidence for removing each structure")
-    ax.legend(loc="upper left")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    unit = " [nats]" if decision.evidence else ""
+    return _finished(ax, f"{decision.quantity}{unit}", "structures", legend="upper left")
+
+
+def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
+    """Draw what is left of every family's width, as bars over the width it had."""
+    ax = ax or new_axes()
+    places, sizes = range(len(keep)), [len(mask) for mask in keep.values()]
+    left = [int(mask.sum()) for mask in keep.values()]
+    ax.barh(places, sizes, color=REMOVED, label="removed")
+    ax.barh(places, left, color=KEPT, label="kept")
+    for place, size, count in zip(places, sizes, left, strict=True):
+        ax.annotate(f" {count} of {size}", (size, place), va="center")
+    ax.set_xlim(0, 1.3 * max(sizes))
+    ax.set_yticks(places, list(keep))
+    ax.invert_yaxis()
+    return _finished(ax, "structures", "", legend="lower right")
+
+
+def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax: Axes | None = None) -> Axes:
+    """Draw E[θ] of a family's structures, sorted, with the interval from the 5 % to the 95 % quantile.
+
+    Args:
+        posterior: q(θ_f), batch shape ``(C_f,)``.
+        channels: numbers of the structures, ``(C_f,)``; by default 0 to C_f − 1.
+        ax: axes to draw into.
+    """
+    ax = ax or new_axes()
+    mean, order = posterior.mean.sort(descending=True)
+    ends = [posterior.icdf(torch.full_like(mean, level))[order] for level in (0.05, 0.95)]
+    channels = torch.arange(len(mean)) if channels is None else channels
+    places = range(len(mean))
+    ax.vlines(places, ends[0].tolist(), ends[1].tolist(), color=KEPT, alpha=0.5, linewidth=2, label="90 %")
+    ax.plot(places, mean.tolist(), "o", color=KEPT, markersize=3, label="E[θ]")
+    ax.set_ylim(bottom=0)
+    if len(mean) <= 24:
+        ax.set_xticks(places, [str(number) for number in channels[order].tolist()], fontsize=7)
+        label = "structure"
+    else:
+        label = "structures, strongest first"
+    return _finished(ax, label, "gain θ", legend="upper right")
+
+
+def plot_density(
+    posterior: TruncatedLogNormal, prior: LogUniform, reduced: Distribution, ax: Axes | None = None
+) -> Axes:
+    """Draw the densities of log θ: posterior, prior and reduced prior, on a logarithmic scale.
+
+    A density of log θ is that of θ times θ. A spike, too narrow to be seen, is drawn as a line at the bound.
+
+    Args:
+        posterior: q(θ) of one structure, batch shape ``()``.
+        prior: p(θ).
+        reduced: p̃(θ).
+        ax: axes to draw into.
+    """
+    ax = ax or new_axes()
+    law = posterior.log_law
+    wide = torch.linspace(float(prior.log_low), float(prior.log_high), 801, dtype=torch.float64)
+    # a narrow posterior would slip through the mesh
+    around = (law.mode + law.scale * torch.linspace(-6, 6, 201)).clamp(prior.log_low, prior.log_high)
+    theta = torch.cat([wide, around]).sort().values.exp().clamp(prior.low, prior.high)
+    curves = {"prior p": (prior, OTHER, "-."), "posterior q": (posterior, KEPT, "-")}
+    if isinstance(reduced, LogUniform):
+        curves["reduced prior p̃"] = (reduced, REMOVED, "--")
+    else:
+        ax.axvline(float(prior.low), color=REMOVED, linestyle="--", linewidth=2, label="reduced prior p̃")
+    for label, (curve, color, style) in curves.items():
+        inside = (theta >= curve.low) & (theta <= curve.high)
+        density = (curve.log_prob(theta[inside]).exp() * theta[inside]).tolist()
+        ax.plot(theta[inside].tolist(), density, style, color=color, label=label)
+        if curve is posterior:
+            ax.fill_between(theta[inside].tolist(), density, color=color, alpha=0.2)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4, None)
+    return _finished(ax, "gain θ", "density of log θ", legend="upper left")
+
+
+def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -> Axes:
+    """Draw one curve of a run over its epochs; fine-tuning is shaded.
+
+    Args:
+        epochs: the run's records.
+        curve: a name of :data:`CURVES`.
+        ax: axes to draw into.
+
+    Raises:
+        ValueError: the curve is unknown.
+    """
+    if curve not in CURVES:
+        raise ValueError(f"curve is {curve!r}; use one of {', '.join(CURVES)}")
+    ax = ax or new_axes()
+    label, value = CURVES[curve]
+    points = [(epoch.epoch, y) for epoch in epochs if (y := value(epoch)) is not None]
+    ax.plot(*zip(*points, strict=True), "o-", color=KEPT, markersize=3)
+    tuned = [epoch.epoch for epoch in epochs if epoch.phase == "fine-tune"]
+    if tuned:
+        ax.axvspan(tuned[0] - 0.5, tuned[-1] + 0.5, color=RULE, alpha=0.08, linewidth=0, label="fine-tuning")
+    if curve in ("structures", "seconds"):
+        ax.set_ylim(bottom=0)
+    return _finished(ax, "epoch", label, legend="best" if tuned else None)
+
+
+def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Draw accuracy against the parameters left, along training.
+
+    Args:
+        parameters: weights left after each epoch, as :func:`bmrs_pyro.reporting.parameters_left` counts them.
+        accuracy: validation accuracy then.
+        ax: axes to draw into.
+    """
+    ax = ax or new_axes()
+    ax.plot(parameters, accuracy, "o-", color=KEPT, markersize=3, linewidth=1)
+    ax.plot(parameters[-1:], accuracy[-1:], "o", color=REMOVED, markersize=7, label="last epoch")
+    ax.set_xlim(0, 1.05 * max(parameters))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    return _finished(ax, "parameters left", "validation accuracy", legend="lower left")
+
+
+def plot_reliability(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
+    """Draw how often predictions are right against how sure they were; honest ones lie on the diagonal.
+
+    Args:
+        evaluation: an evaluation, with its 15 bins.
+        ax: axes to draw into.
+    """
+    ax = ax or new_axes()
+    filled = [entry for entry in evaluation.bins if entry.examples]
+    ax.plot([0, 1], [0, 1], color=RULE, linestyle="--", linewidth=1, label="calibrated")
+    ax.plot([b.confidence for b in filled], [b.accuracy for b in filled], "-", color=KEPT, linewidth=1)
+    # area in proportion to the examples
+    sizes = [8 + 200 * entry.examples / evaluation.count for entry in filled]
+    points = [b.confidence for b in filled], [b.accuracy for b in filled]
+    ax.scatter(*points, s=sizes, color=KEPT, label=f"error {evaluation.ece:.1%}")
+    return _finished(ax, "mean confidence", "accuracy", legend="upper left")
 
 
 def save_figure(ax: Axes, path: Path) -> None:
@@ -72,6 +227,23 @@ def save_figure(ax: Axes, path: Path) -> None:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise ValueError(f"the figure cannot be written to {path} ({error})") from None
+
+
+def _finished(
+    ax: Axes,
+    x: str,
+    y: str,
+    *,
+    legend: Literal["best", "upper left", "upper right", "lower left", "lower right"] | None,
+) -> Axes:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if legend:
+        ax.legend(loc=legend, frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color=RULE, alpha=0.1, linewidth=0.5)
+    ax.set_axisbelow(True)
+    return ax
 
 
 def _finite(parts: list[Tensor]) -> list[float]:
