@@ -78,7 +78,7 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(B, c, H, W)`` to logits ``(B, num_classes)``."""
         patches = self.embed(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), patches], 1) + self.position
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), patches], 1) + self.position
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 

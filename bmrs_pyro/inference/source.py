@@ -1,4 +1,4 @@
-"""Where a network comes from: a file, an importable callable, or torchvision."""
+"""Where a network comes from: a file, an importable callable, torchvision or timm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NetworkSource:
 
     Args:
         spec: ``path/to/file.py`` (which defines ``network(input_shape, num_classes)``), ``package.module:callable``
-            of that signature, or ``torchvision:NAME``.
+            of that signature, ``torchvision:NAME`` or ``timm:NAME`` (which asks for timm to be installed).
         sha256: digest the file must have, as when a run brings its own copy of it; None accepts any.
 
     Raises:
@@ -65,6 +65,8 @@ class NetworkSource:
     def _factory(self) -> Callable[[tuple[int, ...], int], object]:
         if self.spec.startswith("torchvision:"):
             return self._torchvision
+        if self.spec.startswith("timm:"):
+            return self._timm
         module, name = self._module(), "network"
         if not self.file:
             name = self.spec.partition(":")[2]
@@ -88,6 +90,19 @@ class NetworkSource:
         net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
         return net
 
+    def _timm(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        try:
+            timm = importlib.import_module("timm")
+        except ImportError:
+            raise SourceError(
+                f"{self.spec} asks for timm, which is not installed: pip install timm"
+            ) from None
+        name = self.spec.partition(":")[2]
+        if not timm.is_model(name):
+            raise SourceError(f"timm has no model {name!r}; timm.list_models() names them")
+        net: nn.Module = timm.create_model(name, in_chans=input_shape[0], num_classes=num_classes)
+        return net
+
     def _module(self) -> ModuleType:
         if self.file:
             if self.sha256 is not None and self.digest() != self.sha256:
@@ -108,7 +123,7 @@ class NetworkSource:
         name, colon, _ = self.spec.partition(":")
         if not colon or not name:
             raise SourceError(
-                f"network {self.spec!r} is neither a .py file, nor module:callable, nor torchvision:NAME"
+                f"network {self.spec!r} is neither a .py file, nor module:callable, torchvision:NAME or timm:NAME"
             )
         try:
             return importlib.import_module(name)
