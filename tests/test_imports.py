@@ -14,6 +14,7 @@ ROOMS = {
     "reduction": {"distributions"},
     "inference": {"distributions", "network", "reduction"},
     "reporting": {"distributions", "network", "reduction", "inference"},
+    "export": {"inference"},
     "data": set(),
     "weights": {"distributions", "network", "reduction", "inference"},
     "experiments": {"distributions", "network", "reduction", "inference", "weights", "reporting", "data"},

@@ -18,6 +18,8 @@ from bmrs_pyro.inference.history import History as History
 from bmrs_pyro.inference.kl_weight import KLWeight as KLWeight
 from bmrs_pyro.inference.label_smoothing import SmoothedCategorical as SmoothedCategorical
 from bmrs_pyro.inference.limits import Limits as Limits
+from bmrs_pyro.inference.loading import load as load
+from bmrs_pyro.inference.loading import save_portable as save_portable
 from bmrs_pyro.inference.model import SupervisedModel as SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim as JointOptim
 from bmrs_pyro.inference.posteriors import posteriors as posteriors
@@ -27,7 +29,6 @@ from bmrs_pyro.inference.pruning import remove_structures_ as remove_structures_
 from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
 from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory
 from bmrs_pyro.inference.run_directory import RunError as RunError
-from bmrs_pyro.inference.run_directory import load as load
 from bmrs_pyro.inference.sealed import write_atomically as write_atomically
 from bmrs_pyro.inference.source import NetworkSource as NetworkSource
 from bmrs_pyro.inference.source import SourceError as SourceError

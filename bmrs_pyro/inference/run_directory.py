@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RunConfig", "RunDirectory", "RunError", "load"]
+__all__ = ["RunConfig", "RunDirectory", "RunError"]
 
 import json
 from collections.abc import Iterator, Mapping
@@ -282,22 +282,6 @@ class RunDirectory:
             return load_tensors(file)
         except ValueError as error:
             raise RunError(f"{file} is damaged ({error})") from None
-
-
-def load(path: str | Path) -> nn.Module:
-    """Return the small network of a run as a plain ``nn.Module`` in evaluation mode.
-
-    The network's source file, of which the run keeps a copy, is imported for that, so load only runs whose code
-    you would run.
-
-    Args:
-        path: a run directory.
-
-    Raises:
-        RunError: a file is missing, damaged, or of a newer format.
-        SourceError: the network's source was changed or cannot be imported.
-    """
-    return RunDirectory(Path(path)).small()
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""Export a run's small network, and run the file to see that it computes the same."""
+
+from __future__ import annotations
+
+__all__ = ["Export", "ExportError", "Format", "export_run"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.export.onnx_file import load_onnx, save_onnx
+from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
+from bmrs_pyro.inference import RunDirectory, load, save_portable
+
+TOLERANCE = 1e-4
+_BATCHES = (1, 2, 5)  # sizes the file is run with
+
+
+class ExportError(ValueError):
+    """A network cannot be exported; the message says to which format, why, and what to do."""
+
+
+class Format(StrEnum):
+    """What a file holds."""
+
+    PT2 = "pt2"
+    """Graph and weights for ``torch.export.load``."""
+    ONNX = "onnx"
+    """Graph and weights for ONNX runtimes."""
+    SAFETENSORS = "safetensors"
+    """Weights, and how to rebuild the network from its source, for :func:`bmrs_pyro.load`."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file that was written and run.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        error: largest difference from the small network's outputs, relative to the largest of these, over batches of
+            1, 2 and 5 random inputs.
+    """
+
+    path: Path
+    bytes: int
+    error: float
+
+
+def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
+    """Write a run's small network to a file and check the file by running it.
+
+    Args:
+        run: a finished run.
+        kind: the file's format.
+        path: the file; it takes any batch size.
+
+    Raises:
+        ExportError: the network cannot be captured, or the file computes something else; no file is left then.
+        RunError: the run is not finished, or damaged.
+    """
+    net = run.small()
+    random = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(size, *run.config.input_shape, generator=random) for size in _BATCHES]
+    try:
+        if kind is Format.SAFETENSORS:
+            save_portable(run, path)
+        else:
+            save = save_pt2 if kind is Format.PT2 else save_onnx
+            save(net, inputs[1], path)
+        error = _difference(net, _reader(kind)(path), inputs)
+    except (ImportError, OSError):
+        raise
+    except Exception as cause:
+        path.unlink(missing_ok=True)
+        reason = next(iter(str(cause).splitlines()), "")
+        raise ExportError(
+            f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always can"
+        ) from cause
+    if not error <= TOLERANCE:
+        path.unlink()
+        raise ExportError(f"{path} computes outputs that differ by {error:.1e}, more than {TOLERANCE:.0e}")
+    return Export(path, path.stat().st_size, error)
+
+
+def _reader(kind: Format) -> Callable[[Path], Callable[[Tensor], Tensor]]:
+    return {Format.PT2: load_pt2, Format.ONNX: load_onnx, Format.SAFETENSORS: load}[kind]
+
+
+@torch.no_grad()
+def _difference(net: nn.Module, other: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> float:
+    pairs = [(net(x), other(x)) for x in inputs]
+    return max(float((one - two).abs().max() / one.abs().max()) for one, two in pairs)
