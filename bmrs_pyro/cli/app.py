@@ -10,8 +10,11 @@ import sys
 import typer
 
 from bmrs_pyro.cli.allocator import keep_freed_memory
+from bmrs_pyro.cli.architectures import architectures
+from bmrs_pyro.cli.compare import compare
 from bmrs_pyro.cli.demo import demo
 from bmrs_pyro.cli.evaluate import evaluate
+from bmrs_pyro.cli.export import export
 from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
@@ -21,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fit, prune, evaluate, report):
+for command in (demo, fit, prune, evaluate, report, compare, export, architectures):
     app.command()(command)
 
 

@@ -1,5 +1,8 @@
 """Reporting: evaluation on held-out data, questions to the posteriors, latency, tables and figures."""
 
+from bmrs_pyro.reporting.comparison import Figures as Figures
+from bmrs_pyro.reporting.comparison import compare_networks as compare_networks
+from bmrs_pyro.reporting.comparison import figures_table as figures_table
 from bmrs_pyro.reporting.compression import parameters_left as parameters_left
 from bmrs_pyro.reporting.corruptions import CORRUPTIONS as CORRUPTIONS
 from bmrs_pyro.reporting.corruptions import corrupted as corrupted
@@ -29,3 +32,5 @@ from bmrs_pyro.reporting.survey import survey as survey
 from bmrs_pyro.reporting.survey import survey_table as survey_table
 from bmrs_pyro.reporting.tables import comparison_table as comparison_table
 from bmrs_pyro.reporting.tables import family_table as family_table
+from bmrs_pyro.reporting.widths import layer_widths as layer_widths
+from bmrs_pyro.reporting.widths import plot_layer_widths as plot_layer_widths

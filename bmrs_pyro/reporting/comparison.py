@@ -1,0 +1,106 @@
+"""Networks side by side: what they predict, and what they cost."""
+
+from __future__ import annotations
+
+__all__ = ["Figures", "compare_networks", "figures_table"]
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from bmrs_pyro.network import complexity
+from bmrs_pyro.reporting.evaluation import Evaluation, evaluate
+from bmrs_pyro.reporting.footprint import file_bytes, peak_bytes
+from bmrs_pyro.reporting.latency import latency
+from bmrs_pyro.reporting.tables import comparison_table
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one network predicts and costs.
+
+    Attributes:
+        evaluation: on test data; None for a network that was not trained.
+        parameters: number of weights.
+        macs: multiply-accumulates for one example.
+        file_bytes: size of its safetensors file.
+        peak_bytes: memory of all tensors alive at once, by batch size.
+        seconds: median latency, by batch size.
+    """
+
+    evaluation: Evaluation | None
+    parameters: int
+    macs: int
+    file_bytes: int
+    peak_bytes: Mapping[int, int]
+    seconds: Mapping[int, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types, without the bins of the calibration error."""
+        record = asdict(self)
+        if self.evaluation is not None:
+            del record["evaluation"]["bins"]
+        return record
+
+
+def compare_networks(
+    nets: Mapping[str, nn.Module],
+    test: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    untrained: Iterable[str] = (),
+    batch_sizes: Collection[int] = (1, 128),
+    repeats: int = 5,
+) -> dict[str, Figures]:
+    """Evaluate networks and measure them in turns.
+
+    Args:
+        nets: classifiers of one kind of input, by name.
+        test: batches to evaluate on; the first one gives the inputs of the measurements.
+        num_classes: number of classes.
+        untrained: names of those that are not worth evaluating.
+        batch_sizes: of the measurements.
+        repeats: rounds of ten calls each, see :func:`bmrs_pyro.reporting.latency`.
+    """
+    x = next(iter(test))[0]
+    rows = torch.arange(max(batch_sizes, default=1)) % len(x)
+    batches = {size: x[rows[:size]] for size in batch_sizes}
+    seconds = {size: latency(nets, batch, repeats=repeats) for size, batch in batches.items()}
+    skipped = set(untrained)
+    figures = {}
+    for name, net in nets.items():
+        cost = complexity(net, x[:1])
+        figures[name] = Figures(
+            evaluation=None if name in skipped else evaluate(net, test, num_classes),
+            parameters=cost.parameters,
+            macs=cost.macs,
+            file_bytes=file_bytes(net),
+            peak_bytes={size: peak_bytes(net, batch) for size, batch in batches.items()},
+            seconds={size: medians[name] for size, medians in seconds.items()},
+        )
+    return figures
+
+
+def figures_table(figures: Mapping[str, Figures], *, title: str) -> Table:
+    """Return figures as a table, one column per network."""
+    return comparison_table({name: _column(one) for name, one in figures.items()}, title=title)
+
+
+def _column(one: Figures) -> dict[str, str]:
+    quality = one.evaluation
+    column = {
+        "test accuracy": f"{quality.accuracy:.2%}" if quality else "not trained",
+        "test NLL [nats]": f"{quality.nll:.4f}" if quality else "",
+        "calibration error": f"{quality.ece:.2%}" if quality else "",
+        "parameters": f"{one.parameters:,}",
+        "MACs": f"{one.macs:,}",
+        "file": f"{one.file_bytes / 2**10:,.0f} KiB",
+    }
+    for size in one.seconds:
+        column[f"peak memory, batch {size}"] = f"{one.peak_bytes[size] / 2**20:,.2f} MiB"
+        column[f"latency, batch {size}"] = f"{1e3 * one.seconds[size]:,.2f} ms"
+    return column
