@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASETS", "METHODS", "NETWORKS", "POSTER", "PROTOCOLS", "Config", "Protocol", "run"]
+__all__ = ["DATASETS", "METHODS", "NETWORKS", "POSTER", "PROTOCOLS", "Config", "Protocol", "grid", "run"]
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 import pyro
@@ -100,22 +100,55 @@ PROTOCOLS = {
 }
 
 
-def run(config: Config) -> dict[str, Any]:
+def grid(
+    protocol: str,
+    networks: Sequence[str] = NETWORKS,
+    datasets: Sequence[str] = DATASETS,
+    methods: Sequence[str] = METHODS,
+    kl_weights: Sequence[float] = (),
+    seeds: int = 1,
+) -> list[Config]:
+    """Return the configurations of a sweep, seeds outermost, so that every cell has its first run early.
+
+    Args:
+        protocol: name in :data:`PROTOCOLS`.
+        networks: networks of the cells.
+        datasets: their data sets.
+        methods: their methods.
+        kl_weights: factors of the KL weight; the protocol's own grid where there are none.
+        seeds: seeds 0, 1, … of each.
+    """
+    return [
+        {
+            "network": network,
+            "dataset": dataset,
+            "method": method,
+            "protocol": protocol,
+            "kl_weight": weight,
+            "seed": seed,
+        }
+        for seed in range(seeds)
+        for network in networks
+        for dataset in datasets
+        for method in methods
+        for weight in ((0.0,) if method == "none" else kl_weights or PROTOCOLS[protocol].grid[network])
+    ]
+
+
+def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     """Make one run.
 
     Args:
-        config: ``network`` (its file), ``dataset``, ``data_root``, ``method``, ``protocol``, ``kl_weight`` (factor; 0
-            for method ``none``), ``seed``.
+        config: ``network``, ``dataset``, ``method``, ``protocol``, ``kl_weight`` (a factor; 0 for ``none``), ``seed``.
+        models: folder of the networks' files.
+        data_root: folder of the data sets.
 
     Returns:
         compression (of the parameters) and accuracies in percent, structures kept, epochs and seconds.
     """
-    protocol = PROTOCOLS[config["protocol"]]
-    source = NetworkSource(config["network"])
-    name = Path(config["network"]).stem
-    splits = data.load(
-        config["dataset"], data_root=config["data_root"], size=source.input_size(), seed=config["seed"]
-    )
+    protocol, name = PROTOCOLS[config["protocol"]], config["network"]
+    source = NetworkSource(f"{models}/{name}.py")
+    splits = data.load(config["dataset"], data_root=data_root, size=source.input_size(), seed=config["seed"])
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *splits.train.input_shape)
     net = source.build(splits.train.input_shape, splits.train.num_classes)
@@ -165,6 +198,7 @@ def run(config: Config) -> dict[str, Any]:
         "structures": dict(best.structures),
         "epochs": len(history),
         "seconds": seconds,
+        "version": version("bmrs-pyro"),
     }
 
 
