@@ -185,7 +185,7 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
     found = posteriors(guide)
     run.save_network(model.network, found, history)
     small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
-    reestimate_batch_norm_(small, batches)
+    reestimate_batch_norm_(small, data.Batches(splits.train, config.batch_size, shuffle=True))
     run.save_decision(Decision.by(criterion, config.criterion, history.keep, history.scores), small)
 
 
