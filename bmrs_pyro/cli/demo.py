@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["demo"]
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,11 +13,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 import typer
-from rich.console import Console
 from torch import nn
 
 import bmrs_pyro
 from bmrs_pyro import data
+from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
     JointOptim,
@@ -34,10 +35,11 @@ LENET5 = Path(bmrs_pyro.__file__).parent.parent / "models" / "lenet5.py"
 
 def demo(
     epochs: Annotated[int, typer.Option(help="Epochs with pruning; a third as many without follow.")] = 30,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit LeNet5 on handwritten digits, prune it as it learns, and compare it with a plainly trained one."""
-    console = Console()
+    output = Output(json, quiet)
     splits = data.load("digits", size=32)
     # 1150 images: small batches and a fast posterior make up for the few steps of an epoch
     train, test = data.Batches(splits.train, 16, shuffle=True), data.Batches(splits.test, 500)
@@ -45,12 +47,12 @@ def demo(
     example = torch.zeros(1, *splits.train.input_shape)
     fine_tune = max(epochs // 3, 1)
 
-    console.print("training LeNet5 plainly, for comparison ...")
+    output.show("training LeNet5 plainly, for comparison ...")
     pyro.set_rng_seed(0)
     dense = source.build(splits.train.input_shape, splits.train.num_classes)
     train_plainly(dense, train, epochs + fine_tune)
 
-    console.print("fitting LeNet5 with random gains, pruning by BMRS_N after every epoch ...")
+    output.show("fitting LeNet5 with random gains, pruning by BMRS_N after every epoch ...")
     pyro.set_rng_seed(0)
     network = NoisyNetwork(source.build(splits.train.input_shape, splits.train.num_classes), example)
     model = SupervisedModel(
@@ -67,25 +69,27 @@ def demo(
         fine_tune_epochs=fine_tune,
         criterion=bmrs_n(),
         validation=data.Batches(splits.validation, 500),
-        progress=not quiet,
+        progress=output.progress,
     )
     small = compact(network, {}, {name: q.mean for name, q in posteriors(guide).items()})
 
-    console.print(str(history.keep))
+    output.show(str(history.keep))
     batch = next(iter(test))[0][:128]
     nets = {"dense": dense.eval(), "small": small.eval()}
     seconds = latency(nets, batch)
-    columns = {}
+    columns, record = {}, {}
     for name, net in nets.items():
-        size = complexity(net, example)
+        size, accuracy = complexity(net, example), evaluate(net, test, splits.test.num_classes).accuracy
         columns[name] = {
-            "test accuracy": f"{evaluate(net, test, splits.test.num_classes).accuracy:.2%}",
+            "test accuracy": f"{accuracy:.2%}",
             "parameters": f"{size.parameters:,}",
             "MACs": f"{size.macs:,}",
             "file size": f"{_file_size(net) / 1024:,.0f} KiB",
             f"latency, batch {len(batch)}": f"{1e3 * seconds[name]:.2f} ms",
         }
-    console.print(comparison_table(columns, title="LeNet5 on digits"))
+        record[name] = {"test_accuracy": accuracy, **asdict(size), "latency_seconds": seconds[name]}
+    output.show(comparison_table(columns, title="LeNet5 on digits"))
+    output.result(record)
 
 
 def train_plainly(net: nn.Module, batches: data.Batches, epochs: int) -> None:

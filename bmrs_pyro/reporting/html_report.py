@@ -180,7 +180,7 @@ class _Report:
         if pooled:
             histogram = figure(plots.plot_evidence(decision), f"{decision.quantity} of every structure")
             widths = figure(plots.plot_widths(decision.keep), "Widths before and after")
-            parts.append(f'<div class="grid">{histogram}{widths}</div>')
+            parts.append(f'<div class="grid two">{histogram}{widths}</div>')
             rows = [
                 (f"{name} {number}", f"{value:.4g}", "kept" if kept else "removed")
                 for value, name, number, kept in closest
@@ -208,7 +208,7 @@ class _Report:
                 "<p>Three of these posteriors, from the most certain to stay to the nearest to being removed, with "
                 "the prior they came from and the reduced prior they were tested against. Both axes are "
                 "logarithmic.</p>",
-                _grid(self.densities(self.reduced)),
+                _grid(self.densities(self.reduced), "three"),
             ]
         return section("What is left, and how certain", *parts)
 
@@ -296,8 +296,8 @@ def _one(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
     return TruncatedLogNormal(pick(q.loc), pick(q.scale), q.low, q.high)
 
 
-def _grid(figures: list[str]) -> str:
-    return f'<div class="grid">{"".join(figures)}</div>'
+def _grid(figures: list[str], kind: str = "two") -> str:
+    return f'<div class="grid {kind}">{"".join(figures)}</div>'
 
 
 def _fewer(before: int, after: int) -> str:

@@ -13,7 +13,10 @@ from io import StringIO
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from bmrs_pyro.reporting.plots import RULE
+from bmrs_pyro.reporting.plots import KEPT, REMOVED, RULE
+
+# the style sheet has lighter ones for dark pages
+_COLORS = {RULE: "currentColor", KEPT: "var(--kept)", REMOVED: "var(--removed)"}
 
 
 def document(title: str, body: Iterable[str]) -> str:
@@ -51,11 +54,13 @@ def figure(ax: Axes, title: str, caption: str = "") -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         whole.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(RULE, "currentColor")
+    svg = svg[svg.index("<svg") :]
+    for color, name in _COLORS.items():
+        svg = svg.replace(color.lower(), name)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # groups are called alike in all figures, and nothing refers to them
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
-    # matplotlib leaves black to the format's default
-    svg = re.sub(r'(<text [^>]*style=")', r"\1fill: currentColor; ", svg)
     return f"<figure>\n<h3>{escape(title)}</h3>\n{svg}\n<figcaption>{caption}</figcaption>\n</figure>"
 
 

@@ -18,7 +18,6 @@ __all__ = [
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from matplotlib.axes import Axes
@@ -46,9 +45,13 @@ CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
 """What :func:`plot_training` can draw: label and value of an epoch."""
 
 
-def new_axes() -> Axes:
-    """Return the axes of a new figure, small enough to be read on a phone."""
-    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+def new_axes(height: float = 3.2) -> Axes:
+    """Return the axes of a new figure, small enough to be read on a phone.
+
+    Args:
+        height: inches.
+    """
+    figure = Figure(figsize=(4.8, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
 
@@ -76,22 +79,24 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
     unit = " [nats]" if decision.evidence else ""
-    return _finished(ax, f"{decision.quantity}{unit}", "structures", legend="upper left")
+    return _finished(ax, f"{decision.quantity}{unit}", "structures")
 
 
 def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
     """Draw what is left of every family's width, as bars over the width it had."""
-    ax = ax or new_axes()
+    ax = ax or new_axes(max(3.2, 0.8 + 0.2 * len(keep)))
     places, sizes = range(len(keep)), [len(mask) for mask in keep.values()]
     left = [int(mask.sum()) for mask in keep.values()]
     ax.barh(places, sizes, color=REMOVED, label="removed")
     ax.barh(places, left, color=KEPT, label="kept")
     for place, size, count in zip(places, sizes, left, strict=True):
-        ax.annotate(f" {count} of {size}", (size, place), va="center")
+        ax.annotate(
+            f"{count} of {size}", (size, place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
     ax.set_xlim(0, 1.3 * max(sizes))
     ax.set_yticks(places, list(keep))
     ax.invert_yaxis()
-    return _finished(ax, "structures", "", legend="lower right")
+    return _finished(ax, "structures", "")
 
 
 def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax: Axes | None = None) -> Axes:
@@ -115,7 +120,7 @@ def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax
         label = "structure"
     else:
         label = "structures, strongest first"
-    return _finished(ax, label, "gain θ", legend="upper right")
+    return _finished(ax, label, "gain θ")
 
 
 def plot_density(
@@ -142,16 +147,18 @@ def plot_density(
         curves["reduced prior p̃"] = (reduced, REMOVED, "--")
     else:
         ax.axvline(float(prior.low), color=REMOVED, linestyle="--", linewidth=2, label="reduced prior p̃")
+    top = 1.0
     for label, (curve, color, style) in curves.items():
-        inside = (theta >= curve.low) & (theta <= curve.high)
+        inside = curve.support.check(theta)
         density = (curve.log_prob(theta[inside]).exp() * theta[inside]).tolist()
         ax.plot(theta[inside].tolist(), density, style, color=color, label=label)
+        top = max(top, *density)
         if curve is posterior:
             ax.fill_between(theta[inside].tolist(), density, color=color, alpha=0.2)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_ylim(1e-4, None)
-    return _finished(ax, "gain θ", "density of log θ", legend="upper left")
+    ax.set_ylim(1e-4, 3 * top)
+    return _finished(ax, "gain θ", "density of log θ")
 
 
 def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -> Axes:
@@ -176,7 +183,7 @@ def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -
         ax.axvspan(tuned[0] - 0.5, tuned[-1] + 0.5, color=RULE, alpha=0.08, linewidth=0, label="fine-tuning")
     if curve in ("structures", "seconds"):
         ax.set_ylim(bottom=0)
-    return _finished(ax, "epoch", label, legend="best" if tuned else None)
+    return _finished(ax, "epoch", label)
 
 
 def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: Axes | None = None) -> Axes:
@@ -193,7 +200,7 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
     ax.set_xlim(0, 1.05 * max(parameters))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    return _finished(ax, "parameters left", "validation accuracy", legend="lower left")
+    return _finished(ax, "parameters left", "validation accuracy")
 
 
 def plot_reliability(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
@@ -211,7 +218,7 @@ def plot_reliability(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
     sizes = [8 + 200 * entry.examples / evaluation.count for entry in filled]
     points = [b.confidence for b in filled], [b.accuracy for b in filled]
     ax.scatter(*points, s=sizes, color=KEPT, label=f"error {evaluation.ece:.1%}")
-    return _finished(ax, "mean confidence", "accuracy", legend="upper left")
+    return _finished(ax, "mean confidence", "accuracy")
 
 
 def save_figure(ax: Axes, path: Path) -> None:
@@ -229,17 +236,21 @@ def save_figure(ax: Axes, path: Path) -> None:
         raise ValueError(f"the figure cannot be written to {path} ({error})") from None
 
 
-def _finished(
-    ax: Axes,
-    x: str,
-    y: str,
-    *,
-    legend: Literal["best", "upper left", "upper right", "lower left", "lower right"] | None,
-) -> Axes:
+def _finished(ax: Axes, x: str, y: str) -> Axes:
     ax.set_xlabel(x)
     ax.set_ylabel(y)
-    if legend:
-        ax.legend(loc=legend, frameon=False, fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        # above the axes, where it covers nothing
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=3,
+            frameon=False,
+            fontsize=8,
+            handlelength=1.5,
+            columnspacing=1,
+            borderaxespad=0.2,
+        )
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color=RULE, alpha=0.1, linewidth=0.5)
     ax.set_axisbelow(True)

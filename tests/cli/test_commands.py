@@ -234,6 +234,7 @@ def test_newer_format_is_refused_by_name(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_demo() -> None:
-    result = command("demo", "--quiet")
+    result = command("demo", "--json")
     assert result.returncode == 0, result.stderr
-    assert "LeNet5 on digits" in result.stdout
+    networks = json.loads(result.stdout)
+    assert networks["small"]["parameters"] < networks["dense"]["parameters"]
