@@ -142,6 +142,11 @@ def _check(
             f"guide is a {type(guide).__name__}, which cannot shrink in training; use AutoTruncatedLogNormal(model), "
             "or criterion=None and then select() and compact() after training"
         )
+    if pyro.settings.get("module_local_params"):
+        raise ValueError(
+            "Pyro's setting module_local_params is on, under which SVI does not see plain network weights; "
+            "turn it off with pyro.settings.set(module_local_params=False)"
+        )
     if epochs < 0 or fine_tune_epochs < 0 or epochs + fine_tune_epochs < 1:
         raise ValueError(
             f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one"
