@@ -225,7 +225,9 @@ class _Report:
         chosen = {"Strongest": ranked[-1], "Middle": ranked[len(ranked) // 2], "Weakest": ranked[0]}
         return [
             figure(
-                plots.plot_density(_one(posteriors[name], place), prior, reduced),
+                plots.plot_density(
+                    _one(posteriors[name], place), prior, reduced, plots.new_axes(height=2.6, width=3.6)
+                ),
                 f"{label}: {name} {int(keep.indices(name)[place])}",
             )
             for label, (_, name, place) in chosen.items()

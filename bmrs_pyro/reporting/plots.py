@@ -45,13 +45,13 @@ CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
 """What :func:`plot_training` can draw: label and value of an epoch."""
 
 
-def new_axes(height: float = 3.2) -> Axes:
+def new_axes(height: float = 3.2, width: float = 4.8) -> Axes:
     """Return the axes of a new figure, small enough to be read on a phone.
 
     Args:
-        height: inches.
+        height, width: of the figure, in inches.
     """
-    figure = Figure(figsize=(4.8, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
 
