@@ -1,0 +1,113 @@
+"""Rounding and budgets against brute force on small networks of one and two families."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from bmrs_pyro.reduction import KeepMask, rounded, within_budget
+
+
+@dataclass(frozen=True)
+class Additive:
+    """Every structure of a family costs the same."""
+
+    prices: Mapping[str, float]
+
+    def __call__(self, counts: Mapping[str, int]) -> float:
+        return sum(price * counts[name] for name, price in self.prices.items())
+
+    def marginal(self, counts: Mapping[str, int]) -> Mapping[str, float]:
+        return self.prices
+
+
+def scores_of(**families: list[float]) -> dict[str, Tensor]:
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in families.items()}
+
+
+def all_kept(scores: Mapping[str, Tensor]) -> KeepMask:
+    return KeepMask({name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()})
+
+
+def test_rounding_brings_back_the_structures_with_most_evidence() -> None:
+    scores = scores_of(a=[-5, 3, 1, -1, 2, 0.5, 4, 9, 7, 8])
+    keep = rounded(KeepMask.from_scores(scores), scores, {"a": 4})
+    assert keep["a"].nonzero().flatten().tolist() == [0, 2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("kept", "multiple", "expected"), [(8, 8, 8), (9, 8, 16), (1, 8, 8), (17, 8, 20), (7, 1, 7)]
+)
+def test_rounded_size(kept: int, multiple: int, expected: int) -> None:
+    scores = {"a": torch.arange(20.0) - kept + 0.5}
+    assert int(rounded(KeepMask.from_scores(scores), scores, {"a": multiple})["a"].sum()) == expected
+
+
+def test_rounding_keeps_what_min_keep_kept_against_the_scores() -> None:
+    scores = scores_of(a=[4.0, 2.0, 3.0, 5.0])
+    keep = rounded(KeepMask({"a": torch.tensor([True, False, False, False])}), scores, {"a": 2})
+    assert keep["a"].tolist() == [True, True, False, False]
+
+
+def test_additive_budget_drops_least_evidence_per_cost_first() -> None:
+    scores = scores_of(cheap=[-4.0, -1.0, -3.0], dear=[-10.0, -6.0, -8.0])
+    cost = Additive({"cheap": 1.0, "dear": 3.0})
+    # evidence per cost: cheap 4 1 3, dear 3.33 2 2.67
+    order = [("cheap", 1), ("dear", 1), ("dear", 2), ("cheap", 2)]
+    for dropped in range(len(order) + 1):
+        gone = order[:dropped]
+        budget = 12.0 - sum(cost.prices[name] for name, _ in gone)
+        keep = within_budget(all_kept(scores), scores, cost, budget)
+        assert {
+            (name, i) for name, mask in keep.items() for i in (~mask).nonzero().flatten().tolist()
+        } == set(gone)
+
+
+def test_evidence_kept_is_within_one_structure_of_the_best_choice() -> None:
+    random = torch.Generator().manual_seed(0)
+    cost = Additive({"a": 2.0, "b": 3.0})
+    for _ in range(20):
+        scores = {name: -torch.rand(5, generator=random, dtype=torch.float64) * 10 for name in ("a", "b")}
+        keep = within_budget(all_kept(scores), scores, cost, 13.0)
+        counts = {name: int(mask.sum()) for name, mask in keep.items()}
+        assert cost(counts) <= 13.0
+        evidence = -sum(float(scores[name][mask].sum()) for name, mask in keep.items())
+        best = max(
+            -sum(
+                float(scores[name].sort().values[:count].sum())
+                for name, count in zip("ab", pair, strict=True)
+            )
+            for pair in itertools.product(range(1, 6), repeat=2)
+            if cost(dict(zip("ab", pair, strict=True))) <= 13.0
+        )
+        assert evidence >= best - 10.0
+
+
+def test_budget_removes_whole_multiples_and_respects_what_is_gone() -> None:
+    scores = scores_of(a=[float(-i) for i in range(11, 0, -1)])
+    start = KeepMask({"a": torch.arange(11) < 10})
+    keep = within_budget(start, scores, Additive({"a": 1.0}), 9.0, multiples={"a": 4})
+    assert keep["a"].tolist() == [True] * 8 + [False] * 3
+    keep = within_budget(start, scores, Additive({"a": 1.0}), 7.0, multiples={"a": 4})
+    assert int(keep["a"].sum()) == 4
+
+
+def test_budget_that_is_met_changes_nothing() -> None:
+    scores = scores_of(a=[-1.0, 2.0])
+    keep = KeepMask.from_scores(scores)
+    assert within_budget(keep, scores, Additive({"a": 1.0}), 1.0) == keep
+
+
+def test_wrong_input_is_named() -> None:
+    scores = scores_of(a=[-1.0, -2.0, -3.0])
+    with pytest.raises(
+        ValueError, match="budget of 1 cannot be met: with 2 structures in every family the cost is 2"
+    ):
+        within_budget(all_kept(scores), scores, Additive({"a": 1.0}), 1.0, min_keep=2)
+    with pytest.raises(ValueError, match="cannot be a multiple of 0"):
+        rounded(all_kept(scores), scores, {"a": 0})
