@@ -52,7 +52,7 @@ def architectures(
         torch.manual_seed(0)
         source = NetworkSource(spec)
         size = source.input_size() or _trained_size(spec)
-        surveys[spec] = survey(source.build((3, size, size), 10), torch.randn(2, 3, size, size))
+        surveys[spec] = survey(source.build((3, size, size), 10), torch.randn(4, 3, size, size))
         console.print(f"{spec}: {surveys[spec].refusal or f'{surveys[spec].families} families'}")
     arguments = "".join(f" {part}" for part in (*named, *(["--only"] if only else [])))
     working = sum(one.refusal is None for one in surveys.values())

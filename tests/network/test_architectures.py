@@ -32,7 +32,7 @@ def surveyed(spec: str, size: int) -> Survey:
         warnings.simplefilter("ignore")  # torchvision announces other initial weights
         net = NetworkSource(spec).build((3, size, size), 10)
     # enough values for batch-norm statistics where the last maps are small
-    return survey(net, torch.randn(8 if size < 100 else 2, 3, size, size))
+    return survey(net, torch.randn(8 if size < 100 else 4, 3, size, size))
 
 
 def check(found: Survey) -> None:

@@ -1,0 +1,131 @@
+"""Exported files against the small network they were made from, run where nothing of this package is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro import load
+from bmrs_pyro.export import ExportError, Format, export_run, load_onnx, load_pt2, save_onnx, save_pt2
+from bmrs_pyro.inference import NetworkSource, RunDirectory, RunError
+
+ALONE = """
+import sys, torch
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("bmrs_pyro", "pyro", "models"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+x = torch.load(sys.argv[2], weights_only=True)
+if sys.argv[1].endswith(".pt2"):
+    y = torch.export.load(sys.argv[1]).module()(x)
+else:
+    import onnxruntime
+    session = onnxruntime.InferenceSession(sys.argv[1])
+    y = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+torch.save(y, sys.argv[3])
+"""
+
+
+def needs(kind: Format) -> None:
+    if kind is Format.ONNX:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name)
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_the_file_computes_what_the_small_network_does(
+    kind: Format, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    needs(kind)
+    done = export_run(finished_run, kind, tmp_path / f"small.{kind}")
+    assert done.error < 1e-5
+    assert done.bytes == done.path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
+def test_the_file_runs_without_this_package_at_another_batch_size(
+    kind: Format, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    needs(kind)
+    file = export_run(finished_run, kind, tmp_path / f"small.{kind}").path
+    x = torch.randn(7, *finished_run.config.input_shape)
+    torch.save(x, tmp_path / "x.pt")
+    command = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    expected = finished_run.small()(x)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["models/vit.py", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
+def test_networks_of_other_kinds(kind: Format, spec: str, tmp_path: Path) -> None:
+    needs(kind)
+    net, x = NetworkSource(spec).build((3, 32, 32), 10).eval(), torch.randn(5, 3, 32, 32)
+    path = tmp_path / f"net.{kind}"
+    if kind is Format.PT2:
+        save_pt2(net, x[:2], path)
+        read = load_pt2(path)
+    else:
+        save_onnx(net, x[:2], path)
+        read = load_onnx(path)
+    with torch.no_grad():
+        torch.testing.assert_close(read(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_portable_file_needs_the_source_or_a_network(finished_run: RunDirectory, tmp_path: Path) -> None:
+    file = export_run(finished_run, Format.SAFETENSORS, tmp_path / "small.safetensors").path
+    x = torch.randn(3, *finished_run.config.input_shape)
+    dense = finished_run.dense()
+    torch.testing.assert_close(load(file)(x), finished_run.small()(x))
+    torch.testing.assert_close(load(file, dense)(x), finished_run.small()(x))
+    assert type(load(file)) is nn.Sequential
+    with pytest.raises(RunError, match="does not fit the network it was given"):
+        load(file, nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10)))
+
+
+def test_a_damaged_portable_file_is_named(finished_run: RunDirectory, tmp_path: Path) -> None:
+    file = export_run(finished_run, Format.SAFETENSORS, tmp_path / "small.safetensors").path
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(RunError, match=r"small\.safetensors is damaged"):
+        load(file)
+
+
+class Unsure(nn.Module):
+    """Its graph depends on its values, so it cannot be captured."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y if y.sum() > 0 else y + 1
+
+
+@pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
+def test_what_cannot_be_captured_is_named_and_leaves_no_file(
+    kind: Format, finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(kind)
+    small = finished_run.small()
+    monkeypatch.setattr(RunDirectory, "small", lambda _: Unsure(small))
+    path = tmp_path / f"small.{kind}"
+    with pytest.raises(ExportError, match=f"cannot be exported to {kind}") as caught:
+        export_run(finished_run, kind, path)
+    assert "\n" not in str(caught.value)
+    assert not path.exists()
+
+
+def test_a_file_that_computes_something_else_is_not_left(
+    finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bmrs_pyro.export.checked.load_pt2", lambda _: lambda x: torch.zeros(len(x), 10))
+    with pytest.raises(ExportError, match="outputs that differ by"):
+        export_run(finished_run, Format.PT2, tmp_path / "small.pt2")
+    assert not (tmp_path / "small.pt2").exists()
