@@ -11,6 +11,7 @@ import typer
 
 from bmrs_pyro.cli.allocator import keep_freed_memory
 from bmrs_pyro.cli.architectures import architectures
+from bmrs_pyro.cli.bench import bench
 from bmrs_pyro.cli.compare import compare
 from bmrs_pyro.cli.demo import demo
 from bmrs_pyro.cli.evaluate import evaluate
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fit, prune, evaluate, report, compare, export, architectures):
+for command in (demo, fit, prune, evaluate, report, compare, export, architectures, bench):
     app.command()(command)
 
 

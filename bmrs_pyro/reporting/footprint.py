@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["file_bytes", "peak_bytes"]
+__all__ = ["file_bytes", "peak_bytes", "peak_of"]
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -57,11 +57,22 @@ def peak_bytes(net: nn.Module, x: Tensor) -> int:
         net: the network.
         x: one batch.
     """
+    with evaluation_mode(net):
+        return peak_of(lambda: net(x), chain(net.parameters(), net.buffers(), [x]))
+
+
+def peak_of(run: Callable[[], object], present: Iterable[Tensor] = ()) -> int:
+    """Return the most memory that tensors take at once while a function runs.
+
+    Args:
+        run: the function.
+        present: tensors that exist already and count.
+    """
     live = _LiveStorages()
-    for tensor in chain(net.parameters(), net.buffers(), [x]):
+    for tensor in present:
         live.own(tensor.untyped_storage())
-    with evaluation_mode(net), live:
-        net(x)
+    with live:
+        run()
     return live.peak
 
 

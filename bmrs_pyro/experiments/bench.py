@@ -1,0 +1,222 @@
+"""The benchmark suite: what noise costs a step, what pruning saves, how fast decisions and removal are."""
+
+from __future__ import annotations
+
+__all__ = ["SECTIONS", "targets"]
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from bmrs_pyro import data
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
+from bmrs_pyro.inference import AutoTruncatedLogNormal, NetworkSource, SupervisedModel, fit
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures
+from bmrs_pyro.reduction import bmrs_n, delta_f, low_precision, spike
+from bmrs_pyro.reporting import latency
+
+Record = dict[str, Any]
+
+
+def steps(folder: str, rounds: int) -> Record:
+    """(a) One SVI step against the same network's plain step: time and memory, at two batch sizes.
+
+    Args:
+        folder: folder of the networks' files.
+        rounds: blocks of each kind of step.
+    """
+    cases: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int], int]] = {
+        # network, input shape, batch sizes, steps per block
+        "MLP, MNIST": (_model(folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 256), 20),
+        "LeNet5, MNIST": (_model(folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
+        "LeNet5, CIFAR-10": (_model(folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
+        "ResNet-18, 32 px": (_torchvision("resnet18"), (3, 32, 32), (16, 64), 2),
+        "ResNet-18, 64 px": (_torchvision("resnet18"), (3, 64, 64), (16, 64), 1),
+        "ResNet-50, 64 px": (_torchvision("resnet50"), (3, 64, 64), (8, 16), 1),
+        "ViT-small, 32 px": (_model(folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
+    }
+    record = {}
+    for name, (make, shape, batches, block) in cases.items():
+        for batch in batches:
+            x, y = torch.randn(batch, *shape), torch.randint(10, (batch,))
+            pair = {"plain": plain_step(make(), x, y), "svi": svi_step(make(), x, y)}
+            seconds = interleaved(pair, rounds=rounds, block=block)
+            memory = {kind: peak_step_bytes(step) for kind, step in pair.items()}
+            record[f"{name}, batch {batch}"] = {
+                "plain_seconds": seconds["plain"],
+                "ratio": seconds["svi"] / seconds["plain"],
+                "memory_ratio": memory["svi"] / memory["plain"],
+            }
+    return record
+
+
+def whole_run(folder: str, rounds: int) -> Record:
+    """(b) A LeNet5 run with BMRS_N against the same epochs without pruning, on scikit-learn's digits."""
+    splits = data.load("digits", size=32)
+    seconds: dict[str, float] = {}
+    for name, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
+        pyro.set_rng_seed(0)
+        network = NoisyNetwork(_model(folder, "lenet5", (1, 32, 32))(), torch.zeros(1, 1, 32, 32))
+        model = SupervisedModel(network, _categorical, len(splits.train), kl_weight=("mean", 0.3))
+        batches = data.Batches(splits.train, 8, shuffle=True)
+        history = fit(model, AutoTruncatedLogNormal(model), batches, criterion=criterion, progress=False)
+        seconds[name] = math.fsum(epoch.seconds for epoch in history)
+    return {**seconds, "ratio": seconds["pruned"] / seconds["unpruned"]}
+
+
+def decisions(folder: str, rounds: int) -> Record:
+    """(c) ΔF of a million structures."""
+    prior = LogUniform()
+    posterior = TruncatedLogNormal(torch.empty(10**6).uniform_(-20, 2), torch.empty(10**6).uniform_(0.01, 30))
+    reduced = {"bmrs-n": spike(prior), "bmrs-u-8": low_precision(8)}
+    return {name: _median(partial(delta_f, posterior, prior, law), rounds) for name, law in reduced.items()}
+
+
+def removal(folder: str, rounds: int) -> Record:
+    """(d) Finding and cutting structures, in seconds."""
+    record = {}
+    for name, size in (("resnet18", 64), ("resnet50", 224)):
+        net, example = _torchvision(name)().eval(), torch.zeros(1, 3, size, size)
+        found = _timed(partial(find_structures, net, example))
+        network = NoisyNetwork(net, example)
+        keep = _half(network)
+        cut = _timed(partial(compact, network, keep))
+        in_place = _timed(partial(network.remove_, keep))
+        record[name] = {"find_structures": found, "compact": cut, "remove_": in_place}
+    return record
+
+
+def inference(folder: str, rounds: int) -> Record:
+    """(e) The compact network against the dense one with half of all structures gone."""
+    cases = {
+        "LeNet5": (_model(folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
+        "VGG": (_model(folder, "vgg", (3, 32, 32)), (3, 32, 32)),
+        "ResNet-18": (_torchvision("resnet18"), (3, 64, 64)),
+    }
+    record = {}
+    for name, (make, shape) in cases.items():
+        dense, example = make().eval(), torch.zeros(1, *shape)
+        network = NoisyNetwork(make(), example)
+        small = compact(network, _half(network)).eval()
+        macs = complexity(dense, example).macs / complexity(small, example).macs
+        for batch in (1, 128):
+            seconds = latency({"dense": dense, "small": small}, torch.randn(batch, *shape), repeats=rounds)
+            record[f"{name}, batch {batch}"] = {
+                "macs_ratio": macs,
+                "speed_up": seconds["dense"] / seconds["small"],
+            }
+    return record
+
+
+def growth(folder: str, rounds: int) -> Record:
+    """(f) How time grows with width and depth of an MLP: slopes of log time against log size."""
+    record = {}
+    shapes = {
+        "width": [(width, 4) for width in (256, 512, 1024, 2048)],
+        "depth": [(64, depth) for depth in (8, 16, 32, 64)],
+    }
+    x, y = torch.randn(64, 64), torch.randint(10, (64,))
+    for position, (name, sizes) in enumerate(shapes.items()):
+        found, step = [], []
+        for width, depth in sizes:
+            found.append(_timed(partial(find_structures, _chain(width, depth), x)))
+            svi = svi_step(_chain(width, depth), x, y)
+            step.append(interleaved({"svi": svi}, rounds=rounds, block=3)["svi"])
+        axis = [size[position] for size in sizes]
+        record[name] = {
+            "sizes": axis,
+            "find_structures_slope": _slope(axis, found),
+            "step_slope": _slope(axis, step),
+        }
+    return record
+
+
+SECTIONS: Mapping[str, Callable[[str, int], Record]] = {
+    "steps": steps,
+    "run": whole_run,
+    "decisions": decisions,
+    "removal": removal,
+    "inference": inference,
+    "growth": growth,
+}
+
+
+def targets(record: Mapping[str, Record]) -> list[tuple[str, float, float, bool]]:
+    """Return what was asked for beside what was measured: name, bound, value, and whether it holds."""
+    rows: list[tuple[str, float, float, bool]] = []
+
+    def at_most(name: str, bound: float, value: float) -> None:
+        rows.append((name, bound, value, value <= bound))
+
+    bounds = {
+        "LeNet5, MNIST": 1.30,
+        "LeNet5, CIFAR-10": 1.20,
+        "ResNet-18, 64 px": 1.10,
+        "ResNet-18, 32 px": 1.15,
+    }
+    for name, bound in bounds.items():
+        key = f"{name}, batch 64"
+        if key in record.get("steps", {}):
+            at_most(f"step ratio, {key}", bound, record["steps"][key]["ratio"])
+            at_most(f"memory ratio, {key}", 1.15, record["steps"][key]["memory_ratio"])
+    if "run" in record:
+        at_most("pruned run / unpruned run", 0.6, record["run"]["ratio"])
+    for name, seconds in record.get("decisions", {}).items():
+        at_most(f"ΔF of a million structures, {name} [s]", 0.3, seconds)
+    for name, row in record.get("inference", {}).items():
+        if name.endswith("128"):
+            share = row["speed_up"] / row["macs_ratio"]
+            rows.append((f"speed-up / MAC reduction, {name}, at least", 0.6, share, share >= 0.6))
+    return rows
+
+
+def _categorical(logits: Tensor) -> dist.TorchDistribution:
+    return dist.Categorical(logits=logits)
+
+
+def _model(folder: str, name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
+    return lambda: NetworkSource(f"{folder}/{name}.py").build(shape, 10)
+
+
+def _torchvision(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        net: nn.Module = models.get_model(name, weights=None, num_classes=10)
+        return net
+
+    return make
+
+
+def _chain(width: int, depth: int) -> nn.Sequential:
+    widths = [64, *[width] * depth]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def _half(network: NoisyNetwork) -> dict[str, Tensor]:
+    return {s.name: torch.arange(s.size) < max(1, s.size // 2) for s in network.structures}
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _median(run: Callable[[], object], rounds: int) -> float:
+    return sorted(_timed(run) for _ in range(max(rounds, 3)))[max(rounds, 3) // 2]
+
+
+def _slope(sizes: list[int], seconds: list[float]) -> float:
+    x, y = torch.tensor(sizes).double().log(), torch.tensor(seconds).double().log()
+    centred = x - x.mean()
+    return float((centred * y).sum() / (centred**2).sum())

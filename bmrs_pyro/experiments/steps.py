@@ -1,0 +1,111 @@
+"""Training steps side by side: plain PyTorch, the packaged pair, and programs written by hand."""
+
+from __future__ import annotations
+
+__all__ = ["by_hand_step", "interleaved", "peak_step_bytes", "plain_step", "svi_step"]
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from bmrs_pyro.inference import (
+    AutoTruncatedLogNormal,
+    JointOptim,
+    MeanFieldELBO,
+    SupervisedModel,
+    remove_structures_,
+)
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.reporting.footprint import peak_of
+
+Step = Callable[[], object]
+
+NUM_DATA = 60_000
+ADAM: dict[str, Any] = {"lr": 1e-3, "fused": True}
+
+
+def plain_step(net: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """Return a step of cross-entropy by fused Adam, what every other step is compared with."""
+    optimizer = torch.optim.Adam(net.parameters(), **ADAM)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def svi_step(net: nn.Module, x: Tensor, y: Tensor, *, draws: str = "example", keep: float = 1.0) -> Step:
+    """Return a step of SVI by SupervisedModel, AutoTruncatedLogNormal and JointOptim.
+
+    Args:
+        net: the network.
+        x: a batch of inputs.
+        y: their labels.
+        draws: ``"example"`` or ``"batch"``.
+        keep: share of every family that is left, as after pruning.
+    """
+    network = NoisyNetwork(net, x[:1])
+    model = SupervisedModel(network, _categorical, NUM_DATA, draws=draws)  # type: ignore[arg-type]
+    model.register_weights = False
+    guide = AutoTruncatedLogNormal(model)
+    if keep < 1:
+        masks = {s.name: torch.arange(s.size) < max(1, round(keep * s.size)) for s in model.structures}
+        remove_structures_(model, guide, masks)
+    svi = SVI(model, guide, JointOptim(torch.optim.Adam, ADAM, network=network), MeanFieldELBO())
+    return lambda: svi.step(x, y)
+
+
+def by_hand_step(
+    program: ModuleType,
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    optim: PyroOptim | None = None,
+    elbo: Any = None,
+) -> Step:
+    """Return a step of a program's own ``model`` and ``guide``, by JointOptim and MeanFieldELBO unless told."""
+    network = NoisyNetwork(net, x[:1])
+    optim = JointOptim(torch.optim.Adam, ADAM, network=network) if optim is None else optim
+    svi = SVI(program.model, program.guide, optim, MeanFieldELBO() if elbo is None else elbo)
+    return lambda: svi.step(x, y, net=network, num_data=NUM_DATA)
+
+
+def interleaved(steps: Mapping[str, Step], *, rounds: int, block: int = 20) -> dict[str, float]:
+    """Return the median seconds of each step; they take turns in blocks, each in a parameter store of its own.
+
+    A first round warms up and is not counted. Pyro's validation is off, as in all but the first step of an epoch.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    stores: dict[str, Any] = {}
+    with pyro.validation_enabled(False):
+        for turn in range(1 + rounds):
+            for name, step in steps.items():
+                with pyro.get_param_store().scope(stores.get(name)) as stores[name]:
+                    start = time.perf_counter()
+                    for _ in range(block):
+                        step()
+                    if turn:
+                        seconds[name].append((time.perf_counter() - start) / block)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_step_bytes(step: Step) -> int:
+    """Return the most memory that one step makes for itself, after a first one that made the optimiser's state."""
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        step()
+        return peak_of(step)
+
+
+def _categorical(logits: Tensor) -> dist.TorchDistribution:
+    return dist.Categorical(logits=logits)

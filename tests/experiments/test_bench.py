@@ -1,0 +1,58 @@
+"""The benchmark suite's arithmetic; its timings are no test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bmrs_pyro.experiments import bench
+from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
+
+MODELS = str(Path(__file__).parents[2] / "models")
+
+
+def test_slope_of_a_power_law_is_its_exponent() -> None:
+    assert bench._slope([2, 4, 8], [3 * size**1.5 for size in (2, 4, 8)]) == pytest.approx(1.5)
+
+
+def test_targets_say_what_holds() -> None:
+    record: dict[str, dict[str, Any]] = {
+        "steps": {"LeNet5, MNIST, batch 64": {"ratio": 1.2, "memory_ratio": 1.3}},
+        "run": {"ratio": 0.5},
+        "inference": {"VGG, batch 128": {"speed_up": 2.0, "macs_ratio": 4.0}, "VGG, batch 1": {}},
+    }
+    assert [(value, met) for _, _, value, met in bench.targets(record)] == [
+        (1.2, True),
+        (1.3, False),
+        (0.5, True),
+        (0.5, False),
+    ]
+
+
+def test_a_million_decisions_are_measured() -> None:
+    assert all(0 < seconds < 60 for seconds in bench.decisions(MODELS, 1).values())
+
+
+def test_steps_train_and_take_turns() -> None:
+    x, y = torch.randn(16, 8), torch.randint(3, (16,))
+    nets = [nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2)]
+    weights = [next(net.parameters()) for net in nets]
+    before = [weight.detach().clone() for weight in weights]
+    seconds = interleaved(
+        {"plain": plain_step(nets[0], x, y), "svi": svi_step(nets[1], x, y)}, rounds=1, block=2
+    )
+    assert seconds.keys() == {"plain", "svi"}
+    assert not any(torch.equal(now, then) for now, then in zip(weights, before, strict=True))
+
+
+def test_memory_of_a_step_counts_its_activations() -> None:
+    """A plain step of a wide layer makes at least its activations and its gradients."""
+    x, y = torch.randn(64, 8), torch.randint(3, (64,))
+    net = nn.Sequential(nn.Linear(8, 1000), nn.ReLU(), nn.Linear(1000, 3))
+    made = peak_step_bytes(plain_step(net, x, y))
+    activations, gradients = 4 * 64 * 1000 * 2, 4 * sum(p.numel() for p in net.parameters())
+    assert activations <= made <= 3 * activations + 2 * gradients
