@@ -16,7 +16,7 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal as AutoTruncatedLog
 from bmrs_pyro.inference.history import Epoch as Epoch
 from bmrs_pyro.inference.history import History as History
 from bmrs_pyro.inference.kl_weight import KLWeight as KLWeight
-from bmrs_pyro.inference.label_smoothing import SmoothedCategorical as SmoothedCategorical
+from bmrs_pyro.inference.label_smoothing import SmoothedLikelihood as SmoothedLikelihood
 from bmrs_pyro.inference.limits import Limits as Limits
 from bmrs_pyro.inference.loading import load as load
 from bmrs_pyro.inference.loading import save_portable as save_portable

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["SmoothedCategorical"]
+__all__ = ["SmoothedCategorical", "SmoothedLikelihood"]
+
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -18,15 +20,10 @@ class SmoothedCategorical(dist.Categorical):
         logits: ``(*batch, K)``.
         smoothing: ε in [0, 1).
 
-    Raises:
-        ValueError: ε is outside [0, 1).
-
     Reference: Szegedy et al., CVPR 2016, section 7.
     """
 
     def __init__(self, logits: Tensor, smoothing: float) -> None:
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"label smoothing is {smoothing}; it must lie in [0, 1)")
         super().__init__(logits=logits)
         self.smoothing = smoothing
 
@@ -42,3 +39,25 @@ class SmoothedCategorical(dist.Categorical):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the smoothed log-likelihood of labels."""
         return (1 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(-1)
+
+
+@dataclass(frozen=True)
+class SmoothedLikelihood:
+    """The likelihood of a classifier's labels with label smoothing, to be called with its logits.
+
+    Args:
+        smoothing: ε in [0, 1); 0 is the categorical likelihood itself.
+
+    Raises:
+        ValueError: ε is outside [0, 1).
+    """
+
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"label smoothing is {self.smoothing}; it must lie in [0, 1)")
+
+    def __call__(self, logits: Tensor) -> SmoothedCategorical:
+        """Return the distribution of labels ``(batch,)`` for logits ``(batch, K)``."""
+        return SmoothedCategorical(logits, self.smoothing)

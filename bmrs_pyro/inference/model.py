@@ -62,6 +62,8 @@ class SupervisedModel(nn.Module):
         prior: prior of every gain.
         draws: ``"example"`` or ``"batch"``.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
+        mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
+            that concerns the gains stay as they are.
 
     Attributes:
         register_weights: whether a call registers the network's weights in Pyro's parameter store. True
@@ -82,6 +84,7 @@ class SupervisedModel(nn.Module):
         prior: LogUniform | None = None,
         draws: Draws = "example",
         kl_weight: KLWeight | str | float | tuple[str, float] = "elbo",
+        mixed_precision: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(network, NoisyNetwork):
@@ -102,6 +105,7 @@ class SupervisedModel(nn.Module):
         self.draws = draws
         self.kl_weight = KLWeight.parse(kl_weight)
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
+        self.mixed_precision = mixed_precision
         self.register_weights = True
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
@@ -145,7 +149,10 @@ class SupervisedModel(nn.Module):
         return self.network.structures
 
     def _law(self, x: Inputs, theta: Mapping[str, Tensor]) -> dist.TorchDistribution:
-        law = self.likelihood(self.network(x, theta))
+        device = next(self.network.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+            outputs = self.network(x, theta)
+        law = self.likelihood(outputs.float() if self.mixed_precision else outputs)
         if len(law.batch_shape) != 1:
             raise ValueError(
                 f"the likelihood has batch shape {tuple(law.batch_shape)}, expected (batch,): "

@@ -44,7 +44,7 @@ class RunConfig:
         size: height and width images are resized to, in pixels; None leaves them.
         criterion: name of the continuous pruning criterion, ``"none"`` for none.
         epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed,
-            gains_only, label_smoothing, augment, round_to, max_macs, max_params: as the command's options.
+            gains_only, label_smoothing, augment, bfloat16, round_to, max_macs, max_params: as the command's options.
         weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
         versions: of bmrs_pyro, torch, pyro and Python.
@@ -73,6 +73,7 @@ class RunConfig:
     gains_only: bool = False
     label_smoothing: float = 0.0
     augment: bool = False
+    bfloat16: bool = False
     round_to: int = 1
     max_macs: int | None = None
     max_params: int | None = None
@@ -84,16 +85,16 @@ class RunConfig:
 class RunDirectory:
     """One run's directory.
 
-    ==================== ====================================================================
-    ``config.json``      :class:`RunConfig`
-    ``model.py``         copy of the network's source file, where it has one
+    ======================== ============================================================
+    ``config.json``          :class:`RunConfig`
+    ``model.py``             copy of the network's source file, where it has one
     ``dense.safetensors``    the trained weights it started from, where it has some
-    ``metrics.jsonl``    one record per epoch
+    ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming
     ``network.safetensors``  network and posteriors at the end of training
-    ``reduction.json``   criterion, what is kept, score of every structure
+    ``reduction.json``       criterion, what is kept, score of every structure
     ``compact.safetensors``  the small network, with what is kept
-    ==================== ====================================================================
+    ======================== ============================================================
 
     Args:
         path: the directory.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -94,3 +96,16 @@ def test_an_impossible_budget_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match="a budget of 5 cannot be met"):
         Limits(max_parameters=5).refuse_impossible(model.network)
     Limits(max_parameters=40).refuse_impossible(model.network)
+
+
+def test_mixed_precision_moves_the_loss_by_rounding_only() -> None:
+    x, y = batches()[0]
+    net = mlp(64)
+    losses = []
+    for mixed_precision in (False, True):
+        model, _ = program(copy.deepcopy(net), mixed_precision=mixed_precision)
+        model.register_weights = False
+        losses.append(model.log_likelihood(x, y, {}).item())
+        assert model.network(x).dtype is torch.float32
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
