@@ -1,0 +1,102 @@
+"""Train a network plainly, from small images to large: ``python -m bmrs_pyro.experiments.pretraining --help``.
+
+It makes the trained network that ``bmrs fit --weights`` starts from, on a budget: most epochs see images scaled down,
+which costs a quarter at half the size, and only the last ones see them whole (Howard, DAWNBench 2018).
+"""
+
+from __future__ import annotations
+
+__all__ = ["Stage", "pretrain"]
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from bmrs_pyro.data import Augmentation, Batches, Splits, load
+from bmrs_pyro.inference import NetworkSource
+from bmrs_pyro.reporting import evaluate
+
+
+class Stage(NamedTuple):
+    """Some epochs on images of one size."""
+
+    epochs: int
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> list[Stage]:
+        """Read ``5x16,2x24,1x32``: epochs × pixels."""
+        return [cls(*map(int, part.split("x"))) for part in text.split(",")]
+
+
+def pretrain(net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path) -> nn.Module:
+    """Train by SGD at one cycle of the learning rate, in bfloat16 where it is safe, with mirrored and shifted images.
+
+    Args:
+        net: the network; trained in place.
+        splits: data whose training part is used, and whose test part is evaluated on after every epoch.
+        stages: epochs and sizes.
+        log: file that takes one JSON record per epoch.
+    """
+    train = Batches(splits.train, 128, shuffle=True, drop_last=True, augmentation=Augmentation())
+    validation = Batches(splits.validation, 500)
+    net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = len(train) * sum(stage.epochs for stage in stages)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.15, total_steps=steps, pct_start=0.25)
+    start, epoch = time.process_time(), 0
+    for stage in stages:
+        for _ in range(stage.epochs):
+            net.train()
+            train.set_epoch(epoch)
+            for x, y in train:
+                if x.shape[-1] != stage.size:
+                    x = interpolate(x, size=(stage.size, stage.size), mode="bilinear", antialias=True)
+                optimizer.zero_grad()
+                with torch.autocast(x.device.type, torch.bfloat16):
+                    loss = cross_entropy(net(x), y, label_smoothing=0.1)
+                loss.backward()
+                optimizer.step()
+                cycle.step()
+            epoch += 1
+            accuracy = evaluate(net, validation, splits.train.num_classes).accuracy
+            record = {
+                "epoch": epoch,
+                "size": stage.size,
+                "loss": loss.item(),
+                "validation accuracy": accuracy,
+            }
+            with log.open("a") as file:
+                file.write(json.dumps(record | {"cpu seconds": time.process_time() - start}) + "\n")
+    return net
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="FILE.py, module:callable, or torchvision:NAME.")],
+    out: Annotated[Path, typer.Option(help="Weights file to write, .safetensors.")],
+    dataset: Annotated[str, typer.Option("--data", help="As for bmrs fit.")] = "cifar10",
+    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
+    stages: Annotated[str, typer.Option(help="Epochs x pixels, in order.")] = "5x16,2x24,1x32",
+    validation: Annotated[float, typer.Option(help="Share of the training data left out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the split and the weights.")] = 0,
+) -> None:
+    """Train a network plainly and save its weights."""
+    splits = load(dataset, data_root=data_root, validation=validation, seed=seed)
+    torch.manual_seed(seed)
+    net = NetworkSource(model).build(splits.train.input_shape, splits.train.num_classes)
+    pretrain(net, splits, Stage.parse(stages), out.with_suffix(".jsonl"))
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, out)
+    result = evaluate(net, Batches(splits.test, 500), splits.test.num_classes)
+    typer.echo(f"test accuracy {result.accuracy:.2%}, weights in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
