@@ -136,7 +136,9 @@ class Trainer:
         """Say which input or parameter is not finite, if one is."""
         if not all(part.isfinite().all() for part in (x if isinstance(x, tuple) else (x,))):
             return "the data hold NaN or inf"
-        for name, parameter in self.optim.parameters.items():
+        # the optimiser knows none before its first step
+        parameters = {**self.optim.parameters, **dict(self.model.network.net.named_parameters())}
+        for name, parameter in parameters.items():
             if not parameter.isfinite().all():
                 return f"parameter {name!r} holds NaN or inf; lower the learning rate"
         return None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import nll_loss, one_hot
+from torch.nn.functional import nll_loss, one_hot, pad
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from bmrs_pyro.network.untouched import modes_kept
@@ -74,6 +74,8 @@ def evaluate(
     log_p, y = (torch.cat(part) for part in zip(*parts, strict=True))
     # as probabilities, not logits: torchmetrics takes logits that happen to lie in [0, 1] for probabilities
     p = log_p.exp()
+    if num_classes == 1:  # which torchmetrics takes for a mistake
+        num_classes, p = 2, pad(p, (0, 1))
     return Evaluation(
         count=len(y),
         accuracy=multiclass_accuracy(p, y, num_classes, average="micro").item(),
