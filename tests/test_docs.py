@@ -1,36 +1,90 @@
-"""The README and the pages of docs/ do what they show: their Python blocks run, in order, in one process each."""
+"""The README and the pages of docs/ do what they show: their blocks run, a page at a time, and the site builds.
+
+Shell blocks (```sh) run first, then all Python of the page in one process.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-import subprocess
+import shlex
 import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from bmrs_pyro.cli import main
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["bmrs_pyro.cli.app"])
+OPTIONAL = ("tensorboard", "wandb")  # packages that a page may show
+
+
+def execute(work: Callable[[], object], folder: Path) -> None:
+    """Do work in a process of its own, in a folder; forked from one that has imported everything."""
+    process = FORKS.Process(target=_alone, args=(work, folder))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, None), (folder / "output.txt").read_text()[-2000:]
+
+
+def _alone(work: Callable[[], object], folder: Path) -> None:
+    os.chdir(folder)
+    log = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    warnings.filterwarnings("error", category=UserWarning, module="bmrs_pyro")
+    work()
+
+
+def python(code: str) -> None:
+    exec(code, {"__name__": "__main__"})
+
+
+def command(line: str) -> None:
+    """Run ``bmrs ...``, or ``bmrs ... > FILE``, as a shell would."""
+    line, _, target = line.partition(" > ")
+    with Path(target or os.devnull).open("w") as output, redirect_stdout(output):
+        sys.argv = shlex.split(line)
+        assert sys.argv[0] == "bmrs"
+        main()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
-    blocks = BLOCK.findall(page.read_text())
-    if not blocks:
-        pytest.skip(f"{page.name} shows no Python")
-    code = "\n".join(blocks)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::UserWarning:bmrs_pyro"}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    blocks, shell = BLOCK.findall(text), SHELL.findall(text)
+    if not blocks and not shell:
+        pytest.skip(f"{page.name} shows no code")
+    for package in OPTIONAL:
+        if f"import {package}" in text or f"utils.{package}" in text:
+            pytest.importorskip(package)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    for line in "".join(shell).splitlines():
+        execute(partial(command, line), tmp_path)
+    execute(partial(python, "\n".join(blocks)), tmp_path)
+
+
+def build_site(target: Path) -> None:
+    from sphinx.cmd.build import build_main
+
+    arguments = ["--fail-on-warning", "--keep-going", "-q", str(ROOT / "docs"), str(target)]
+    sys.exit(build_main(arguments))
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    execute(partial(build_site, tmp_path / "site"), tmp_path)
+    assert "TruncatedLogNormal" in (tmp_path / "site" / "api.html").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
