@@ -30,7 +30,7 @@ SPIKE = 1e-8
 """γ of the published spike: the reduced prior is N(0, 1e-16)."""
 
 
-def inclusion_threshold(change: Tensor, *, rounds: int = 4) -> Tensor:
+def inclusion_threshold(change: Tensor, *, excluded: int = 0, rounds: int = 4) -> Tensor:
     """The ΔF up to which a parameter stays: its log prior odds, learned from how many the data want.
 
         q_i = sigmoid(ζ − ΔF_i),   α = 1 + Σ q_i,   β = 1 + Σ (1 − q_i),   ζ = ψ(α) − ψ(β)
@@ -38,7 +38,8 @@ def inclusion_threshold(change: Tensor, *, rounds: int = 4) -> Tensor:
     These are mean-field updates of the indicators and of their rate, whose prior is Beta(1, 1).
 
     Args:
-        change: ΔF of a layer's parameters, any shape, in nats; 0 for those that are out: the data know nothing of them.
+        change: ΔF of the parameters that can be excluded, any shape, in nats.
+        excluded: how many others of the layer are excluded already.
         rounds: updates, from ζ = 0.
 
     Returns:
@@ -47,7 +48,7 @@ def inclusion_threshold(change: Tensor, *, rounds: int = 4) -> Tensor:
     zeta = change.new_zeros(())
     for _ in range(rounds):
         included = torch.sigmoid(zeta - change).sum()
-        zeta = torch.digamma(1 + included) - torch.digamma(1 + change.numel() - included)
+        zeta = torch.digamma(1 + included) - torch.digamma(1 + change.numel() + excluded - included)
     return zeta
 
 
@@ -81,8 +82,8 @@ class SpikeAndSlab:
         change = delta_f(posterior, dist.Normal(0.0, 1.0), dist.Normal(0.0, SPIKE)).where(active, 0.0)
         if self.group == "row":
             change, active = change.sum(1, keepdim=True), active.any(1, keepdim=True)
-        stays = change <= inclusion_threshold(change, rounds=self.rounds)
-        return (active & stays).to(gain).expand_as(gain)
+        zeta = inclusion_threshold(change[active], excluded=int((~active).sum()), rounds=self.rounds)
+        return (active & (change <= zeta)).to(gain).expand_as(gain)
 
 
 @dataclass(frozen=True)

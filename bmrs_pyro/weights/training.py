@@ -50,6 +50,7 @@ def fit_weights(
     *,
     epochs: int,
     rule: Rule | None = None,
+    warm_up: int = 0,
     prune_last: bool = False,
     optim: JointOptim | None = None,
     elbo: ELBO | None = None,
@@ -66,6 +67,7 @@ def fit_weights(
         batches: ``(x, y)``; where it has ``set_epoch`` that is called with the epoch's number.
         epochs: how many.
         rule: what prunes, such as :class:`SpikeAndSlab`; None leaves all weights.
+        warm_up: epochs without pruning at the start: a posterior still on its way says little about the evidence.
         prune_last: whether the last layer is reduced too.
         optim: optimiser; by default AdaBelief at 1e-2.
         elbo: objective; by default the mean-field ELBO with every KL closed.
@@ -102,7 +104,7 @@ def fit_weights(
             with estimator or nullcontext():
                 loss = _mean_loss(svi, batches, epoch)
             stop = time.perf_counter()
-            if rule is not None and epoch < epochs:
+            if rule is not None and warm_up < epoch < epochs:
                 reduce_(model, guide, rule, last=prune_last)  # type: ignore[arg-type]
             record = WeightEpoch(
                 epoch=epoch,

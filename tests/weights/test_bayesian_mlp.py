@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
-from pyro.optim import Adam  # type: ignore[attr-defined]
+from pyro.optim import Adam
 
 from bmrs_pyro.weights import MeanField, SpikeAndSlab, WeightModel
 from tests.weights.programs import CLASSES, NUM_DATA, blobs, categorical

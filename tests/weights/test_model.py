@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from pyro.optim import Adam  # type: ignore[attr-defined]
+from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.func import functional_call
 

@@ -36,6 +36,8 @@ def test_inclusion_threshold_follows_the_majority() -> None:
     assert threshold(40, 4) == pytest.approx(-threshold(4, 40), abs=1e-6)
     assert threshold(40, 4) > 2
     assert threshold(0, 0) == 0
+    wanted = torch.full((10,), -9.0, dtype=torch.float64)
+    assert inclusion_threshold(wanted, excluded=10).item() == pytest.approx(0, abs=0.01)
 
 
 def posterior() -> dist.Normal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -12,6 +13,7 @@ from bmrs_pyro.inference import JointOptim, NonFiniteLoss
 from bmrs_pyro.weights import (
     AdaBelief,
     HorseshoeRule,
+    Layer,
     MeanField,
     PointEstimate,
     Rule,
@@ -47,6 +49,19 @@ def test_prunes_and_still_predicts(rule: Rule) -> None:
     # the two features without meaning lose more of their weights than the two with
     active = model.active["weights.0"].float().mean(0)
     assert active[2:4].mean() < active[:2].mean()
+
+
+def test_warm_up() -> None:
+    model, guide = program()
+    calls: list[int] = []
+
+    def nothing(layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        calls.append(len(history))
+        return torch.ones_like(gain)
+
+    history: list[WeightEpoch] = []
+    fit_weights(model, guide, batches(), epochs=5, rule=nothing, warm_up=2, callbacks=[history.append])
+    assert calls == [2, 2, 3, 3]  # after the third and the fourth epoch, in two of three layers
 
 
 @pytest.mark.parametrize("kind", ["map", "tiered"])
