@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bmrs_pyro import complexity, load
@@ -138,3 +140,24 @@ def test_weights_of_another_network_are_refused(trained: tuple[Path, Path], tmp_
     )
     assert result.returncode == 2
     assert "has no tensor '0.bias'" in result.stderr
+
+
+def test_torchvision_weights_file_and_image_folder(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(20):
+            pixels = random.integers(0, 100, (32, 32, 3)) * 0.5 + np.array(colour) * 0.5
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / label / f"{index}.png")
+    net = NetworkSource("torchvision:mobilenet_v3_small").build((3, 32, 32), 2)
+    torch.save(net.state_dict(), tmp_path / "trained.pt")
+    result = command(
+        "fit", "torchvision:mobilenet_v3_small", "--out", tmp_path / "run", "--weights", tmp_path / "trained.pt",
+        "--data", tmp_path / "images", "--size", 32, "--gains-only", "--epochs", 1, "--fine-tune-epochs", 1,
+        "--batch-size", 8, "--max-macs", 1_000_000, "--json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    x = torch.randn(1, 3, 32, 32)
+    small = load(tmp_path / "run")
+    assert complexity(small, x).macs <= 1_000_000 < complexity(net, x).macs
+    assert small(x).shape == (1, 2)
