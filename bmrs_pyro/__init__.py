@@ -14,12 +14,15 @@ from bmrs_pyro.inference import Checkpoint as Checkpoint
 from bmrs_pyro.inference import History as History
 from bmrs_pyro.inference import JointOptim as JointOptim
 from bmrs_pyro.inference import KLWeight as KLWeight
+from bmrs_pyro.inference import Limits as Limits
 from bmrs_pyro.inference import MeanFieldELBO as MeanFieldELBO
 from bmrs_pyro.inference import SupervisedModel as SupervisedModel
 from bmrs_pyro.inference import fit as fit
 from bmrs_pyro.inference import linear_decay as linear_decay
 from bmrs_pyro.inference import load as load
+from bmrs_pyro.inference import load_weights_ as load_weights_
 from bmrs_pyro.inference import posteriors as posteriors
+from bmrs_pyro.inference import reestimate_batch_norm_ as reestimate_batch_norm_
 from bmrs_pyro.inference import remove_structures_ as remove_structures_
 from bmrs_pyro.network import Complexity as Complexity
 from bmrs_pyro.network import NoisyNetwork as NoisyNetwork
