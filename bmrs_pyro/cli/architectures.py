@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["architectures", "smallest_members"]
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from torchvision import models
 
+from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.inference import NetworkSource, write_atomically
 from bmrs_pyro.reporting import survey, survey_table
 
@@ -43,9 +45,11 @@ def architectures(
         Path | None, typer.Option(help="Markdown file to write; else the table is printed.")
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="The named networks alone.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look for structures in networks, remove half of them at random, and say what is found and how exact it is."""
-    console = Console(stderr=True)
+    console, output = Console(stderr=True, quiet=quiet), Output(json, quiet)
     named = networks or []
     surveys = {}
     for spec in [*([] if only else smallest_members()), *named]:
@@ -58,9 +62,10 @@ def architectures(
     working = sum(one.refusal is None for one in surveys.values())
     text = _HEAD.format(working=working, total=len(surveys), arguments=arguments) + survey_table(surveys)
     if out is None:
-        typer.echo(text)
+        output.show(text)
     else:
         write_atomically(out, lambda file: file.write_text(text))
+    output.result({spec: asdict(one) for spec, one in surveys.items()})
 
 
 def smallest_members() -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from bmrs_pyro import data
@@ -36,6 +37,7 @@ def evaluate(
     directory, output = RunDirectory(run), Output(json, quiet)
     test = run_data(directory).test
     small = directory.small()
+    torch.manual_seed(0)
     predict = small if draws is None else averaged(*directory.network()[:2], draws)
     batches = data.Batches(test, 500)
     inputs = batches if corruption is None else corrupted(batches, corruption, severity)

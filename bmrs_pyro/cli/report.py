@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from bmrs_pyro import data
@@ -88,6 +89,7 @@ def _evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
     batches, small = data.Batches(test, 500), run.small()
     yield "test data", evaluate(small, batches, test.num_classes)
     network, posteriors, _ = run.network()
+    torch.manual_seed(0)
     predicted = averaged(network, posteriors, _DRAWS)
     yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, test.num_classes)
     for corruption in CORRUPTIONS if len(test.input_shape) == 3 else ("noise", "contrast"):
