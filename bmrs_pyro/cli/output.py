@@ -34,11 +34,10 @@ class Output:
         return not (self.json or self.quiet)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print for a person."""
+        """Print for a person; texts as they are, for they may be long, or hold brackets."""
         if self.progress:
-            console = Console()
             for part in parts:
-                console.print(part)
+                typer.echo(part) if isinstance(part, str) else Console().print(part)
 
     def result(self, record: Mapping[str, Any]) -> None:
         """Print for a script, if one asked."""
