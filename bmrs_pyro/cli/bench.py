@@ -4,18 +4,19 @@ from __future__ import annotations
 
 __all__ = ["bench"]
 
-import json
 import platform
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import pyro
 import torch
 import typer
-from rich.console import Console
+from rich.json import JSON
 from rich.table import Table
 
 from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.experiments.bench import SECTIONS, targets
 from bmrs_pyro.inference import write_atomically
 
@@ -25,6 +26,8 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Alternating blocks of each measurement.")] = 15,
     threads: Annotated[int, typer.Option(help="Threads torch computes with.")] = 2,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure steps, runs, decisions, removal and inference, as ratios of medians of interleaved repeats."""
     names = section or list(SECTIONS)
@@ -33,18 +36,19 @@ def bench(
             raise ValueError(f"section {name!r} is unknown; use {', '.join(SECTIONS)}")
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
-    console = Console()
+    output = Output(json, quiet)
     record = {}
     for name in names:
-        console.print(f"{name} ...")
+        output.show(f"{name} ...")
         record[name] = SECTIONS[name](str(LENET5.parent), rounds)
-        console.print_json(json.dumps(record[name]))
+        output.show(JSON.from_data(record[name]))
     table = Table(title="targets")
     for header in ("what", "bound", "measured", ""):
         table.add_column(header)
     for what, bound, value, met in targets(record):
         table.add_row(what, f"{bound:.2f}", f"{value:.2f}", "met" if met else "missed")
-    console.print(table)
+    output.show(table)
+    output.result(record)
     if out is not None:
         environment = {
             "command": f"bmrs bench --rounds {rounds} --threads {threads}",
@@ -53,5 +57,5 @@ def bench(
             "python": platform.python_version(),
             "processor": platform.machine(),
         }
-        text = json.dumps({"environment": environment, **record}, indent=1) + "\n"
+        text = dumps({"environment": environment, **record}, indent=1) + "\n"
         write_atomically(out, lambda file: file.write_text(text))

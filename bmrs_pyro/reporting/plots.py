@@ -49,7 +49,8 @@ def new_axes(height: float = 3.2, width: float = 4.8) -> Axes:
     """Return the axes of a new figure, small enough to be read on a phone.
 
     Args:
-        height, width: of the figure, in inches.
+        height: of the figure, in inches.
+        width: likewise.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
