@@ -1,0 +1,151 @@
+"""``bmrs reproduce bmr``: weights pruned by Bayesian model reduction, beside four other ways to fit them."""
+
+from __future__ import annotations
+
+__all__ = ["bmr"]
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from bmrs_pyro.data import load
+from bmrs_pyro.experiments.bmr import METHODS, NETWORKS, run, step_times
+from bmrs_pyro.experiments.sweep import Sweep
+from bmrs_pyro.reporting import comparison_table, save_figure
+
+DATA = ("fashion_mnist", "cifar10")
+COLOURS = dict(zip(METHODS, ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
+Result = Mapping[str, Any]
+
+
+def bmr(
+    network: Annotated[list[str] | None, typer.Option(help="mlp, lenet or vit; repeat for several.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--data", help="fashion_mnist or cifar10; repeat for both.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; all by default.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Epochs of each run; the published runs have 50.")] = 16,
+    steps: Annotated[int, typer.Option(help="Steps per epoch at most; the published runs have 500.")] = 400,
+    warm_up: Annotated[int, typer.Option(help="Of these, epochs of MAP that the posterior starts from.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 120,
+    draws: Annotated[int, typer.Option(help="Posterior draws that a prediction averages over.")] = 20,
+    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Folder of finished runs; what is there is not run again.")
+    ] = Path("runs/bmr"),
+    out: Annotated[Path | None, typer.Option(help="Folder for bmr.json and the figures.")] = None,
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Compare MAP, flat, hierarchical and two reducing posteriors of all weights: accuracy, calibration, size, time."""
+    networks, datasets, methods = network or ["lenet"], dataset or ["fashion_mnist"], method or list(METHODS)
+    _check(networks, NETWORKS, "network")
+    _check(datasets, DATA, "data set")
+    _check(methods, METHODS, "method")
+    if not 0 <= warm_up < epochs:
+        raise ValueError(
+            f"--warm-up is {warm_up}; it must lie between 0 and --epochs={epochs}, which it is a part of"
+        )
+    settings = {
+        "data_root": str(data_root) if data_root else None,
+        "epochs": epochs,
+        "warm_up": warm_up,
+        "steps": steps,
+        "batch": batch_size,
+        "draws": draws,
+    }
+    sweep = Sweep(run, cache, workers)
+    record = []
+    for net, name in product(networks, datasets):
+        configs = [
+            {"network": net, "data": name, "method": one, "seed": seed, **settings}
+            for seed, one in product(range(seeds), methods)
+        ]
+        results = sweep.execute(configs, progress=not quiet)
+        by_method: dict[str, list[Result]] = defaultdict(list)
+        for config, result in zip(configs, results, strict=True):
+            by_method[str(config["method"])].append(result)
+        times = step_times(net, load(name, data_root=data_root).train)
+        Console().print(_table(by_method, times, f"{net} on {name}", steps))
+        record.append(
+            {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}
+        )
+        del record[-1]["data_root"]
+        if out is not None:
+            _draw(by_method, out / f"bmr-{net}-{name}.png")
+    if out is not None:
+        (out / "bmr.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} {name!r} is unknown; use one of {', '.join(known)}")
+
+
+def _table(
+    by_method: Mapping[str, Sequence[Result]], times: Mapping[str, float], title: str, steps: int
+) -> Any:
+    columns = {}
+    for method, results in by_method.items():
+        epoch = steps * times[method] + times.get(f"{method} reduction", 0.0)
+        flat = steps * times["flat"]
+        columns[method] = {
+            "test accuracy [%]": _spread(100 * result["accuracy"] for result in results),
+            "NLL [nats]": _spread(result["nll"] for result in results),
+            "calibration error [%]": _spread(100 * result["ece"] for result in results),
+            "weights pruned [%]": _spread(
+                100 * (1 - result["active"] / result["weights"]) for result in results
+            ),
+            "parameters when cut": _spread(result["parameters"][1] for result in results),
+            f"seconds for {steps} steps": f"{epoch:.1f}",
+            "relative to flat": f"{epoch / flat:.2f}",
+        }
+    return comparison_table(columns, title=title)
+
+
+def _spread(values: Iterable[float]) -> str:
+    numbers = list(values)
+    mean = f"{statistics.mean(numbers):.4g}"
+    return f"{mean} ± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else mean
+
+
+def _draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
+    """Draw what is left of the weights by epoch, and accuracy against what is left at the end."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for method, results in by_method.items():
+        for index, result in enumerate(results):
+            label = method if index == 0 else None
+            history = result["history"]
+            left.plot(
+                [epoch["epoch"] for epoch in history],
+                [100 * epoch["active"] for epoch in history],
+                color=COLOURS[method],
+                label=label,
+            )
+            right.scatter(
+                100 * result["active"] / result["weights"],
+                100 * result["accuracy"],
+                color=COLOURS[method],
+                label=label,
+            )
+    left.set_xlabel("epoch")
+    left.set_ylabel("weights left [%]")
+    right.set_xlabel("weights left [%]")
+    right.set_ylabel("test accuracy [%]")
+    right.legend(fontsize="small")
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    save_figure(left, path)

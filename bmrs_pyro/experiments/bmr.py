@@ -1,0 +1,235 @@
+"""The comparison of Marković, Friston and Kiebel (2023): five ways to fit the weights of three networks."""
+
+from __future__ import annotations
+
+__all__ = ["METHODS", "NETWORKS", "lenet", "run", "step_times"]
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+from bmrs_pyro.data import Batches, Dataset, load
+from bmrs_pyro.inference import JointOptim, MeanFieldELBO, NetworkSource
+from bmrs_pyro.network import NoisyNetwork, compact, complexity
+from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.weights import (
+    AdaBelief,
+    Flipout,
+    HorseshoeRule,
+    MeanField,
+    PointEstimate,
+    Rule,
+    SpikeAndSlab,
+    WeightEpoch,
+    WeightModel,
+    empty_structures,
+    fit_weights,
+    layer_scale,
+    mean_network,
+    predictive,
+    reduce_,
+    regularised_horseshoe,
+)
+from bmrs_pyro.weights.scales import Scales
+
+MODELS = Path(__file__).parents[2] / "models"
+NETWORKS = ("mlp", "lenet", "vit")
+_BLOCK = 20  # steps in a row, so that a machine that slows down slows all methods alike
+
+
+class Method(NamedTuple):
+    """One way to fit the weights."""
+
+    scales: Scales
+    rule: Rule | None
+    point: bool
+    rate: float
+    """Learning rate of AdaBelief."""
+
+
+METHODS = {
+    "map": Method(layer_scale, None, True, 5e-3),
+    "flat": Method(layer_scale, None, False, 5e-3),
+    "tiered": Method(regularised_horseshoe, None, False, 5e-3),
+    "bmr-spike-and-slab": Method(layer_scale, SpikeAndSlab(), False, 1e-2),
+    "bmr-horseshoe": Method(layer_scale, HorseshoeRule(), False, 1e-2),
+}
+
+
+def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """LeNet with tanh and average pooling: 6-16-120-84 features, 18-48-360-256 for colour images."""
+    channels, size = input_shape[0], input_shape[-1]
+    a, b, c, d = (6, 16, 120, 84) if channels == 1 else (18, 48, 360, 256)
+    return nn.Sequential(
+        nn.Conv2d(channels, a, 5, padding=(32 - size) // 2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(a, b, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(b, c, 5),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(c, d),
+        nn.Tanh(),
+        nn.Linear(d, num_classes),
+    )
+
+
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit one network by one method and evaluate it on the test data.
+
+    Args:
+        config: ``network``, ``data``, ``data_root``, ``method``, ``seed``, ``epochs``, ``warm_up``, ``steps`` (per
+            epoch at most), ``batch`` and ``draws`` (of the posterior, for the evaluation).
+
+    Returns:
+        accuracy, nll, ece, parameter counts before and after, and the history of the epochs.
+    """
+    splits = load(config["data"], data_root=config["data_root"], validation=0.1)
+    pyro.set_rng_seed(config["seed"])
+    method = METHODS[config["method"]]
+    model, guide = _program(config["network"], splits.train, method)
+    batches = _Steps(
+        Batches(splits.train, config["batch"], shuffle=True, seed=config["seed"]), config["steps"]
+    )
+    example = torch.zeros(1, *splits.train.input_shape)
+    dense = complexity(model.net, example)
+    with pyro.validation_enabled(False):
+        start = _warm_start_(model, guide, batches, config["warm_up"], config["seed"])
+        history = fit_weights(
+            model,
+            guide,
+            batches,
+            epochs=config["epochs"] - len(start),
+            rule=method.rule,
+            optim=_optim(model, method),
+            elbo=Trace_ELBO() if method.point else None,
+            estimator=None if method.point else Flipout(),
+            schedule=_late_decay,
+            seed=config["seed"],
+        )
+        test = Batches(splits.test, 1000)
+        draws = 1 if method.point else config["draws"]
+        result = evaluate(predictive(model, guide, draws), test, splits.test.num_classes)
+    network = NoisyNetwork(mean_network(model, guide).eval(), example)
+    small = compact(network, empty_structures(network))
+    size = complexity(small, example)
+    return {
+        "accuracy": result.accuracy,
+        "nll": result.nll,
+        "ece": result.ece,
+        "weights": model.gain.numel(),
+        "active": int((model.gain > 0).sum()),
+        "active by layer": {name: mask.float().mean().item() for name, mask in model.active.items()},
+        "mean network accuracy": evaluate(small, test, splits.test.num_classes).accuracy,
+        "parameters": [dense.parameters, size.parameters],
+        "macs": [dense.macs, size.macs],
+        "history": [asdict(record) for record in (*start, *history)],
+    }
+
+
+def step_times(network: str, train: Dataset, *, batch: int = 120, rounds: int = 5) -> dict[str, float]:
+    """Return median seconds per step of every method, measured in alternating blocks on one machine.
+
+    The two reducing methods also report, under ``NAME reduction``, the seconds of one reduction.
+    """
+    batches = Batches(train, batch, shuffle=True)
+    seconds: dict[str, list[float]] = {}
+    programs = {}
+    for name, method in METHODS.items():
+        model, guide = _program(network, train, method)
+        elbo = Trace_ELBO() if method.point else MeanFieldELBO()
+        programs[name] = (model, guide, SVI(model, guide, _optim(model, method), elbo))
+    with pyro.validation_enabled(False):
+        for _ in range(1 + rounds):
+            for name, (_, _, svi) in programs.items():
+                with pyro.get_param_store().scope():
+                    seconds.setdefault(name, []).extend(_block(svi, batches, METHODS[name].point))
+        medians = {name: statistics.median(values[_BLOCK:]) for name, values in seconds.items()}
+        for name, (model, guide, _) in programs.items():
+            if (rule := METHODS[name].rule) is not None and isinstance(guide, MeanField):
+                start = time.perf_counter()
+                reduce_(model, guide, rule)
+                medians[f"{name} reduction"] = time.perf_counter() - start
+    return medians
+
+
+def _block(svi: SVI, batches: Batches, point: bool) -> list[float]:
+    times = []
+    for x, y in islice(batches, _BLOCK):
+        start = time.perf_counter()
+        if point:
+            svi.step(x, y)
+        else:
+            with Flipout():
+                svi.step(x, y)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _warm_start_(
+    model: WeightModel, guide: MeanField | PointEstimate, batches: Iterable[Any], epochs: int, seed: int
+) -> list[WeightEpoch]:
+    """Train to the most probable weights first, and centre the posterior there: that takes far fewer steps."""
+    if not epochs or isinstance(guide, PointEstimate) or model.scales is not layer_scale:
+        return []
+    point = PointEstimate(model.draw)
+    optim = _optim(model, METHODS["map"])
+    history = fit_weights(
+        model,
+        point,
+        batches,
+        epochs=epochs,
+        optim=optim,
+        elbo=Trace_ELBO(),
+        schedule=lambda progress: 1.0,
+        seed=seed,
+    )
+    guide.loc = point.loc.detach()
+    return history
+
+
+class _Steps:
+    """The first batches of every epoch."""
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        self.batches, self.steps = batches, steps
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)
+
+    def __iter__(self) -> Any:
+        return islice(self.batches, self.steps)
+
+
+def _program(network: str, train: Dataset, method: Method) -> tuple[WeightModel, MeanField | PointEstimate]:
+    net = _build(network, train.input_shape, train.num_classes)
+    model = WeightModel(net, lambda logits: dist.Categorical(logits=logits), len(train), scales=method.scales)
+    return model, PointEstimate(model.draw) if method.point else MeanField(model.draw)
+
+
+def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    if network == "lenet":
+        return lenet(input_shape, num_classes)
+    file = {"mlp": "bayesian_mlp.py", "vit": "vit.py"}[network]
+    return NetworkSource(str(MODELS / file)).build(input_shape, num_classes)
+
+
+def _late_decay(progress: float) -> float:
+    """The published runs' constant rate, but for the last fifth: what was pruned late needs the time to heal."""
+    return min(1.0, 5.0 * (1.0 - progress))
+
+
+def _optim(model: WeightModel, method: Method) -> JointOptim:
+    return JointOptim(AdaBelief, {"lr": method.rate}, network=model.net, variational_rate=1.0)
