@@ -255,7 +255,10 @@ def test_wrong_use_is_refused_by_name() -> None:
         fit(lambda x, y: None, guide, batches())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cannot shrink"):
         fit(model, lambda x, y=None: None, batches(), criterion=bmrs_n())
-    with pyro.settings.context(module_local_params=True), pytest.raises(ValueError, match="module_local_params"):
+    with (
+        pyro.settings.context(module_local_params=True),
+        pytest.raises(ValueError, match="module_local_params"),
+    ):
         fit(model, guide, batches())
     with pytest.raises(ValueError, match="at least one"):
         fit(model, guide, batches(), epochs=0, fine_tune_epochs=0)
