@@ -29,7 +29,12 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add(node.module or "")
+            # `from bmrs_pyro import data` imports the room, not the whole package
+            names |= (
+                {f"bmrs_pyro.{alias.name}" for alias in node.names}
+                if node.module == "bmrs_pyro"
+                else {node.module or ""}
+            )
     return names
 
 

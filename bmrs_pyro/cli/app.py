@@ -19,6 +19,7 @@ from bmrs_pyro.cli.export import export
 from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
+from bmrs_pyro.cli.reproduce import reproduce
 
 app = typer.Typer(
     help="Bayesian structured pruning: fit a network with random gains, remove what the data do not need.",
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (demo, fit, prune, evaluate, report, compare, export, architectures, bench):
     app.command()(command)
+app.add_typer(reproduce, name="reproduce")
 
 
 def main() -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 __all__ = ["bmr"]
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 
+from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.data import load
 from bmrs_pyro.experiments.bmr import METHODS, NETWORKS, run, step_times
 from bmrs_pyro.experiments.sweep import Sweep
@@ -45,7 +45,8 @@ def bmr(
     ] = Path("runs/bmr"),
     out: Annotated[Path | None, typer.Option(help="Folder for bmr.json and the figures.")] = None,
     workers: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare MAP, flat, hierarchical and two reducing posteriors of all weights: accuracy, calibration, size, time."""
     networks, datasets, methods = network or ["lenet"], dataset or ["fashion_mnist"], method or list(METHODS)
@@ -64,6 +65,7 @@ def bmr(
         "batch": batch_size,
         "draws": draws,
     }
+    output = Output(json, quiet)
     sweep = Sweep(run, cache, workers)
     record = []
     for net, name in product(networks, datasets):
@@ -71,20 +73,21 @@ def bmr(
             {"network": net, "data": name, "method": one, "seed": seed, **settings}
             for seed, one in product(range(seeds), methods)
         ]
-        results = sweep.execute(configs, progress=not quiet)
+        results = sweep.execute(configs, progress=output.progress)
         by_method: dict[str, list[Result]] = defaultdict(list)
         for config, result in zip(configs, results, strict=True):
             by_method[str(config["method"])].append(result)
         times = step_times(net, load(name, data_root=data_root).train)
-        Console().print(_table(by_method, times, f"{net} on {name}", steps))
+        output.show(_table(by_method, times, f"{net} on {name}", steps))
         record.append(
             {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}
         )
         del record[-1]["data_root"]
         if out is not None:
             _draw(by_method, out / f"bmr-{net}-{name}.png")
+    output.result({"experiments": record})
     if out is not None:
-        (out / "bmr.json").write_text(json.dumps(record, indent=1) + "\n")
+        (out / "bmr.json").write_text(dumps(record, indent=1) + "\n")
 
 
 def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:
