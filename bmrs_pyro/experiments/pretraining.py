@@ -37,7 +37,9 @@ class Stage(NamedTuple):
         return [cls(*map(int, part.split("x"))) for part in text.split(",")]
 
 
-def pretrain(net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path) -> nn.Module:
+def pretrain(
+    net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path, peak_rate: float = 0.15
+) -> nn.Module:
     """Train by SGD at one cycle of the learning rate, in bfloat16 where it is safe, with mirrored and shifted images.
 
     Args:
@@ -45,13 +47,18 @@ def pretrain(net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path)
         splits: data whose training part is used, and whose test part is evaluated on after every epoch.
         stages: epochs and sizes.
         log: file that takes one JSON record per epoch.
+        peak_rate: largest learning rate.
     """
     train = Batches(splits.train, 128, shuffle=True, drop_last=True, augmentation=Augmentation())
     validation = Batches(splits.validation, 500)
     net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=peak_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     steps = len(train) * sum(stage.epochs for stage in stages)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.15, total_steps=steps, pct_start=0.25)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=peak_rate, total_steps=steps, pct_start=0.25
+    )
     start, epoch = time.process_time(), 0
     for stage in stages:
         for _ in range(stage.epochs):

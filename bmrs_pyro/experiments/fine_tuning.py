@@ -1,0 +1,43 @@
+"""Train the small network of a run further: ``python -m bmrs_pyro.experiments.fine_tuning --help``.
+
+The gains are in its weights by then, and nothing in it is random: it is trained as any network is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from bmrs_pyro.data import load
+from bmrs_pyro.experiments.pretraining import Stage, pretrain
+from bmrs_pyro.inference import RunDirectory
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit; its small network is replaced.")],
+    epochs: Annotated[int, typer.Option(help="Epochs over the run's training data.")] = 2,
+    peak_rate: Annotated[float, typer.Option(help="Largest learning rate of the cycle.")] = 0.02,
+) -> None:
+    """Train a run's small network plainly, and keep what comes out in the run."""
+    directory = RunDirectory(run)
+    config = directory.config
+    splits = load(
+        config.data,
+        data_root=Path(config.data_root) if config.data_root else None,
+        size=config.size,
+        validation=config.validation,
+        seed=config.seed,
+    )
+    torch.manual_seed(config.seed)
+    stages = [Stage(epochs, config.input_shape[-1])]
+    small = pretrain(directory.small(), splits, stages, run / "fine_tuning.jsonl", peak_rate)
+    directory.save_decision(directory.decision(), small)
+
+
+if __name__ == "__main__":
+    typer.run(main)
