@@ -79,7 +79,6 @@ def test_command(
         data_root=root,
         cache=tmp_path / "cache",
         out=tmp_path,
-        quiet=True,
     )
     (record,) = json.loads((tmp_path / "bmr.json").read_text())
     assert set(record["results"]) == {"flat"}

@@ -99,7 +99,10 @@ def test_the_command_to_repeat_gives_the_same_configuration(
 
 
 def test_every_command_has_json_and_quiet_and_help() -> None:
-    for name, command in get_command(app).commands.items():
+    commands = dict(get_command(app).commands)
+    commands |= commands.pop("reproduce").commands
+    assert {"fit", "poster"} <= commands.keys()
+    for name, command in commands.items():
         options = {flag for parameter in command.params for flag in parameter.opts}
         assert {"--json", "--quiet"} <= options, name
         assert CliRunner().invoke(command, ["--help"]).exit_code == 0
