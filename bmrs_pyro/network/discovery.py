@@ -86,7 +86,8 @@ def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
         raise ValueError(
-            f"the network does not run on the example inputs ({shapes}): {type(error).__name__}: {error}"
+            f"the network does not run on the example inputs ({shapes}): {_failing_layer(net, inputs)}"
+            f"{type(error).__name__}: {error}; give inputs as the network is called with"
         ) from error
     if not idle:
         return
@@ -98,6 +99,32 @@ def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         wakes = False
     if not wakes:
         net.eval()
+
+
+@torch.no_grad()
+def _failing_layer(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Name the innermost module that a failing forward pass is in, and what it was given."""
+    names = {module: name for name, module in net.named_modules()}
+    entered: list[str] = []
+
+    def enter(module: nn.Module, args: tuple[object, ...]) -> None:
+        shapes = ", ".join(str(tuple(x.shape)) for x in args if isinstance(x, Tensor))
+        where = f"{type(module).__name__} '{names[module]}' was given {shapes or 'no tensor'}; "
+        entered.append(where if module is not net else "")
+
+    def leave(*_: object) -> None:
+        entered.pop()
+
+    hooks = [module.register_forward_pre_hook(enter) for module in names]
+    hooks += [module.register_forward_hook(leave) for module in names]
+    try:
+        net(*inputs)
+    except Exception:
+        return entered[-1] if entered else ""
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ""
 
 
 @torch.no_grad()

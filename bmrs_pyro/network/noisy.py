@@ -45,7 +45,8 @@ class NoisyNetwork(nn.Module):
         if not self.structures:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out[:3])
             raise ValueError(
-                f"none of the network's {len(self.structures.left_out)} structure families can be removed ({why})"
+                f"none of the network's {len(self.structures.left_out)} structure families can be removed ({why}); "
+                "give a network with hidden channels, neurons or heads that only plain layers read"
             )
         self.net = net
         self.example_inputs = example_inputs

@@ -224,8 +224,14 @@ def test_the_summary_names_everything() -> None:
 
 
 def test_wrong_inputs_are_named() -> None:
-    with pytest.raises(ValueError, match=r"does not run on the example inputs \(\(1, 3, 32, 32\)\)"):
+    with pytest.raises(
+        ValueError, match=r"does not run on the example inputs \(\(1, 3, 32, 32\)\): Conv2d '0' was"
+    ):
         find_structures(lenet5(), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(
+        ValueError, match=r"Linear '7' was given \(1, 256\); RuntimeError: .*; give inputs as the"
+    ):
+        find_structures(lenet5(), torch.zeros(1, 1, 28, 28))
     with pytest.raises(ValueError, match="no finite outputs"):
         find_structures(lenet5(), torch.full((1, 1, 32, 32), torch.nan))
 
