@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["WeightsError", "load_weights_", "read_weights"]
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         if path.suffix in (".pt", ".pth"):
-            return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
+            # torch warns of unusual pickle protocols before it refuses them
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
