@@ -20,7 +20,7 @@ from bmrs_pyro.inference import RunDirectory
 
 def main(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit; its small network is replaced.")],
-    epochs: Annotated[int, typer.Option(help="Epochs over the run's training data.")] = 2,
+    stages: Annotated[str, typer.Option(help="Epochs x pixels, in order.")] = "1x16,1x32",
     peak_rate: Annotated[float, typer.Option(help="Largest learning rate of the cycle.")] = 0.02,
 ) -> None:
     """Train a run's small network plainly, and keep what comes out in the run."""
@@ -34,8 +34,8 @@ def main(
         seed=config.seed,
     )
     torch.manual_seed(config.seed)
-    stages = [Stage(epochs, config.input_shape[-1])]
-    small = pretrain(directory.small(), splits, stages, run / "fine_tuning.jsonl", peak_rate)
+    log = run / "fine_tuning.jsonl"
+    small = pretrain(directory.small(), splits, Stage.parse(stages), log, peak_rate)
     directory.save_decision(directory.decision(), small)
 
 
