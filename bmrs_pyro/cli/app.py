@@ -42,5 +42,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ArithmeticError) as error:
         if os.environ.get("BMRS_DEBUG"):
             raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        # which of the processes that torchrun started
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        who = f" (process {os.environ['RANK']} of {processes})" if processes > 1 else ""
+        typer.echo(f"error{who}: {' '.join(str(error).split())}", err=True)
         sys.exit(2)

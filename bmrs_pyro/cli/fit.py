@@ -30,9 +30,13 @@ from bmrs_pyro.inference import (
     RunError,
     SmoothedLikelihood,
     SupervisedModel,
+    first_alone,
+    joined,
     load_weights_,
     posteriors,
+    rank,
     reestimate_batch_norm_,
+    world_size,
 )
 from bmrs_pyro.inference import fit as fit_model
 from bmrs_pyro.network import NoisyNetwork, compact
@@ -94,64 +98,74 @@ def fit(
 ) -> None:
     """Fit a network with random gains, prune it as it learns, and keep the small network in a run directory."""
     run = RunDirectory(out)
-    if resume and run.exists():
-        _refuse_another_model(run, model)
-    else:
-        source = NetworkSource(model)
-        size = size if size is not None else source.input_size()
-        splits = data.load(
-            dataset, data_root=data_root, download=download, size=size, validation=validation, seed=seed
-        )
-        config = RunConfig(
-            model=model,
-            data=dataset,
-            data_root=str(data_root) if data_root else None,
-            input_shape=splits.train.input_shape,
-            num_classes=splits.train.num_classes,
-            mean=splits.train.mean,
-            std=splits.train.std,
-            size=size,
-            criterion=criterion,
-            epochs=epochs,
-            fine_tune_epochs=fine_tune_epochs,
-            prune_every=prune_every,
-            batch_size=batch_size,
-            lr=lr,
-            variational_rate=variational_rate,
-            kl_weight=kl_weight,
-            draws=draws,
-            weights=str(weights) if weights else None,
-            gains_only=gains_only,
-            label_smoothing=label_smoothing,
-            augment=augment,
-            bfloat16=bfloat16,
-            round_to=round_to,
-            max_macs=max_macs,
-            max_params=max_params,
-            validation=validation,
-            seed=seed,
-            versions={
-                "bmrs_pyro": bmrs_pyro.__version__,
-                "torch": str(torch.__version__),
-                "pyro": pyro.__version__,
-                "python": platform.python_version(),
-            },
-        )
-        # whatever is wrong with network or options shows before the directory is made
-        dense = source.build(config.input_shape, config.num_classes)
-        if weights:
-            load_weights_(dense, weights)
-        limits = _limits(config)
-        limits.refuse_impossible(_program(dense, config, len(splits.train)).network)
-        named_criterion(criterion)
-        run = RunDirectory.create(out, config, dense.state_dict() if weights else None)
-    output = Output(json, quiet)
-    train(run, device=device, progress=output.progress)
-    show_report(run, output)
+
+    def prepare() -> None:
+        if resume and run.exists():
+            _refuse_another_model(run, model)
+        else:
+            source = NetworkSource(model)
+            side = size if size is not None else source.input_size()
+            splits = data.load(
+                dataset, data_root=data_root, download=download, size=side, validation=validation, seed=seed
+            )
+            config = RunConfig(
+                model=model,
+                data=dataset,
+                data_root=str(data_root) if data_root else None,
+                input_shape=splits.train.input_shape,
+                num_classes=splits.train.num_classes,
+                mean=splits.train.mean,
+                std=splits.train.std,
+                size=side,
+                criterion=criterion,
+                epochs=epochs,
+                fine_tune_epochs=fine_tune_epochs,
+                prune_every=prune_every,
+                batch_size=batch_size,
+                lr=lr,
+                variational_rate=variational_rate,
+                kl_weight=kl_weight,
+                draws=draws,
+                weights=str(weights) if weights else None,
+                gains_only=gains_only,
+                label_smoothing=label_smoothing,
+                augment=augment,
+                bfloat16=bfloat16,
+                round_to=round_to,
+                max_macs=max_macs,
+                max_params=max_params,
+                validation=validation,
+                seed=seed,
+                versions={
+                    "bmrs_pyro": bmrs_pyro.__version__,
+                    "torch": str(torch.__version__),
+                    "pyro": pyro.__version__,
+                    "python": platform.python_version(),
+                },
+            )
+            # whatever is wrong with network or options shows before the directory is made
+            dense = source.build(config.input_shape, config.num_classes)
+            if weights:
+                load_weights_(dense, weights)
+            limits = _limits(config)
+            limits.refuse_impossible(_program(dense, config, len(splits.train)).network)
+            named_criterion(criterion)
+            RunDirectory.create(out, config, dense.state_dict() if weights else None)
+
+    with joined(device) as own_device:
+        first_alone(prepare)
+        first = rank() == 0
+        output = Output(json and first, quiet or not first)
+        train(run, device=own_device, progress=output.progress)
+        if first:
+            show_report(run, output)
 
 
 def train(run: RunDirectory, *, device: str | None = None, progress: bool = True) -> None:
-    """Carry out a run's configuration, from its last checkpoint where it has one, and write what came out."""
+    """Carry out a run's configuration, from its last checkpoint where it has one, and write what came out.
+
+    Of several processes each takes its part, and the first one writes.
+    """
     config = run.config
     splits = run_data(run)
     model = _program(run.dense(), config, len(splits.train))
@@ -163,9 +177,14 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
         variational_rate=config.variational_rate,
     )
     criterion = named_criterion(config.criterion)
-    augmentation = data.Augmentation() if config.augment else None
+    share = rank(), world_size()
     batches = data.Batches(
-        splits.train, config.batch_size, shuffle=True, seed=config.seed, augmentation=augmentation
+        splits.train,
+        config.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        augmentation=data.Augmentation() if config.augment else None,
+        share=share,
     )
     history = fit_model(
         model,
@@ -177,14 +196,16 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
         prune_every=config.prune_every,
         limits=_limits(config),
         gains_only=config.gains_only,
-        validation=data.Batches(splits.validation, 1000),
+        validation=data.Batches(splits.validation, 1000, share=share),
         optim=optim,
         seed=config.seed,
         device=device,
         progress=progress,
-        callbacks=[run.append_metrics],
+        callbacks=[run.append_metrics] if rank() == 0 else [],
         checkpoint=run.checkpoint,
     )
+    if rank() > 0:
+        return
     model.to("cpu")
     guide.to("cpu")
     found = posteriors(guide)

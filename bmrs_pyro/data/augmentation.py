@@ -33,8 +33,16 @@ class Augmentation:
         if self.shift < 0:
             raise ValueError(f"shift is {self.shift}; it is a number of pixels, at least 0")
 
-    def __call__(self, x: Tensor, random: np.random.Generator) -> Tensor:
+    def __call__(
+        self, x: Tensor, random: np.random.Generator, *, first: int = 0, total: int | None = None
+    ) -> Tensor:
         """Change a batch of images ``(B, C, H, W)``, each by itself.
+
+        Args:
+            x: the images, rows ``first … first + B`` of a batch of ``total`` (by default B).
+            random: what the changes of all ``total`` rows are drawn from.
+            first: number of the first row.
+            total: number of rows of the whole batch.
 
         Raises:
             ValueError: ``x`` holds no images.
@@ -42,11 +50,12 @@ class Augmentation:
         if x.ndim != 4:
             raise ValueError(f"only images (B, C, H, W) can be shifted and mirrored, got {tuple(x.shape)}")
         count, _, height, width = x.shape
-        offsets = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, count, 1))).to(x.device)
+        total, own = count if total is None else total, slice(first, first + count)
+        offsets = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, total, 1))[:, own]).to(x.device)
         rows = offsets[0] + torch.arange(height, device=x.device)
         columns = offsets[1] + torch.arange(width, device=x.device)
         if self.mirror:
-            mirrored = torch.from_numpy(random.random(count) < 0.5).to(x.device)
+            mirrored = torch.from_numpy(random.random(total)[own] < 0.5).to(x.device)
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         image = torch.arange(count, device=x.device)[:, None, None]
         window = pad(x, [self.shift] * 4)[image, :, rows[:, :, None], columns[:, None, :]]

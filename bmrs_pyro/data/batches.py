@@ -30,9 +30,11 @@ class Batches:
         device: where the data are kept and the batches made.
         drop_last: leave a shorter last batch out.
         augmentation: changes every batch at random, by draws that are a function of (seed, epoch) too.
+        share: ``(k, n)`` serves the k-th of n parts of every batch, k from 0, as process k of n needs it: the parts
+            follow one another, and lengths differ by one at most. A part of a short last batch may be empty.
 
     Raises:
-        ValueError: a batch size below 1, a negative seed, or no batch at all.
+        ValueError: a batch size below 1, a negative seed, no batch at all, or a share that is none.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Batches:
         device: torch.device | str = "cpu",
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -54,6 +57,8 @@ class Batches:
             raise ValueError(
                 f"{len(dataset)} examples fill no batch of {batch_size}; drop_last leaves nothing"
             )
+        if not 0 <= share[0] < share[1]:
+            raise ValueError(f"share is {share}; (k, n) is the k-th of n parts, with k from 0 to n - 1")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -61,6 +66,7 @@ class Batches:
         self.device = torch.device(device)
         self.drop_last = drop_last
         self.augmentation = augmentation
+        self.share = share
         self.epoch = 0
         self._images = dataset.images.to(self.device)
         self._labels = dataset.labels.to(self.device)
@@ -85,10 +91,13 @@ class Batches:
         order = self._order(self.epoch).to(self.device)
         random = np.random.default_rng((self.seed, self.epoch, 1))  # not the order's own draws
         self.epoch += 1
-        for rows in order.split(self.batch_size)[: len(self)]:
+        part, parts = self.share
+        for batch in order.split(self.batch_size)[: len(self)]:
+            first, stop = (len(batch) * edge // parts for edge in (part, part + 1))
+            rows = batch[first:stop]
             x = self._images.index_select(0, rows).to(torch.float32).sub_(self._mean).div_(self._std)
             if self.augmentation is not None:
-                x = self.augmentation(x, random)
+                x = self.augmentation(x, random, first=first, total=len(batch))
             yield x, self._labels.index_select(0, rows)
 
     def _order(self, epoch: int) -> Tensor:

@@ -15,6 +15,8 @@ from bmrs_pyro.inference.freezing import frozen as frozen
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch as Epoch
 from bmrs_pyro.inference.history import History as History
+from bmrs_pyro.inference.joining import first_alone as first_alone
+from bmrs_pyro.inference.joining import joined as joined
 from bmrs_pyro.inference.kl_weight import KLWeight as KLWeight
 from bmrs_pyro.inference.label_smoothing import SmoothedLikelihood as SmoothedLikelihood
 from bmrs_pyro.inference.limits import Limits as Limits
@@ -25,6 +27,9 @@ from bmrs_pyro.inference.optim import JointOptim as JointOptim
 from bmrs_pyro.inference.posteriors import posteriors as posteriors
 from bmrs_pyro.inference.pretrained import WeightsError as WeightsError
 from bmrs_pyro.inference.pretrained import load_weights_ as load_weights_
+from bmrs_pyro.inference.process_group import LostProcess as LostProcess
+from bmrs_pyro.inference.process_group import rank as rank
+from bmrs_pyro.inference.process_group import world_size as world_size
 from bmrs_pyro.inference.pruning import remove_structures_ as remove_structures_
 from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
 from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
 from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.inference.global_batch import SharedDraws
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import pack
 
@@ -136,4 +137,6 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     def _joint(self) -> TruncatedLogNormal:
         prior = self.model.prior
-        return TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
+        joint = TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
+        batch = self.model.global_batch
+        return joint if batch is None else SharedDraws(batch, joint)

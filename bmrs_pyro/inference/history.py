@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Epoch", "History"]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Epoch:
         structures: structures left, by family.
         learning_rate: of the weights, during this epoch.
         seconds: wall-clock time of the training steps.
+        examples: training examples that each process had, by rank.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class Epoch:
     structures: Mapping[str, int]
     learning_rate: float
     seconds: float
+    examples: Sequence[int] = ()
 
     @property
     def size(self) -> int:

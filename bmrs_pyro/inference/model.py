@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference.global_batch import GlobalBatch
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
@@ -69,6 +70,7 @@ class SupervisedModel(nn.Module):
         register_weights: whether a call registers the network's weights in Pyro's parameter store. True
             serves any Pyro optimiser; :class:`JointOptim` holds the weights itself and needs no registry,
             which saves 25 µs per weight tensor and step.
+        global_batch: says which rows of a batch this process has, while :func:`fit` trains in several processes.
 
     Raises:
         ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown.
@@ -107,6 +109,7 @@ class SupervisedModel(nn.Module):
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
         self.mixed_precision = mixed_precision
         self.register_weights = True
+        self.global_batch: GlobalBatch | None = None
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:

@@ -13,12 +13,16 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from bmrs_pyro.inference.global_batch import GlobalBatch
+from bmrs_pyro.inference.process_group import average_gradients_, world_size
+
 
 class JointOptim(PyroOptim):
     """A Pyro optimiser that steps all parameters with one torch optimiser in two groups.
 
     Pyro's own wrapper makes one torch optimiser per parameter. Here a network's weights form one group and
-    every other parameter that SVI hands over, the variational ones, a second group with its own rate.
+    every other parameter that SVI hands over, the variational ones, a second group with its own rate. Where
+    torch.distributed runs several processes, gradients are averaged over them before the step.
 
     Args:
         torch_optim_class: such as ``torch.optim.Adam``.
@@ -26,6 +30,10 @@ class JointOptim(PyroOptim):
         network: the module whose weights are trained; its parameters are stepped whether or not the model
             registers them with Pyro.
         variational_rate: learning rate of the variational parameters relative to the weights'.
+
+    Attributes:
+        global_batch: says what share of a batch this process has, while :func:`fit` trains in several processes;
+            without it every process weighs the same.
 
     Raises:
         RuntimeError: Pyro hands over a parameter that carries the name of a network's weight but is another
@@ -47,6 +55,7 @@ class JointOptim(PyroOptim):
         self.network = network
         self.variational_rate = variational_rate
         self.optimizer: torch.optim.Optimizer | None = None
+        self.global_batch: GlobalBatch | None = None
         self._factor = 1.0
         self._names: dict[int, str] = {}
         self._waiting: dict[str, dict[str, Tensor]] = {}
@@ -56,6 +65,9 @@ class JointOptim(PyroOptim):
         new = [parameter for parameter in params if id(parameter) not in self._names]
         if new or self.optimizer is None:
             self._adopt(new)
+        if world_size() > 1:
+            weight = self.global_batch.weight if self.global_batch is not None else 1 / world_size()
+            average_gradients_(self.parameters.values(), weight)
         self.optimizer.step(*args, **kwargs)  # type: ignore[union-attr]
         self.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.process_group import pooled_
 
 
 class Score(NamedTuple):
@@ -43,6 +44,8 @@ def score(
 ) -> Score:
     """Score the model at fixed gains, in evaluation mode; the training mode is restored.
 
+    Several processes pool their sums: each may have a part of the data, or all of them the same.
+
     Args:
         model: the model whose network and likelihood predict.
         theta: gains ``(C_f,)`` by site name, such as the posterior means.
@@ -60,6 +63,8 @@ def score(
         for x, y in batches:
             x = tuple(part.to(device) for part in x) if isinstance(x, tuple) else x.to(device)
             y = y.to(device)
+            if not len(y):  # another process has all of a short batch
+                continue
             law = model.likelihood(model.network(x, theta))
             log_likelihood += law.log_prob(y).double().sum().item()
             hit = _hits(law, y)
@@ -70,6 +75,8 @@ def score(
             count += len(y)
     finally:
         model.network.train(training)
+    sums = torch.tensor([count, hits, log_likelihood, not discrete], dtype=torch.float64)
+    count, hits, log_likelihood, continuous = pooled_(sums).tolist()
     if not count:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")
-    return Score(hits / count if discrete else None, log_likelihood / count)
+    return Score(None if continuous else hits / count, log_likelihood / count)

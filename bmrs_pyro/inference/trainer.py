@@ -18,12 +18,15 @@ from torch.distributions import kl_divergence
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.checkpoint import TrainingState
 from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
+from bmrs_pyro.inference.global_batch import GlobalBatch
+from bmrs_pyro.inference.global_batch_norm import global_batch_norm
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch, History
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
 from bmrs_pyro.inference.posteriors import posteriors
+from bmrs_pyro.inference.process_group import broadcast_, gather, pooled_, rank, world_size
 from bmrs_pyro.inference.progress import EpochBar
 from bmrs_pyro.inference.pruning import remove_structures_
 from bmrs_pyro.inference.scoring import score
@@ -62,6 +65,7 @@ class Trainer:
         self.best: _Best | None = None
         self.svi = SVI(model, guide, optim, MeanFieldELBO())
         self.device = next(model.network.parameters()).device
+        self.batch = GlobalBatch(self.device) if world_size() > 1 else None
 
     def epoch(
         self,
@@ -79,7 +83,8 @@ class Trainer:
             loader.set_epoch(epoch)
         self.model.network.train()
         start = time.perf_counter()
-        elbo, x = self._steps(epoch, loader, bar)
+        with global_batch_norm(self.model.network, self.batch):
+            elbo, x, seen = self._steps(epoch, loader, bar)
         seconds = time.perf_counter() - start
         found = posteriors(self.guide, x)
         removed = self._prune(found, last) if pruning else 0
@@ -99,16 +104,18 @@ class Trainer:
             structures={structure.name: structure.size for structure in self.model.structures},
             learning_rate=rate * self.optim.lr,
             seconds=seconds,
+            examples=gather(seen),
         )
         self.history.epochs.append(record)
         self._remember(record, validation is not None)
         bar.finish(record)
         return record
 
-    def _steps(self, epoch: int, loader: Batches, bar: EpochBar) -> tuple[float, Any]:
-        total, steps, x = 0.0, 0, None
+    def _steps(self, epoch: int, loader: Batches, bar: EpochBar) -> tuple[float, Any, int]:
+        """Return the mean ELBO, the last inputs and the number of examples that this process had."""
+        total, steps, seen, x = 0.0, 0, 0, None
         checked = pyro.infer.util.is_validation_enabled()
-        for x, y in loader:
+        for x, y in loader if self.batch is None else self.batch.over(loader):
             x = (
                 tuple(part.to(self.device, non_blocking=True) for part in x)
                 if isinstance(x, tuple)
@@ -124,13 +131,15 @@ class Trainer:
                 if culprit is None:
                     raise
                 raise NonFiniteLoss(f"epoch {epoch}, step {steps + 1}: {culprit}") from None
-            total, steps = total - loss, steps + 1
+            weight = 1.0 if self.batch is None else self.batch.weight
+            total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
         if not steps:
             raise ValueError(
                 "the loader gives no batches; is the data set smaller than one batch with drop_last?"
             )
-        return total / steps, x
+        elbo = pooled_(torch.tensor(total / steps, dtype=torch.float64)).item()
+        return elbo, x, seen if self.batch is None else self.batch.seen
 
     def _culprit(self, x: Any) -> str | None:
         """Say which input or parameter is not finite, if one is."""
@@ -144,21 +153,31 @@ class Trainer:
         return None
 
     def _scores(self, found: Mapping[str, TruncatedLogNormal]) -> dict[str, Tensor]:
-        """Ask the criterion, and take down what it says."""
+        """Ask the criterion, in one process for all, and take down what it says."""
         criterion = self.criterion
         if criterion is None:
             return {}
-        if isinstance(criterion, WeightNorm):
-            # the norms of the weights as they are now
-            criterion = replace(criterion, norms=writer_norms(self.model.network))
-        scores = criterion_scores(found, self.model.prior, criterion)
+        scores = {name: torch.empty(q.batch_shape, dtype=torch.float64) for name, q in found.items()}
+        if rank() == 0:
+            if isinstance(criterion, WeightNorm):
+                # the norms of the weights as they are now
+                criterion = replace(criterion, norms=writer_norms(self.model.network))
+            for name, values in criterion_scores(found, self.model.prior, criterion).items():
+                scores[name].copy_(values)
+        broadcast_(scores.values())
         self.history.note_scores(scores)
         return scores
 
     def _prune(self, found: Mapping[str, TruncatedLogNormal], last: bool) -> int:
         scores = self._scores(found)
-        keep = KeepMask.from_scores(scores, min_keep=self.min_keep)
-        keep = self.limits.applied(self.model.network, keep, scores, min_keep=self.min_keep, budgets=last)
+        masks = {name: torch.empty(values.shape, dtype=torch.bool) for name, values in scores.items()}
+        if rank() == 0:
+            keep = KeepMask.from_scores(scores, min_keep=self.min_keep)
+            masks |= self.limits.applied(
+                self.model.network, keep, scores, min_keep=self.min_keep, budgets=last
+            )
+        broadcast_(masks.values())
+        keep = KeepMask(masks)
         if keep.removed:
             self._remove(keep, self.optim)
             self.history.keep = self.history.keep.then(keep)
@@ -175,6 +194,26 @@ class Trainer:
     def _remember(self, record: Epoch, chosen: bool) -> None:
         if self.best is None or not chosen or record.score >= self.best.score:
             self.best = _Best(record.epoch, record.score, _copy(self.model.network), _copy(self.guide))
+
+    def seed(self, seed: int) -> None:
+        """Seed the gains alike in every process, and what else is random, such as dropout, apart."""
+        pyro.set_rng_seed((seed + rank() * 2_654_435_769) % 2**32)
+        if self.batch is not None:
+            self.batch.seed(seed)
+
+    def align(self) -> None:
+        """Start all processes from the first one's weights and posteriors.
+
+        Raises:
+            ValueError: they have trained for different numbers of epochs.
+        """
+        epochs = gather(len(self.history))
+        if len(set(epochs)) > 1:
+            raise ValueError(
+                f"the processes found {epochs} epochs in their checkpoints; all of them must see the same run directory"
+            )
+        for module in (self.model.network, self.guide):
+            broadcast_(module.state_dict().values() if isinstance(module, nn.Module) else ())
 
     def state(self) -> TrainingState:
         """Return all that a continued run needs, as plain tensors and records."""

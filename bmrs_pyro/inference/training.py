@@ -19,6 +19,7 @@ from bmrs_pyro.inference.history import Epoch, History
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
+from bmrs_pyro.inference.process_group import rank
 from bmrs_pyro.inference.progress import EpochBar
 from bmrs_pyro.inference.trainer import Batches, Trainer
 from bmrs_pyro.reduction import Criterion
@@ -61,6 +62,11 @@ def fit(
     network and guide carry the weights of the best epoch by validation score among those with the final
     structures (the last one without validation data).
 
+    Where torch.distributed runs several processes, each calls this with its part of every batch (``share`` of
+    :class:`bmrs_pyro.data.Batches`), and they train the model that one process would with the whole batches. What
+    else is random in the network, such as dropout, is drawn by each process for itself. The first process
+    decides what is pruned, shows the progress bar and writes the checkpoint, which all have to see.
+
     Args:
         model: the model; its network shrinks in place.
         guide: an AutoTruncatedLogNormal, or a hand-written guide (then without criterion).
@@ -79,13 +85,14 @@ def fit(
             torch's generators alone.
         device: where to train; by default where the network is.
         progress: show a progress bar.
-        callbacks: called with every epoch's record.
+        callbacks: called with every epoch's record, in every process.
         checkpoint: where the state is kept after every epoch and taken up from.
 
     Raises:
         TypeError: the model is no SupervisedModel, or a criterion meets a guide that cannot shrink.
         NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
-        ValueError: epoch counts or ``prune_every`` out of range, no batches.
+        LostProcess: another process has died.
+        ValueError: epoch counts or ``prune_every`` out of range, no batches, or processes that are out of step.
     """
     _check(model, guide, epochs, fine_tune_epochs, criterion, prune_every)
     if device is not None:
@@ -97,16 +104,18 @@ def fit(
     run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits())
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         run.restore(state)
+    run.align()
+    model.global_batch = optim.global_batch = run.batch
     registered, model.register_weights = model.register_weights, False
     # a store of its own: names in the global one may belong to another model. A guide function's
     # parameters live nowhere else, so that one gets the global store.
     scope = pyro.get_param_store().scope() if isinstance(guide, nn.Module) else nullcontext()
     total = epochs + fine_tune_epochs
     try:
-        with scope, EpochBar(total, loader, enabled=progress) as bar:
+        with scope, EpochBar(total, loader, enabled=progress and rank() == 0) as bar:
             for epoch in range(len(run.history) + 1, total + 1):
                 if seed is not None:
-                    pyro.set_rng_seed((seed * 1_000_003 + epoch) % 2**32)
+                    run.seed((seed * 1_000_003 + epoch) % 2**32)
                 rate = schedule((epoch - 1) / total)
                 optim.scale_rates(rate)
                 pruning = criterion is not None and epoch <= epochs and epoch % prune_every == 0
@@ -116,10 +125,11 @@ def fit(
                     record = run.epoch(epoch, phase, rate, loader, validation, pruning, last, bar)
                 for callback in callbacks:
                     callback(record)
-                if checkpoint is not None:
+                if checkpoint is not None and rank() == 0:
                     checkpoint.save(run.state())
     finally:
         model.register_weights = registered
+        model.global_batch = optim.global_batch = None
     run.finish()
     return run.history
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from bmrs_pyro.data import Batches, Dataset
+from bmrs_pyro.data import Augmentation, Batches, Dataset
 
 
 def toy(*shape: int, dtype: torch.dtype = torch.uint8) -> Dataset:
@@ -112,3 +114,23 @@ def test_on_a_gpu_batches_are_the_same() -> None:
         assert x_gpu.is_cuda
         torch.testing.assert_close(x_gpu.cpu(), x)
         assert torch.equal(y_gpu.cpu(), y)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_shares_put_together_are_the_batches(parts: int) -> None:
+    data = toy(17, 3, 6, 6)
+    options: dict[str, Any] = {"shuffle": True, "seed": 3, "augmentation": Augmentation(shift=2)}
+    whole = list(Batches(data, 8, **options))
+    shares = [list(Batches(data, 8, share=(part, parts), **options)) for part in range(parts)]
+    assert [len(share) for share in shares] == [len(whole)] * parts
+    for (x, y), *pieces in zip(whole, *shares, strict=True):
+        assert torch.equal(torch.cat([piece[0] for piece in pieces]), x)
+        assert torch.equal(torch.cat([piece[1] for piece in pieces]), y)
+        lengths = [len(piece[1]) for piece in pieces]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("share", [(1, 1), (-1, 2), (0, 0)])
+def test_a_share_that_is_none_is_refused(share: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="share is"):
+        Batches(toy(10, 3), 4, share=share)
