@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASETS", "METHODS", "NETWORKS", "POSTER", "PROTOCOLS", "Config", "Protocol", "grid", "run"]
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "NETWORKS",
+    "POSTER",
+    "PROTOCOLS",
+    "Config",
+    "Protocol",
+    "Trial",
+    "continuous_criterion",
+    "grid",
+    "run",
+]
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +30,9 @@ import torch
 from bmrs_pyro import data
 from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
+    Checkpoint,
+    Epoch,
+    History,
     JointOptim,
     NetworkSource,
     SupervisedModel,
@@ -33,7 +48,7 @@ Config = Mapping[str, Any]
 
 NETWORKS = ("mlp", "lenet5")
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
-METHODS = ("none", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
+METHODS = ("none", "l2", "expected", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
 
 # parameter compression and test accuracy in percent, as the poster reports them
 POSTER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
@@ -135,78 +150,114 @@ def grid(
     ]
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
-    """Make one run.
+class Trial:
+    """Network, model and guide of a run, before it is trained.
 
     Args:
         config: ``network``, ``dataset``, ``method``, ``protocol``, ``kl_weight`` (a factor; 0 for ``none``), ``seed``.
         models: folder of the networks' files.
         data_root: folder of the data sets.
-
-    Returns:
-        compression (of the parameters) and accuracies in percent, structures kept, epochs and seconds.
     """
-    protocol, name = PROTOCOLS[config["protocol"]], config["network"]
-    source = NetworkSource(f"{models}/{name}.py")
-    splits = data.load(config["dataset"], data_root=data_root, size=source.input_size(), seed=config["seed"])
-    pyro.set_rng_seed(config["seed"])
-    example = torch.zeros(1, *splits.train.input_shape)
-    net = source.build(splits.train.input_shape, splits.train.num_classes)
-    before = complexity(net, example).parameters
-    network = NoisyNetwork(net, example)
-    pruned = config["method"] != "none"
-    # without gains to learn the weights are trained at gains of one: a KL weight too small to matter
-    weight = (protocol.kind[name], config["kl_weight"]) if pruned else ("mean", 1e-9)
-    model = SupervisedModel(
-        network, lambda z: dist.Categorical(logits=z), len(splits.train), kl_weight=weight
-    )
-    guide = AutoTruncatedLogNormal(model, init_log_scale=-5.0 if pruned else -12.0)
-    if not pruned:
-        guide.requires_grad_(False)
-    optim = JointOptim(
-        torch.optim.Adam,
-        {"lr": 1e-3, "fused": True},
-        network=network,
-        variational_rate=protocol.variational_rate,
-    )
-    start = time.perf_counter()
-    history = fit(
-        model,
-        guide,
-        data.Batches(splits.train, 64, shuffle=True, seed=config["seed"]),
-        epochs=protocol.epochs,
-        fine_tune_epochs=protocol.fine_tune_epochs,
-        criterion=_criterion(config["method"], protocol),
-        validation=data.Batches(splits.validation, 1000),
-        optim=optim,
-        schedule=linear_decay if protocol.decay else lambda progress: 1.0,
-        seed=config["seed"],
-        progress=False,
-    )
-    seconds = time.perf_counter() - start
-    small = compact(network, {}, {site: q.mean for site, q in posteriors_of(guide).items()})
-    test = evaluate(small, data.Batches(splits.test, 1000), splits.test.num_classes)
-    best = history.best()
-    assert best is not None
-    assert best.accuracy is not None
-    return {
-        "compression": 100 * (1 - complexity(small, example).parameters / before),
-        "accuracy": 100 * test.accuracy,
-        "nll": test.nll,
-        "validation_accuracy": 100 * best.accuracy,
-        "best_epoch": best.epoch,
-        "structures": dict(best.structures),
-        "epochs": len(history),
-        "seconds": seconds,
-        "version": version("bmrs-pyro"),
-    }
+
+    def __init__(self, config: Config, *, models: str, data_root: str) -> None:
+        self.seed, name = config["seed"], config["network"]
+        self.protocol = PROTOCOLS[config["protocol"]]
+        self.source = NetworkSource(f"{models}/{name}.py")
+        self.splits = data.load(
+            config["dataset"], data_root=data_root, size=self.source.input_size(), seed=self.seed
+        )
+        pyro.set_rng_seed(self.seed)
+        shape = self.splits.train.input_shape
+        self.example = torch.zeros(1, *shape)
+        net = self.source.build(shape, self.splits.train.num_classes)
+        self.parameters = complexity(net, self.example).parameters
+        network = NoisyNetwork(net, self.example)
+        self.structures = sum(family.size for family in network.structures)
+        pruned = config["method"] != "none"
+        # without gains to learn the weights are trained at gains of one: a KL weight too small to matter
+        weight = (self.protocol.kind[name], config["kl_weight"]) if pruned else ("mean", 1e-9)
+        self.model = SupervisedModel(
+            network, lambda z: dist.Categorical(logits=z), len(self.splits.train), kl_weight=weight
+        )
+        self.guide = AutoTruncatedLogNormal(self.model, init_log_scale=-5.0 if pruned else -12.0)
+        if not pruned:
+            self.guide.requires_grad_(False)
+        self.seconds = 0.0
+
+    def fit(
+        self,
+        criterion: Criterion | None,
+        *,
+        prune_every: int = 1,
+        validate: bool = True,
+        callbacks: Sequence[Callable[[Epoch], object]] = (),
+        checkpoint: Checkpoint | None = None,
+    ) -> History:
+        """Train by the protocol; without ``validate`` the last epoch's weights stay, else the best one's."""
+        start = time.perf_counter()
+        history = fit(
+            self.model,
+            self.guide,
+            data.Batches(self.splits.train, 64, shuffle=True, seed=self.seed),
+            epochs=self.protocol.epochs,
+            fine_tune_epochs=self.protocol.fine_tune_epochs,
+            criterion=criterion,
+            prune_every=prune_every,
+            validation=data.Batches(self.splits.validation, 1000) if validate else None,
+            optim=JointOptim(
+                torch.optim.Adam,
+                {"lr": 1e-3, "fused": True},
+                network=self.model.network,
+                variational_rate=self.protocol.variational_rate,
+            ),
+            schedule=linear_decay if self.protocol.decay else lambda progress: 1.0,
+            seed=self.seed,
+            progress=False,
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+        )
+        self.seconds = time.perf_counter() - start
+        return history
+
+    def result(self, history: History) -> dict[str, Any]:
+        """Return the row of the table: compression (of the parameters) and accuracies in percent, and what it took."""
+        gains = {site: q.mean for site, q in posteriors_of(self.guide).items()}
+        small = compact(self.model.network, {}, gains)
+        test = evaluate(small, data.Batches(self.splits.test, 1000), self.splits.test.num_classes)
+        best = history.best()
+        assert best is not None
+        return {
+            "compression": 100 * (1 - complexity(small, self.example).parameters / self.parameters),
+            "accuracy": 100 * test.accuracy,
+            "nll": test.nll,
+            "validation_accuracy": None if best.accuracy is None else 100 * best.accuracy,
+            "best_epoch": best.epoch,
+            "structures": dict(best.structures),
+            "epochs": len(history),
+            "seconds": self.seconds,
+            "version": version("bmrs-pyro"),
+        }
 
 
-def _criterion(method: str, protocol: Protocol) -> Criterion | None:
+def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+    """Make one run of a method that prunes as it trains, or of none; for arguments see :class:`Trial`."""
+    trial = Trial(config, models=models, data_root=data_root)
+    return trial.result(trial.fit(continuous_criterion(config["method"], trial.protocol)))
+
+
+def continuous_criterion(method: str, protocol: Protocol) -> Criterion | None:
+    """Return the criterion that has a threshold of its own.
+
+    Raises:
+        ValueError: the method has none: ``l2`` and ``expected`` are told how much to remove.
+    """
     if method == "none":
         return None
     if method == "snr":
         return SignalToNoise()
     if method == "bmrs-n":
         return ModelReduction(spike, protocol.margin[0]) if protocol.margin[0] != 1.0 else bmrs_n()
-    return bmrs_u(int(method.rpartition("-")[2]))
+    kind, _, bits = method.rpartition("-")
+    if kind != "bmrs-u":
+        raise ValueError(f"method {method!r} has no threshold of its own to prune by")
+    return bmrs_u(int(bits))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "PUBLISHED", "Published", "markdown", "run"]
+__all__ = ["NETWORKS", "PUBLISHED", "Published", "measured", "run", "widths"]
 
 import copy
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,7 +18,17 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import Config
-from bmrs_pyro.inference import AutoTruncatedLogNormal, NetworkSource, SupervisedModel, fit
+from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.experiments.sweep import run_key
+from bmrs_pyro.inference import (
+    AutoTruncatedLogNormal,
+    Decision,
+    JointOptim,
+    NetworkSource,
+    RunDirectory,
+    SupervisedModel,
+    fit,
+)
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import SignalToNoise, bmrs_n
@@ -27,6 +40,7 @@ NETWORKS = ("lenet_fc", "lenet5_caffe")
 class Published(NamedTuple):
     """A row of the SBP paper: what its network came down to, against the dense one."""
 
+    dense: str
     widths: str
     error: float
     flops_ratio: float
@@ -34,80 +48,128 @@ class Published(NamedTuple):
 
 
 PUBLISHED: Mapping[str, Published] = {
-    "lenet_fc": Published("784-500-300 → 245-160-55", 1.55, 11.23, 2.33),
-    "lenet5_caffe": Published("20-50-800-500 → 3-18-284-283", 0.86, 10.49, 5.41),
+    "lenet_fc": Published("784-500-300", "245-160-55", 1.55, 11.23, 2.33),
+    "lenet5_caffe": Published("20-50-800-500", "3-18-284-283", 0.86, 10.49, 5.41),
 }
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
-    """Make one run.
+def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
+    """Make one run, and leave its networks in a run directory, to be measured on a quiet machine.
 
     Args:
-        config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (factor of ``mean``), ``seed``.
+        config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (as ``bmrs fit`` takes it), ``seed``,
+            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before) and ``variational_rate``.
         models: folder of the networks' files.
         data_root: folder of the data sets.
+        cache: folder of finished runs.
 
     Returns:
-        error in percent, structures left, FLOPs ratio and measured CPU speed ratios at batch 1 and 128.
+        error in percent, structures and layer widths left, FLOPs ratio.
     """
+    source = NetworkSource(f"{models}/{config['network']}.py")
     splits = data.load("mnist", data_root=data_root, seed=config["seed"], validation=1 / 6)
+    settings = run_config(
+        source,
+        splits.train,
+        data_root=data_root,
+        criterion=config["method"],
+        batch_size=100,
+        validation=1 / 6,
+        **{
+            key: config[key]
+            for key in ("epochs", "fine_tune_epochs", "variational_rate", "kl_weight", "seed")
+        },
+    )
+    start = time.perf_counter()
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *splits.train.input_shape)
-    net = NetworkSource(f"{models}/{config['network']}.py").build(splits.train.input_shape, 10)
+    net = source.build(splits.train.input_shape, splits.train.num_classes)
+    batches = data.Batches(splits.train, 100, shuffle=True, seed=config["seed"])
+    _warm_up(net, batches, config["warm_up"])
     dense = copy.deepcopy(net).eval()
     network = NoisyNetwork(net, example)
     model = SupervisedModel(
         network,
         lambda z: dist.Categorical(logits=z),
         len(splits.train),
-        kl_weight=("mean", config["kl_weight"]),
+        kl_weight=config["kl_weight"],
     )
     guide = AutoTruncatedLogNormal(model)
+    criterion = SignalToNoise() if config["method"] == "snr" else bmrs_n()
     history = fit(
         model,
         guide,
-        data.Batches(splits.train, 100, shuffle=True, seed=config["seed"]),
+        batches,
         epochs=config["epochs"],
         fine_tune_epochs=config["fine_tune_epochs"],
-        criterion=SignalToNoise() if config["method"] == "snr" else bmrs_n(),
+        criterion=criterion,
         validation=data.Batches(splits.validation, 1000),
+        optim=JointOptim(
+            torch.optim.Adam,
+            {"lr": 1e-3, "fused": True},
+            network=network,
+            variational_rate=config["variational_rate"],
+        ),
         seed=config["seed"],
         progress=False,
     )
     small = compact(network, {}, {site: q.mean for site, q in posteriors_of(guide).items()}).eval()
-    test = evaluate(small, data.Batches(splits.test, 1000), 10)
-    images = next(iter(data.Batches(splits.test, 128)))[0]
-    flops = complexity(dense, example).macs / complexity(small, example).macs
+    directory = _directory(config, cache)
+    if not directory.exists():
+        directory = RunDirectory.create(directory.path, settings)
+    decision = Decision.by(criterion, config["method"], history.keep, history.scores)
+    directory.save_decision(decision, small)
+    best = history.best()
+    assert best is not None
+    assert best.accuracy is not None
     return {
-        "error": 100 * (1 - test.accuracy),
-        "widths": {structure.name: structure.size for structure in network.structures},
-        "flops_ratio": flops,
-        "cpu_ratio_batch_1": _speed(dense, small, images[:1]),
-        "cpu_ratio_batch_128": _speed(dense, small, images),
-        "best_epoch": history.best_epoch,
+        "error": 100 * (1 - evaluate(small, data.Batches(splits.test, 1000), 10).accuracy),
+        "validation_error": 100 * (1 - best.accuracy),
+        "widths": widths(small),
+        "structures": dict(best.structures),
+        "flops_ratio": complexity(dense, example).macs / complexity(small, example).macs,
+        "best_epoch": best.epoch,
+        "seconds": time.perf_counter() - start,
+        "version": version("bmrs-pyro"),
     }
 
 
-def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return our rows beside the paper's."""
-    lines = [
-        "| network | method | KL weight | seed | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {network} | SBP paper | | | {row.error:.2f} | {row.widths} "
-        f"| {row.flops_ratio:.2f} × | | {row.cpu_ratio:.2f} × |"
-        for network, row in PUBLISHED.items()
-    ]
-    lines += [
-        f"| {row['network']} | {row['method']} | {row['kl_weight']:g} | {row['seed']} | {row['error']:.2f} "
-        f"| {'-'.join(map(str, row['widths'].values()))} | {row['flops_ratio']:.2f} × "
-        f"| {row['cpu_ratio_batch_1']:.2f} × | {row['cpu_ratio_batch_128']:.2f} × |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]:
+    """Measure the small network of a finished run against the dense one, in turns, on this machine as it is now.
+
+    Args:
+        config: configuration of the run.
+        cache: folder it left its networks in.
+        repeats: rounds of ten calls of each.
+
+    Returns:
+        ``cpu_ratio_batch_1``, ``cpu_ratio_batch_128``: dense seconds over small seconds; ``threads`` it was done with.
+    """
+    directory = _directory(config, cache)
+    nets = {"dense": directory.dense().eval(), "small": directory.small()}
+    record: dict[str, Any] = {"threads": torch.get_num_threads()}
+    images = torch.randn(128, *directory.config.input_shape, generator=torch.Generator().manual_seed(0))
+    for batch in (1, 128):
+        seconds = latency(nets, images[:batch], repeats=repeats)
+        record[f"cpu_ratio_batch_{batch}"] = seconds["dense"] / seconds["small"]
+    return record
 
 
-def _speed(dense: nn.Module, small: nn.Module, x: torch.Tensor) -> float:
-    seconds = latency({"dense": dense, "small": small}, x, repeats=40)
-    return seconds["dense"] / seconds["small"]
+def widths(net: nn.Module) -> list[int]:
+    """Return what the paper counts: channels that convolutions make, then the inputs of every linear layer."""
+    found = [layer.out_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    return found + [layer.in_features for layer in net.modules() if isinstance(layer, nn.Linear)]
+
+
+def _directory(config: Config, cache: str) -> RunDirectory:
+    return RunDirectory(Path(cache) / f"{run_key(config)}.run")
+
+
+def _warm_up(net: nn.Module, batches: data.Batches, epochs: int) -> None:
+    """Train plainly, for a posterior that starts around a network which works."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    for _ in range(epochs):
+        for x, y in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()

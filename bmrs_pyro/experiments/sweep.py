@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Sweep", "run_key"]
+__all__ = ["Sweep", "cached", "run_key"]
 
 import hashlib
 import json
@@ -34,6 +34,15 @@ def run_key(config: Config) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def cached(config: Config, cache: Path) -> dict[str, Any] | None:
+    """Return the result of a run, None where it is not finished."""
+    try:
+        record: dict[str, Any] = json.loads(_file(config, cache).read_text())
+    except (FileNotFoundError, ValueError):
+        return None  # not run yet, or a file cut off by a crash: run it
+    return record["result"]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """Runs that can be stopped at any point and started again: what is in the cache is not run.
@@ -50,17 +59,18 @@ class Sweep:
 
     def results(self, configs: Sequence[Config]) -> list[dict[str, Any]]:
         """Return the cached results of those runs that are finished."""
-        found = (self._read(config) for config in configs)
+        found = (cached(config, self.cache) for config in configs)
         return [result for result in found if result is not None]
 
     def execute(self, configs: Sequence[Config], *, progress: bool = True) -> list[dict[str, Any]]:
         """Make the runs that are not cached, then return all results in order.
 
         Raises:
-            RuntimeError: runs failed; the others were finished and cached first.
+            ValueError: runs failed, all for what they were given; the others were finished and cached first.
+            RuntimeError: some failed for another reason; likewise.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
-        todo = [config for config in configs if self._read(config) is None]
+        todo = [config for config in configs if cached(config, self.cache) is None]
         bar = Progress(
             TextColumn("runs"),
             BarColumn(bar_width=24),
@@ -73,6 +83,7 @@ class Sweep:
             disable=not progress,
         )
         failures: list[str] = []
+        kind: type[Exception] = ValueError
         threads = max((os.cpu_count() or 1) // self.workers, 1)
         # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
         context = multiprocessing.get_context("spawn")
@@ -86,24 +97,20 @@ class Sweep:
                     self._write(config, future.result())
                 else:
                     failures.append(f"{dict(config)}: {type(error).__name__}: {error}")
+                    if not isinstance(error, ValueError | OSError):
+                        kind = RuntimeError
                 bar.update(task, advance=1, last=" ".join(str(value) for value in config.values()))
         if failures:
-            raise RuntimeError(f"{len(failures)} of {len(todo)} runs failed, the first: {failures[0]}")
+            raise kind(f"{len(failures)} of {len(todo)} runs failed, the first: {failures[0]}")
         return self.results(configs)
-
-    def _file(self, config: Config) -> Path:
-        return self.cache / f"{run_key(config)}.json"
-
-    def _read(self, config: Config) -> dict[str, Any] | None:
-        try:
-            record: dict[str, Any] = json.loads(self._file(config).read_text())
-        except (FileNotFoundError, ValueError):
-            return None  # not run yet, or a file cut off by a crash: run it
-        return record["result"]
 
     def _write(self, config: Config, result: Mapping[str, Any]) -> None:
         text = json.dumps({"config": dict(config), "result": dict(result)}, indent=1) + "\n"
-        write_atomically(self._file(config), lambda file: file.write_text(text))
+        write_atomically(_file(config, self.cache), lambda file: file.write_text(text))
+
+
+def _file(config: Config, cache: Path) -> Path:
+    return cache / f"{run_key(config)}.json"
 
 
 def _limit_threads(threads: int) -> None:

@@ -1,0 +1,195 @@
+"""``bmrs reproduce poster`` and ``bmrs reproduce curves``: the BMRS poster's table, and its posteriors."""
+
+from __future__ import annotations
+
+__all__ = ["curves", "poster"]
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+
+from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.experiments import post_training, shared_posterior
+from bmrs_pyro.experiments import poster as experiment
+from bmrs_pyro.experiments.post_training_summary import (
+    plot_curves,
+    plot_decisions,
+    plot_evidence_of,
+    post_training_page,
+)
+from bmrs_pyro.experiments.poster_page import poster_page
+from bmrs_pyro.experiments.poster_summary import fronts, markdown, plot_fronts, verdict_table
+from bmrs_pyro.experiments.sweep import Sweep
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets: torchvision's layout or NAME.npz.")
+]
+Protocol = Annotated[str, typer.Option(help="'published' or 'ours'.")]
+Networks = Annotated[list[str] | None, typer.Option(help="mlp or lenet5; repeat for both.")]
+Datasets = Annotated[
+    list[str] | None, typer.Option("--data", help="mnist, fashion_mnist or cifar10; repeat for several.")
+]
+Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")]
+Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
+Workers = Annotated[int, typer.Option(help="Runs at a time.")]
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Make no runs: take what is finished, in the cache and in --out.")
+]
+CACHE = Path("runs/poster")
+
+_KEYS = ("network", "dataset", "method", "protocol", "kl_weight", "seed")
+
+
+def poster(
+    data_root: DataRoot = None,
+    protocol: Protocol = "ours",
+    network: Networks = None,
+    dataset: Datasets = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="none, l2, expected, snr, bmrs-n, bmrs-u-8 or bmrs-u-4; repeat for several."),
+    ] = None,
+    kl_weight: Annotated[
+        list[float] | None, typer.Option(help="Factor of the KL weight; by default the protocol's grid.")
+    ] = None,
+    seeds: Seeds = 1,
+    cache: Cache = CACHE,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for poster.json and the page made of it, poster.md.")
+    ] = None,
+    workers: Workers = 2,
+    rebuild: Rebuild = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
+    output = Output(json, quiet)
+    methods = method or experiment.METHODS
+    _check(methods, experiment.METHODS, "method")
+    configs = _grid(protocol, network, dataset, methods, kl_weight or (), seeds)
+    sweep = Sweep(
+        functools.partial(
+            shared_posterior.run,
+            models=str(LENET5.parent),
+            data_root=_required(data_root, rebuild),
+            cache=str(cache),
+        ),
+        cache,
+        workers,
+    )
+    if not rebuild:
+        # in this order: ranked methods go on from posteriors, and remove as much as BMRS_N's runs did
+        for stage in (shared_posterior.prerequisites(configs), configs):
+            if stage:
+                sweep.execute(stage, progress=output.progress)
+    rows = _finished(sweep, configs)
+    if out is not None:
+        rows = added(out / "poster.json", rows, _KEYS)
+    points = fronts(rows, protocol)
+    output.show(Markdown(verdict_table(points) + "\n" + markdown(points)))
+    output.result({"runs": rows})
+    if out is not None:
+        for name in {str(row["protocol"]) for row in rows}:
+            plot_fronts(fronts(rows, name)).savefig(out / f"poster-{name}.png", dpi=120)
+        write_page(out / "poster.md", poster_page(rows))
+
+
+def curves(
+    data_root: DataRoot = None,
+    protocol: Protocol = "ours",
+    network: Networks = None,
+    dataset: Datasets = None,
+    kl_weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Factor of the KL weight; by default the middle of the protocol's grid."),
+    ] = None,
+    seeds: Seeds = 1,
+    cache: Cache = CACHE,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for curves.json, its page curves.md and figures.")
+    ] = None,
+    workers: Workers = 2,
+    rebuild: Rebuild = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
+    output, root = Output(json, quiet), _required(data_root, rebuild)
+    weights = kl_weight or ()
+    configs = [
+        config
+        for name in network or experiment.NETWORKS
+        for config in _grid(
+            protocol, [name], dataset, [shared_posterior.POSTERIOR], weights or _middle(protocol, name), seeds
+        )
+    ]
+    readings = [{**config, "method": "curves"} for config in configs]
+    train = functools.partial(
+        shared_posterior.run, models=str(LENET5.parent), data_root=root, cache=str(cache)
+    )
+    read = functools.partial(post_training.read, data_root=root, cache=str(cache))
+    sweep = Sweep(read, cache, workers)
+    if not rebuild:
+        Sweep(train, cache, workers).execute(configs, progress=output.progress)
+        sweep.execute(readings, progress=output.progress)
+    rows = _finished(sweep, readings)
+    if out is not None:
+        rows = added(out / "curves.json", rows, _KEYS)
+    output.result({"posteriors": rows})
+    if not rows:
+        raise ValueError(f"no posterior is finished in {cache} or in --out; run without --rebuild")
+    page = post_training_page(rows)
+    output.show(Markdown(page))
+    if out is not None:
+        for name, figure in (
+            ("curves", plot_curves(rows)),
+            ("evidence", plot_evidence_of(rows)),
+            ("decisions", plot_decisions(rows)),
+        ):
+            figure.savefig(out / f"{name}.png", dpi=120)
+        write_page(out / "curves.md", page)
+
+
+def _grid(
+    protocol: str,
+    networks: Sequence[str] | None,
+    datasets: Sequence[str] | None,
+    methods: Sequence[str],
+    weights: Sequence[float],
+    seeds: int,
+) -> list[experiment.Config]:
+    networks, datasets = networks or experiment.NETWORKS, datasets or experiment.DATASETS
+    _check([protocol], experiment.PROTOCOLS, "protocol")
+    _check(networks, experiment.NETWORKS, "network")
+    _check(datasets, experiment.DATASETS, "data set")
+    return experiment.grid(protocol, networks, datasets, methods, weights, seeds)
+
+
+def _middle(protocol: str, network: str) -> tuple[float, ...]:
+    """Return the middle of the grid of a protocol, where both are known; who asks next says if they are not."""
+    if protocol not in experiment.PROTOCOLS or network not in experiment.NETWORKS:
+        return ()
+    weights = experiment.PROTOCOLS[protocol].grid[network]
+    return (weights[len(weights) // 2],)
+
+
+def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} {name!r} is unknown here; use one of {', '.join(known)}")
+
+
+def _required(data_root: Path | None, rebuild: bool) -> str:
+    if data_root is None and not rebuild:
+        raise ValueError("--data-root is missing: the folder of the data sets, as MNIST/raw or mnist.npz")
+    return str(data_root)
+
+
+def _finished(sweep: Sweep, configs: Sequence[experiment.Config]) -> list[dict[str, Any]]:
+    return [{**config, **result} for config in configs for result in sweep.results([config])]

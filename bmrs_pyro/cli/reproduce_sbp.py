@@ -1,0 +1,89 @@
+"""``bmrs reproduce sbp``: the SBP paper's networks, and the measured speed of what is left of them."""
+
+from __future__ import annotations
+
+__all__ = ["sbp"]
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.experiments import sbp as experiment
+from bmrs_pyro.experiments.sbp_page import RECIPE, markdown, page
+from bmrs_pyro.experiments.sweep import Sweep
+from bmrs_pyro.inference import KLWeight
+
+
+def sbp(
+    data_root: Annotated[Path, typer.Option(help="Folder that holds MNIST.")],
+    network: Annotated[
+        list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="snr (as published) or bmrs-n.")] = "snr",
+    kl_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; repeat for several."),
+    ] = None,
+    variational_rate: Annotated[
+        float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
+    ] = 10.0,
+    warm_up: Annotated[int, typer.Option(help="Epochs of plain training before there are gains.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
+    fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")] = 1,
+    cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
+        "runs/sbp"
+    ),
+    out: Annotated[Path | None, typer.Option(help="Folder for sbp.json and its page, sbp.md.")] = None,
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat the MNIST experiments of Structured Bayesian Pruning.
+
+    Runs are cached; speeds are measured anew each time, after all runs: ask again when the machine is quiet.
+    """
+    networks = network or experiment.NETWORKS
+    for given, known, what in (
+        ([method], ("snr", "bmrs-n"), "method"),
+        (networks, experiment.NETWORKS, "network"),
+    ):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{what} {name!r} is unknown here; use one of {', '.join(known)}")
+    weights = kl_weight or ["mean:0.3"]
+    for weight in weights:
+        KLWeight.parse(weight)  # what is wrong with it shows before hours of runs
+    output = Output(json, quiet)
+    configs = [
+        {
+            "network": name,
+            "method": method,
+            "kl_weight": weight,
+            "variational_rate": variational_rate,
+            "warm_up": warm_up,
+            "epochs": epochs,
+            "fine_tune_epochs": fine_tune_epochs,
+            "seed": seed,
+        }
+        for seed, name, weight in itertools.product(range(seeds), networks, weights)
+    ]
+    run = functools.partial(
+        experiment.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
+    )
+    results = Sweep(run, cache, workers).execute(configs, progress=output.progress)
+    rows = [
+        {**config, **result, **experiment.measured(config, cache=str(cache))}
+        for config, result in zip(configs, results, strict=True)
+    ]
+    output.show(Markdown(markdown(rows)))
+    output.result({"runs": rows})
+    if out is not None:
+        write_page(out / "sbp.md", page(added(out / "sbp.json", rows, (*RECIPE, "seed"))))

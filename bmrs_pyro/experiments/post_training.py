@@ -1,0 +1,195 @@
+"""What every criterion makes of one posterior, without training on: curves, stopping points, rank correlations.
+
+Structures of all families leave in the order of their scores, and each family keeps at least one. The curve is of
+validation accuracy; the test part is read at the marked points alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CRITERIA", "LOST", "Order", "pooled_scores", "read", "spearman"]
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from bmrs_pyro import data
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.experiments.evidence import evidence
+from bmrs_pyro.experiments.poster import PROTOCOLS, Config, Protocol, continuous_criterion
+from bmrs_pyro.experiments.shared_posterior import posterior_directory
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, writer_norms
+from bmrs_pyro.reduction import score
+from bmrs_pyro.reporting import evaluate
+
+CRITERIA = ("l2", "expected", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
+LOST = 1.0
+"""The best point of a curve is the smallest network that loses no more validation accuracy than this, in percent."""
+
+_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order in which structures leave.
+
+    Attributes:
+        ranking: positions among all structures, those that leave first in front; a family's last one never leaves.
+        stop: how many leave by the criterion's own rule, 0 where it has none.
+        sizes: structures of every family.
+    """
+
+    ranking: Tensor
+    stop: int
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def by(cls, scores: Tensor, sizes: Mapping[str, int]) -> Order:
+        """Order structures by their scores, ``(S,)`` over all families; above 0 means remove."""
+        leaves = torch.ones(len(scores), dtype=torch.bool)
+        start = 0
+        for size in sizes.values():
+            leaves[start + int(scores[start : start + size].argmin())] = False
+            start += size
+        ranking = scores.argsort(descending=True, stable=True)
+        ranking = ranking[leaves[ranking]]
+        return cls(ranking, int((scores[ranking] > 0).sum()), sizes)
+
+    def keep(self, removed: int) -> dict[str, Tensor]:
+        """Return the masks ``(C,)`` by family after so many structures have left."""
+        mask = torch.ones(sum(self.sizes.values()), dtype=torch.bool)
+        mask[self.ranking[:removed]] = False
+        return dict(zip(self.sizes, mask.split(list(self.sizes.values())), strict=True))
+
+
+@torch.no_grad()
+def pooled_scores(
+    network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], prior: LogUniform, protocol: Protocol
+) -> dict[str, Tensor]:
+    """Return the scores ``(S,)`` of all structures by criterion, higher for those that leave earlier.
+
+    Above 0 means remove, but for ``l2`` and ``expected``, which have no threshold: minus the norm, minus E[θ].
+
+    Args:
+        network: the network, for the weights that write each structure.
+        posteriors: q(θ_f) by site name.
+        prior: the prior of all gains.
+        protocol: whose margin BMRS_N gets.
+    """
+    found = {
+        "l2": {name: -norm for name, norm in writer_norms(network).items()},
+        "expected": {name: -q.mean for name, q in posteriors.items()},
+    }
+    for name in CRITERIA[2:]:
+        criterion = continuous_criterion(name, protocol)
+        assert criterion is not None
+        found[name] = score(posteriors, prior, criterion)
+    return {
+        name: torch.cat([families[family].double() for family in posteriors])
+        for name, families in found.items()
+    }
+
+
+def spearman(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return Spearman's rank correlation of every pair of criteria, by ``first~second``."""
+    return {
+        f"{one}~{other}": spearman_corrcoef(scores[one], scores[other]).item()
+        for one, other in itertools.combinations(scores, 2)
+    }
+
+
+def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
+    """Read a finished posterior by all criteria.
+
+    Args:
+        config: ``network``, ``dataset``, ``protocol``, ``kl_weight`` and ``seed`` of a run of method ``posterior``.
+        data_root: folder of the data sets.
+        cache: folder the posterior lies in.
+
+    Returns:
+        the curve of every criterion with its marked points, rank correlations, ΔF and how sensitive decisions are.
+    """
+    directory = posterior_directory(config, cache)
+    network, posteriors, _ = directory.network()
+    first = next(iter(posteriors.values()))
+    prior, protocol = LogUniform(first.low, first.high), PROTOCOLS[config["protocol"]]
+    splits = data.load(
+        config["dataset"], data_root=data_root, size=directory.config.size, seed=config["seed"]
+    )
+    scores = pooled_scores(network, posteriors, prior, protocol)
+    sizes = {family: len(q.loc) for family, q in posteriors.items()}
+    orders = {name: Order.by(values, sizes) for name, values in scores.items()}
+    reader = _Reader(network, {name: q.mean for name, q in posteriors.items()}, splits)
+    unpruned = reader.marked(orders["bmrs-n"], 0)
+    curves = {}
+    for name, order in orders.items():
+        # without a rule of their own these get BMRS_N's share, as published
+        stop = orders["bmrs-n"].stop if name in ("l2", "expected") else order.stop
+        curves[name] = reader.curve(order, stop, unpruned["validation_accuracy"] - LOST)
+    return {
+        "unpruned": unpruned,
+        "curves": curves,
+        "spearman": spearman(scores),
+        **evidence(posteriors, prior, protocol.margin[0]),
+    }
+
+
+class _Reader:
+    """Evaluates what is left of a network after structures have left."""
+
+    def __init__(self, network: NoisyNetwork, gains: Mapping[str, Tensor], splits: data.Splits) -> None:
+        self.network, self.gains = network, gains
+        self.num_classes = splits.test.num_classes
+        # small enough that a layer's activations stay in the cache
+        self.validation = data.Batches(splits.validation, 250)
+        self.test = data.Batches(splits.test, 250)
+        self.parameters = complexity(network).parameters
+        self.known: dict[bytes, float] = {}
+
+    def point(self, order: Order, removed: int, *, test: bool = False) -> dict[str, float]:
+        """Return compression and validation accuracy in percent, and test accuracy where asked for."""
+        keep = order.keep(removed)
+        small = compact(self.network, keep, self.gains)
+        left = sum(parameter.numel() for parameter in small.parameters())
+        mask = torch.cat(list(keep.values())).numpy().tobytes()
+        if mask not in self.known:  # criteria often agree
+            self.known[mask] = 100 * evaluate(small, self.validation, self.num_classes).accuracy
+        point = {
+            "removed": removed,
+            "compression": 100 * (1 - left / self.parameters),
+            "validation_accuracy": self.known[mask],
+        }
+        if test:
+            point["accuracy"] = 100 * evaluate(small, self.test, self.num_classes).accuracy
+        return point
+
+    def marked(self, order: Order, removed: int) -> dict[str, float]:
+        """Return a point with its test accuracy."""
+        return self.point(order, removed, test=True)
+
+    def curve(self, order: Order, stop: int, enough: float) -> dict[str, Any]:
+        """Return the points from none to all, the one the rule stops at and the best one.
+
+        Args:
+            order: the order.
+            stop: how many leave by the stopping rule.
+            enough: validation accuracy in percent that the best point must not fall below.
+        """
+        total = len(order.ranking)
+        counts = sorted({round(total * step / _STEPS) for step in range(_STEPS + 1)})
+        points = [self.point(order, count) for count in counts]
+        best = max(i for i, point in enumerate(points) if point["validation_accuracy"] >= enough)
+        low, high = counts[best], counts[min(best + 1, len(counts) - 1)]
+        while high - low > 1:
+            middle = (low + high) // 2
+            good = self.point(order, middle)["validation_accuracy"] >= enough
+            low, high = (middle, high) if good else (low, middle)
+        return {
+            **{key: [point[key] for point in points] for key in points[0]},
+            "stop": self.marked(order, stop),
+            "best": self.marked(order, low),
+        }

@@ -1,0 +1,71 @@
+"""The page of the poster's experiment, made from its runs: verdicts, figures, tables."""
+
+from __future__ import annotations
+
+__all__ = ["poster_page"]
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
+from bmrs_pyro.experiments.poster_summary import fronts, markdown, verdict_table
+
+_HEAD = """# The BMRS poster's table
+
+Made by `bmrs reproduce poster --data-root DATA --out docs/results`, every run cached and restartable;
+[poster.json](poster.json) has one object per run, and with `--rebuild` the command makes this page from it alone.
+
+Numbers are parameter compression / test accuracy in percent, mean ± standard deviation over seeds; epochs are chosen by
+the validation part, a fifth of the training data. A point of ours is *better* where both numbers are at or above the
+poster's, *equal* where the one that falls short does so by at most 0.1 points, else *worse*. Each cell names the point
+of our front, of one KL weight, that says so; all points stand in the table below it. `l2` and `expected` remove as
+large a share of the structures as the BMRS_N run of the same cell and seed did, once, before the epochs without
+pruning, as published.
+"""
+
+
+def poster_page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        rows: all runs, of any protocol; the figures are called ``poster-PROTOCOL.png``.
+    """
+    protocols = [name for name in ("ours", "published") if any(row["protocol"] == name for row in rows)]
+    return "\n".join([_HEAD, *(_section(rows, name) for name in protocols)])
+
+
+def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
+    mine = [row for row in rows if row["protocol"] == name]
+    points = fronts(mine, name)
+    hours = sum(row["seconds"] for row in mine) / 3600
+    return "\n".join(
+        [
+            f"## Protocol `{name}`",
+            "",
+            _recipe(PROTOCOLS[name], mine),
+            f"{len(mine)} runs, {hours:.1f} hours of training in all.",
+            "",
+            verdict_table(points),
+            f"![Accuracy against compression, protocol {name}](poster-{name}.png)",
+            "",
+            markdown(points),
+        ]
+    )
+
+
+def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
+    weights: dict[str, set[float]] = {}
+    for row in rows:
+        if row["kl_weight"]:
+            weights.setdefault(row["network"], set()).add(row["kl_weight"])
+    kinds = "; ".join(
+        f"{network} `{protocol.kind[network]}` × {', '.join(f'{weight:g}' for weight in sorted(found))}"
+        for network, found in sorted(weights.items())
+    )
+    rates = "falling linearly to 0 over the second half" if protocol.decay else "constant"
+    return (
+        f"{protocol.epochs} epochs with pruning after each and {protocol.fine_tune_epochs} without; batch 64, Adam at "
+        f"1e-3, posteriors at {protocol.variational_rate:g} × that, {rates}.\n"
+        f"Log prior odds in nats: {protocol.margin[0]:.3g} for BMRS_N, {protocol.margin[1]:.3g} for BMRS_U.\n"
+        f"KL weights: {kinds}."
+    )

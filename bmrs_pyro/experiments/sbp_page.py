@@ -1,0 +1,94 @@
+"""The table and the page of the SBP paper's experiment."""
+
+from __future__ import annotations
+
+__all__ = ["RECIPE", "markdown", "page"]
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bmrs_pyro.experiments.sbp import PUBLISHED, Published
+
+Row = Mapping[str, Any]
+
+RECIPE = ("network", "method", "kl_weight", "variational_rate", "warm_up", "epochs", "fine_tune_epochs")
+"""What runs that differ in their seed alone have in common."""
+
+_HEAD = """# Structured Bayesian Pruning's networks on MNIST
+
+Made by `bmrs reproduce sbp --data-root DATA --out docs/results`; [sbp.json](sbp.json) has one object per run. Errors
+are of the test data, epochs were chosen by a sixth of the training data. FLOPs and CPU are ratios of the dense
+network's multiply-accumulates and measured seconds to the small one's; the two networks took turns, in blocks of ten
+calls. Means ± standard deviations over seeds.
+
+Widths are as the paper counts them: channels of the convolutions, then the inputs of each linear layer.
+**LeNet-fc's input pixels:** the paper has gains on them too and reads only 245 of 784. Our structures are channels and
+neurons inside a network, never its inputs, so all 784 stay, and FLOPs and seconds count what we remove alone.
+"""
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the page in Markdown."""
+    return f"{_HEAD}\n{markdown(rows)}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return our runs beside the paper's, seeds of one recipe in one line, with what each misses."""
+    lines = [
+        "| network | method | KL weight | posterior rate | warm-up + pruning + fine-tuning | seeds | error % | left "
+        "| FLOPs | CPU, batch 1 | CPU, batch 128 | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (*(str(row[key]) for key in RECIPE), row["seed"])):
+        groups.setdefault(tuple(row[key] for key in RECIPE), []).append(row)
+    for network, paper in PUBLISHED.items():
+        lines.append(
+            f"| {network} | SBP paper | | | | | {paper.error:.2f} | {paper.dense} → {paper.widths} "
+            f"| {paper.flops_ratio:.2f} × | | {paper.cpu_ratio:.2f} × | |"
+        )
+        lines += [_line(group, paper) for recipe, group in groups.items() if recipe[0] == network]
+    return "\n".join(lines) + "\n"
+
+
+def _line(group: Sequence[Row], paper: Published) -> str:
+    first = group[0]
+    left = "; ".join("-".join(map(str, row["widths"])) for row in group)
+    ratios = ("flops_ratio", "cpu_ratio_batch_1", "cpu_ratio_batch_128")
+    cells = [
+        first["network"],
+        first["method"],
+        first["kl_weight"],
+        f"{first['variational_rate']:g}",
+        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']}",
+        str(len(group)),
+        _spread(row["error"] for row in group),
+        left,
+        *(f"{_spread(row[key] for row in group)} ×" for key in ratios),
+        _verdict(group, paper),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(group: Sequence[Row], paper: Published) -> str:
+    """Say which of the paper's numbers the means do not reach."""
+    error, flops, cpu = (
+        statistics.mean(row[key] for row in group) for key in ("error", "flops_ratio", "cpu_ratio_batch_128")
+    )
+    misses = [
+        name
+        for name, missed in (
+            ("error", error > paper.error),
+            ("FLOPs", flops < paper.flops_ratio),
+            ("CPU", cpu < paper.cpu_ratio),
+        )
+        if missed
+    ]
+    return f"misses {', '.join(misses)}" if misses else "better"
+
+
+def _spread(values: Any) -> str:
+    numbers = list(values)
+    mean = f"{statistics.mean(numbers):.2f}"
+    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean

@@ -1,0 +1,133 @@
+"""Runs of the poster that share a training run: the posterior of the whole network, and what ranks its structures.
+
+``l2`` and ``expected`` have no threshold. As published, they remove as large a share of the structures as BMRS_N's run
+of the same cell did, once, after the last epoch with pruning, and are trained on as that run is. Until then they are
+one and the same run, which nothing is pruned in; it goes on to the end and leaves the posterior that all criteria are
+read from after training.
+"""
+
+from __future__ import annotations
+
+__all__ = ["POSTERIOR", "RANKED", "SmallestGains", "posterior_directory", "prerequisites", "run"]
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bmrs_pyro.experiments import poster
+from bmrs_pyro.experiments.poster import Config, Trial
+from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.inference import Checkpoint, Epoch, RunDirectory, posteriors, write_atomically
+from bmrs_pyro.reduction import Criterion, WeightNorm
+
+POSTERIOR = "posterior"
+RANKED = ("l2", "expected")
+
+_FORK = "fork.safetensors"  # the state before the last epoch with pruning, from which ranked runs go on
+
+
+@dataclass(frozen=True)
+class SmallestGains:
+    """Remove the given fraction of all structures, those with the smallest E[θ].
+
+    Args:
+        fraction: share of all structures to remove, in [0, 1].
+    """
+
+    fraction: float
+
+    def scores(self, posteriors: Mapping[str, Distribution]) -> dict[str, Tensor]:
+        """Scores of every family by site name, ``(C,)`` each."""
+        return WeightNorm(self.fraction, {name: q.mean for name, q in posteriors.items()}).scores(posteriors)
+
+
+def prerequisites(configs: Sequence[Config]) -> list[Config]:
+    """Return the runs that must be finished before these: posteriors to go on from, BMRS_N's to count."""
+    cells = [config for config in configs if config["method"] in RANKED]
+    found = [{**config, "method": method} for config in cells for method in (POSTERIOR, "bmrs-n")]
+    return list({run_key(config): config for config in found}.values())
+
+
+def posterior_directory(config: Config, cache: str | Path) -> RunDirectory:
+    """Return where the posterior of a configuration's cell lies, a run directory as of ``bmrs fit``."""
+    return RunDirectory(Path(cache) / f"{run_key({**config, 'method': POSTERIOR})}.run")
+
+
+def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
+    """Make one run of any method; for ``config``, ``models`` and ``data_root`` see :class:`Trial`.
+
+    Args:
+        config: the configuration.
+        models: folder of the networks' files.
+        data_root: folder of the data sets.
+        cache: folder of finished runs, and of the posteriors.
+
+    Raises:
+        ValueError: BMRS_N's run, which says how much to remove, is not finished.
+    """
+    if config["method"] == POSTERIOR:
+        return _posterior(config, models, data_root, cache)
+    if config["method"] in RANKED:
+        return _ranked(config, models, data_root, cache)
+    return poster.run(config, models=models, data_root=data_root)
+
+
+def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[str, Any]:
+    """Train without pruning, and keep the network and the posterior of the last epoch.
+
+    Not of the best one: by validation that may be an early one, whose posterior has not settled.
+    """
+    trial = Trial(config, models=models, data_root=data_root)
+    directory = posterior_directory(config, cache)
+    if not directory.exists():
+        protocol = trial.protocol
+        settings = run_config(
+            trial.source,
+            trial.splits.train,
+            data_root=data_root,
+            criterion="none",
+            epochs=protocol.epochs,
+            fine_tune_epochs=protocol.fine_tune_epochs,
+            batch_size=64,
+            variational_rate=protocol.variational_rate,
+            kl_weight=f"{protocol.kind[config['network']]}:{config['kl_weight']}",
+            validation=0.2,
+            seed=config["seed"],
+        )
+        directory = RunDirectory.create(directory.path, settings)
+    state = directory.checkpoint.path
+
+    def keep_fork(epoch: Epoch) -> None:
+        # called before the epoch is saved: the state on disk is still that of the epoch before
+        if epoch.epoch == trial.protocol.epochs and state.exists():
+            write_atomically(directory.path / _FORK, lambda file: shutil.copyfile(state, file))
+
+    history = trial.fit(None, validate=False, callbacks=[keep_fork], checkpoint=directory.checkpoint)
+    directory.save_network(trial.model.network, posteriors(trial.guide), history)
+    state.unlink(missing_ok=True)
+    return trial.result(history)
+
+
+def _ranked(config: Config, models: str, data_root: str, cache: str) -> dict[str, Any]:
+    reference = cached({**config, "method": "bmrs-n"}, Path(cache))
+    if reference is None:
+        cell = ", ".join(f"{key} {value}" for key, value in config.items() if key != "method")
+        raise ValueError(
+            f"{config['method']} removes as much as bmrs-n, whose run is not finished: {cell}; make it first"
+        )
+    trial = Trial(config, models=models, data_root=data_root)
+    share = 1 - sum(reference["structures"].values()) / trial.structures
+    criterion: Criterion = WeightNorm(share) if config["method"] == "l2" else SmallestGains(share)
+    fork = posterior_directory(config, cache).path / _FORK
+    own = Checkpoint(Path(cache) / f"{run_key(config)}.state.safetensors")
+    if fork.exists() and not own.path.exists():
+        write_atomically(own.path, lambda file: shutil.copyfile(fork, file))
+    history = trial.fit(criterion, prune_every=trial.protocol.epochs, checkpoint=own)
+    own.path.unlink(missing_ok=True)
+    return trial.result(history) | {"share_removed": share}
