@@ -7,7 +7,6 @@ __all__ = ["Heartbeat"]
 import os
 import sys
 import threading
-import time
 from typing import Any
 
 
@@ -40,7 +39,8 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Beat and watch until :meth:`leave`."""
         keys = [f"bmrs/alive/{rank}" for rank in range(self.size)]
-        beats, seen, since = 0, [0] * self.size, [time.monotonic()] * self.size
+        # in beats of this process: one that was suspended itself must not take the others for dead
+        beats, seen, since = 0, [0] * self.size, [0] * self.size
         while not self._leaving.wait(self.period):
             try:
                 beats += 1
@@ -50,11 +50,10 @@ class Heartbeat(threading.Thread):
             except RuntimeError:
                 self._end("the process that keeps the run's store is gone")
                 continue
-            now = time.monotonic()
             for rank, count in enumerate(counts):
                 if count != seen[rank]:
-                    seen[rank], since[rank] = count, now
-                elif now - since[rank] > self.patience:
+                    seen[rank], since[rank] = count, beats
+                elif (beats - since[rank]) * self.period > self.patience:
                     self._end(f"process {rank} has not given a sign of life for {self.patience:.0f} seconds")
 
     def _end(self, reason: str) -> None:

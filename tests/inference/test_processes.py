@@ -236,7 +236,7 @@ def test_a_dead_process_is_noticed(tmp_path: Path) -> None:
     death = time.monotonic()
     assert processes[1].exitcode == -signal.SIGKILL
     processes[0].join(60)
-    assert time.monotonic() - death < 10
+    assert time.monotonic() - death < 60
     message = (tmp_path / "message").read_text()
     assert "lost contact with another process" in message
     assert "\n" not in message
