@@ -16,7 +16,7 @@ from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import added, write_page
 from bmrs_pyro.experiments import sbp as experiment
-from bmrs_pyro.experiments.sbp_page import RECIPE, markdown, page
+from bmrs_pyro.experiments.sbp_page import RECIPE, page
 from bmrs_pyro.experiments.sweep import Sweep
 from bmrs_pyro.inference import KLWeight
 
@@ -83,7 +83,7 @@ def sbp(
         {**config, **result, **experiment.measured(config, cache=str(cache))}
         for config, result in zip(configs, results, strict=True)
     ]
-    output.show(Markdown(markdown(rows)))
+    output.show(Markdown(page(rows)))
     output.result({"runs": rows})
     if out is not None:
         write_page(out / "sbp.md", page(added(out / "sbp.json", rows, (*RECIPE, "seed"))))

@@ -80,6 +80,9 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
             for key in ("epochs", "fine_tune_epochs", "variational_rate", "kl_weight", "seed")
         },
     )
+    directory = _directory(config, cache)
+    if not directory.exists():
+        directory = RunDirectory.create(directory.path, settings)
     start = time.perf_counter()
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *splits.train.input_shape)
@@ -112,11 +115,11 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         ),
         seed=config["seed"],
         progress=False,
+        callbacks=[directory.append_metrics],
     )
-    small = compact(network, {}, {site: q.mean for site, q in posteriors_of(guide).items()}).eval()
-    directory = _directory(config, cache)
-    if not directory.exists():
-        directory = RunDirectory.create(directory.path, settings)
+    found = posteriors_of(guide)
+    small = compact(network, {}, {site: q.mean for site, q in found.items()}).eval()
+    directory.save_network(network, found, history)
     decision = Decision.by(criterion, config["method"], history.keep, history.scores)
     directory.save_decision(decision, small)
     best = history.best()

@@ -22,7 +22,8 @@ are of the test data, epochs were chosen by a sixth of the training data. FLOPs 
 network's multiply-accumulates and measured seconds to the small one's; the two networks took turns, in blocks of ten
 calls. Means ± standard deviations over seeds.
 
-Widths are as the paper counts them: channels of the convolutions, then the inputs of each linear layer.
+Epochs are of plain training, with pruning, and without. Widths are as the paper counts them: channels of the
+convolutions, then the inputs of each linear layer.
 **LeNet-fc's input pixels:** the paper has gains on them too and reads only 245 of 784. Our structures are channels and
 neurons inside a network, never its inputs, so all 784 stay, and FLOPs and seconds count what we remove alone.
 """
@@ -36,16 +37,15 @@ def page(rows: Sequence[Row]) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """Return our runs beside the paper's, seeds of one recipe in one line, with what each misses."""
     lines = [
-        "| network | method | KL weight | posterior rate | warm-up + pruning + fine-tuning | seeds | error % | left "
-        "| FLOPs | CPU, batch 1 | CPU, batch 128 | |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | recipe | seeds | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 | |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (*(str(row[key]) for key in RECIPE), row["seed"])):
         groups.setdefault(tuple(row[key] for key in RECIPE), []).append(row)
     for network, paper in PUBLISHED.items():
         lines.append(
-            f"| {network} | SBP paper | | | | | {paper.error:.2f} | {paper.dense} → {paper.widths} "
+            f"| {network} | SBP paper | | {paper.error:.2f} | {paper.dense} → {paper.widths} "
             f"| {paper.flops_ratio:.2f} × | | {paper.cpu_ratio:.2f} × | |"
         )
         lines += [_line(group, paper) for recipe, group in groups.items() if recipe[0] == network]
@@ -58,10 +58,8 @@ def _line(group: Sequence[Row], paper: Published) -> str:
     ratios = ("flops_ratio", "cpu_ratio_batch_1", "cpu_ratio_batch_128")
     cells = [
         first["network"],
-        first["method"],
-        first["kl_weight"],
-        f"{first['variational_rate']:g}",
-        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']}",
+        f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['variational_rate']:g}, "
+        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs",
         str(len(group)),
         _spread(row["error"] for row in group),
         left,

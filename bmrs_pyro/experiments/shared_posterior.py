@@ -108,7 +108,8 @@ def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[
         if epoch.epoch == trial.protocol.epochs and state.exists():
             write_atomically(directory.path / _FORK, lambda file: shutil.copyfile(state, file))
 
-    history = trial.fit(None, validate=False, callbacks=[keep_fork], checkpoint=directory.checkpoint)
+    callbacks = [directory.append_metrics, keep_fork]
+    history = trial.fit(None, validate=False, callbacks=callbacks, checkpoint=directory.checkpoint)
     directory.save_network(trial.model.network, posteriors(trial.guide), history)
     state.unlink(missing_ok=True)
     return trial.result(history)

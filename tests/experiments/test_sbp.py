@@ -67,8 +67,10 @@ def test_a_run_and_the_speed_of_what_it_left(
     if network == "lenet5_caffe":
         assert row["widths"][2] == 16 * row["widths"][1]
     assert 0 <= row["error"] <= 100
-    small = RunDirectory(tmp_path / f"{run_key(config)}.run").small()
-    assert sbp.widths(small) == row["widths"]
+    directory = RunDirectory(tmp_path / f"{run_key(config)}.run")
+    assert sbp.widths(directory.small()) == row["widths"]
+    assert directory.decision().keep == directory.network()[2]
+    assert len(directory.metrics()) == 6
     speed = sbp.measured(config, cache=str(tmp_path), repeats=1)
     assert all(speed[f"cpu_ratio_batch_{batch}"] > 0 for batch in (1, 128))
 
@@ -88,7 +90,7 @@ def row(network: str, seed: int, error: float, flops: float, cpu: float) -> dict
 
 def test_seeds_share_a_line_that_says_what_it_misses() -> None:
     rows = [row("lenet_fc", 0, 1.5, 12.0, 2.0), row("lenet_fc", 1, 1.4, 14.0, 2.2)]
-    (line,) = [line for line in markdown(rows).splitlines() if "| snr |" in line]
+    (line,) = [line for line in markdown(rows).splitlines() if "| snr, KL cost-macs:3," in line]
     assert "| 2 | 1.45 ± 0.07 | 784-100-50; 784-101-50 | 13.00 ± 1.41 × | 1.50 ± 0.00 × |" in line
     assert line.endswith("| misses CPU |")
     assert "| better |" in markdown([row("lenet5_caffe", 0, 0.8, 11, 6)])
@@ -113,7 +115,7 @@ def test_the_command_adds_to_its_file(
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert (run["network"], run["method"], run["kl_weight"]) == ("lenet_fc", "bmrs-n", "mean:0.3")
     assert len(json.loads((tmp_path / "sbp.json").read_text())) == 2
-    assert (tmp_path / "sbp.md").read_text().count("| bmrs-n |") == 1
+    assert (tmp_path / "sbp.md").read_text().count("| bmrs-n, KL mean:0.3") == 1
 
 
 def test_what_is_wrong_is_said_before_the_runs(tmp_path: Path) -> None:

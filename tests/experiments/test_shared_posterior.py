@@ -112,6 +112,7 @@ def test_an_order_leaves_one_structure_in_every_family() -> None:
 def test_points_are_those_of_the_masked_network(cache: Path, reading: dict[str, Any]) -> None:
     directory = shared_posterior.posterior_directory(config("posterior"), cache)
     network, posteriors, _ = directory.network()
+    assert [epoch.removed for epoch in directory.metrics()] == [0] * 9
     prior = LogUniform(next(iter(posteriors.values())).low, 1.0)
     keep = select(posteriors, prior, bmrs_n())
     gains = {name: q.mean * keep[name] for name, q in posteriors.items()}
