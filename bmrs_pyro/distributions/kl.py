@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["kl_truncated_log_normal_log_uniform"]
+__all__ = ["kl_truncated_log_normal_log_uniform", "negative_entropy"]
 
 from typing import Any
 
@@ -39,26 +39,29 @@ def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) ->
     return kl.to(q.dtype).expand(shape)
 
 
-class _NegativeEntropy(torch.autograd.Function):
-    """E_q[log q(u)] with its gradient, from one evaluation of the rule.
+def negative_entropy(law: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
+    """E_q[log q(u)] with its derivatives by loc and scale, from one evaluation of the rule.
 
     q ∝ exp(e) with ∂e/∂loc = z/scale and ∂e/∂scale = −2e/scale up to constants, and dE_q[log q] = Cov(e, de).
     """
+    offset, mass = law.grid()
+    exponent = law.exponent(offset)
+    integral = mass.sum(0)
+    mean = (mass * exponent).sum(0) / integral
+    deviation = mass * (exponent - mean)
+    unit = integral * law.scale
+    by_loc = (deviation * offset).sum(0) / unit
+    by_scale = (deviation * exponent).sum(0) * -2 / unit
+    return mean - integral.log(), by_loc, by_scale
 
+
+class _NegativeEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        law = TruncatedNormal(loc, scale, low, high)
-        offset, mass = law.grid()
-        integral = mass.sum(0)
-        weight = mass / integral
-        exponent = law.exponent(offset)
-        mean = (weight * exponent).sum(0)
-        deviation = weight * (exponent - mean)
-        by_loc = (deviation * offset).sum(0) / scale
-        by_scale = (deviation * exponent).sum(0) * -2 / scale
-        ctx.save_for_backward(by_loc, by_scale)
+        value, *derivatives = negative_entropy(TruncatedNormal(loc, scale, low, high))
+        ctx.save_for_backward(*derivatives)
         ctx.shapes = loc.shape, scale.shape
-        return mean - integral.log()
+        return value
 
     @staticmethod
     @once_differentiable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["truncated_log_normal_quantile"]
+__all__ = ["drawn_offset", "offset_gradients", "truncated_log_normal_quantile"]
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.special import erfc, erfcx, ndtri
+from torch.special import erf, erfc, erfcx, erfinv, ndtri
 
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -18,8 +18,13 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 # 37) and the distance to the near bound is solved for instead. At 35 both ways are good to 1e-11.
 FAR = 35.0
 
+# Up to this slope of the law, erf leaves a uniform draw the digits that it has.
+STEEP = 5.0
 
-def truncated_log_normal_quantile(p: Tensor, law: TruncatedNormal, low: Tensor, high: Tensor) -> Tensor:
+
+def truncated_log_normal_quantile(
+    p: Tensor, law: TruncatedNormal, low: Tensor, high: Tensor, *, drawn: bool = False
+) -> Tensor:
     """θ with P(θ' ≤ θ) = p, for log θ' ~ N(loc, scale²) cut to [log low, log high].
 
     Differentiable once in p, loc and scale. With ξ = (log θ − loc)/scale, the bounds α and β in the same
@@ -33,6 +38,7 @@ def truncated_log_normal_quantile(p: Tensor, law: TruncatedNormal, low: Tensor, 
         law: The law of log θ.
         low: exp(law.low) as the user gave it; draws never leave [low, high], whatever exp rounds to.
         high: The same for the upper bound.
+        drawn: Whether p are uniform draws, whose tails have an absolute error of 1e-16: then see `drawn_offset`.
 
     Returns:
         θ in float64, of p's shape.
@@ -40,15 +46,15 @@ def truncated_log_normal_quantile(p: Tensor, law: TruncatedNormal, low: Tensor, 
     Reference:
         Figurnov, Mohamed and Mnih, "Implicit Reparameterization Gradients", 2018, equation 6.
     """
-    return _Quantile.apply(p, law.loc, law.scale, law.low, law.high, low, high)
+    return _Quantile.apply(p, law.loc, law.scale, law.low, law.high, low, high, drawn)
 
 
 class _Quantile(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p: Tensor, *args: Tensor) -> Tensor:
-        *parameters, low, high = args
+    def forward(ctx: Any, p: Tensor, *args: Any) -> Tensor:
+        *parameters, low, high, drawn = args
         law = TruncatedNormal(*parameters)
-        offset = _offset(p, law)
+        offset = drawn_offset(law, p) if drawn else _offset(law, p)
         theta = (law.mode + law.scale * offset).exp_().clamp_(low, high)
         ctx.save_for_backward(p, offset, theta)
         ctx.law = law
@@ -60,21 +66,62 @@ class _Quantile(torch.autograd.Function):
         p, offset, theta = ctx.saved_tensors
         law: TruncatedNormal = ctx.law
         grad_u = grad * theta
-        # φ(bound)/φ(ξ), both relative to φ at the mode; the clamp is for p = 0 and 1, where this is 0·inf
-        lift = (-law.exponent(offset)).clamp_(max=700.0).exp_()
-        at_low, at_high = law.exponent(law.lower).exp(), law.exponent(law.upper).exp()
-        by_loc = 1 - lift * torch.lerp(at_low, at_high, p)
-        alpha, beta = law.slope + law.lower, law.slope + law.upper
-        by_scale = (law.slope + offset) - lift * torch.lerp(alpha * at_low, beta * at_high, p)
+        by_loc, by_scale = offset_gradients(law, grad_u, p, offset)
         return (
-            grad_u * law.integral * lift if ctx.needs_input_grad[0] else None,
-            (grad_u * by_loc).sum_to_size(law.loc.shape),
-            (grad_u * by_scale).sum_to_size(law.scale.shape),
-            *(None,) * 4,
+            grad_u * law.integral * _lift(offset, law) if ctx.needs_input_grad[0] else None,
+            by_loc.sum_to_size(law.loc.shape),
+            by_scale.sum_to_size(law.scale.shape),
+            *(None,) * 5,
         )
 
 
-def _offset(p: Tensor, law: TruncatedNormal) -> Tensor:
+def offset_gradients(
+    law: TruncatedNormal, grad_u: Tensor, p: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ grad_u ∂u/∂loc and Σ grad_u ∂u/∂scale over the draws u = log θ, at fixed p.
+
+    Args:
+        law: The law of u.
+        grad_u: Gradient by u, `sample_shape + batch_shape` as all that is drawn.
+        p: Probabilities.
+        offset: Offsets z of u from the law's mode.
+
+    Returns:
+        Both in the law's shape.
+    """
+    shape = law.slope.shape
+    lifted = grad_u * _lift(offset, law)
+    # the draws enter by four sums; what else is in the formulas differs between laws alone
+    at_low = (lifted * (1 - p)).sum_to_size(shape) * law.exponent(law.lower).exp()
+    at_high = (lifted * p).sum_to_size(shape) * law.exponent(law.upper).exp()
+    alpha, beta = law.slope + law.lower, law.slope + law.upper
+    total = grad_u.sum_to_size(shape)
+    by_scale = (grad_u * offset).sum_to_size(shape) + law.slope * total - alpha * at_low - beta * at_high
+    return total - at_low - at_high, by_scale
+
+
+def _lift(offset: Tensor, law: TruncatedNormal) -> Tensor:
+    """φ at the mode over φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf."""
+    return law.exponent(offset).neg_().clamp_(max=700.0).exp_()
+
+
+def drawn_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
+    """Offset from the mode, in units of scale, below which the mass p lies, for uniform draws p.
+
+    With ξ = z + b, erf(ξ/√2) is linear in p. That has an absolute error of 1e-16 in p, as the draws have; it
+    takes a fifth of the time of the inverse that is exact in the tails, which serves laws that are all tail.
+    """
+    at_low, at_high = (_erf(law.slope + bound) for bound in (law.lower, law.upper))
+    offset = erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(law.slope)
+    steep = law.slope.abs() > STEEP
+    if steep.any():
+        steep = steep.expand(p.shape[p.dim() - steep.dim() :])
+        parameters = (t.expand(steep.shape)[steep] for t in (law.loc, law.scale, law.low, law.high))
+        offset[..., steep] = _offset(TruncatedNormal(*parameters), p[..., steep])
+    return offset.clamp_(law.lower, law.upper)
+
+
+def _offset(law: TruncatedNormal, p: Tensor) -> Tensor:
     """Offset from the mode, in units of scale, below which the mass p lies."""
     alpha, beta = law.slope + law.lower, law.slope + law.upper
     below = torch.lerp(_ndtr(alpha), _ndtr(beta), p)
@@ -111,6 +158,11 @@ def _far_offset(p: Tensor, slope: Tensor, length: Tensor) -> Tensor:
     mills_d = _mills(b + d)
     d = d - (d * (b + d / 2) - (mills_d / mills_b).log() - t) * mills_d
     return d.copysign(slope)
+
+
+def _erf(x: Tensor) -> Tensor:
+    """Φ(x) − Φ(−x)."""
+    return erf(x * math.sqrt(0.5))
 
 
 def _ndtr(x: Tensor) -> Tensor:

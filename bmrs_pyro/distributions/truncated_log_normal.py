@@ -85,7 +85,8 @@ class TruncatedLogNormal(IntervalDistribution):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Reparameterised draws of shape `sample_shape + batch_shape`."""
         shape = self._extended_shape(sample_shape)
-        return self._quantile(torch.rand(shape, dtype=torch.float64, device=self._loc.device))
+        p = torch.rand(shape, dtype=torch.float64, device=self._loc.device)
+        return self._quantile(p, drawn=True)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
@@ -145,5 +146,6 @@ class TruncatedLogNormal(IntervalDistribution):
         mean = (weight * growth).sum(0)
         return law, mean, (weight * (growth - mean) ** 2).sum(0)
 
-    def _quantile(self, p: Tensor) -> Tensor:
-        return truncated_log_normal_quantile(p, self.log_law, self.low, self.high).to(self.dtype)
+    def _quantile(self, p: Tensor, *, drawn: bool = False) -> Tensor:
+        theta = truncated_log_normal_quantile(p, self.log_law, self.low, self.high, drawn=drawn)
+        return theta.to(self.dtype)

@@ -9,15 +9,14 @@ from __future__ import annotations
 __all__ = ["TruncatedNormal"]
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from bmrs_pyro.distributions.quadrature import gauss_legendre
 
 
-@dataclass(frozen=True, eq=False)
 class TruncatedNormal:
     """N(loc, scale²) cut to [low, high].
 
@@ -33,36 +32,24 @@ class TruncatedNormal:
         scale: Its standard deviation.
         low: Lower bound of the interval.
         high: Upper bound. All four are float64 and broadcast against each other.
+
+    Attributes:
+        mode: The point m of highest density.
+        slope: The mode's distance b from loc, in units of scale: negative where it sits on the upper bound.
+        lower: Offset of the lower bound, at most 0.
+        upper: Offset of the upper bound, at least 0.
     """
 
-    loc: Tensor
-    scale: Tensor
-    low: Tensor
-    high: Tensor
-
-    @cached_property
-    def mode(self) -> Tensor:
-        """The point m of highest density."""
-        return self.loc.maximum(self.low).minimum(self.high)
-
-    @cached_property
-    def slope(self) -> Tensor:
-        """The mode's distance b from loc, in units of scale: negative where it sits on the upper bound."""
-        return (self.mode - self.loc) / self.scale
-
-    @cached_property
-    def lower(self) -> Tensor:
-        """Offset of the lower bound, at most 0."""
-        return (self.low - self.mode) / self.scale
-
-    @cached_property
-    def upper(self) -> Tensor:
-        """Offset of the upper bound, at least 0."""
-        return (self.high - self.mode) / self.scale
+    def __init__(self, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
+        self.loc, self.scale, self.low, self.high = loc, scale, low, high
+        self.mode = loc.maximum(low).minimum(high)
+        self.slope = (self.mode - loc) / scale
+        self.lower = (low - self.mode) / scale
+        self.upper = (high - self.mode) / scale
 
     def exponent(self, offset: Tensor) -> Tensor:
         """e(z), the log-density relative to the mode, at an offset z."""
-        return -offset * (self.slope + offset / 2)
+        return -offset * torch.add(self.slope, offset, alpha=0.5)
 
     def grid(self, count: int = 32, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
         """A Gauss–Legendre rule over the part of the interval that carries the density.
@@ -119,4 +106,4 @@ class TruncatedNormal:
 
 def _reach(slope: Tensor, fall: float) -> Tensor:
     """Offset from the mode at which the exponent has fallen by `fall`."""
-    return 2 * fall / (slope.abs() + (slope**2 + 2 * fall).sqrt())
+    return 2 * fall / (slope.abs() + (slope * slope + 2 * fall).sqrt())

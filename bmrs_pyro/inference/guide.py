@@ -12,9 +12,10 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroParam
 from torch import Tensor
-from torch.distributions import constraints, kl_divergence
+from torch.distributions import constraints
 
-from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.global_batch import SharedDraws
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import pack
@@ -31,6 +32,9 @@ class AutoTruncatedLogNormal(AutoGuide):
         model: the model whose gains the guide approximates.
         init_loc: first value of every loc, in log θ; 0 puts the mode at a gain of 1.
         init_log_scale: first value of every log scale (the reference code's -5).
+
+    Attributes:
+        kernels: how a training step computes the draw's gradient and the KL, eagerly or compiled.
 
     Raises:
         TypeError: ``model`` is not a SupervisedModel.
@@ -50,7 +54,9 @@ class AutoTruncatedLogNormal(AutoGuide):
                 "SupervisedModel: for a hand-written model write the guide by hand too, as models/lenet5.py does"
             )
         super().__init__(model)
+        self.kernels: Kernels = EAGER
         self._scales: Tensor | None = None
+        self._near: LogUniform = model.prior
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
         # Pyro turns these into parameters that read as the tensors they are annotated as
@@ -83,10 +89,15 @@ class AutoTruncatedLogNormal(AutoGuide):
             θ by site name, ``(batch, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
         """
         with self._pyro_context:  # as a call would: loc and scale register as parameters
-            joint = self._joint()
-        values = joint.rsample(self.model.draw_shape(x)).split(self.sizes, -1)
-        divergence = kl_divergence(joint, self.model.prior)
-        return dict(zip(self.names, values, strict=True)), self._kl_scales(divergence).dot(divergence)
+            loc, scale = self.loc, self.scale
+        draws, batch = self.model.draw_shape(x), self.model.global_batch
+        if batch is None:
+            p = torch.rand((*draws, *loc.shape), dtype=torch.float64, device=loc.device)
+        else:
+            p = batch.uniforms(draws, loc.shape)
+        theta, divergence = draw_with_kl(loc, scale, self.prior_on(loc.device), p, self.kernels)
+        values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
+        return values, self._kl_scales(divergence).dot(divergence)
 
     def posteriors(self) -> dict[str, TruncatedLogNormal]:
         """Return the posterior of every family with batch shape ``(C_f,)``, detached from the guide."""
@@ -134,6 +145,12 @@ class AutoTruncatedLogNormal(AutoGuide):
                 torch.tensor(self.sizes, device=like.device)
             )
         return self._scales
+
+    def prior_on(self, device: torch.device) -> LogUniform:
+        """Return the model's prior with its bounds on a device, where they are kept."""
+        if self._near.low.device != device:
+            self._near = LogUniform(self.model.prior.low.to(device), self.model.prior.high.to(device))
+        return self._near
 
     def _joint(self) -> TruncatedLogNormal:
         prior = self.model.prior
