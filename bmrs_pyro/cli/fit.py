@@ -30,6 +30,7 @@ from bmrs_pyro.inference import (
     RunError,
     SmoothedLikelihood,
     SupervisedModel,
+    WriteError,
     first_alone,
     joined,
     load_weights_,
@@ -156,7 +157,12 @@ def fit(
         first_alone(prepare)
         first = rank() == 0
         output = Output(json and first, quiet or not first)
-        train(run, device=own_device, progress=output.progress)
+        try:
+            train(run, device=own_device, progress=output.progress)
+        except WriteError as error:
+            raise RunError(
+                f"{error}; what was saved before is whole: once that is mended, continue with --resume"
+            ) from None
         if first:
             show_report(run, output)
 

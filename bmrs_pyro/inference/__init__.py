@@ -34,6 +34,7 @@ from bmrs_pyro.inference.pruning import remove_structures_ as remove_structures_
 from bmrs_pyro.inference.run_directory import RunConfig as RunConfig
 from bmrs_pyro.inference.run_directory import RunDirectory as RunDirectory
 from bmrs_pyro.inference.run_directory import RunError as RunError
+from bmrs_pyro.inference.sealed import WriteError as WriteError
 from bmrs_pyro.inference.sealed import write_atomically as write_atomically
 from bmrs_pyro.inference.source import NetworkSource as NetworkSource
 from bmrs_pyro.inference.source import SourceError as SourceError

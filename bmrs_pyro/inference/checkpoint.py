@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bmrs_pyro.inference.history import Epoch
-from bmrs_pyro.inference.sealed import load_tensors, save_tensors
+from bmrs_pyro.inference.sealed import NewerFormat, load_tensors, save_tensors
 from bmrs_pyro.reduction import KeepMask
 
 
@@ -69,6 +69,8 @@ class Checkpoint:
                 tuple(best) if best is not None else None,
                 tensors,
             )
+        except NewerFormat as error:
+            raise CheckpointError(f"{self.path} cannot be read ({error})") from None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path} is not a readable checkpoint ({type(error).__name__}: {error}); "
@@ -76,7 +78,11 @@ class Checkpoint:
             ) from None
 
     def save(self, state: TrainingState) -> None:
-        """Write the state under a temporary name and rename it over the last one."""
+        """Write the state under a temporary name and rename it over the last one.
+
+        Raises:
+            WriteError: the disk is full, or the like; the last state stays as it was.
+        """
         meta = {
             "parts": json.dumps(list(state.tensors)),
             "keep": state.keep.to_json(),

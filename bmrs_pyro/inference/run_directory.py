@@ -18,7 +18,7 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.checkpoint import Checkpoint
 from bmrs_pyro.inference.decision import Decision
 from bmrs_pyro.inference.history import Epoch, History
-from bmrs_pyro.inference.sealed import load_tensors, save_tensors, seal, unseal, write_atomically
+from bmrs_pyro.inference.sealed import NewerFormat, load_tensors, save_tensors, seal, unseal, write_atomically
 from bmrs_pyro.inference.source import NetworkSource
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
@@ -281,6 +281,8 @@ class RunDirectory:
             raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
         try:
             return load_tensors(file)
+        except NewerFormat as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
         except ValueError as error:
             raise RunError(f"{file} is damaged ({error})") from None
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["FORMAT_VERSION", "load_tensors", "save_tensors", "seal", "unseal", "write_atomically"]
+__all__ = [
+    "FORMAT_VERSION",
+    "NewerFormat",
+    "WriteError",
+    "load_tensors",
+    "save_tensors",
+    "seal",
+    "unseal",
+    "write_atomically",
+]
 
 import json
 import os
@@ -19,6 +28,23 @@ from torch import Tensor
 FORMAT_VERSION = 2  # version 1 had no checksums
 
 
+class NewerFormat(ValueError):
+    """A file is of a later version of bmrs_pyro."""
+
+
+class WriteError(OSError):
+    """A file cannot be written; one that was there before is as it was.
+
+    Args:
+        path: the file.
+        reason: such as ``"No space left on device"``.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be written ({reason})")
+        self.strerror = reason
+
+
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON record with the format's version and a checksum of all of it.
 
@@ -32,7 +58,8 @@ def unseal(text: str) -> dict[str, Any]:
     """Return the record in a JSON text that :func:`seal` made, without version and checksum.
 
     Raises:
-        ValueError: the text is no such record, was changed, or is of a newer version.
+        NewerFormat: the record is of a newer version.
+        ValueError: the text is no such record, or was changed.
     """
     record = json.loads(text)
     if not isinstance(record, dict):
@@ -54,7 +81,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and texts of a file that :func:`save_tensors` wrote.
 
     Raises:
-        ValueError: the file is no safetensors file, was changed, or is of a newer version.
+        NewerFormat: the file is of a newer version.
+        ValueError: the file is no safetensors file, or was changed.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -68,15 +96,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all."""
+    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all.
+
+    Raises:
+        WriteError: the disk is full, the directory read-only, or the like.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(path, error.strerror or str(error)) from None
+    except SafetensorError as error:  # what the system said comes last
+        raise WriteError(path, str(error).rpartition(": ")[2]) from None
 
 
 def _check(
@@ -86,7 +123,7 @@ def _check(
     if not isinstance(version, int):
         raise ValueError(f"its format version is {version!r}")
     if version > FORMAT_VERSION:
-        raise ValueError(
+        raise NewerFormat(
             f"it has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
         )
     if checksum is None and version > 1:
