@@ -76,7 +76,9 @@ class Protocol:
 
     Attributes:
         epochs, fine_tune_epochs: with pruning after each, and without.
-        variational_rate: learning rate of the posteriors relative to the weights' 1e-3.
+        batch_size: examples per step.
+        lr: Adam's learning rate for the weights.
+        variational_rate: learning rate of the posteriors relative to that.
         decay: whether the rates fall linearly to 0 over the second half.
         margin: log prior odds of BMRS_N and BMRS_U, nats.
         kind: kind of the KL weight, by network.
@@ -85,6 +87,8 @@ class Protocol:
 
     epochs: int
     fine_tune_epochs: int
+    batch_size: int
+    lr: float
     variational_rate: float
     decay: bool
     margin: tuple[float, float]
@@ -97,6 +101,8 @@ PROTOCOLS = {
     "published": Protocol(
         50,
         10,
+        64,
+        1e-3,
         1.0,
         False,
         (0.5 * math.log(2 * math.pi), 0.0),
@@ -104,8 +110,10 @@ PROTOCOLS = {
         {"mlp": (1.0,), "lenet5": (1.0,)},
     ),
     "ours": Protocol(
-        30,
-        10,
+        18,
+        6,
+        128,
+        2e-3,
         10.0,
         True,
         (1.0, 0.0),
@@ -198,7 +206,7 @@ class Trial:
         history = fit(
             self.model,
             self.guide,
-            data.Batches(self.splits.train, 64, shuffle=True, seed=self.seed),
+            data.Batches(self.splits.train, self.protocol.batch_size, shuffle=True, seed=self.seed),
             epochs=self.protocol.epochs,
             fine_tune_epochs=self.protocol.fine_tune_epochs,
             criterion=criterion,
@@ -206,7 +214,7 @@ class Trial:
             validation=data.Batches(self.splits.validation, 1000) if validate else None,
             optim=JointOptim(
                 torch.optim.Adam,
-                {"lr": 1e-3, "fused": True},
+                {"lr": self.protocol.lr, "fused": True},
                 network=self.model.network,
                 variational_rate=self.protocol.variational_rate,
             ),

@@ -12,7 +12,7 @@ from bmrs_pyro.inference import NetworkSource, RunConfig
 
 
 def run_config(source: NetworkSource, train: Dataset, **options: Any) -> RunConfig:
-    """Return the configuration of a run on named data, one draw per example, weights at 1e-3, pruning every epoch.
+    """Return the configuration of a run on named data, one draw per example, pruning every epoch.
 
     Args:
         source: the network's file.
@@ -28,7 +28,6 @@ def run_config(source: NetworkSource, train: Dataset, **options: Any) -> RunConf
         std=train.std,
         size=source.input_size(),
         prune_every=1,
-        lr=1e-3,
         draws="example",
         versions={"bmrs_pyro": version("bmrs-pyro")},
         **options,

@@ -74,6 +74,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         data_root=data_root,
         criterion=config["method"],
         batch_size=100,
+        lr=1e-3,
         validation=1 / 6,
         **{
             key: config[key]

@@ -21,7 +21,9 @@ MODELS = Path(__file__).parents[2] / "models"
 @pytest.mark.filterwarnings("ignore:.*min_keep")  # so strong a weight in so few steps may empty a layer
 @pytest.mark.parametrize("method", ["none", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4"])
 def test_a_run_of_every_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    quick = replace(poster.PROTOCOLS["ours"], epochs=9, fine_tune_epochs=1, variational_rate=100.0)
+    quick = replace(
+        poster.PROTOCOLS["ours"], epochs=9, fine_tune_epochs=1, batch_size=64, lr=1e-3, variational_rate=100.0
+    )
     monkeypatch.setitem(poster.PROTOCOLS, "ours", quick)
     (config,) = poster.grid("ours", ["mlp"], ["digits"], [method], [5.0])
     assert config["kl_weight"] == (0.0 if method == "none" else 5.0)

@@ -28,7 +28,9 @@ from bmrs_pyro.reporting import evaluate
 from tests.experiments.in_process import Here
 
 MODELS = Path(__file__).parents[2] / "models"
-QUICK = replace(poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, variational_rate=100.0)
+QUICK = replace(
+    poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, variational_rate=100.0
+)
 pytestmark = pytest.mark.filterwarnings("ignore:.*min_keep")
 
 
