@@ -93,6 +93,13 @@ def fit(
     validation: Annotated[float, typer.Option(help="Share of the training data to validate on.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split, the weights and every epoch.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Have torch.compile make faster steps; needs a C++ compiler."),
+    ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Memory order that convolutions on GPUs are faster in.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -158,7 +165,13 @@ def fit(
         first = rank() == 0
         output = Output(json and first, quiet or not first)
         try:
-            train(run, device=own_device, progress=output.progress)
+            train(
+                run,
+                device=own_device,
+                compile=compile,
+                channels_last=channels_last,
+                progress=output.progress,
+            )
         except WriteError as error:
             raise RunError(
                 f"{error}; what was saved before is whole: once that is mended, continue with --resume"
@@ -167,7 +180,14 @@ def fit(
             show_report(run, output)
 
 
-def train(run: RunDirectory, *, device: str | None = None, progress: bool = True) -> None:
+def train(
+    run: RunDirectory,
+    *,
+    device: str | None = None,
+    compile: bool = False,
+    channels_last: bool = False,
+    progress: bool = True,
+) -> None:
     """Carry out a run's configuration, from its last checkpoint where it has one, and write what came out.
 
     Of several processes each takes its part, and the first one writes.
@@ -189,6 +209,7 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
         config.batch_size,
         shuffle=True,
         seed=config.seed,
+        device=device or "cpu",
         augmentation=data.Augmentation() if config.augment else None,
         share=share,
     )
@@ -202,10 +223,12 @@ def train(run: RunDirectory, *, device: str | None = None, progress: bool = True
         prune_every=config.prune_every,
         limits=_limits(config),
         gains_only=config.gains_only,
-        validation=data.Batches(splits.validation, 1000, share=share),
+        validation=data.Batches(splits.validation, 1000, device=device or "cpu", share=share),
         optim=optim,
         seed=config.seed,
         device=device,
+        channels_last=channels_last,
+        compile=compile,
         progress=progress,
         callbacks=[run.append_metrics] if rank() == 0 else [],
         checkpoint=run.checkpoint,

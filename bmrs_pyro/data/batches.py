@@ -88,7 +88,10 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self._order(self.epoch).to(self.device)
+        order = self._order(self.epoch)
+        if self.device.type == "cuda":
+            order = order.pin_memory()
+        order = order.to(self.device, non_blocking=True)  # all that is sent to the device in an epoch
         random = np.random.default_rng((self.seed, self.epoch, 1))  # not the order's own draws
         self.epoch += 1
         part, parts = self.share

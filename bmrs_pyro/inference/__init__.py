@@ -8,6 +8,9 @@ from bmrs_pyro.inference.batch_norm import reestimate_batch_norm_ as reestimate_
 from bmrs_pyro.inference.checkpoint import Checkpoint as Checkpoint
 from bmrs_pyro.inference.checkpoint import CheckpointError as CheckpointError
 from bmrs_pyro.inference.checkpoint import TrainingState as TrainingState
+from bmrs_pyro.inference.compilation import CompileError as CompileError
+from bmrs_pyro.inference.compilation import compile_network_ as compile_network_
+from bmrs_pyro.inference.compilation import compile_steps_ as compile_steps_
 from bmrs_pyro.inference.decision import Decision as Decision
 from bmrs_pyro.inference.elbo import MeanFieldELBO as MeanFieldELBO
 from bmrs_pyro.inference.elbo import NonFiniteLoss as NonFiniteLoss

@@ -100,7 +100,7 @@ class JointOptim(PyroOptim):
         state = self.optimizer.state.get(parameter, {}) if self.optimizer else {}
         for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() > 0:
-                state[key] = value.flatten()[index.to(value.device)]
+                state[key] = _like(parameter, value.flatten()[index.to(value.device)])
 
     def get_state(self) -> dict[str, dict[str, Tensor]]:
         """Return the optimiser's tensors by parameter name (moments, step counts)."""
@@ -170,6 +170,15 @@ class JointOptim(PyroOptim):
             if state is not None:
                 # a fused optimiser wants its step count, the others leave it, on the parameter's device
                 self.optimizer.state[parameter] = {  # type: ignore[union-attr]
-                    key: value.clone().to(parameter.device if value.dim() or fused else "cpu")
+                    key: _like(parameter, value)
+                    if value.dim()
+                    else value.clone().to(parameter.device if fused else "cpu")
                     for key, value in state.items()
                 }
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment on its parameter's device and in its memory order, which a fused optimiser takes for granted."""
+    if value.shape != parameter.shape:
+        return value.clone().to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

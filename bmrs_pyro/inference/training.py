@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.inference.checkpoint import Checkpoint
+from bmrs_pyro.inference.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.inference.freezing import frozen
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch, History
@@ -51,6 +52,8 @@ def fit(
     schedule: Callable[[float], float] = linear_decay,
     seed: int | None = 0,
     device: torch.device | str | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
     checkpoint: Checkpoint | None = None,
@@ -84,12 +87,16 @@ def fit(
         seed: seeds every epoch from (seed, epoch), so that a resumed run draws the same; None leaves Pyro's and
             torch's generators alone.
         device: where to train; by default where the network is.
+        channels_last: keep images' weights in that memory order, which convolutions on GPUs are faster in.
+        compile: have torch.compile make the draw and the KL from the first step on (for an AutoTruncatedLogNormal),
+            and the network once no structure can leave any more, for it would be made anew after every removal.
         progress: show a progress bar.
         callbacks: called with every epoch's record, in every process.
         checkpoint: where the state is kept after every epoch and taken up from.
 
     Raises:
         TypeError: the model is no SupervisedModel, or a criterion meets a guide that cannot shrink.
+        CompileError: torch.compile does not work here.
         NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
         LostProcess: another process has died.
         ValueError: epoch counts or ``prune_every`` out of range, no batches, or processes that are out of step.
@@ -99,6 +106,10 @@ def fit(
         model.to(device)
         if isinstance(guide, nn.Module):
             guide.to(device)
+    if channels_last:
+        model.network.to(memory_format=torch.channels_last)
+    if compile and isinstance(guide, AutoTruncatedLogNormal):
+        compile_steps_(guide)
     if optim is None:
         optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=model.network)
     run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits())
@@ -120,6 +131,9 @@ def fit(
                 optim.scale_rates(rate)
                 pruning = criterion is not None and epoch <= epochs and epoch % prune_every == 0
                 phase = "prune" if epoch <= epochs else "fine-tune"
+                settled = criterion is None or epoch > epochs // prune_every * prune_every
+                if compile and settled and model.compiled is None:
+                    compile_network_(model)
                 last = pruning and epoch + prune_every > epochs
                 with frozen(model.network) if gains_only and phase == "prune" else nullcontext():
                     record = run.epoch(epoch, phase, rate, loader, validation, pruning, last, bar)
@@ -129,6 +143,7 @@ def fit(
                     checkpoint.save(run.state())
     finally:
         model.register_weights = registered
+        uncompile_(model, guide)
         model.global_batch = optim.global_batch = None
     run.finish()
     return run.history

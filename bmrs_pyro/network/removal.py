@@ -153,9 +153,19 @@ def _cut_(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str,
                     )
         if dims:
             cut = Cut(tensor.shape, dims)
-            tensor.data, tensor.grad = cut(tensor.data), None
+            tensor.data, tensor.grad = _laid_out(cut(tensor.data), tensor), None
             cuts |= dict.fromkeys(aliases, cut)
     return cuts
+
+
+def _laid_out(cut: Tensor, like: Tensor) -> Tensor:
+    """Bring images' weights back into the memory order that was asked for; a cut makes the usual one."""
+    last = torch.channels_last
+    return (
+        cut.contiguous(memory_format=last)
+        if like.dim() == 4 and like.is_contiguous(memory_format=last)
+        else cut
+    )
 
 
 def _checked(structures: Sequence[Structure], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
