@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions.utils import lazy_property
+from torch.nn.functional import cross_entropy
 
 
 class SmoothedCategorical(dist.Categorical):
     """Label smoothing: log p(y) counts as (1 − ε) log p_y + ε/K Σ_k log p_k.
 
     That is the expected log-likelihood of a label that was drawn anew, from all K classes alike, with probability ε.
+    A training step asks for nothing else, so the logits are normalised only where something else is asked for.
 
     Args:
         logits: ``(*batch, K)``.
@@ -24,8 +28,16 @@ class SmoothedCategorical(dist.Categorical):
     """
 
     def __init__(self, logits: Tensor, smoothing: float) -> None:
-        super().__init__(logits=logits)
+        self._param = logits
+        self._num_events = logits.shape[-1]
         self.smoothing = smoothing
+        # not Categorical's own, which normalises: a tenth of a step of a small network
+        TorchDistribution.__init__(self, logits.shape[:-1])
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """Log-probabilities ``(*batch, K)``."""
+        return self._param.log_softmax(-1)
 
     def expand(
         self,
@@ -33,12 +45,17 @@ class SmoothedCategorical(dist.Categorical):
         _instance: SmoothedCategorical | None = None,
     ) -> SmoothedCategorical:
         """Return the distribution of more labels."""
-        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        return SmoothedCategorical(logits, self.smoothing)
+        return SmoothedCategorical(self._param.expand(*batch_shape, self._num_events), self.smoothing)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the smoothed log-likelihood of labels."""
-        return (1 - self.smoothing) * super().log_prob(value) + self.smoothing * self.logits.mean(-1)
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        logits = self._param.expand(*shape, self._num_events).reshape(-1, self._num_events)
+        labels = value.expand(shape).reshape(-1)
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        return -losses.view(shape)
 
 
 @dataclass(frozen=True)

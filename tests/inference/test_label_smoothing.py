@@ -1,21 +1,35 @@
-"""Label smoothing against torch's cross-entropy."""
+"""Label smoothing against its formula, written out with the categorical distribution."""
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from bmrs_pyro.inference import SmoothedLikelihood
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-def test_log_prob_is_the_smoothed_cross_entropy(smoothing: float) -> None:
+def test_log_prob_mixes_the_label_with_all(smoothing: float) -> None:
     logits, y = 3 * torch.randn(50, 7, dtype=torch.float64), torch.randint(7, (50,))
     law = SmoothedLikelihood(smoothing)(logits)
-    expected = -cross_entropy(logits, y, label_smoothing=smoothing, reduction="none")
+    plain = dist.Categorical(logits=logits)
+    expected = (1 - smoothing) * plain.log_prob(y) + smoothing * plain.logits.mean(-1)
     torch.testing.assert_close(law.log_prob(y), expected)
     torch.testing.assert_close(law.expand([3, 50]).log_prob(y), expected.expand(3, 50))
+    assert (law.log_prob(y) == law.log_prob(y.unsqueeze(0))).all()
+
+
+def test_it_is_a_categorical_distribution() -> None:
+    logits = 3 * torch.randn(50, 7)
+    law, plain = SmoothedLikelihood(0.1)(logits), dist.Categorical(logits=logits)
+    assert isinstance(law, dist.Categorical)
+    torch.testing.assert_close(law.logits, plain.logits)
+    torch.testing.assert_close(law.probs, plain.probs)
+    torch.testing.assert_close(law.entropy(), plain.entropy())
+    assert law.sample((4,)).shape == (4, 50)
+    with pytest.raises(ValueError, match="support"):
+        law.log_prob(torch.full((50,), 7))
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
