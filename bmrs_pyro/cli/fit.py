@@ -95,7 +95,9 @@ def fit(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cpu.")] = None,
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="Have torch.compile make faster steps; needs a C++ compiler."),
+        typer.Option(
+            "--compile", help="Run steps by torch.compile, where that is faster; needs a C++ compiler."
+        ),
     ] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Memory order that convolutions on GPUs are faster in.")
