@@ -32,20 +32,37 @@ class TruncatedNormal:
         scale: Its standard deviation.
         low: Lower bound of the interval.
         high: Upper bound. All four are float64 and broadcast against each other.
-
-    Attributes:
-        mode: The point m of highest density.
-        slope: The mode's distance b from loc, in units of scale: negative where it sits on the upper bound.
-        lower: Offset of the lower bound, at most 0.
-        upper: Offset of the upper bound, at least 0.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
         self.loc, self.scale, self.low, self.high = loc, scale, low, high
-        self.mode = loc.maximum(low).minimum(high)
-        self.slope = (self.mode - loc) / scale
-        self.lower = (low - self.mode) / scale
-        self.upper = (high - self.mode) / scale
+        # kept by hand: torch.compile cannot follow the lock in functools.cached_property
+        self._mode: Tensor | None = None
+        self._slope: Tensor | None = None
+
+    @property
+    def mode(self) -> Tensor:
+        """The point m of highest density."""
+        if self._mode is None:
+            self._mode = self.loc.maximum(self.low).minimum(self.high)
+        return self._mode
+
+    @property
+    def slope(self) -> Tensor:
+        """The mode's distance b from loc, in units of scale: negative where it sits on the upper bound."""
+        if self._slope is None:
+            self._slope = (self.mode - self.loc) / self.scale
+        return self._slope
+
+    @property
+    def lower(self) -> Tensor:
+        """Offset of the lower bound, at most 0."""
+        return (self.low - self.mode) / self.scale
+
+    @property
+    def upper(self) -> Tensor:
+        """Offset of the upper bound, at least 0."""
+        return (self.high - self.mode) / self.scale
 
     def exponent(self, offset: Tensor) -> Tensor:
         """e(z), the log-density relative to the mode, at an offset z."""
