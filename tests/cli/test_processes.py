@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from bmrs_pyro import load
 from bmrs_pyro.cli import main
 from bmrs_pyro.inference import RunDirectory
-from tests.inference.processes import FORKS
+from tests.inference.processes import FORKS, PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MLP = str(ROOT / "models" / "mlp.py")
@@ -50,7 +50,7 @@ def bmrs(folder: Path, size: int, *arguments: str) -> list[tuple[int | None, str
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(PATIENCE)
     return [
         (
             process.exitcode,

@@ -14,6 +14,7 @@ import torch.distributed as dist
 # forked from a process that has imported everything: a start takes a tenth of a second, not five
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["bmrs_pyro.cli.app"])
+PATIENCE = 300.0  # seconds; for machines that are busy with something else
 
 
 def started(work: Callable[..., object], folder: Path, size: int, *arguments: Any) -> list[Any]:
@@ -31,8 +32,11 @@ def together(work: Callable[..., object], folder: Path, size: int, *arguments: A
     folder.mkdir(exist_ok=True)
     processes = started(work, folder, size, *arguments)
     for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * size
+        process.join(PATIENCE)
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert statuses == [0] * size
 
 
 def _member(
@@ -45,7 +49,7 @@ def _member(
             init_method=f"file://{folder / 'rendezvous'}",
             rank=rank,
             world_size=size,
-            timeout=timedelta(seconds=60),
+            timeout=timedelta(seconds=PATIENCE),
         )
     work(folder, *arguments)
     if size > 1:

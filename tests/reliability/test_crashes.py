@@ -27,7 +27,7 @@ from torch import Tensor
 from bmrs_pyro.cli import main
 from bmrs_pyro.inference import RunDirectory
 from tests.finished_run import SOURCE
-from tests.inference.processes import FORKS
+from tests.inference.processes import FORKS, PATIENCE
 
 OPTIONS = ["--batch-size", "64", "--variational-rate", "120", "--kl-weight", "mean:0.1", "--quiet"]
 OPTIONS += ["--epochs", "7", "--fine-tune-epochs", "1"]
@@ -44,7 +44,7 @@ def start(folder: Path, *, before: Callable[[], object] = int, out: str = "run")
 
 def status(process: Any) -> int:
     """Wait for a process."""
-    process.join(100)
+    process.join(PATIENCE)
     code = process.exitcode
     assert isinstance(code, int), "the process hangs"
     return code
