@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.experiments.bench import SECTIONS, targets
+from bmrs_pyro.experiments.bench import SECTIONS, Setting, targets
 from bmrs_pyro.inference import write_atomically
 
 
@@ -25,6 +25,9 @@ def bench(
     section: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SECTIONS)}; all by default.")] = None,
     rounds: Annotated[int, typer.Option(help="Alternating blocks of each measurement.")] = 15,
     threads: Annotated[int, typer.Option(help="Threads torch computes with.")] = 2,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda: where the sections steps, compiled and throughput train.")
+    ] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -34,13 +37,15 @@ def bench(
     for name in names:
         if name not in SECTIONS:
             raise ValueError(f"section {name!r} is unknown; use {', '.join(SECTIONS)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch sees no GPU; use --device cpu")
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     output = Output(json, quiet)
     record = {}
     for name in names:
         output.show(f"{name} ...")
-        record[name] = SECTIONS[name](str(LENET5.parent), rounds)
+        record[name] = SECTIONS[name](Setting(str(LENET5.parent), rounds, device))
         output.show(JSON.from_data(record[name]))
     table = Table(title="targets")
     for header in ("what", "bound", "measured", ""):
@@ -51,7 +56,8 @@ def bench(
     output.result(record)
     if out is not None:
         environment = {
-            "command": f"bmrs bench --rounds {rounds} --threads {threads}",
+            "command": f"bmrs bench --rounds {rounds} --threads {threads} --device {device}",
+            "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
             "torch": str(torch.__version__),
             "pyro": pyro.__version__,
             "python": platform.python_version(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["SECTIONS", "targets"]
+__all__ = ["SECTIONS", "Setting", "targets"]
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,29 +29,48 @@ from bmrs_pyro.reporting import latency
 Record = dict[str, Any]
 
 
-def steps(folder: str, rounds: int) -> Record:
-    """(a) One SVI step against the same network's plain step: time and memory, at two batch sizes.
+@dataclass(frozen=True)
+class Setting:
+    """What the sections are run with.
 
     Args:
         folder: folder of the networks' files.
-        rounds: blocks of each kind of step.
+        rounds: alternating blocks of each measurement.
+        device: where the steps of training are made; the other sections measure the processor.
     """
+
+    folder: str
+    rounds: int
+    device: str = "cpu"
+
+    def at(self, net: nn.Module) -> nn.Module:
+        """Return the network on the device."""
+        return net.to(self.device)
+
+    def examples(self, batch: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return a batch of noise with labels, on the device."""
+        x, y = torch.randn(batch, *shape), torch.randint(10, (batch,))
+        return x.to(self.device), y.to(self.device)
+
+
+def steps(setting: Setting) -> Record:
+    """(a) One SVI step against the same network's plain step: time and memory, at two batch sizes."""
     cases: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int], int]] = {
         # network, input shape, batch sizes, steps per block
-        "MLP, MNIST": (_model(folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 256), 20),
-        "LeNet5, MNIST": (_model(folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
-        "LeNet5, CIFAR-10": (_model(folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
+        "MLP, MNIST": (_model(setting.folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 256), 20),
+        "LeNet5, MNIST": (_model(setting.folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
+        "LeNet5, CIFAR-10": (_model(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
         "ResNet-18, 32 px": (_torchvision("resnet18"), (3, 32, 32), (16, 64), 2),
         "ResNet-18, 64 px": (_torchvision("resnet18"), (3, 64, 64), (16, 64), 1),
         "ResNet-50, 64 px": (_torchvision("resnet50"), (3, 64, 64), (8, 16), 1),
-        "ViT-small, 32 px": (_model(folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
+        "ViT-small, 32 px": (_model(setting.folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
     }
     record = {}
     for name, (make, shape, batches, block) in cases.items():
         for batch in batches:
-            x, y = torch.randn(batch, *shape), torch.randint(10, (batch,))
-            pair = {"plain": plain_step(make(), x, y), "svi": svi_step(make(), x, y)}
-            seconds = interleaved(pair, rounds=rounds, block=block)
+            x, y = setting.examples(batch, shape)
+            pair = {"plain": plain_step(setting.at(make()), x, y), "svi": svi_step(setting.at(make()), x, y)}
+            seconds = interleaved(pair, rounds=setting.rounds, block=block)
             memory = {kind: peak_step_bytes(step) for kind, step in pair.items()}
             record[f"{name}, batch {batch}"] = {
                 "plain_seconds": seconds["plain"],
@@ -60,13 +80,61 @@ def steps(folder: str, rounds: int) -> Record:
     return record
 
 
-def whole_run(folder: str, rounds: int) -> Record:
+def compiled(setting: Setting) -> Record:
+    """(a) LeNet5's step with what torch.compile can make of it, against the plain step as it is and compiled."""
+    record = {}
+    for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
+        make = _model(setting.folder, "lenet5", (channels, 32, 32))
+        x, y = setting.examples(64, (channels, 32, 32))
+        steps = {
+            "plain": plain_step(setting.at(make()), x, y),
+            "plain, compiled": plain_step(setting.at(make()), x, y, compiled=True),
+            "svi": svi_step(setting.at(make()), x, y),
+            "svi, draw and KL compiled": svi_step(setting.at(make()), x, y, compiled="draw"),
+            "svi, all compiled": svi_step(setting.at(make()), x, y, compiled="all"),
+        }
+        seconds = interleaved(steps, rounds=setting.rounds, block=10)
+        record[f"LeNet5, {name}, batch 64"] = {
+            **{
+                step: {"seconds": value, "ratio": value / seconds["plain"]} for step, value in seconds.items()
+            },
+            "compiled / compiled": seconds["svi, all compiled"] / seconds["plain, compiled"],
+        }
+    return record
+
+
+def throughput(setting: Setting) -> Record:
+    """(a) Images that are trained on in a second; a GPU gets real sizes, a processor just enough to see it run."""
+    batch, size = (256, 224) if setting.device.startswith("cuda") else (8, 64)
+    x, y = setting.examples(batch, (3, size, size))
+    record = {}
+    for name in ("resnet18", "resnet50"):
+        for bfloat16 in (False, True):
+            images = x.contiguous(memory_format=torch.channels_last) if bfloat16 else x
+            nets = [setting.at(_torchvision(name)()) for _ in range(2)]
+            if bfloat16:
+                nets = [net.to(memory_format=torch.channels_last) for net in nets]
+            pair = {
+                "plain": plain_step(nets[0], images, y, bfloat16=bfloat16),
+                "svi": svi_step(nets[1], images, y, bfloat16=bfloat16),
+            }
+            seconds = interleaved(pair, rounds=setting.rounds, block=3)
+            kind = "bfloat16, channels last" if bfloat16 else "float32"
+            record[f"{name}, batch {batch}, {size} px, {kind}"] = {
+                "plain_images_per_second": batch / seconds["plain"],
+                "images_per_second": batch / seconds["svi"],
+                "ratio": seconds["svi"] / seconds["plain"],
+            }
+    return record
+
+
+def whole_run(setting: Setting) -> Record:
     """(b) A LeNet5 run with BMRS_N against the same epochs without pruning, on scikit-learn's digits."""
     splits = data.load("digits", size=32)
     seconds: dict[str, float] = {}
     for name, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
         pyro.set_rng_seed(0)
-        network = NoisyNetwork(_model(folder, "lenet5", (1, 32, 32))(), torch.zeros(1, 1, 32, 32))
+        network = NoisyNetwork(_model(setting.folder, "lenet5", (1, 32, 32))(), torch.zeros(1, 1, 32, 32))
         model = SupervisedModel(network, _categorical, len(splits.train), kl_weight=("mean", 0.3))
         batches = data.Batches(splits.train, 8, shuffle=True)
         history = fit(model, AutoTruncatedLogNormal(model), batches, criterion=criterion, progress=False)
@@ -74,15 +142,18 @@ def whole_run(folder: str, rounds: int) -> Record:
     return {**seconds, "ratio": seconds["pruned"] / seconds["unpruned"]}
 
 
-def decisions(folder: str, rounds: int) -> Record:
+def decisions(setting: Setting) -> Record:
     """(c) ΔF of a million structures."""
     prior = LogUniform()
     posterior = TruncatedLogNormal(torch.empty(10**6).uniform_(-20, 2), torch.empty(10**6).uniform_(0.01, 30))
     reduced = {"bmrs-n": spike(prior), "bmrs-u-8": low_precision(8)}
-    return {name: _median(partial(delta_f, posterior, prior, law), rounds) for name, law in reduced.items()}
+    return {
+        name: _median(partial(delta_f, posterior, prior, law), setting.rounds)
+        for name, law in reduced.items()
+    }
 
 
-def removal(folder: str, rounds: int) -> Record:
+def removal(setting: Setting) -> Record:
     """(d) Finding and cutting structures, in seconds."""
     record = {}
     for name, size in (("resnet18", 64), ("resnet50", 224)):
@@ -96,11 +167,11 @@ def removal(folder: str, rounds: int) -> Record:
     return record
 
 
-def inference(folder: str, rounds: int) -> Record:
+def inference(setting: Setting) -> Record:
     """(e) The compact network against the dense one with half of all structures gone."""
     cases = {
-        "LeNet5": (_model(folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
-        "VGG": (_model(folder, "vgg", (3, 32, 32)), (3, 32, 32)),
+        "LeNet5": (_model(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
+        "VGG": (_model(setting.folder, "vgg", (3, 32, 32)), (3, 32, 32)),
         "ResNet-18": (_torchvision("resnet18"), (3, 64, 64)),
     }
     record = {}
@@ -110,7 +181,9 @@ def inference(folder: str, rounds: int) -> Record:
         small = compact(network, _half(network)).eval()
         macs = complexity(dense, example).macs / complexity(small, example).macs
         for batch in (1, 128):
-            seconds = latency({"dense": dense, "small": small}, torch.randn(batch, *shape), repeats=rounds)
+            seconds = latency(
+                {"dense": dense, "small": small}, torch.randn(batch, *shape), repeats=setting.rounds
+            )
             record[f"{name}, batch {batch}"] = {
                 "macs_ratio": macs,
                 "speed_up": seconds["dense"] / seconds["small"],
@@ -118,7 +191,7 @@ def inference(folder: str, rounds: int) -> Record:
     return record
 
 
-def growth(folder: str, rounds: int) -> Record:
+def growth(setting: Setting) -> Record:
     """(f) How time grows with width and depth of an MLP: slopes of log time against log size."""
     record = {}
     shapes = {
@@ -131,7 +204,7 @@ def growth(folder: str, rounds: int) -> Record:
         for width, depth in sizes:
             found.append(_timed(partial(find_structures, _chain(width, depth), x)))
             svi = svi_step(_chain(width, depth), x, y)
-            step.append(interleaved({"svi": svi}, rounds=rounds, block=3)["svi"])
+            step.append(interleaved({"svi": svi}, rounds=setting.rounds, block=3)["svi"])
         axis = [size[position] for size in sizes]
         record[name] = {
             "sizes": axis,
@@ -141,8 +214,10 @@ def growth(folder: str, rounds: int) -> Record:
     return record
 
 
-SECTIONS: Mapping[str, Callable[[str, int], Record]] = {
+SECTIONS: Mapping[str, Callable[[Setting], Record]] = {
     "steps": steps,
+    "compiled": compiled,
+    "throughput": throughput,
     "run": whole_run,
     "decisions": decisions,
     "removal": removal,

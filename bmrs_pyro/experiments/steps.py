@@ -8,10 +8,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.infer import SVI
 from pyro.optim import PyroOptim
@@ -21,31 +20,49 @@ from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
     JointOptim,
     MeanFieldELBO,
+    SmoothedLikelihood,
     SupervisedModel,
+    compile_network_,
+    compile_steps_,
     remove_structures_,
 )
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reporting.footprint import peak_of
 
 Step = Callable[[], object]
+Compiled = Literal["nothing", "draw", "all"]
 
 NUM_DATA = 60_000
 ADAM: dict[str, Any] = {"lr": 1e-3, "fused": True}
 
 
-def plain_step(net: nn.Module, x: Tensor, y: Tensor) -> Step:
+def plain_step(
+    net: nn.Module, x: Tensor, y: Tensor, *, compiled: bool = False, bfloat16: bool = False
+) -> Step:
     """Return a step of cross-entropy by fused Adam, what every other step is compared with."""
     optimizer = torch.optim.Adam(net.parameters(), **ADAM)
+    forward = torch.compile(net) if compiled else net
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+            outputs = forward(x)
+        nn.functional.cross_entropy(outputs.float() if bfloat16 else outputs, y).backward()
         optimizer.step()
 
     return step
 
 
-def svi_step(net: nn.Module, x: Tensor, y: Tensor, *, draws: str = "example", keep: float = 1.0) -> Step:
+def svi_step(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: str = "example",
+    keep: float = 1.0,
+    compiled: Compiled = "nothing",
+    bfloat16: bool = False,
+) -> Step:
     """Return a step of SVI by SupervisedModel, AutoTruncatedLogNormal and JointOptim.
 
     Args:
@@ -54,14 +71,20 @@ def svi_step(net: nn.Module, x: Tensor, y: Tensor, *, draws: str = "example", ke
         y: their labels.
         draws: ``"example"`` or ``"batch"``.
         keep: share of every family that is left, as after pruning.
+        compiled: what torch.compile makes: ``"nothing"``, ``"draw"`` (with the KL), or ``"all"``, the network too.
+        bfloat16: mixed precision.
     """
     network = NoisyNetwork(net, x[:1])
-    model = SupervisedModel(network, _categorical, NUM_DATA, draws=draws)  # type: ignore[arg-type]
+    model = SupervisedModel(network, SmoothedLikelihood(), NUM_DATA, draws=draws, mixed_precision=bfloat16)  # type: ignore[arg-type]
     model.register_weights = False
     guide = AutoTruncatedLogNormal(model)
     if keep < 1:
         masks = {s.name: torch.arange(s.size) < max(1, round(keep * s.size)) for s in model.structures}
         remove_structures_(model, guide, masks)
+    if compiled != "nothing":
+        compile_steps_(guide)
+    if compiled == "all":
+        compile_network_(model)
     svi = SVI(model, guide, JointOptim(torch.optim.Adam, ADAM, network=network), MeanFieldELBO())
     return lambda: svi.step(x, y)
 
@@ -95,6 +118,8 @@ def interleaved(steps: Mapping[str, Step], *, rounds: int, block: int = 20) -> d
                     start = time.perf_counter()
                     for _ in range(block):
                         step()
+                    if torch.cuda.is_initialized():
+                        torch.cuda.synchronize()
                     if turn:
                         seconds[name].append((time.perf_counter() - start) / block)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -104,8 +129,9 @@ def peak_step_bytes(step: Step) -> int:
     """Return the most memory that one step makes for itself, after a first one that made the optimiser's state."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         step()
-        return peak_of(step)
-
-
-def _categorical(logits: Tensor) -> dist.TorchDistribution:
-    return dist.Categorical(logits=logits)
+        if not torch.cuda.is_initialized():
+            return peak_of(step)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before

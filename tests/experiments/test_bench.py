@@ -34,7 +34,7 @@ def test_targets_say_what_holds() -> None:
 
 
 def test_a_million_decisions_are_measured() -> None:
-    assert all(0 < seconds < 60 for seconds in bench.decisions(MODELS, 1).values())
+    assert all(0 < seconds < 60 for seconds in bench.decisions(bench.Setting(MODELS, 1)).values())
 
 
 def test_steps_train_and_take_turns() -> None:
