@@ -47,7 +47,7 @@ def draw_with_kl(
     """Draw θ from truncated log-normals on a prior's interval, with their KL to it.
 
     Equal in value and gradient to `TruncatedLogNormal(loc, scale, prior.low, prior.high)`, its `rsample` and its
-    `kl_divergence`, with half of their tensor operations.
+    `kl_divergence`, but for rounding, with fewer tensor operations.
 
     Args:
         loc: Mean of log θ before it is cut, `(C,)`.
@@ -89,7 +89,7 @@ class _DrawWithKL(torch.autograd.Function):
 
 
 def _compiled(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    # the law goes in as its four tensors: torch guards what an object holds more slowly than it computes it
+    # the law goes in as its four tensors: what an object holds would be checked at every call
     @torch.compile(dynamic=True, fullgraph=True)
     def of_tensors(
         loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, *others: Tensor

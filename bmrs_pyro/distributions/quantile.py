@@ -109,7 +109,7 @@ def drawn_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
     """Offset from the mode, in units of scale, below which the mass p lies, for uniform draws p.
 
     With ξ = z + b, erf(ξ/√2) is linear in p. That has an absolute error of 1e-16 in p, as the draws have; it
-    takes a fifth of the time of the inverse that is exact in the tails, which serves laws that are all tail.
+    takes a third of the time of the inverse that is exact in the tails, which serves laws that are all tail.
     """
     at_low, at_high = (_erf(law.slope + bound) for bound in (law.lower, law.upper))
     offset = erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(law.slope)

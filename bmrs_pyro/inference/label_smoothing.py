@@ -31,7 +31,7 @@ class SmoothedCategorical(dist.Categorical):
         self._param = logits
         self._num_events = logits.shape[-1]
         self.smoothing = smoothing
-        # not Categorical's own, which normalises: a tenth of a step of a small network
+        # not Categorical's own, which normalises
         TorchDistribution.__init__(self, logits.shape[:-1])
 
     @lazy_property
