@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bmrs_pyro.distributions.quadrature import gauss_legendre
 
+_BLOCK = 8192  # laws whose grids are summed at a time: more would leave the cache, fewer cost calls
+
 
 class TruncatedNormal:
     """N(loc, scale²) cut to [low, high].
@@ -97,7 +99,12 @@ class TruncatedNormal:
     @cached_property
     def integral(self) -> Tensor:
         """∫ exp(e) du over the interval: the normaliser, relative to the density at the mode."""
-        return self.grid()[1].sum(0)
+        if self.slope.numel() <= _BLOCK:
+            return self.grid()[1].sum(0)
+        parts = (self.loc, self.scale, self.low, self.high)
+        blocks = zip(*(part.expand_as(self.slope).reshape(-1).split(_BLOCK) for part in parts), strict=True)
+        sums = [TruncatedNormal(*block).grid()[1].sum(0) for block in blocks]
+        return torch.cat(sums).view_as(self.slope)
 
     @property
     def log_z(self) -> Tensor:

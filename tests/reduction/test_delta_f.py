@@ -190,3 +190,15 @@ def test_register_is_a_decorator() -> None:
     assert delta_f(Base(torch.zeros(3), 1.0), LogUniform(), LogUniform()).tolist() == [7.0] * 3
     with pytest.raises(TypeError, match="Distribution types"):
         register_delta_f(Base, LogUniform, 3)  # type: ignore[arg-type]
+
+
+def test_many_structures_are_decided_as_few_are() -> None:
+    # beyond a few thousand the normalisers are summed in blocks, equal but for the rounding of vectorised exp
+    random = torch.Generator().manual_seed(0)
+    loc = torch.empty(3, 4001, dtype=torch.float64).uniform_(-20, 2, generator=random)
+    scale = torch.empty(4001, dtype=torch.float64).uniform_(0.01, 30, generator=random)
+    prior = LogUniform()
+    for reduced in (spike(prior), low_precision(8)):
+        together = delta_f(TruncatedLogNormal(loc, scale), prior, reduced)
+        apart = torch.stack([delta_f(TruncatedLogNormal(row, scale), prior, reduced) for row in loc])
+        torch.testing.assert_close(together, apart, rtol=1e-13, atol=1e-12)
