@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ["bench"]
 
 import platform
+from collections.abc import Mapping
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyro
 import torch
@@ -42,11 +43,13 @@ def bench(
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     output = Output(json, quiet)
-    record = {}
+    record: dict[str, Any] = {}
     for name in names:
         output.show(f"{name} ...")
         record[name] = SECTIONS[name](Setting(str(LENET5.parent), rounds, device))
         output.show(JSON.from_data(record[name]))
+        if out is not None:  # after every section, so that none is lost
+            _write(out, {"environment": _environment(rounds, threads, device), **record})
     table = Table(title="targets")
     for header in ("what", "bound", "measured", ""):
         table.add_column(header)
@@ -54,14 +57,19 @@ def bench(
         table.add_row(what, f"{bound:.2f}", f"{value:.2f}", "met" if met else "missed")
     output.show(table)
     output.result(record)
-    if out is not None:
-        environment = {
-            "command": f"bmrs bench --rounds {rounds} --threads {threads} --device {device}",
-            "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-            "torch": str(torch.__version__),
-            "pyro": pyro.__version__,
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        }
-        text = dumps({"environment": environment, **record}, indent=1) + "\n"
-        write_atomically(out, lambda file: file.write_text(text))
+
+
+def _environment(rounds: int, threads: int, device: str) -> dict[str, str | None]:
+    return {
+        "command": f"bmrs bench --rounds {rounds} --threads {threads} --device {device}",
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "torch": str(torch.__version__),
+        "pyro": pyro.__version__,
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+    }
+
+
+def _write(out: Path, record: Mapping[str, Any]) -> None:
+    text = dumps(record, indent=1) + "\n"
+    write_atomically(out, lambda file: file.write_text(text))
