@@ -133,7 +133,7 @@ def _draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
             label = method if index == 0 else None
             history = result["history"]
             left.plot(
-                [epoch["epoch"] for epoch in history],
+                range(1, len(history) + 1),  # the epochs of the warm-up are counted apart in the history
                 [100 * epoch["active"] for epoch in history],
                 color=COLOURS[method],
                 label=label,
@@ -145,6 +145,7 @@ def _draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
                 label=label,
             )
     left.set_xlabel("epoch")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.set_ylabel("weights left [%]")
     right.set_xlabel("weights left [%]")
     right.set_ylabel("test accuracy [%]")
