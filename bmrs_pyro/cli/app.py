@@ -9,7 +9,6 @@ import sys
 
 import typer
 
-from bmrs_pyro.cli.allocator import keep_freed_memory
 from bmrs_pyro.cli.architectures import architectures
 from bmrs_pyro.cli.bench import bench
 from bmrs_pyro.cli.compare import compare
@@ -20,6 +19,7 @@ from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
 from bmrs_pyro.cli.reproduce import reproduce
+from bmrs_pyro.experiments.allocator import keep_freed_memory
 
 app = typer.Typer(
     help="Bayesian structured pruning: fit a network with random gains, remove what the data do not need.",

@@ -14,6 +14,7 @@ import torch
 import typer
 
 from bmrs_pyro.data import load
+from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.experiments.pretraining import Stage, pretrain
 from bmrs_pyro.inference import RunDirectory
 
@@ -24,6 +25,7 @@ def main(
     peak_rate: Annotated[float, typer.Option(help="Largest learning rate of the cycle.")] = 0.02,
 ) -> None:
     """Train a run's small network plainly, and keep what comes out in the run."""
+    keep_freed_memory()
     directory = RunDirectory(run)
     config = directory.config
     splits = load(

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from bmrs_pyro.data import Augmentation, Batches, Splits, load
+from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.inference import NetworkSource
 from bmrs_pyro.reporting import evaluate
 
@@ -96,6 +97,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the split and the weights.")] = 0,
 ) -> None:
     """Train a network plainly and save its weights."""
+    keep_freed_memory()
     splits = load(dataset, data_root=data_root, validation=validation, seed=seed)
     torch.manual_seed(seed)
     net = NetworkSource(model).build(splits.train.input_shape, splits.train.num_classes)

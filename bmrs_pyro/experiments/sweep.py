@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.inference import write_atomically
 
 Config = Mapping[str, Any]
@@ -87,7 +88,7 @@ class Sweep:
         threads = max((os.cpu_count() or 1) // self.workers, 1)
         # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
         context = multiprocessing.get_context("spawn")
-        with bar, ProcessPoolExecutor(self.workers, context, _limit_threads, (threads,)) as pool:
+        with bar, ProcessPoolExecutor(self.workers, context, _start_worker, (threads,)) as pool:
             task = bar.add_task("runs", total=len(configs), completed=len(configs) - len(todo), last="")
             pending = {pool.submit(self.run, config): config for config in todo}
             for future in as_completed(pending):
@@ -113,7 +114,9 @@ def _file(config: Config, cache: Path) -> Path:
     return cache / f"{run_key(config)}.json"
 
 
-def _limit_threads(threads: int) -> None:
+def _start_worker(threads: int) -> None:
     import torch
 
-    torch.set_num_threads(threads)
+    # OMP_NUM_THREADS, which torch has read, may ask for fewer
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    keep_freed_memory()

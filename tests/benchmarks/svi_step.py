@@ -17,7 +17,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.optim import Adam
 
-from bmrs_pyro.cli.allocator import keep_freed_memory
+from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.experiments.steps import by_hand_step, interleaved, plain_step, svi_step
 
 
