@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy
 
+# cross_entropy scores a label of -100 as 0 unless told another one to ignore; no label is to be ignored here
+_NO_LABEL = torch.iinfo(torch.int64).min
+
 
 class SmoothedCategorical(dist.Categorical):
     """Label smoothing: log p(y) counts as (1 − ε) log p_y + ε/K Σ_k log p_k.
@@ -54,7 +57,9 @@ class SmoothedCategorical(dist.Categorical):
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         logits = self._param.expand(*shape, self._num_events).reshape(-1, self._num_events)
         labels = value.expand(shape).reshape(-1)
-        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        losses = cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.smoothing, ignore_index=_NO_LABEL
+        )
         return -losses.view(shape)
 
 

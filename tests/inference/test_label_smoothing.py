@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -36,3 +37,9 @@ def test_it_is_a_categorical_distribution() -> None:
 def test_smoothing_outside_its_interval_is_named(smoothing: float) -> None:
     with pytest.raises(ValueError, match=f"label smoothing is {smoothing}"):
         SmoothedLikelihood(smoothing)
+
+
+def test_no_label_is_ignored() -> None:
+    law = SmoothedLikelihood(0.0)(torch.randn(2, 7))
+    with pyro.validation_enabled(False), pytest.raises(IndexError, match="-100"):
+        law.log_prob(torch.tensor([0, -100]))
