@@ -69,7 +69,7 @@ def poster(
     quiet: Quiet = False,
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
-    output = Output(json, quiet)
+    output, cache = Output(json, quiet), _of_recipe(cache, protocol)
     methods = method or experiment.METHODS
     _check(methods, experiment.METHODS, "method")
     configs = _grid(protocol, network, dataset, methods, kl_weight or (), seeds)
@@ -121,6 +121,7 @@ def curves(
 ) -> None:
     """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
     output, root = Output(json, quiet), _required(data_root, rebuild)
+    cache = _of_recipe(cache, protocol)
     weights = kl_weight or ()
     configs = [
         config
@@ -156,6 +157,12 @@ def curves(
         write_page(out / "curves.md", page)
 
 
+def _of_recipe(cache: Path, protocol: str) -> Path:
+    """Return the folder of runs made as they would be made now."""
+    _check([protocol], experiment.PROTOCOLS, "protocol")
+    return cache / experiment.recipe_key(protocol, str(LENET5.parent))
+
+
 def _grid(
     protocol: str,
     networks: Sequence[str] | None,
@@ -165,7 +172,6 @@ def _grid(
     seeds: int,
 ) -> list[experiment.Config]:
     networks, datasets = networks or experiment.NETWORKS, datasets or experiment.DATASETS
-    _check([protocol], experiment.PROTOCOLS, "protocol")
     _check(networks, experiment.NETWORKS, "network")
     _check(datasets, experiment.DATASETS, "data set")
     return experiment.grid(protocol, networks, datasets, methods, weights, seeds)

@@ -13,21 +13,22 @@ __all__ = [
     "Trial",
     "continuous_criterion",
     "grid",
+    "recipe_key",
     "run",
 ]
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 
 from bmrs_pyro import data
+from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import (
     AutoTruncatedLogNormal,
     Checkpoint,
@@ -35,6 +36,7 @@ from bmrs_pyro.inference import (
     History,
     JointOptim,
     NetworkSource,
+    SmoothedLikelihood,
     SupervisedModel,
     fit,
     linear_decay,
@@ -80,6 +82,7 @@ class Protocol:
         lr: Adam's learning rate for the weights.
         variational_rate: learning rate of the posteriors relative to that.
         decay: whether the rates fall linearly to 0 over the second half.
+        label_smoothing: ε of the likelihood, by network.
         margin: log prior odds of BMRS_N and BMRS_U, nats.
         kind: kind of the KL weight, by network.
         grid: factors of the KL weight that are swept, by network.
@@ -91,6 +94,7 @@ class Protocol:
     lr: float
     variational_rate: float
     decay: bool
+    label_smoothing: Mapping[str, float]
     margin: tuple[float, float]
     kind: Mapping[str, str]
     grid: Mapping[str, tuple[float, ...]]
@@ -105,6 +109,7 @@ PROTOCOLS = {
         1e-3,
         1.0,
         False,
+        {"mlp": 0.0, "lenet5": 0.0},
         (0.5 * math.log(2 * math.pi), 0.0),
         {"mlp": "mean", "lenet5": "mean"},
         {"mlp": (1.0,), "lenet5": (1.0,)},
@@ -113,12 +118,13 @@ PROTOCOLS = {
         18,
         6,
         128,
-        2e-3,
-        10.0,
+        1e-3,
+        20.0,
         True,
+        {"mlp": 0.0, "lenet5": 0.05},
         (1.0, 0.0),
         {"mlp": "cost", "lenet5": "mean"},
-        {"mlp": (0.05, 0.1, 0.2, 0.5), "lenet5": (0.1, 0.2, 0.3)},
+        {"mlp": (0.12, 0.25, 0.5), "lenet5": (0.15, 0.22, 0.3)},
     ),
 }
 
@@ -158,6 +164,20 @@ def grid(
     ]
 
 
+def recipe_key(protocol: str, models: str) -> str:
+    """Return a name for what runs depend on beside their configurations: the protocol's settings, the networks.
+
+    Args:
+        protocol: name in :data:`PROTOCOLS`.
+        models: folder of the networks' files.
+    """
+    settings = asdict(PROTOCOLS[protocol])
+    del settings["grid"]  # what is swept says nothing about a single run
+    networks = [NetworkSource(f"{models}/{name}.py").build((3, 32, 32), 10) for name in NETWORKS]
+    settings["networks"] = [repr(net) for net in networks]
+    return f"{protocol}-{run_key(settings)}"
+
+
 class Trial:
     """Network, model and guide of a run, before it is trained.
 
@@ -184,9 +204,8 @@ class Trial:
         pruned = config["method"] != "none"
         # without gains to learn the weights are trained at gains of one: a KL weight too small to matter
         weight = (self.protocol.kind[name], config["kl_weight"]) if pruned else ("mean", 1e-9)
-        self.model = SupervisedModel(
-            network, lambda z: dist.Categorical(logits=z), len(self.splits.train), kl_weight=weight
-        )
+        likelihood = SmoothedLikelihood(self.protocol.label_smoothing[name])
+        self.model = SupervisedModel(network, likelihood, len(self.splits.train), kl_weight=weight)
         self.guide = AutoTruncatedLogNormal(self.model, init_log_scale=-5.0 if pruned else -12.0)
         if not pruned:
             self.guide.requires_grad_(False)

@@ -132,6 +132,16 @@ def test_the_command_makes_the_page_anew_and_keeps_what_was_written_by_hand(
     assert "Of 18 cells" in capsys.readouterr().out
 
 
+def test_runs_of_another_recipe_are_cached_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    models, ours = str(MODELS), poster.PROTOCOLS["ours"]
+    key = poster.recipe_key("ours", models)
+    assert key != poster.recipe_key("published", models)
+    monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, grid={"mlp": (7.0,), "lenet5": (7.0,)}))
+    assert poster.recipe_key("ours", models) == key
+    monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, lr=ours.lr / 2))
+    assert poster.recipe_key("ours", models) != key
+
+
 def test_what_is_wrong_with_the_command_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--data-root is missing"):
         command(cache=tmp_path)

@@ -53,7 +53,7 @@ def run(method: str, cache: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the posterior and BMRS_N's run."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache") / poster.recipe_key("ours", str(MODELS))
     sweep = Here(
         functools.partial(shared_posterior.run, models=str(MODELS), data_root="", cache=str(folder)), folder
     )
@@ -197,7 +197,7 @@ def test_both_commands(
         "network": ["mlp"],
         "dataset": ["digits"],
         "kl_weight": [1.0],
-        "cache": cache,
+        "cache": cache.parent,
         "out": tmp_path,
     }
     command(data_root=tmp_path, **chosen)
