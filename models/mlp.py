@@ -29,7 +29,7 @@ from torch.distributions import constraints
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.network import NoisyNetwork
 
-WIDTH, DEPTH = 160, 6
+WIDTH, DEPTH = 256, 6
 LOW, HIGH = math.exp(-20.0), 1.0
 
 
