@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -120,3 +121,12 @@ def _start_worker(threads: int) -> None:
     # OMP_NUM_THREADS, which torch has read, may ask for fewer
     torch.set_num_threads(min(threads, torch.get_num_threads()))
     keep_freed_memory()
+    # a sweep that is killed takes its workers along: nobody would take the results of their runs
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
