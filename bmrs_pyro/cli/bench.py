@@ -5,8 +5,6 @@ from __future__ import annotations
 __all__ = ["bench"]
 
 import platform
-from collections.abc import Mapping
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +12,13 @@ import pyro
 import torch
 import typer
 from rich.json import JSON
-from rich.table import Table
+from rich.markdown import Markdown
 
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.experiments.bench import SECTIONS, Setting, targets
-from bmrs_pyro.inference import write_atomically
+from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.experiments.bench import SECTIONS, Setting
+from bmrs_pyro.experiments.bench_page import page, targets_table
 
 
 def bench(
@@ -29,7 +28,10 @@ def bench(
     device: Annotated[
         str, typer.Option(help="cpu or cuda: where the sections steps, compiled and throughput train.")
     ] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to write, with a page beside it; other sections stay."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,33 +45,30 @@ def bench(
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     output = Output(json, quiet)
-    record: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     for name in names:
         output.show(f"{name} ...")
-        record[name] = SECTIONS[name](Setting(str(LENET5.parent), rounds, device))
-        output.show(JSON.from_data(record[name]))
+        results = SECTIONS[name](Setting(str(LENET5.parent), rounds, device))
+        output.show(JSON.from_data(results))
+        row = {
+            "section": name,
+            "environment": _environment(name, rounds, threads, device),
+            "results": results,
+        }
+        rows.append(row)
         if out is not None:  # after every section, so that none is lost
-            _write(out, {"environment": _environment(rounds, threads, device), **record})
-    table = Table(title="targets")
-    for header in ("what", "bound", "measured", ""):
-        table.add_column(header)
-    for what, bound, value, met in targets(record):
-        table.add_row(what, f"{bound:.2f}", f"{value:.2f}", "met" if met else "missed")
-    output.show(table)
+            write_page(out.with_suffix(".md"), page(added(out, [row], ["section"])))
+    record = {row["section"]: row["results"] for row in rows}
+    output.show(Markdown(targets_table(record)))
     output.result(record)
 
 
-def _environment(rounds: int, threads: int, device: str) -> dict[str, str | None]:
+def _environment(section: str, rounds: int, threads: int, device: str) -> dict[str, str | None]:
     return {
-        "command": f"bmrs bench --rounds {rounds} --threads {threads} --device {device}",
+        "command": f"bmrs bench --section {section} --rounds {rounds} --threads {threads} --device {device}",
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "torch": str(torch.__version__),
         "pyro": pyro.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
-
-
-def _write(out: Path, record: Mapping[str, Any]) -> None:
-    text = dumps(record, indent=1) + "\n"
-    write_atomically(out, lambda file: file.write_text(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bmrs_pyro.cli.bench import bench as command
 from bmrs_pyro.experiments import bench
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
@@ -56,3 +58,20 @@ def test_memory_of_a_step_counts_its_activations() -> None:
     made = peak_step_bytes(plain_step(net, x, y))
     activations, gradients = 4 * 64 * 1000 * 2, 4 * sum(p.numel() for p in net.parameters())
     assert activations <= made <= 3 * activations + 2 * gradients
+
+
+def test_sections_measured_at_different_times_share_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = {
+        "run": lambda setting: {"ratio": 0.7},
+        "growth": lambda setting: {"width": {"sizes": [1, 2], "step_slope": 1.5}},
+    }
+    monkeypatch.setattr("bmrs_pyro.cli.bench.SECTIONS", sections)
+    out = tmp_path / "bench.json"
+    for section in ("run", "growth", "run"):
+        command(section=[section], rounds=1, threads=torch.get_num_threads(), out=out, quiet=True)
+    assert [row["section"] for row in json.loads(out.read_text())] == ["run", "growth"]
+    text = (tmp_path / "bench.md").read_text()
+    assert "| pruned run / unpruned run | 0.60 | 0.70 | **missed** |" in text
+    assert "| width | sizes 1, 2; step slope 1.5 |" in text

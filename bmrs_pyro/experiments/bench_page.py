@@ -1,0 +1,58 @@
+"""The benchmark's page: what was asked for, then every number."""
+
+from __future__ import annotations
+
+__all__ = ["page", "targets_table"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bmrs_pyro.experiments.bench import targets
+
+_HEAD = """# Benchmark
+
+Made by `bmrs bench --out docs/results/bench.json`; [bench.json](bench.json) has one object per section. Numbers are
+medians of repeats that took turns, times in seconds; a step's ratio is to the same network's plain step. Slopes are of
+log time against log size.
+"""
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        rows: ``section``, ``environment`` and ``results`` of each section.
+    """
+    parts = [_HEAD, "## Targets\n", targets_table({row["section"]: row["results"] for row in rows})]
+    for row in rows:
+        made = ", ".join(
+            f"{key} {value}" for key, value in row["environment"].items() if value and key != "command"
+        )
+        parts += [
+            f"\n## {row['section'].capitalize()}\n",
+            f"`{row['environment']['command']}`; {made}\n",
+            _table(row["results"]),
+        ]
+    return "\n".join(parts)
+
+
+def targets_table(record: Mapping[str, dict[str, Any]]) -> str:
+    """Return what was asked for beside what was measured, in Markdown."""
+    lines = ["| what | bound | measured | |", "|---|---|---|---|"]
+    for what, bound, value, met in targets(record):
+        lines.append(f"| {what} | {bound:.2f} | {value:.2f} | {'met' if met else '**missed**'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in results.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name.replace('_', ' ')} {_cell(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return f"{value:.4g}"
