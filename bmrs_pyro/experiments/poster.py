@@ -240,6 +240,7 @@ class Trial:
             schedule=linear_decay if self.protocol.decay else lambda progress: 1.0,
             seed=self.seed,
             progress=False,
+            channels_last=True,  # the same numbers but for rounding, a quarter sooner where images have three channels
             callbacks=callbacks,
             checkpoint=checkpoint,
         )
