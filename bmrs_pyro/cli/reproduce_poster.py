@@ -96,7 +96,8 @@ def poster(
     output.result({"runs": rows})
     if out is not None:
         for name in {str(row["protocol"]) for row in rows}:
-            plot_fronts(fronts(rows, name)).savefig(out / f"poster-{name}.png", dpi=120)
+            figure = plot_fronts(fronts(rows, name), experiment.PROTOCOLS[name].default)
+            figure.savefig(out / f"poster-{name}.png", dpi=120)
         write_page(out / "poster.md", poster_page(rows))
 
 
@@ -107,7 +108,7 @@ def curves(
     dataset: Datasets = None,
     kl_weight: Annotated[
         list[float] | None,
-        typer.Option(help="Factor of the KL weight; by default the middle of the protocol's grid."),
+        typer.Option(help="Factor of the KL weight; by default the protocol's own."),
     ] = None,
     seeds: Seeds = 1,
     cache: Cache = CACHE,
@@ -122,12 +123,18 @@ def curves(
     """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
     output, root = Output(json, quiet), _required(data_root, rebuild)
     cache = _of_recipe(cache, protocol)
-    weights = kl_weight or ()
+    networks = network or experiment.NETWORKS
+    _check(networks, experiment.NETWORKS, "network")
     configs = [
         config
-        for name in network or experiment.NETWORKS
+        for name in networks
         for config in _grid(
-            protocol, [name], dataset, [shared_posterior.POSTERIOR], weights or _middle(protocol, name), seeds
+            protocol,
+            [name],
+            dataset,
+            [shared_posterior.POSTERIOR],
+            kl_weight or [experiment.PROTOCOLS[protocol].default[name]],
+            seeds,
         )
     ]
     readings = [{**config, "method": "curves"} for config in configs]
@@ -175,14 +182,6 @@ def _grid(
     _check(networks, experiment.NETWORKS, "network")
     _check(datasets, experiment.DATASETS, "data set")
     return experiment.grid(protocol, networks, datasets, methods, weights, seeds)
-
-
-def _middle(protocol: str, network: str) -> tuple[float, ...]:
-    """Return the middle of the grid of a protocol, where both are known; who asks next says if they are not."""
-    if protocol not in experiment.PROTOCOLS or network not in experiment.NETWORKS:
-        return ()
-    weights = experiment.PROTOCOLS[protocol].grid[network]
-    return (weights[len(weights) // 2],)
 
 
 def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:

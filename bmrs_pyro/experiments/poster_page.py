@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
-from bmrs_pyro.experiments.poster_summary import fronts, markdown, verdict_table
+from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, verdict_table
 
 _HEAD = """# The BMRS poster's table
 
@@ -46,6 +46,8 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
             f"{len(mine)} runs, {hours:.1f} hours of training in all.",
             "",
             verdict_table(points),
+            "With the default KL weight, BMRS_N:\n",
+            default_table(points, PROTOCOLS[name].default),
             f"![Accuracy against compression, protocol {name}](poster-{name}.png)",
             "",
             markdown(points),

@@ -8,6 +8,7 @@ __all__ = [
     "MARKERS",
     "Point",
     "Verdict",
+    "default_table",
     "fronts",
     "judged",
     "markdown",
@@ -26,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
+from bmrs_pyro.experiments.poster import ASKED, DATASETS, NETWORKS, POSTER
 
 Cell = tuple[str, str, str]
 
@@ -157,6 +158,28 @@ def verdict_table(points: Mapping[Cell, Sequence[Point]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def default_table(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> str:
+    """Return what was asked of BMRS_N with the default KL weight, beside ours.
+
+    Args:
+        points: all points of a protocol.
+        weights: its default weight by network.
+    """
+    lines = [
+        "| network | data | KL weight | asked, at least | ours | seeds | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (network, dataset), asked in ASKED.items():
+        for point in points.get((network, dataset, "bmrs-n"), ()):
+            if point.kl_weight == weights[network]:
+                verdict = "met" if point.beats(asked) else _shortfall(point, asked)
+                lines.append(
+                    f"| {network} | {dataset} | {point.kl_weight:g} | {_pair(asked)} | {point} | {point.seeds} "
+                    f"| {verdict} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
 def markdown(points: Mapping[Cell, Sequence[Point]]) -> str:
     """Return a table of all points beside the poster's, with a plain verdict for each."""
     lines = [
@@ -174,8 +197,13 @@ def markdown(points: Mapping[Cell, Sequence[Point]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot_fronts(points: Mapping[Cell, Sequence[Point]]) -> Figure:
-    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned."""
+def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> Figure:
+    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned.
+
+    Args:
+        points: all points of a protocol.
+        weights: its default weight by network, whose points are marked.
+    """
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(NETWORKS), len(DATASETS), squeeze=False)
@@ -194,6 +222,11 @@ def plot_fronts(points: Mapping[Cell, Sequence[Point]]) -> Figure:
                     markersize=5,
                     linewidth=1.2,
                 )
+            for point in front:
+                if point.kl_weight == weights[network]:
+                    ax.plot(
+                        point.compression, point.accuracy, marker, color=colour, ms=8, mec="black", zorder=3
+                    )
             if method in CONTESTED:
                 # a white rim, or it is lost under a line
                 ax.plot(*published(cell), marker, ms=11, mfc="none", mec="white", mew=4, zorder=4)
@@ -212,7 +245,7 @@ def plot_fronts(points: Mapping[Cell, Sequence[Point]]) -> Figure:
         loc="outside lower center",
         ncols=len(_DRAWN),
         frameon=False,
-        title="lines: ours, one point per KL weight; hollow: poster; dotted: ours, unpruned",
+        title="lines: ours, one point per KL weight, black rim: the default; hollow: poster; dotted: ours, unpruned",
     )
     return figure
 

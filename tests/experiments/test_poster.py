@@ -13,7 +13,15 @@ import pytest
 from bmrs_pyro.cli.reproduce_poster import poster as command
 from bmrs_pyro.experiments import poster
 from bmrs_pyro.experiments.poster_page import poster_page
-from bmrs_pyro.experiments.poster_summary import Point, fronts, judged, markdown, plot_fronts, verdict_table
+from bmrs_pyro.experiments.poster_summary import (
+    Point,
+    default_table,
+    fronts,
+    judged,
+    markdown,
+    plot_fronts,
+    verdict_table,
+)
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -69,7 +77,7 @@ def test_points_are_means_over_seeds_and_judged_against_the_poster() -> None:
     assert "| better |" in table
     assert "3.59 less accuracy" in table
     assert fronts(ROWS, "published") == {}
-    assert plot_fronts(points).axes[2].get_title() == "mlp, cifar10"
+    assert plot_fronts(points, {"mlp": 0.1, "lenet5": 0.1}).axes[2].get_title() == "mlp, cifar10"
 
 
 def points(*values: tuple[float, float, int]) -> list[Point]:
@@ -98,6 +106,19 @@ def test_verdicts_count_the_eighteen_cells() -> None:
     )
     assert text.count("| lenet5 |") == text.count("| mlp |") == 3
     assert "**better** 77.00 / 43.60 (KL 0.2, 1 seed); poster 76.36 / 43.59" in text
+
+
+def test_the_default_weight_is_held_against_what_was_asked() -> None:
+    rows: list[Mapping[str, Any]] = [
+        row(0.1, 0, 66.5, 97.2, dataset="mnist"),
+        row(0.2, 0, 80.0, 97.0, dataset="mnist"),
+        row(0.3, 0, 92.1, 98.5, dataset="mnist", network="lenet5"),
+    ]
+    table = default_table(fronts(rows, "ours"), {"mlp": 0.1, "lenet5": 0.3})
+    assert table.splitlines()[2:] == [
+        "| mlp | mnist | 0.1 | 67.00 / 97.00 | 66.50 / 97.20 | 1 | 0.50 less compression |",
+        "| lenet5 | mnist | 0.3 | 92.00 / 98.50 | 92.10 / 98.50 | 1 | met |",
+    ]
 
 
 def test_the_page_has_a_section_for_each_protocol() -> None:
