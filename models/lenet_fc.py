@@ -1,4 +1,4 @@
-"""LeNet-500-300, the fully connected network of the SBP paper: 784-500-300-10.
+"""LeNet-500-300, the fully connected network of the SBP paper: 784-500-300-10, with gains on its inputs too.
 
 The program of models/lenet5.py trains it as it stands; this file only says what the network is.
 
@@ -13,12 +13,16 @@ import math
 
 from torch import nn
 
+from bmrs_pyro.network import FeatureSelection
+
 
 def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return the deterministic network for inputs of any shape, which it flattens."""
+    pixels = math.prod(input_shape)
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(math.prod(input_shape), 500),
+        FeatureSelection(pixels),
+        nn.Linear(pixels, 500),
         nn.ReLU(),
         nn.Linear(500, 300),
         nn.ReLU(),

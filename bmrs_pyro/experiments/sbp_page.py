@@ -24,8 +24,8 @@ calls. Means ± standard deviations over seeds.
 
 Epochs are of plain training, with pruning, and without. Widths are as the paper counts them: channels of the
 convolutions, then the inputs of each linear layer.
-**LeNet-fc's input pixels:** the paper has gains on them too and reads only 245 of 784. Our structures are channels and
-neurons inside a network, never its inputs, so all 784 stay, and FLOPs and seconds count what we remove alone.
+LeNet-fc's 784 input pixels have gains as the paper's have; its dense network is timed without the layer that selects
+them.
 """
 
 

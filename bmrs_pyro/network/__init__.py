@@ -7,6 +7,7 @@ from bmrs_pyro.network.complexity import cost_shares as cost_shares
 from bmrs_pyro.network.cost_model import CostModel as CostModel
 from bmrs_pyro.network.cost_model import cost_model as cost_model
 from bmrs_pyro.network.discovery import find_structures as find_structures
+from bmrs_pyro.network.feature_selection import FeatureSelection as FeatureSelection
 from bmrs_pyro.network.noisy import NoisyNetwork as NoisyNetwork
 from bmrs_pyro.network.norms import writer_norms as writer_norms
 from bmrs_pyro.network.reach import reachable as reachable

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Channel", "DependencyGraph", "Port", "dependency_graph"]
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch_pruning._helpers import _HybridIndex as Channel
 from torch_pruning.dependency.index_mapping import update_index_mapping
 
+from bmrs_pyro.network.feature_selection import FeatureSelection
 from bmrs_pyro.network.untouched import tensor_outputs
 
 
@@ -84,13 +85,39 @@ def dependency_graph(net: nn.Module, inputs: tuple[Tensor, ...]) -> DependencyGr
     with warnings.catch_warnings(), saved_tensors_hooks(lambda tensor: None, lambda tensor: tensor):
         warnings.simplefilter("ignore")
         try:
-            graph.build_dependency(net, inputs, forward_fn=forward, verbose=False)
+            graph.build_dependency(
+                net,
+                inputs,
+                forward_fn=forward,
+                verbose=False,
+                customized_pruners={FeatureSelection: _FeatureSelectionPruner()},
+            )
         except Exception as error:
             if not getattr(graph, "module2node", None):
                 raise ValueError(f"torch-pruning cannot trace the network: {error}") from error
             opaque = _opaque_nodes(graph)
     ends = {output.grad_fn for output in outputs}
     return DependencyGraph(list(graph.module2node.values()), ends, opaque, graph.get_pruner_of_module)
+
+
+class _FeatureSelectionPruner(tp.function.BasePruningFunc):
+    """Tells torch-pruning that what the layer puts out is not what it takes in."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Never called: its name stands for the output side."""
+        raise NotImplementedError
+
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Never called: its name stands for the input side."""
+        raise NotImplementedError
+
+    def get_out_channels(self, layer: FeatureSelection) -> int:
+        """Return how many features leave the layer."""
+        return layer.num_features
+
+    def get_in_channels(self, layer: FeatureSelection) -> int:
+        """Return how many features leave the layer: how many come is not known to it."""
+        return layer.num_features
 
 
 def _opaque_nodes(graph: Any) -> set[Any]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from bmrs_pyro.network.feature_selection import FeatureSelection
 from bmrs_pyro.network.structures import Role
 
 
@@ -30,6 +31,8 @@ def output_side(layer: nn.Module) -> Side | None:
     match layer:
         case nn.Linear():
             return Side("write", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",))
+        case FeatureSelection():
+            return Side("write", layer.num_features, (("weight", 0), ("index", 0)), ("num_features",))
         case nn.Embedding():
             return Side("write", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
         case _ConvNd(transposed=True):

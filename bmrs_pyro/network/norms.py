@@ -24,7 +24,7 @@ def writer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
         for member in family.members:
             if member.role == "write":
                 name, dim = member.tensors[0]
-                rows = state[name].movedim(dim, 0).flatten(1).square().sum(1)[member.positions]
+                rows = state[name].movedim(dim, 0).reshape(member.size, -1).square().sum(1)[member.positions]
                 zeros = rows.new_zeros(family.size)
                 squares.append(zeros.index_add_(0, member.structures.to(rows.device), rows))
         norms[family.name] = sum(squares[1:], squares[0]).sqrt()

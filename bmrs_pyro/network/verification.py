@@ -131,6 +131,8 @@ class Trial:
                 positions = member.positions[~keep[family.name][member.structures]]
                 for name, dim in member.tensors:
                     tensor = state[name]
+                    if not tensor.is_floating_point():
+                        continue  # which inputs are read, where each is weighted too
                     shape = [*tensor.shape[:dim], len(positions), *tensor.shape[dim + 1 :]]
                     values = self._noise(tensor, shape)
                     if name.endswith("running_var"):  # small ones would blow the outputs up

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from bmrs_pyro.network import Structure
+from bmrs_pyro.network import FeatureSelection, Structure
 
 
 def mlp() -> nn.Module:
@@ -211,6 +211,14 @@ IMAGE = ((2, 8, 8),)
 CASES = {
     "mlp": Case(mlp, ((6,),), {"0": 8, "2": 7}),
     "mlp on tokens": Case(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), ((4, 6),), {"0": 8}),
+    "selected inputs": Case(
+        lambda: nn.Sequential(FeatureSelection(6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)),
+        ((6,),), {"0": 6, "1": 8},
+    ),
+    "selected channels": Case(
+        lambda: nn.Sequential(FeatureSelection(4), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3)),
+        ((4, 8, 8),), {"0": 4, "1": 6},
+    ),
     "lenet5": Case(lenet5, ((1, 32, 32),), {"0": 6, "3": 16, "7": 120, "9": 84}),
     "vgg_bn": Case(vgg_bn, ((2, 16, 16),), {"0": 6, "4": 8, "8": 8, "13": 9}),
     "residual": Case(residual, IMAGE, {"0": 6, "3.body.0": 6, "4.body.0": 8, "4.body.3": 8, "5.body.0": 8}),
