@@ -25,6 +25,7 @@ from bmrs_pyro.inference import posteriors as posteriors
 from bmrs_pyro.inference import reestimate_batch_norm_ as reestimate_batch_norm_
 from bmrs_pyro.inference import remove_structures_ as remove_structures_
 from bmrs_pyro.network import Complexity as Complexity
+from bmrs_pyro.network import FeatureSelection as FeatureSelection
 from bmrs_pyro.network import NoisyNetwork as NoisyNetwork
 from bmrs_pyro.network import Structure as Structure
 from bmrs_pyro.network import compact as compact
