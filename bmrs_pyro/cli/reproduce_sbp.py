@@ -34,6 +34,7 @@ def sbp(
     variational_rate: Annotated[
         float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
     ] = 10.0,
+    label_smoothing: Annotated[float, typer.Option(help="Probability that a label is not believed.")] = 0.0,
     warm_up: Annotated[int, typer.Option(help="Epochs of plain training before there are gains.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
     fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
@@ -68,6 +69,7 @@ def sbp(
             "method": method,
             "kl_weight": weight,
             "variational_rate": variational_rate,
+            "label_smoothing": label_smoothing,
             "warm_up": warm_up,
             "epochs": epochs,
             "fine_tune_epochs": fine_tune_epochs,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import nn
 
@@ -26,6 +25,7 @@ from bmrs_pyro.inference import (
     JointOptim,
     NetworkSource,
     RunDirectory,
+    SmoothedLikelihood,
     SupervisedModel,
     fit,
 )
@@ -58,7 +58,8 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
 
     Args:
         config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (as ``bmrs fit`` takes it), ``seed``,
-            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before) and ``variational_rate``.
+            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``variational_rate`` and
+            ``label_smoothing``.
         models: folder of the networks' files.
         data_root: folder of the data sets.
         cache: folder of finished runs.
@@ -78,7 +79,14 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         validation=1 / 6,
         **{
             key: config[key]
-            for key in ("epochs", "fine_tune_epochs", "variational_rate", "kl_weight", "seed")
+            for key in (
+                "epochs",
+                "fine_tune_epochs",
+                "variational_rate",
+                "kl_weight",
+                "label_smoothing",
+                "seed",
+            )
         },
     )
     directory = _directory(config, cache)
@@ -94,7 +102,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     network = NoisyNetwork(net, example)
     model = SupervisedModel(
         network,
-        lambda z: dist.Categorical(logits=z),
+        SmoothedLikelihood(config["label_smoothing"]),
         len(splits.train),
         kl_weight=config["kl_weight"],
     )

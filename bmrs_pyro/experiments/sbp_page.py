@@ -12,7 +12,16 @@ from bmrs_pyro.experiments.sbp import PUBLISHED, Published
 
 Row = Mapping[str, Any]
 
-RECIPE = ("network", "method", "kl_weight", "variational_rate", "warm_up", "epochs", "fine_tune_epochs")
+RECIPE = (
+    "network",
+    "method",
+    "kl_weight",
+    "variational_rate",
+    "label_smoothing",
+    "warm_up",
+    "epochs",
+    "fine_tune_epochs",
+)
 """What runs that differ in their seed alone have in common."""
 
 _HEAD = """# Structured Bayesian Pruning's networks on MNIST
@@ -59,6 +68,7 @@ def _line(group: Sequence[Row], paper: Published) -> str:
     cells = [
         first["network"],
         f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['variational_rate']:g}, "
+        f"labels smoothed by {first['label_smoothing']:g}, "
         f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs",
         str(len(group)),
         _spread(row["error"] for row in group),

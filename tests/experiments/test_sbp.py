@@ -21,6 +21,7 @@ CONFIG = {
     "method": "snr",
     "kl_weight": "cost-macs:3",
     "variational_rate": 300.0,
+    "label_smoothing": 0.0,
     "warm_up": 1,
     "epochs": 5,
     "fine_tune_epochs": 1,
