@@ -31,6 +31,7 @@ MODELS = Path(__file__).parents[2] / "models"
 QUICK = replace(
     poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, variational_rate=100.0
 )
+STRUCTURES = 6 * 256  # of models/mlp.py
 pytestmark = pytest.mark.filterwarnings("ignore:.*min_keep")
 
 
@@ -76,7 +77,7 @@ def test_ranked_methods_remove_bmrs_n_share_and_go_on_from_the_shared_run(
     left, wanted = (sum(result["structures"].values()) for result in (found, reference))
     assert found["epochs"] == reference["epochs"] == 9
     assert wanted <= left <= wanted + 6  # each family keeps one, against the scores
-    assert found["share_removed"] == pytest.approx(1 - wanted / 600)
+    assert found["share_removed"] == pytest.approx(1 - wanted / STRUCTURES)
     assert not list(cache.glob("*.state.safetensors"))
     if method == "l2":
         # without the shared run it trains from the start, and ends up with the same
@@ -135,7 +136,7 @@ def test_curves_run_from_none_to_all_and_mark_the_best_point(reading: dict[str, 
     for name, curve in reading["curves"].items():
         assert curve["compression"][0] == 0
         assert curve["compression"] == sorted(curve["compression"])
-        assert curve["removed"][-1] == 600 - 6
+        assert curve["removed"][-1] == STRUCTURES - 6
         assert 25 <= len(curve["removed"]) <= 40
         best = curve["best"]
         assert best["validation_accuracy"] >= enough
