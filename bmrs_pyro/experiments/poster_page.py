@@ -38,6 +38,12 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
     mine = [row for row in rows if row["protocol"] == name]
     points = fronts(mine, name)
     hours = sum(row["seconds"] for row in mine) / 3600
+    # the published recipe is repeated as it is: nothing more was asked of it
+    asked = (
+        ["With the default KL weight, BMRS_N:\n", default_table(points, PROTOCOLS[name].default)]
+        if name == "ours"
+        else []
+    )
     return "\n".join(
         [
             f"## Protocol `{name}`",
@@ -46,8 +52,7 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
             f"{len(mine)} runs, {hours:.1f} hours of training in all.",
             "",
             verdict_table(points),
-            "With the default KL weight, BMRS_N:\n",
-            default_table(points, PROTOCOLS[name].default),
+            *asked,
             f"![Accuracy against compression, protocol {name}](poster-{name}.png)",
             "",
             markdown(points),
