@@ -71,7 +71,7 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
             * (1.0 if densities is None else densities.get(name, 0.0))
             for member in family.members
             for name, _ in member.tensors
-            if not name.endswith(("running_mean", "running_var", "index"))
+            if state[name].is_floating_point() and not name.endswith(("running_mean", "running_var"))
         )
     total = sum(costs.values())
     return {name: value / total for name, value in costs.items()}

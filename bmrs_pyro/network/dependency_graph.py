@@ -113,11 +113,11 @@ class _FeatureSelectionPruner(tp.function.BasePruningFunc):
 
     def get_out_channels(self, layer: FeatureSelection) -> int:
         """Return how many features leave the layer."""
-        return layer.num_features
+        return layer.out_features
 
     def get_in_channels(self, layer: FeatureSelection) -> int:
-        """Return how many features leave the layer: how many come is not known to it."""
-        return layer.num_features
+        """Return how many features come into the layer."""
+        return layer.in_features
 
 
 def _opaque_nodes(graph: Any) -> set[Any]:

@@ -20,7 +20,12 @@ class FeatureSelection(nn.Module):
     Args:
         num_features: size of dimension 1 of the inputs.
 
+    Raises:
+        ValueError: there are no features, or inputs come with another number of them.
+
     Attributes:
+        in_features: how many inputs come, however few are read.
+        out_features: how many are read.
         weight: ``(n,)``, ones at first.
         index: ``(n,)``, which inputs are read; all of them at first.
 
@@ -31,14 +36,18 @@ class FeatureSelection(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.num_features = num_features
+        if num_features < 1:
+            raise ValueError(f"num_features is {num_features}; it is the number of inputs, at least 1")
+        self.in_features = self.out_features = num_features
         self.weight = nn.Parameter(torch.ones(num_features))
         self.register_buffer("index", torch.arange(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y, ``(batch, n, ...)``, of x, ``(batch, num_features, ...)``."""
+        """Return y, ``(batch, n, ...)``, of x, ``(batch, in_features, ...)``."""
+        if x.shape[1] != self.in_features:  # more of them would be left out without a word
+            raise ValueError(f"x has {x.shape[1]} features in dimension 1; expected {self.in_features}")
         return x.index_select(1, self.index) * self.weight.view(-1, *(1,) * (x.dim() - 2))
 
     def extra_repr(self) -> str:
-        """Return the number of inputs that are read."""
-        return f"num_features={self.num_features}"
+        """Return how many inputs come, and how many are read."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -32,7 +32,7 @@ def output_side(layer: nn.Module) -> Side | None:
         case nn.Linear():
             return Side("write", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",))
         case FeatureSelection():
-            return Side("write", layer.num_features, (("weight", 0), ("index", 0)), ("num_features",))
+            return Side("write", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
         case nn.Embedding():
             return Side("write", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
         case _ConvNd(transposed=True):
