@@ -86,7 +86,7 @@ class TruncatedNormal:
             Offsets z and masses exp(e(z)) du, each of shape `(n, ...)`; the masses add up to the integral.
         """
         nodes, weights = gauss_legendre(count, self.loc.device)
-        start, length = self._support(7 / 8 * count, tilt)
+        start, length = self._support(count, tilt)
         column = (-1, *(1,) * length.dim())
         offset = start + length * nodes.view(column)
         return offset, self.exponent(offset).exp() * (length * self.scale) * weights.view(column)
@@ -103,13 +103,14 @@ class TruncatedNormal:
     def _sum(self) -> Tensor:
         """The sum of the masses of `grid()`, in as few passes over the nodes as there can be."""
         nodes, weights = gauss_legendre(32, self.loc.device)
-        start, length = self._support(7 / 8 * 32)
+        start, length = self._support(32)
         minus_offset = torch.addcmul(-start, -length, nodes.view(-1, *(1,) * length.dim()))
         heights = torch.add(self.slope, minus_offset, alpha=-0.5).mul(minus_offset).exp()
         return torch.tensordot(weights, heights, 1) * (length * self.scale)
 
-    def _support(self, fall: float, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Where the exponent has not fallen by more, tilted or not: the first offset, and the length."""
+    def _support(self, count: int, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The part that a rule of so many nodes covers: its first offset, and its length."""
+        fall = 7 / 8 * count
         reach = end = _reach(self.slope, fall)
         if tilt:
             tilted = TruncatedNormal(self.loc + tilt * self.scale**2, self.scale, self.low, self.high)

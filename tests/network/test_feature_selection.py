@@ -12,7 +12,7 @@ from bmrs_pyro.network import FeatureSelection, NoisyNetwork, compact
 def test_other_numbers_of_inputs_are_refused_before_and_after_a_cut() -> None:
     network = NoisyNetwork(nn.Sequential(FeatureSelection(5), nn.Linear(5, 2)), torch.zeros(1, 5))
     small = compact(network, {"theta.0": torch.tensor([True, False, False, True, False])})
-    assert small[0].index.tolist() == [0, 3]  # type: ignore[index]
+    assert small[0].index.tolist() == [0, 3]
     assert small(torch.randn(7, 5)).shape == (7, 2)
     for net in (network.net, small):
         for count in (2, 4, 9):
