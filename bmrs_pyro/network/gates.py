@@ -11,8 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from bmrs_pyro.network.structures import Member, Structure
+
+_RECOMPUTED_BYTES = 2**19  # what is smaller costs less to keep than to have hooks for
 
 
 class Gate(nn.Module):
@@ -34,6 +37,7 @@ class Gate(nn.Module):
         self.weight_dim = first.tensors[0][1]
         self.trailing = (1,) * len(getattr(reader, "kernel_size", ()))  # dimensions behind the channels
         self.gain: Tensor | None = None
+        self.saving: _Recomputed | None = None
         total = sum(family.size for family, _ in parts)
         index, start = torch.full((first.size,), total), 0
         for family, member in parts:
@@ -79,14 +83,48 @@ class Gate(nn.Module):
             gain = gain.reshape(gain.shape[0], *middle, gain.shape[1], *self.trailing)
         elif self.trailing:
             gain = gain.reshape(-1, *self.trailing)
-        return (x * gain.to(x.dtype), *rest)
+        gain = gain.to(x.dtype)
+        y = x * gain
+        tracked = gain.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if tracked and y.nbytes >= _RECOMPUTED_BYTES:
+            # x is kept for the gain's gradient anyway; a compiler finds out by itself what it need not keep
+            self.saving = _Recomputed(y, x, gain)
+            self.saving.__enter__()
+        return (y, *rest)
+
+    def close(self, *_: object) -> None:
+        """End what :meth:`scale` began (the reader's forward hook, called after errors too)."""
+        if self.saving is not None:
+            self.saving.__exit__()
+            self.saving = None
+
+
+_Layout = tuple[torch.Size, tuple[int, ...], int]  # shape, strides, offset
+
+
+class _Recomputed(saved_tensors_hooks):
+    """Has the layer called within the context keep x and the gain for its backward pass, in place of y = x · gain."""
+
+    def __init__(self, y: Tensor, x: Tensor, gain: Tensor) -> None:
+        product = y.untyped_storage().data_ptr()
+        x, gain = x.detach(), gain.detach()
+
+        def pack(saved: Tensor) -> Tensor | _Layout:
+            if saved.untyped_storage().data_ptr() != product:
+                return saved
+            return saved.shape, saved.stride(), int(saved.storage_offset())
+
+        def unpack(packed: Tensor | _Layout) -> Tensor:
+            return packed if isinstance(packed, Tensor) else (x * gain).as_strided(*packed)
+
+        super().__init__(pack, unpack)
 
 
 class Gates(nn.ModuleList):
     """The gates of a network, hooked to the layers that read its structures.
 
     Args:
-        net: gets one forward pre-hook per reader.
+        net: gets one forward pre-hook and one forward hook per reader.
         structures: the families.
 
     Raises:
@@ -104,6 +142,7 @@ class Gates(nn.ModuleList):
         for gate in self:
             # a bound method survives deepcopy together with its gate, a closure would keep the old one
             modules[gate.reader].register_forward_pre_hook(gate.scale)
+            modules[gate.reader].register_forward_hook(gate.close, always_call=True)
         device = next((parameter.device for parameter in net.parameters()), None)
         self.to(device)
 
@@ -160,6 +199,7 @@ def _reader(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
 
 def _hooks(net: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
     for module in net.modules():
-        for key, hook in module._forward_pre_hooks.items():
-            if isinstance(getattr(hook, "__self__", None), Gate):
-                yield module._forward_pre_hooks, key
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in hooks.items():
+                if isinstance(getattr(hook, "__self__", None), Gate):
+                    yield hooks, key

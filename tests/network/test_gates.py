@@ -1,0 +1,91 @@
+"""What the gates keep for the backward pass: the same gradients from less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network import NoisyNetwork, gates
+from bmrs_pyro.reporting.footprint import peak_of
+from tests.network.networks import CASES, gains
+
+
+def gradients(name: str) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    case = CASES[name]
+    inputs = case.draw(3)
+    network = NoisyNetwork(case.make(), *inputs)
+    theta = {family: gain.requires_grad_() for family, gain in gains(network.structures, 3).items()}
+    leaves = torch.utils._pytree.tree_leaves(network(inputs, theta))
+    sum(leaf.square().sum() for leaf in leaves).backward()
+    return {
+        key: value.grad
+        for key, value in (*network.named_parameters(), *theta.items())
+        if value.grad is not None
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_with_products_kept_and_made_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 2**60)
+    kept = gradients(name)
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+    again = gradients(name)
+    assert kept.keys() == again.keys()
+    assert len(kept) > 1
+    for key, grad in kept.items():
+        assert torch.equal(grad, again[key]), key
+
+
+def test_gradients_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+    inputs = CASES["mlp"].draw(3)
+    network = NoisyNetwork(CASES["mlp"].make(), *inputs)
+    theta = gains(network.structures, 3)
+    names, values = list(theta), [value.requires_grad_() for value in theta.values()]
+    assert torch.autograd.gradgradcheck(
+        lambda *gain: network(inputs, dict(zip(names, gain, strict=True))), values, atol=1e-6
+    )
+
+
+def test_a_wide_network_keeps_no_products() -> None:
+    net = nn.Sequential(nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1))
+    network, x = NoisyNetwork(net, torch.zeros(1, 64)), torch.randn(256, 64)
+    theta = {s.name: torch.ones(s.size, requires_grad=True) for s in network.structures}
+    hidden = 256 * 4096 * 4
+    # with its output in hand: of each hidden layer the ReLU's output (and, one at a time, what is multiplied)
+    held: list[Tensor] = []
+    assert peak_of(lambda: held.append(network(x, theta))) < 3.5 * hidden
+    fixed = {name: gain.detach() for name, gain in theta.items()}
+    held.clear()
+    assert peak_of(lambda: held.append(network(x, fixed))) >= 4 * hidden  # products kept, x not needed
+
+
+def test_an_error_in_a_reader_leaves_no_hooks_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+
+    class Refusing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise RuntimeError("refused")
+            return super().forward(x)
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Refusing(4, 2)).eval()
+    network, x = NoisyNetwork(net, torch.zeros(1, 3)), torch.randn(5, 3)
+    theta = {s.name: torch.ones(s.size, requires_grad=True) for s in network.structures}
+    with pytest.raises(RuntimeError, match="refused"):
+        network.train()(x, theta)
+    # torch checks saved tensors for changes only where no hooks are
+    values, w = torch.ones(3), torch.ones(3, requires_grad=True)
+    product = (values * w).sum()
+    values.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    assert torch.isfinite(network.eval()(x, theta)).all()
+
+
+def test_the_footprint_leaves_out_views_of_what_was_there() -> None:
+    weight = torch.ones(1000)
+    assert peak_of(lambda: weight.detach().view(10, 100).t()) == 0
+    assert peak_of(lambda: weight.view(10, 100) + 1) == 4000
