@@ -99,6 +99,9 @@ def fit(
             "--compile", help="Run steps by torch.compile, where that is faster; needs a C++ compiler."
         ),
     ] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Record steps as CUDA graphs, anew in every epoch.")
+    ] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Memory order that convolutions on GPUs are faster in.")
     ] = False,
@@ -171,6 +174,7 @@ def fit(
                 run,
                 device=own_device,
                 compile=compile,
+                cuda_graphs=cuda_graphs,
                 channels_last=channels_last,
                 progress=output.progress,
             )
@@ -187,6 +191,7 @@ def train(
     *,
     device: str | None = None,
     compile: bool = False,
+    cuda_graphs: bool = False,
     channels_last: bool = False,
     progress: bool = True,
 ) -> None:
@@ -231,6 +236,7 @@ def train(
         device=device,
         channels_last=channels_last,
         compile=compile,
+        cuda_graphs=cuda_graphs,
         progress=progress,
         callbacks=[run.append_metrics] if rank() == 0 else [],
         checkpoint=run.checkpoint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["EAGER", "Kernels", "compiled_kernels", "draw_with_kl"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,30 +15,38 @@ from torch.autograd.function import once_differentiable
 
 from bmrs_pyro.distributions.kl import negative_entropy
 from bmrs_pyro.distributions.log_uniform import LogUniform
-from bmrs_pyro.distributions.quantile import drawn_offset, offset_gradients
+from bmrs_pyro.distributions.quantile import branch_free_offset, drawn_offset, offset_gradients
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two pieces of a draw with KL that are worth compiling: chains of some forty small tensor operations.
+    """The pieces of a draw with KL that there are several ways to run.
+
+    The latter two are worth compiling: chains of some forty small tensor operations.
 
     Args:
+        offset: `drawn_offset`, or `branch_free_offset`.
         entropy: `negative_entropy`.
         gradients: `offset_gradients`.
     """
 
+    offset: Callable[[TruncatedNormal, Tensor], Tensor]
     entropy: Callable[..., tuple[Tensor, ...]]
     gradients: Callable[..., tuple[Tensor, ...]]
 
+    def branch_free(self) -> Kernels:
+        """Return the same with a draw that never looks at numbers to decide what to do."""
+        return replace(self, offset=branch_free_offset)
 
-EAGER = Kernels(negative_entropy, offset_gradients)
+
+EAGER = Kernels(drawn_offset, negative_entropy, offset_gradients)
 
 
 @cache
 def compiled_kernels() -> Kernels:
     """Return the pieces as torch.compile makes them, once for all sizes: structures may leave."""
-    return Kernels(_compiled(negative_entropy), _compiled(offset_gradients))
+    return Kernels(drawn_offset, _compiled(negative_entropy), _compiled(offset_gradients))
 
 
 def draw_with_kl(
@@ -69,7 +77,7 @@ class _DrawWithKL(torch.autograd.Function):
         ctx: Any, loc: Tensor, scale: Tensor, p: Tensor, prior: LogUniform, kernels: Kernels
     ) -> tuple[Tensor, Tensor]:
         law = TruncatedNormal(loc.double(), scale.double(), prior.log_low, prior.log_high)
-        offset = drawn_offset(law, p)
+        offset = kernels.offset(law, p)
         theta = torch.addcmul(law.mode, law.scale, offset).exp_().clamp_(prior.low, prior.high)
         value, *derivatives = kernels.entropy(law)
         ctx.law, ctx.kernels = law, kernels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["drawn_offset", "offset_gradients", "truncated_log_normal_quantile"]
+__all__ = ["branch_free_offset", "drawn_offset", "offset_gradients", "truncated_log_normal_quantile"]
 
 import math
 from typing import Any
@@ -111,8 +111,7 @@ def drawn_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
     With ξ = z + b, erf(ξ/√2) is linear in p. That has an absolute error of 1e-16 in p, as the draws have; it
     takes a third of the time of the inverse that is exact in the tails, which serves laws that are all tail.
     """
-    at_low, at_high = (_erf(law.slope + bound) for bound in (law.lower, law.upper))
-    offset = erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(law.slope)
+    offset = _drawn(law, p)
     steep = law.slope.abs() > STEEP
     if steep.any():
         steep = steep.expand(p.shape[p.dim() - steep.dim() :])
@@ -121,13 +120,33 @@ def drawn_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
     return offset.clamp_(law.lower, law.upper)
 
 
-def _offset(law: TruncatedNormal, p: Tensor) -> Tensor:
-    """Offset from the mode, in units of scale, below which the mass p lies."""
+def branch_free_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
+    """The same as `drawn_offset`, by all ways for all laws and a choice at the end: for CUDA graphs.
+
+    That costs several times the arithmetic, but nothing waits for the numbers.
+    """
+    far = _far_offset(p, law.slope, law.upper - law.lower)
+    exact = torch.where(law.slope.abs() > FAR, far, _central(law, p))
+    return torch.where(law.slope.abs() > STEEP, exact, _drawn(law, p)).clamp_(law.lower, law.upper)
+
+
+def _drawn(law: TruncatedNormal, p: Tensor) -> Tensor:
+    """The offset, by erf."""
+    at_low, at_high = (_erf(law.slope + bound) for bound in (law.lower, law.upper))
+    return erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(law.slope)
+
+
+def _central(law: TruncatedNormal, p: Tensor) -> Tensor:
+    """The offset, by the inverse of the smaller tail: of 1 − tail no digits are left."""
     alpha, beta = law.slope + law.lower, law.slope + law.upper
     below = torch.lerp(_ndtr(alpha), _ndtr(beta), p)
     above = torch.lerp(_ndtr(-alpha), _ndtr(-beta), p)
-    # the smaller of the two tails is inverted: of 1 − tail no digits are left
-    offset = ndtri(torch.minimum(below, above)).copysign_(below - above) - law.slope
+    return ndtri(torch.minimum(below, above)).copysign_(below - above) - law.slope
+
+
+def _offset(law: TruncatedNormal, p: Tensor) -> Tensor:
+    """Offset from the mode, in units of scale, below which the mass p lies."""
+    offset = _central(law, p)
     far = law.slope.abs() > FAR
     if far.any():
         far = far.expand(p.shape[p.dim() - far.dim() :])

@@ -26,6 +26,7 @@ from bmrs_pyro.inference import (
     compile_steps_,
     remove_structures_,
 )
+from bmrs_pyro.inference.step_graph import CudaRecorder, StepGraph
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reporting.footprint import peak_of
 
@@ -61,6 +62,7 @@ def svi_step(
     draws: str = "example",
     keep: float = 1.0,
     compiled: Compiled = "nothing",
+    recorded: bool = False,
     bfloat16: bool = False,
 ) -> Step:
     """Return a step of SVI by SupervisedModel, AutoTruncatedLogNormal and JointOptim.
@@ -72,6 +74,7 @@ def svi_step(
         draws: ``"example"`` or ``"batch"``.
         keep: share of every family that is left, as after pruning.
         compiled: what torch.compile makes: ``"nothing"``, ``"draw"`` (with the KL), or ``"all"``, the network too.
+        recorded: whether steps are replayed from CUDA graphs.
         bfloat16: mixed precision.
     """
     network = NoisyNetwork(net, x[:1])
@@ -84,9 +87,10 @@ def svi_step(
     if compiled != "nothing":
         compile_steps_(guide)
     if compiled == "all":
-        compile_network_(model)
+        compile_network_(model, recorded=recorded)
     svi = SVI(model, guide, JointOptim(torch.optim.Adam, ADAM, network=network), MeanFieldELBO())
-    return lambda: svi.step(x, y)
+    step = StepGraph(svi, CudaRecorder(x.device)).step if recorded else svi.step
+    return lambda: step(x, y)
 
 
 def by_hand_step(

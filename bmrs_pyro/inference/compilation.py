@@ -36,13 +36,17 @@ def compile_steps_(guide: AutoTruncatedLogNormal) -> None:
     guide.kernels = kernels
 
 
-def compile_network_(model: SupervisedModel) -> None:
+def compile_network_(model: SupervisedModel, *, recorded: bool = False) -> None:
     """Compile the network for the structures that it has, as training steps run it; on CUDA with captured graphs.
 
     The code is good for these sizes alone: to be called when no structure leaves any more.
+
+    Args:
+        model: the model.
+        recorded: whether whole steps are captured already.
     """
-    cuda = next(model.network.parameters()).is_cuda
-    model.compiled = torch.compile(model.network.forward, mode="reduce-overhead" if cuda else None)
+    captured = next(model.network.parameters()).is_cuda and not recorded
+    model.compiled = torch.compile(model.network.forward, mode="reduce-overhead" if captured else None)
 
 
 def uncompile_(model: SupervisedModel, guide: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MeanFieldELBO", "NonFiniteLoss"]
+__all__ = ["MeanFieldELBO", "NonFiniteLoss", "finite", "negative_sum"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -68,10 +68,16 @@ class MeanFieldELBO(TraceMeanField_ELBO):
             total += value / self.num_particles
         return total
 
-    def _sum(self, model: Any, guide: Any, x: Inputs, y: Tensor) -> tuple[float, Tensor]:
+    @staticmethod
+    def terms(
+        model: SupervisedModel, guide: AutoTruncatedLogNormal, x: Inputs, y: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the ELBO's terms, in nats, without tracing sites: of all gains, and of the outputs."""
         theta, divergence = guide.draw(x)
-        terms = {"theta": -divergence, "y": model.log_likelihood(x, y, theta)}
-        return _total(terms, (x, y))
+        return {"theta": -divergence, "y": model.log_likelihood(x, y, theta)}
+
+    def _sum(self, model: Any, guide: Any, x: Inputs, y: Tensor) -> tuple[float, Tensor]:
+        return _total(self.terms(model, guide, x, y), (x, y))
 
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
@@ -120,18 +126,32 @@ def _untraced(
     )
 
 
-def _total(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> tuple[float, Tensor]:
-    """Return the negative sum of the ELBO's terms, as a number and as a tensor.
+def negative_sum(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss that the ELBO's terms make."""
+    first, *others = terms.values()
+    return -sum(others, first)
+
+
+def finite(loss: Tensor, terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> float:
+    """Return the loss as a number.
+
+    Args:
+        loss: the loss.
+        terms: what it is made of.
+        arguments: the model's.
 
     Raises:
         NonFiniteLoss: it is NaN or infinite.
     """
-    first, *others = terms.values()
-    loss = -sum(others, first)
     value: float = torch_item(loss)
     if not math.isfinite(value):
         raise NonFiniteLoss(f"the loss is {value}: {_culprit(terms, arguments)}")
-    return value, loss
+    return value
+
+
+def _total(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> tuple[float, Tensor]:
+    loss = negative_sum(terms)
+    return finite(loss, terms, arguments), loss
 
 
 def _divergence(name: str, guide_site: Mapping[str, Any], model_site: Mapping[str, Any]) -> Tensor:

@@ -83,6 +83,21 @@ class JointOptim(PyroOptim):
         for group in self.optimizer.param_groups if self.optimizer else []:
             group["lr"] = factor * group["base_lr"]
 
+    def capturable_(self) -> None:
+        """Have the coming steps made such that a CUDA graph can record them.
+
+        Raises:
+            ValueError: the optimiser counts its steps on the CPU.
+        """
+        if not any(self.defaults.get(kind) for kind in ("fused", "capturable")):
+            raise ValueError(
+                f"steps of this {self.torch_optim_class.__name__} cannot be recorded as a CUDA graph; make it with "
+                "fused=True or capturable=True"
+            )
+        for group in self.optimizer.param_groups if self.optimizer else []:
+            if "capturable" in group:
+                group["capturable"] = True
+
     def cut_(self, parameter: Tensor, index: Tensor) -> None:
         """Apply to a parameter's moments the cut its values have seen: ``moment.flatten()[index]``.
 
@@ -164,15 +179,15 @@ class JointOptim(PyroOptim):
         self._consume()
 
     def _consume(self) -> None:
-        fused = bool(self.optimizer is not None and self.optimizer.defaults.get("fused"))
+        on_device = any(self.defaults.get(kind) for kind in ("fused", "capturable"))
         for name, parameter in self.parameters.items():
             state = self._waiting.pop(name, None)
             if state is not None:
-                # a fused optimiser wants its step count, the others leave it, on the parameter's device
+                # a fused or capturable optimiser wants its step count on the parameter's device, others on the CPU
                 self.optimizer.state[parameter] = {  # type: ignore[union-attr]
                     key: _like(parameter, value)
                     if value.dim()
-                    else value.clone().to(parameter.device if fused else "cpu")
+                    else value.clone().to(parameter.device if on_device else "cpu")
                     for key, value in state.items()
                 }
 

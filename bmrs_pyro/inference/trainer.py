@@ -30,6 +30,7 @@ from bmrs_pyro.inference.process_group import broadcast_, gather, pooled_, rank,
 from bmrs_pyro.inference.progress import EpochBar
 from bmrs_pyro.inference.pruning import remove_structures_
 from bmrs_pyro.inference.scoring import score
+from bmrs_pyro.inference.step_graph import Recorder, StepGraph
 from bmrs_pyro.network import writer_norms
 from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm
 from bmrs_pyro.reduction import score as criterion_scores
@@ -56,6 +57,7 @@ class Trainer:
         criterion: Criterion | None,
         min_keep: int,
         limits: Limits,
+        recorder: Recorder | None = None,
     ) -> None:
         self.model, self.guide, self.optim = model, guide, optim
         self.criterion, self.min_keep, self.limits = criterion, min_keep, limits
@@ -64,6 +66,7 @@ class Trainer:
         )
         self.best: _Best | None = None
         self.svi = SVI(model, guide, optim, MeanFieldELBO())
+        self.recorder = recorder
         self.device = next(model.network.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
 
@@ -115,6 +118,8 @@ class Trainer:
         """Return the mean ELBO, the last inputs and the number of examples that this process had."""
         total, steps, seen, x = 0.0, 0, 0, None
         checked = pyro.infer.util.is_validation_enabled()
+        # recorded anew in every epoch: rates and structures change in between
+        step = self.svi.step if self.recorder is None else StepGraph(self.svi, self.recorder).step
         for x, y in loader if self.batch is None else self.batch.over(loader):
             x = (
                 tuple(part.to(self.device, non_blocking=True) for part in x)
@@ -124,7 +129,7 @@ class Trainer:
             try:
                 # the first step of an epoch checks shapes and arguments for all of them
                 with pyro.validation_enabled(checked and steps == 0):
-                    loss = self.svi.step(x, y.to(self.device, non_blocking=True))
+                    loss = step(x, y.to(self.device, non_blocking=True))
             except (NonFiniteLoss, ValueError) as error:
                 # with validation on, a distribution notices NaN in its arguments before there is a loss
                 culprit = self._culprit(x) or (str(error) if isinstance(error, NonFiniteLoss) else None)

@@ -20,8 +20,9 @@ from bmrs_pyro.inference.history import Epoch, History
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
-from bmrs_pyro.inference.process_group import rank
+from bmrs_pyro.inference.process_group import rank, world_size
 from bmrs_pyro.inference.progress import EpochBar
+from bmrs_pyro.inference.step_graph import CudaRecorder
 from bmrs_pyro.inference.trainer import Batches, Trainer
 from bmrs_pyro.reduction import Criterion
 
@@ -54,6 +55,7 @@ def fit(
     device: torch.device | str | None = None,
     channels_last: bool = False,
     compile: bool = False,
+    cuda_graphs: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
     checkpoint: Checkpoint | None = None,
@@ -90,6 +92,8 @@ def fit(
         channels_last: keep images' weights in that memory order, which convolutions on GPUs are faster in.
         compile: have torch.compile make the draw and the KL from the first step on (for an AutoTruncatedLogNormal),
             and the network once no structure can leave any more, for it would be made anew after every removal.
+        cuda_graphs: record steps as CUDA graphs, anew in every epoch, which spares the time between kernels where they
+            are short; for a GPU, one process and an AutoTruncatedLogNormal.
         progress: show a progress bar.
         callbacks: called with every epoch's record, in every process.
         checkpoint: where the state is kept after every epoch and taken up from.
@@ -99,7 +103,8 @@ def fit(
         CompileError: torch.compile does not work here.
         NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
         LostProcess: another process has died.
-        ValueError: epoch counts or ``prune_every`` out of range, no batches, or processes that are out of step.
+        ValueError: epoch counts or ``prune_every`` out of range, no batches, processes that are out of step, or CUDA
+            graphs where they cannot be recorded.
     """
     _check(model, guide, epochs, fine_tune_epochs, criterion, prune_every)
     if device is not None:
@@ -112,7 +117,8 @@ def fit(
         compile_steps_(guide)
     if optim is None:
         optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=model.network)
-    run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits())
+    recorder = _recorder(model, guide, optim) if cuda_graphs else None
+    run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits(), recorder)
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         run.restore(state)
     run.align()
@@ -133,7 +139,7 @@ def fit(
                 phase = "prune" if epoch <= epochs else "fine-tune"
                 settled = criterion is None or epoch > epochs // prune_every * prune_every
                 if compile and settled and model.compiled is None:
-                    compile_network_(model)
+                    compile_network_(model, recorded=cuda_graphs)
                 last = pruning and epoch + prune_every > epochs
                 with frozen(model.network) if gains_only and phase == "prune" else nullcontext():
                     record = run.epoch(epoch, phase, rate, loader, validation, pruning, last, bar)
@@ -147,6 +153,21 @@ def fit(
         model.global_batch = optim.global_batch = None
     run.finish()
     return run.history
+
+
+def _recorder(model: SupervisedModel, guide: object, optim: JointOptim) -> CudaRecorder:
+    device = next(model.network.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
+    if world_size() > 1:
+        raise ValueError("CUDA graphs are recorded in one process alone; train without them")
+    if not isinstance(guide, AutoTruncatedLogNormal):
+        raise ValueError(
+            f"guide is a {type(guide).__name__}; CUDA graphs are recorded with an AutoTruncatedLogNormal: use that, or "
+            "train without them"
+        )
+    optim.capturable_()
+    return CudaRecorder(device)
 
 
 def _check(

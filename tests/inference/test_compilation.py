@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro import AutoTruncatedLogNormal, JointOptim, NoisyNetwork, SignalToNoise, SupervisedModel, fit
-from bmrs_pyro.distributions.joint_draw import EAGER, Kernels
+from bmrs_pyro.distributions.joint_draw import EAGER
 from bmrs_pyro.inference import Checkpoint, CompileError, compilation
 from tests.inference.programs import batches, categorical, program
 
@@ -122,7 +123,7 @@ def test_network_is_compiled_when_no_structure_can_leave(monkeypatch: pytest.Mon
     done: list[int] = []
     monkeypatch.setattr("bmrs_pyro.inference.training.compile_steps_", lambda guide: None)
 
-    def compile_network(model: SupervisedModel) -> None:
+    def compile_network(model: SupervisedModel, *, recorded: bool) -> None:
         compiled_at.append(len(done) + 1)
         model.compiled = model.network.forward
 
@@ -139,7 +140,9 @@ def test_missing_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object) -> tuple[Tensor, ...]:
         raise RuntimeError("\nNo working C++ compiler found\nlong story")
 
-    monkeypatch.setattr(compilation, "compiled_kernels", lambda: Kernels(broken, broken))
+    monkeypatch.setattr(
+        compilation, "compiled_kernels", lambda: replace(EAGER, entropy=broken, gradients=broken)
+    )
     model, guide = program()
     with pytest.raises(CompileError, match=r"No working C\+\+ compiler found.*g\+\+") as error:
         fit(model, guide, batches(), epochs=1, compile=True, progress=False)
