@@ -136,9 +136,9 @@ PROTOCOLS = {
         decay=True,
         label_smoothing={"mlp": 0.0, "lenet5": 0.02},
         margin=(1.0, 0.0),
-        kind={"mlp": "cost", "lenet5": "mean"},
-        grid={"mlp": (0.1, 0.2, 0.5), "lenet5": (0.23, 0.26, 0.35)},
-        default={"mlp": 0.1, "lenet5": 0.26},
+        kind={"mlp": "cost", "lenet5": "cost"},
+        grid={"mlp": (0.1, 0.2, 0.5), "lenet5": (0.1, 0.22, 0.5)},
+        default={"mlp": 0.1, "lenet5": 0.22},
     ),
 }
 
