@@ -24,7 +24,7 @@ def test_slope_of_a_power_law_is_its_exponent() -> None:
 def test_targets_say_what_holds() -> None:
     record: dict[str, dict[str, Any]] = {
         "steps": {"LeNet5, MNIST, batch 64": {"ratio": 1.2, "memory_ratio": 1.3}},
-        "run": {"ratio": 0.5},
+        "run": {"LeNet5, MNIST": {"ratio": 0.5}},
         "inference": {"VGG, batch 128": {"speed_up": 2.0, "macs_ratio": 4.0}, "VGG, batch 1": {}},
     }
     assert [(value, met) for _, _, value, met in bench.targets(record)] == [
@@ -64,7 +64,7 @@ def test_sections_measured_at_different_times_share_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sections = {
-        "run": lambda setting: {"ratio": 0.7},
+        "run": lambda setting: {"LeNet5": {"ratio": 0.7}},
         "growth": lambda setting: {"width": {"sizes": [1, 2], "step_slope": 1.5}},
     }
     monkeypatch.setattr("bmrs_pyro.cli.bench.SECTIONS", sections)
@@ -73,5 +73,5 @@ def test_sections_measured_at_different_times_share_a_file(
         command(section=[section], rounds=1, threads=torch.get_num_threads(), out=out, quiet=True)
     assert [row["section"] for row in json.loads(out.read_text())] == ["run", "growth"]
     text = (tmp_path / "bench.md").read_text()
-    assert "| pruned run / unpruned run | 0.60 | 0.70 | **missed** |" in text
+    assert "| pruned run / unpruned run, LeNet5 | 0.60 | 0.70 | **missed** |" in text
     assert "| width | sizes 1, 2; step slope 1.5 |" in text
