@@ -38,6 +38,13 @@ def sbp(
     warm_up: Annotated[int, typer.Option(help="Epochs of plain training before there are gains.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
     fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Train on the validation data too and keep the last epoch: for a recipe chosen before.",
+        ),
+    ] = False,
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")] = 1,
     cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
         "runs/sbp"
@@ -73,6 +80,7 @@ def sbp(
             "warm_up": warm_up,
             "epochs": epochs,
             "fine_tune_epochs": fine_tune_epochs,
+            "refit": refit,
             "seed": seed,
         }
         for seed, name, weight in itertools.product(range(seeds), networks, weights)

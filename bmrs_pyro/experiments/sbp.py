@@ -7,6 +7,7 @@ __all__ = ["NETWORKS", "PUBLISHED", "Published", "measured", "run", "widths"]
 import copy
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,8 +59,9 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
 
     Args:
         config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (as ``bmrs fit`` takes it), ``seed``,
-            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``variational_rate`` and
-            ``label_smoothing``.
+            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``variational_rate``,
+            ``label_smoothing`` and ``refit`` (whether to train on the validation data too and keep the last epoch, by
+            a recipe that was chosen before).
         models: folder of the networks' files.
         data_root: folder of the data sets.
         cache: folder of finished runs.
@@ -69,9 +71,10 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     """
     source = NetworkSource(f"{models}/{config['network']}.py")
     splits = data.load("mnist", data_root=data_root, seed=config["seed"], validation=1 / 6)
+    train = _joined(splits.train, splits.validation) if config["refit"] else splits.train
     settings = run_config(
         source,
-        splits.train,
+        train,
         data_root=data_root,
         criterion=config["method"],
         batch_size=100,
@@ -94,16 +97,16 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         directory = RunDirectory.create(directory.path, settings)
     start = time.perf_counter()
     pyro.set_rng_seed(config["seed"])
-    example = torch.zeros(1, *splits.train.input_shape)
-    net = source.build(splits.train.input_shape, splits.train.num_classes)
-    batches = data.Batches(splits.train, 100, shuffle=True, seed=config["seed"])
+    example = torch.zeros(1, *train.input_shape)
+    net = source.build(train.input_shape, train.num_classes)
+    batches = data.Batches(train, 100, shuffle=True, seed=config["seed"])
     _warm_up(net, batches, config["warm_up"])
     dense = copy.deepcopy(net).eval()
     network = NoisyNetwork(net, example)
     model = SupervisedModel(
         network,
         SmoothedLikelihood(config["label_smoothing"]),
-        len(splits.train),
+        len(train),
         kl_weight=config["kl_weight"],
     )
     guide = AutoTruncatedLogNormal(model)
@@ -115,7 +118,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         epochs=config["epochs"],
         fine_tune_epochs=config["fine_tune_epochs"],
         criterion=criterion,
-        validation=data.Batches(splits.validation, 1000),
+        validation=None if config["refit"] else data.Batches(splits.validation, 1000),
         optim=JointOptim(
             torch.optim.Adam,
             {"lr": 1e-3, "fused": True},
@@ -133,10 +136,9 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     directory.save_decision(decision, small)
     best = history.best()
     assert best is not None
-    assert best.accuracy is not None
     return {
         "error": 100 * (1 - evaluate(small, data.Batches(splits.test, 1000), 10).accuracy),
-        "validation_error": 100 * (1 - best.accuracy),
+        "validation_error": None if best.accuracy is None else 100 * (1 - best.accuracy),
         "widths": widths(small),
         "structures": dict(best.structures),
         "flops_ratio": complexity(dense, example).macs / complexity(small, example).macs,
@@ -179,6 +181,14 @@ def _plain(net: nn.Module) -> nn.Module:
         if isinstance(layer, FeatureSelection):
             net.set_submodule(name, nn.Identity())
     return net
+
+
+def _joined(first: data.Dataset, second: data.Dataset) -> data.Dataset:
+    return replace(
+        first,
+        images=torch.cat([first.images, second.images]),
+        labels=torch.cat([first.labels, second.labels]),
+    )
 
 
 def _directory(config: Config, cache: str) -> RunDirectory:

@@ -21,15 +21,17 @@ RECIPE = (
     "warm_up",
     "epochs",
     "fine_tune_epochs",
+    "refit",
 )
 """What runs that differ in their seed alone have in common."""
 
 _HEAD = """# Structured Bayesian Pruning's networks on MNIST
 
 Made by `bmrs reproduce sbp --data-root DATA --out docs/results`; [sbp.json](sbp.json) has one object per run. Errors
-are of the test data, epochs were chosen by a sixth of the training data. FLOPs and CPU are ratios of the dense
-network's multiply-accumulates and measured seconds to the small one's; the two networks took turns, in blocks of ten
-calls. Means ± standard deviations over seeds.
+are of the test data; epochs were chosen by a sixth of the training data. Where it says *refit* that sixth was trained
+on too, by a recipe chosen before, and the last epoch kept. FLOPs and CPU are ratios of the dense network's
+multiply-accumulates and measured seconds to the small one's; the two networks took turns, in blocks of ten calls. Means
+± standard deviations over seeds.
 
 Epochs are of plain training, with pruning, and without. Widths are as the paper counts them: channels of the
 convolutions, then the inputs of each linear layer.
@@ -69,7 +71,8 @@ def _line(group: Sequence[Row], paper: Published) -> str:
         first["network"],
         f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['variational_rate']:g}, "
         f"labels smoothed by {first['label_smoothing']:g}, "
-        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs",
+        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs"
+        + (", refit" if first["refit"] else ""),
         str(len(group)),
         _spread(row["error"] for row in group),
         left,

@@ -25,6 +25,7 @@ CONFIG = {
     "warm_up": 1,
     "epochs": 5,
     "fine_tune_epochs": 1,
+    "refit": False,
     "seed": 0,
 }
 
@@ -74,6 +75,17 @@ def test_a_run_and_the_speed_of_what_it_left(
     assert len(directory.metrics()) == 6
     speed = sbp.measured(config, cache=str(tmp_path), repeats=1)
     assert all(speed[f"cpu_ratio_batch_{batch}"] > 0 for batch in (1, 128))
+
+
+@pytest.mark.filterwarnings("ignore:.*min_keep")
+def test_a_refit_sees_all_training_data_and_keeps_the_last_epoch(root: Path, tmp_path: Path) -> None:
+    for refit, examples in ((False, 1000), (True, 1200)):
+        config = {**CONFIG, "network": "lenet_fc", "refit": refit}
+        result = sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+        metrics = RunDirectory(tmp_path / f"{run_key(config)}.run").metrics()
+        assert all(epoch.examples == [examples] for epoch in metrics)
+        assert (result["validation_error"] is None) == refit
+    assert result["best_epoch"] == 6
 
 
 def row(network: str, seed: int, error: float, flops: float, cpu: float) -> dict[str, Any]:
