@@ -4,8 +4,8 @@ from __future__ import annotations
 
 __all__ = ["CudaRecorder", "StepGraph"]
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -43,10 +43,14 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def aside(self) -> AbstractContextManager[object]:
-        """Return a stream's context: nothing can be recorded on the default one."""
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        return torch.cuda.stream(self._stream)
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work on a stream of its own, in turns with the usual one, on which nothing can be recorded."""
+        usual = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):
+            yield
+        usual.wait_stream(self._stream)
 
     def record(self, work: Callable[[], object]) -> Callable[[], object]:
         """Record the kernels that work would start."""
@@ -114,9 +118,8 @@ class StepGraph:
 
     def _gradients(self) -> None:
         usual = self._guide.kernels
-        self._guide.kernels = (
-            usual.branch_free()
-        )  # what a look at the numbers decides about cannot be recorded
+        # what a look at the numbers decides about cannot be recorded
+        self._guide.kernels = usual.branch_free()
         try:
             terms = MeanFieldELBO.terms(self._model, self._guide, self._x, self._y)
         finally:
