@@ -15,6 +15,7 @@ from rich.json import JSON
 from rich.markdown import Markdown
 
 from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import added, write_page
 from bmrs_pyro.experiments.bench import SECTIONS, Setting
@@ -40,8 +41,7 @@ def bench(
     for name in names:
         if name not in SECTIONS:
             raise ValueError(f"section {name!r} is unknown; use {', '.join(SECTIONS)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU; use --device cpu")
+    refuse_unusable(device)
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     output = Output(json, quiet)

@@ -16,6 +16,7 @@ from torch import nn
 import bmrs_pyro
 from bmrs_pyro import data
 from bmrs_pyro.cli.criteria import named_criterion
+from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.cli.run_data import run_data
@@ -166,6 +167,7 @@ def fit(
             RunDirectory.create(out, config, dense.state_dict() if weights else None)
 
     with joined(device) as own_device:
+        refuse_unusable(own_device or "cpu")
         first_alone(prepare)
         first = rank() == 0
         output = Output(json and first, quiet or not first)
