@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bmrs_pyro.network.structures import Member, Structure
 
-_RECOMPUTED_BYTES = 2**19  # what is smaller costs less to keep than to have hooks for
+_RECOMPUTED_BYTES = 2**18  # what is smaller costs less to keep than to have hooks for
 
 
 class Gate(nn.Module):
