@@ -109,13 +109,21 @@ class _Recomputed(saved_tensors_hooks):
         product = y.untyped_storage().data_ptr()
         x, gain = x.detach(), gain.detach()
 
-        def pack(saved: Tensor) -> Tensor | _Layout:
+        def pack(saved: Tensor) -> tuple[Tensor, int] | _Layout:
             if saved.untyped_storage().data_ptr() != product:
-                return saved
+                return saved, saved._version
             return saved.shape, saved.stride(), int(saved.storage_offset())
 
-        def unpack(packed: Tensor | _Layout) -> Tensor:
-            return packed if isinstance(packed, Tensor) else (x * gain).as_strided(*packed)
+        def unpack(packed: tuple[Tensor, int] | _Layout) -> Tensor:
+            if len(packed) == 3:
+                return (x * gain).as_strided(*packed)
+            saved, version = packed
+            if saved._version != version:  # torch itself looks only where there are no hooks
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(saved.shape)} that the backward pass needs was modified by an inplace "
+                    "operation after the forward pass; change weights after backward()"
+                )
+            return saved
 
         super().__init__(pack, unpack)
 

@@ -62,6 +62,21 @@ def test_a_wide_network_keeps_no_products() -> None:
     assert peak_of(lambda: held.append(network(x, fixed))) >= 4 * hidden  # products kept, x not needed
 
 
+@pytest.mark.parametrize("limit", [0, 2**60])
+def test_a_weight_changed_before_the_backward_pass_is_noticed(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    network = NoisyNetwork(net, torch.zeros(1, 3))
+    theta = {s.name: torch.ones(s.size, requires_grad=True) for s in network.structures}
+    out = network(torch.randn(5, 3), theta)
+    with torch.no_grad():
+        net[2].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_an_error_in_a_reader_leaves_no_hooks_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
 
