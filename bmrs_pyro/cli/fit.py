@@ -38,6 +38,8 @@ from bmrs_pyro.inference import (
     posteriors,
     rank,
     reestimate_batch_norm_,
+    refuse_counts,
+    refuse_unrecordable,
     world_size,
 )
 from bmrs_pyro.inference import fit as fit_model
@@ -161,13 +163,18 @@ def fit(
             dense = source.build(config.input_shape, config.num_classes)
             if weights:
                 load_weights_(dense, weights)
-            limits = _limits(config)
-            limits.refuse_impossible(_program(dense, config, len(splits.train)).network)
+            program = _program(dense, config, len(splits.train))
+            _limits(config).refuse_impossible(program.network)
+            _optim(config, program)
+            data.Batches(splits.train, batch_size)
+            refuse_counts(epochs, fine_tune_epochs, prune_every)
             named_criterion(criterion)
             RunDirectory.create(out, config, dense.state_dict() if weights else None)
 
     with joined(device) as own_device:
         refuse_unusable(own_device or "cpu")
+        if cuda_graphs:
+            refuse_unrecordable(torch.device(own_device or "cpu"))
         first_alone(prepare)
         first = rank() == 0
         output = Output(json and first, quiet or not first)
@@ -205,12 +212,7 @@ def train(
     splits = run_data(run)
     model = _program(run.dense(), config, len(splits.train))
     guide = AutoTruncatedLogNormal(model)
-    optim = JointOptim(
-        torch.optim.Adam,
-        {"lr": config.lr, "fused": True},
-        network=model.network,
-        variational_rate=config.variational_rate,
-    )
+    optim = _optim(config, model)
     criterion = named_criterion(config.criterion)
     share = rank(), world_size()
     batches = data.Batches(
@@ -263,6 +265,15 @@ def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedMode
         draws=config.draws,  # type: ignore[arg-type]
         kl_weight=config.kl_weight,
         mixed_precision=config.bfloat16,
+    )
+
+
+def _optim(config: RunConfig, model: SupervisedModel) -> JointOptim:
+    return JointOptim(
+        torch.optim.Adam,
+        {"lr": config.lr, "fused": True},
+        network=model.network,
+        variational_rate=config.variational_rate,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["JointOptim"]
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class JointOptim(PyroOptim):
             without it every process weighs the same.
 
     Raises:
+        ValueError: a rate is negative, infinite or no number.
         RuntimeError: Pyro hands over a parameter that carries the name of a network's weight but is another
             tensor, as happens with a second model in one parameter store or a loaded store.
     """
@@ -48,6 +50,9 @@ class JointOptim(PyroOptim):
         network: nn.Module | None = None,
         variational_rate: float = 10.0,
     ) -> None:
+        for name, rate in (("lr", defaults["lr"]), ("variational_rate", variational_rate)):
+            if not 0 <= rate < math.inf:
+                raise ValueError(f"{name} is {rate}; it must be finite and at least 0")
         super().__init__(torch_optim_class, dict(defaults))
         self.torch_optim_class = torch_optim_class
         self.defaults = dict(defaults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CudaRecorder", "StepGraph"]
+__all__ = ["CudaRecorder", "StepGraph", "refuse_unrecordable"]
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +17,7 @@ from bmrs_pyro.inference.elbo import MeanFieldELBO, finite, negative_sum
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
+from bmrs_pyro.inference.process_group import world_size
 
 # in the first steps Adam makes its moments, cuDNN and cuBLAS their plans: nothing of that may be recorded
 _STEPS_BEFORE = 3
@@ -58,6 +59,14 @@ class CudaRecorder:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
         return graph.replay
+
+
+def refuse_unrecordable(device: torch.device) -> None:
+    """Raise ValueError if steps on the device, by as many processes as there are, cannot be recorded."""
+    if device.type != "cuda":
+        raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
+    if world_size() > 1:
+        raise ValueError("CUDA graphs are recorded in one process alone; train without them")
 
 
 class StepGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fit", "linear_decay"]
+__all__ = ["fit", "linear_decay", "refuse_counts"]
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,9 +20,9 @@ from bmrs_pyro.inference.history import Epoch, History
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
-from bmrs_pyro.inference.process_group import rank, world_size
+from bmrs_pyro.inference.process_group import rank
 from bmrs_pyro.inference.progress import EpochBar
-from bmrs_pyro.inference.step_graph import CudaRecorder
+from bmrs_pyro.inference.step_graph import CudaRecorder, refuse_unrecordable
 from bmrs_pyro.inference.trainer import Batches, Trainer
 from bmrs_pyro.reduction import Criterion
 
@@ -157,10 +157,7 @@ def fit(
 
 def _recorder(model: SupervisedModel, guide: object, optim: JointOptim) -> CudaRecorder:
     device = next(model.network.parameters()).device
-    if device.type != "cuda":
-        raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
-    if world_size() > 1:
-        raise ValueError("CUDA graphs are recorded in one process alone; train without them")
+    refuse_unrecordable(device)
     if not isinstance(guide, AutoTruncatedLogNormal):
         raise ValueError(
             f"guide is a {type(guide).__name__}; CUDA graphs are recorded with an AutoTruncatedLogNormal: use that, or "
@@ -193,9 +190,15 @@ def _check(
             "Pyro's setting module_local_params is on, under which SVI does not see plain network weights; "
             "turn it off with pyro.settings.set(module_local_params=False)"
         )
+    refuse_counts(epochs, fine_tune_epochs, prune_every)
+
+
+def refuse_counts(epochs: int, fine_tune_epochs: int, prune_every: int) -> None:
+    """Raise ValueError if these numbers of epochs leave nothing to train, or are none."""
     if epochs < 0 or fine_tune_epochs < 0 or epochs + fine_tune_epochs < 1:
         raise ValueError(
-            f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one"
+            f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one, and no number of "
+            "them may be negative"
         )
     if prune_every < 1:
         raise ValueError(f"prune_every is {prune_every}; it counts epochs, at least 1")

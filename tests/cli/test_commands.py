@@ -168,6 +168,10 @@ def test_a_killed_run_resumes_to_the_same_numbers(run: Path, tmp_path: Path) -> 
         (["fit", LENET5, "--draws", "pixel"], "pixel"),
         (["fit", LENET5, "--epochs", "-1"], "epochs"),
         (["fit", LENET5, "--epochs", "many"], "epochs"),
+        (["fit", LENET5, "--prune-every", "0"], "prune_every"),
+        (["fit", LENET5, "--batch-size", "0"], "batch_size"),
+        (["fit", LENET5, "--lr", "-1"], "lr is -1.0"),
+        (["fit", LENET5, "--variational-rate", "-3"], "variational_rate is -3.0"),
         (["fit", LENET5, "--device", "abacus"], "'abacus' cannot be used here"),
         (["fit", LENET5, "--device", "cuda:99"], "'cuda:99' cannot be used here"),
         (["fit", LENET5, "--cuda-graphs"], "need a GPU"),
@@ -186,7 +190,7 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments: list[str], expected:
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert expected in result.stderr
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_arrays_end_in_one_line_and_status_2(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_variational_parameters_have_their_own_rate() -> None:
         torch.testing.assert_close(now, then - rate * gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("lr", "variational_rate"), [(-1.0, 10.0), (1e-3, -3.0), (float("nan"), 10.0), (1e-3, float("inf"))]
+)
+def test_rates_that_lead_nowhere_are_refused(lr: float, variational_rate: float) -> None:
+    with pytest.raises(ValueError, match="finite and at least 0"):
+        JointOptim(torch.optim.Adam, {"lr": lr}, variational_rate=variational_rate)
+
+
 def test_state_survives_a_file_and_continues_the_same(tmp_path: Path) -> None:
     model, guide = program()
     model.register_weights = False
