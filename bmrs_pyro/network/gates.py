@@ -37,6 +37,7 @@ class Gate(nn.Module):
         self.weight_dim = first.tensors[0][1]
         self.trailing = (1,) * len(getattr(reader, "kernel_size", ()))  # dimensions behind the channels
         self.gain: Tensor | None = None
+        self.multiplied = False  # whether the last forward pass had gains
         self.saving: _Recomputed | None = None
         total = sum(family.size for family, _ in parts)
         index, start = torch.full((first.size,), total), 0
@@ -71,6 +72,7 @@ class Gate(nn.Module):
         """Multiply the reader's input (its forward pre-hook)."""
         gain = self.gain
         if gain is None:
+            self._refuse_recomputation()
             return None
         x, *rest = args
         if gain.dim() == 2:
@@ -92,6 +94,17 @@ class Gate(nn.Module):
             self.saving.__enter__()
         return (y, *rest)
 
+    def _refuse_recomputation(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        in_backward = torch._C._current_graph_task_id() != -1
+        if in_backward and self.multiplied:
+            raise RuntimeError(
+                f"layer {self.reader!r} is called again in the backward pass (activation checkpointing), when its "
+                "gains are gone; turn checkpointing off to train with gains"
+            )
+        self.multiplied = in_backward and self.multiplied
+
     def close(self, *_: object) -> None:
         """End what :meth:`scale` began (the reader's forward hook, called after errors too)."""
         if self.saving is not None:
@@ -106,11 +119,12 @@ class _Recomputed(saved_tensors_hooks):
     """Has the layer called within the context keep x and the gain for its backward pass, in place of y = x · gain."""
 
     def __init__(self, y: Tensor, x: Tensor, gain: Tensor) -> None:
-        product = y.untyped_storage().data_ptr()
+        self.y = y  # so that within the context no other tensor can lie where it lies
+        product, unchanged = y.untyped_storage().data_ptr(), y._version
         x, gain = x.detach(), gain.detach()
 
         def pack(saved: Tensor) -> tuple[Tensor, int] | _Layout:
-            if saved.untyped_storage().data_ptr() != product:
+            if saved.untyped_storage().data_ptr() != product or saved._version != unchanged:
                 return saved, saved._version
             return saved.shape, saved.stride(), int(saved.storage_offset())
 
@@ -163,6 +177,7 @@ class Gates(nn.ModuleList):
         try:
             for gate in self:
                 gate.gain = gate.gains(theta)
+                gate.multiplied = gate.gain is not None
             yield
         finally:
             for gate in self:
@@ -189,8 +204,9 @@ class Gates(nn.ModuleList):
     @staticmethod
     def detach_(net: nn.Module) -> None:
         """Unhook all gates from a network."""
-        for hooks, key in list(_hooks(net)):
+        for module, hooks, key in list(_hooks(net)):
             del hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
 
 
 def _reader(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
@@ -205,9 +221,9 @@ def _reader(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
     return reader
 
 
-def _hooks(net: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+def _hooks(net: nn.Module) -> Iterator[tuple[nn.Module, dict[int, Any], int]]:
     for module in net.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in hooks.items():
                 if isinstance(getattr(hook, "__self__", None), Gate):
-                    yield hooks, key
+                    yield module, hooks, key

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bmrs_pyro.network import NoisyNetwork, gates
 from bmrs_pyro.reporting.footprint import peak_of
@@ -104,3 +108,64 @@ def test_the_footprint_leaves_out_views_of_what_was_there() -> None:
     weight = torch.ones(1000)
     assert peak_of(lambda: weight.detach().view(10, 100).t()) == 0
     assert peak_of(lambda: weight.view(10, 100) + 1) == 4000
+
+
+class Doubling(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2))
+
+
+def doubled(_: nn.Module, args: tuple[Tensor]) -> None:
+    args[0].mul_(2)
+
+
+def moved(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (args[0] + 1,)
+
+
+@pytest.mark.parametrize("hook", [doubled, moved, None])
+def test_readers_that_change_their_input_get_the_same_gradients(
+    hook: Callable[[nn.Module, tuple[Tensor]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weight_gradient(limit: int) -> Tensor:
+        monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Linear(3, 40), nn.ReLU(), Doubling(40, 2) if hook is None else nn.Linear(40, 2)
+        )
+        network = NoisyNetwork(net, torch.zeros(1, 3))
+        for _ in range(5):
+            if hook is not None:
+                net[2].register_forward_pre_hook(hook)
+        theta = {s.name: torch.rand(s.size, requires_grad=True) for s in network.structures}
+        network(torch.randn(300, 3), theta).square().sum().backward()
+        grad = net[2].weight.grad
+        assert isinstance(grad, Tensor)
+        return grad
+
+    assert torch.equal(weight_gradient(0), weight_gradient(2**60))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        if self.training:
+            return checkpoint(self.second, hidden, use_reentrant=self.reentrant)
+        return self.second(hidden)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_is_refused_with_gains_and_works_without(reentrant: bool) -> None:
+    net = Checkpointed(reentrant)
+    network = NoisyNetwork(net, torch.zeros(1, 3)).train()
+    x, theta = torch.randn(5, 3), {"theta.first": torch.ones(4, requires_grad=True)}
+    out = network(x, theta)
+    with pytest.raises(RuntimeError, match="'second' is called again in the backward pass"):
+        out.sum().backward()
+    net(x).sum().backward()
+    assert net.second.weight.grad is not None
