@@ -116,8 +116,8 @@ def _untraced(
 ) -> bool:
     """Whether the sum may be taken without tracing: nothing listens to the sites but SVI's record of parameters."""
     return (
-        isinstance(model, SupervisedModel)
-        and isinstance(guide, AutoTruncatedLogNormal)
+        type(model) is SupervisedModel  # a subclass may sample or score more
+        and type(guide) is AutoTruncatedLogNormal
         and guide.model is model
         and len(args) == 2
         and not kwargs

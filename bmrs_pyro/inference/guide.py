@@ -38,6 +38,7 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     Raises:
         TypeError: ``model`` is not a SupervisedModel.
+        RuntimeError: at a call, where Pyro's parameter store holds another guide's parameters by the same names.
 
     Reference: Neklyudov et al., NIPS 2017, section 3.2.
     """
@@ -55,7 +56,7 @@ class AutoTruncatedLogNormal(AutoGuide):
             )
         super().__init__(model)
         self.kernels: Kernels = EAGER
-        self._scales: Tensor | None = None
+        self._scales: tuple[list[float], Tensor] | None = None
         self._near: LogUniform = model.prior
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
@@ -77,6 +78,7 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample θ of every family, ``(batch, C_f)`` or ``(C_f,)``, keyed by site name."""
+        self._refuse_strangers()
         draws = self.model.draw_shape(x)
         sites = pack(self._joint(), self.sizes, draws)
         with self.model.latent(draws):
@@ -89,6 +91,7 @@ class AutoTruncatedLogNormal(AutoGuide):
             θ by site name, ``(batch, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
         """
         with self._pyro_context:  # as a call would: loc and scale register as parameters
+            self._refuse_strangers()
             loc, scale = self.loc, self.scale
         draws, batch = self.model.draw_shape(x), self.model.global_batch
         if batch is None:
@@ -138,13 +141,24 @@ class AutoTruncatedLogNormal(AutoGuide):
         return index
 
     def _kl_scales(self, like: Tensor) -> Tensor:
-        """The KL weight of every structure, ``(Σ C_f,)``, made anew when the structures change."""
-        if self._scales is None or self._scales.shape != like.shape or self._scales.device != like.device:
-            scales = [self.model.kl_scales[name] for name in self.names]
-            self._scales = like.new_tensor(scales).repeat_interleave(
-                torch.tensor(self.sizes, device=like.device)
-            )
-        return self._scales
+        """The KL weight of every structure, ``(Σ C_f,)``, made anew when weights, structures or device change."""
+        weights = [self.model.kl_scales[name] for name in self.names]
+        if self._scales is None or self._scales[0] != weights or not _alike(self._scales[1], like):
+            sizes = torch.tensor(self.sizes, device=like.device)
+            self._scales = weights, like.new_tensor(weights).repeat_interleave(sizes)
+        return self._scales[1]
+
+    def _refuse_strangers(self) -> None:
+        # Pyro would silently put a stored tensor of the same name in the place of the guide's own
+        store = pyro.get_param_store()
+        for name in ("loc", "scale"):
+            stored = self._pyro_get_fullname(name)
+            if stored in store and store.param_name(getattr(self, f"{name}_unconstrained")) != stored:
+                raise RuntimeError(
+                    f"Pyro's parameter store holds another tensor as {stored!r}: a second guide in one process, or a "
+                    "loaded store. Call pyro.clear_param_store(); to take stored values set guide.loc and guide.scale "
+                    "to them before"
+                )
 
     def prior_on(self, device: torch.device) -> LogUniform:
         """Return the model's prior with its bounds on a device, where they are kept."""
@@ -157,3 +171,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         joint = TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
         batch = self.model.global_batch
         return joint if batch is None else SharedDraws(batch, joint)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.device == other.device

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from bmrs_pyro import AutoTruncatedLogNormal, LogUniform, MeanFieldELBO, NoisyNetwork, SupervisedModel
 from bmrs_pyro.inference import KLWeight, NonFiniteLoss
-from tests.inference.programs import NUM_DATA, blobs, program
+from bmrs_pyro.inference.model import Inputs
+from tests.inference.programs import FEATURES, NUM_DATA, blobs, categorical, mlp, program
 
 ELBOS = [MeanFieldELBO, TraceMeanField_ELBO]
 LOW, HIGH = math.exp(-20.0), 1.0
@@ -230,3 +231,71 @@ def test_kl_weights_follow_their_definitions() -> None:
     shares = [first / (first + second), second / (first + second)]
     scales = KLWeight("cost", 2.0).scales(network, NUM_DATA)
     assert list(scales.values()) == pytest.approx([2.0 * NUM_DATA * share / 12 for share in shares])
+
+
+class Penalised(SupervisedModel):
+    def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
+        value = super().forward(x, y)
+        pyro.factor("penalty", torch.tensor(-1000.0))
+        return value
+
+
+def test_a_model_that_scores_more_is_traced_with_validation_off_too() -> None:
+    x, y = blobs()
+    network = NoisyNetwork(mlp(), torch.zeros(1, FEATURES))
+    model = Penalised(network, categorical, NUM_DATA)
+    guide = AutoTruncatedLogNormal(model)
+    losses = []
+    for validation in (True, False):
+        pyro.set_rng_seed(0)
+        with pyro.validation_enabled(validation):
+            losses.append(MeanFieldELBO().loss(model, guide, x, y))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] > 1000
+
+
+def test_changed_kl_weights_count_from_the_next_step_on() -> None:
+    x, y = blobs()
+    model, guide = program()
+    for factor in (1.0, 100.0):
+        model.kl_scales = dict.fromkeys(model.kl_scales, factor)
+        losses = []
+        for validation in (True, False):
+            pyro.set_rng_seed(0)
+            with pyro.validation_enabled(validation):
+                losses.append(MeanFieldELBO().loss(model, guide, x, y))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_second_guide_in_one_store_is_refused_and_keeps_its_values() -> None:
+    x, _ = blobs()
+    model, first = program()
+    second = AutoTruncatedLogNormal(model, init_loc=-1.0)
+    first(x)
+    with pytest.raises(
+        RuntimeError, match=r"another tensor as 'AutoTruncatedLogNormal\.loc': a second guide"
+    ):
+        second(x)
+    with pytest.raises(RuntimeError, match="a second guide"):
+        second.draw(x)
+    pyro.clear_param_store()
+    second(x)
+    assert (second.loc == -1.0).all()
+
+
+def test_stored_values_are_taken_up_by_name() -> None:
+    x, _ = blobs()
+    model, first = program()
+    with torch.no_grad():
+        first.loc.sub_(0.5)
+    first(x)
+    store = pyro.get_param_store().get_state()
+    pyro.clear_param_store()
+    pyro.get_param_store().set_state(store)
+    second = AutoTruncatedLogNormal(model)
+    second.loc = pyro.param("AutoTruncatedLogNormal.loc").detach()
+    second.scale = pyro.param("AutoTruncatedLogNormal.scale").detach()
+    pyro.clear_param_store()
+    second(x)
+    assert torch.equal(second.loc, first.loc)
+    torch.testing.assert_close(second.scale, first.scale)

@@ -127,7 +127,8 @@ def imagined(model: SupervisedModel, guide: AutoTruncatedLogNormal, device: str)
             for name, value in module._parameters.items():
                 if value is not None:
                     module._parameters[name] = nn.Parameter(fake(value))
-        guide._scales = fake(scales)
+        assert guide._scales is not None
+        guide._scales = guide._scales[0], fake(scales)
         with mode:
             yield
 
