@@ -38,7 +38,7 @@ from bmrs_pyro.inference import (
     posteriors,
     rank,
     reestimate_batch_norm_,
-    refuse_counts,
+    refuse_schedule,
     refuse_unrecordable,
     world_size,
 )
@@ -164,11 +164,11 @@ def fit(
             if weights:
                 load_weights_(dense, weights)
             program = _program(dense, config, len(splits.train))
-            _limits(config).refuse_impossible(program.network)
+            limits = _limits(config)
+            refuse_schedule(epochs, fine_tune_epochs, prune_every, named_criterion(criterion), limits)
+            limits.refuse_impossible(program.network)
             _optim(config, program)
             data.Batches(splits.train, batch_size)
-            refuse_counts(epochs, fine_tune_epochs, prune_every)
-            named_criterion(criterion)
             RunDirectory.create(out, config, dense.state_dict() if weights else None)
 
     with joined(device) as own_device:

@@ -44,4 +44,4 @@ from bmrs_pyro.inference.source import SourceError as SourceError
 from bmrs_pyro.inference.step_graph import refuse_unrecordable as refuse_unrecordable
 from bmrs_pyro.inference.training import fit as fit
 from bmrs_pyro.inference.training import linear_decay as linear_decay
-from bmrs_pyro.inference.training import refuse_counts as refuse_counts
+from bmrs_pyro.inference.training import refuse_schedule as refuse_schedule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Batches", "Trainer"]
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ class _Best:
     score: float
     network: Mapping[str, Tensor]
     guide: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor]
 
 
 class Trainer:
@@ -197,8 +199,18 @@ class Trainer:
         remove_structures_(self.model, self.guide, keep, optim)
 
     def _remember(self, record: Epoch, chosen: bool) -> None:
-        if self.best is None or not chosen or record.score >= self.best.score:
-            self.best = _Best(record.epoch, record.score, _copy(self.model.network), _copy(self.guide))
+        best = self.best
+        if best is None or not chosen or record.score >= best.score or math.isnan(best.score):
+            stored = {name: value.detach().clone() for name, value in self._stored().items()}
+            self.best = _Best(
+                record.epoch, record.score, _copy(self.model.network), _copy(self.guide), stored
+            )
+
+    def _stored(self) -> dict[str, Tensor]:
+        """Return a hand-written guide's parameters that Pyro's store holds and no module."""
+        modules = [self.model.network, *([self.guide] if isinstance(self.guide, nn.Module) else [])]
+        held = {id(parameter) for module in modules for parameter in module.parameters()}
+        return {name: value for name, value in self.optim.parameters.items() if id(value) not in held}
 
     def seed(self, seed: int) -> None:
         """Seed the gains alike in every process, and what else is random, such as dropout, apart."""
@@ -250,7 +262,9 @@ class Trainer:
         )
         self.history = History(state.keep, list(state.epochs), dict(state.tensors["scores"]))
         if state.best is not None:
-            self.best = _Best(*state.best, state.tensors["best/network"], state.tensors.get("best/guide", {}))
+            self.best = _Best(
+                *state.best, state.tensors["best/network"], state.tensors.get("best/guide", {}), {}
+            )
 
     def finish(self) -> None:
         """Give network and guide the best epoch's weights."""
@@ -259,6 +273,8 @@ class Trainer:
         self.model.network.load_state_dict(self.best.network)
         if isinstance(self.guide, nn.Module):
             self.guide.load_state_dict(self.best.guide)
+        for name, value in self._stored().items():
+            value.data.copy_(self.best.stored.get(name, value))
         self.history.best_epoch = self.best.epoch
         if isinstance(self.guide, AutoTruncatedLogNormal):
             self._scores(self.guide.posteriors())

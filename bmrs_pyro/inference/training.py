@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fit", "linear_decay", "refuse_counts"]
+__all__ = ["fit", "linear_decay", "refuse_schedule"]
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import nn
 
 from bmrs_pyro.inference.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from bmrs_pyro.inference.history import Epoch, History
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
-from bmrs_pyro.inference.process_group import rank
+from bmrs_pyro.inference.process_group import rank, world_size
 from bmrs_pyro.inference.progress import EpochBar
 from bmrs_pyro.inference.step_graph import CudaRecorder, refuse_unrecordable
 from bmrs_pyro.inference.trainer import Batches, Trainer
@@ -103,10 +104,15 @@ def fit(
         CompileError: torch.compile does not work here.
         NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
         LostProcess: another process has died.
-        ValueError: epoch counts or ``prune_every`` out of range, no batches, processes that are out of step, or CUDA
-            graphs where they cannot be recorded.
+        ValueError: epoch counts or ``prune_every`` out of range, limits that nothing would heed, no batches, processes
+            that are out of step, CUDA graphs where they cannot be recorded, or a checkpoint or several processes with a
+            guide whose parameters live in Pyro's store alone.
     """
-    _check(model, guide, epochs, fine_tune_epochs, criterion, prune_every)
+    limits = limits or Limits()
+    _check(model, guide, criterion)
+    refuse_schedule(epochs, fine_tune_epochs, prune_every, criterion, limits)
+    if not isinstance(guide, PyroModule):
+        _refuse_stored_parameters(guide, checkpoint)
     if device is not None:
         model.to(device)
         if isinstance(guide, nn.Module):
@@ -118,15 +124,15 @@ def fit(
     if optim is None:
         optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=model.network)
     recorder = _recorder(model, guide, optim) if cuda_graphs else None
-    run = Trainer(model, guide, optim, criterion, min_keep, limits or Limits(), recorder)
+    run = Trainer(model, guide, optim, criterion, min_keep, limits, recorder)
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         run.restore(state)
     run.align()
     model.global_batch = optim.global_batch = run.batch
     registered, model.register_weights = model.register_weights, False
-    # a store of its own: names in the global one may belong to another model. A guide function's
-    # parameters live nowhere else, so that one gets the global store.
-    scope = pyro.get_param_store().scope() if isinstance(guide, nn.Module) else nullcontext()
+    # a store of its own: names in the global one may belong to another model. The parameters of a function, or of a
+    # module without Pyro's attributes, live nowhere else, so that such a guide gets the global store.
+    scope = pyro.get_param_store().scope() if isinstance(guide, PyroModule) else nullcontext()
     total = epochs + fine_tune_epochs
     try:
         with scope, EpochBar(total, loader, enabled=progress and rank() == 0) as bar:
@@ -155,26 +161,48 @@ def fit(
     return run.history
 
 
+def refuse_schedule(
+    epochs: int, fine_tune_epochs: int, prune_every: int, criterion: Criterion | None, limits: Limits
+) -> None:
+    """Raise ValueError if there is nothing to train, or limits that no pruning event would heed."""
+    if epochs < 0 or fine_tune_epochs < 0 or epochs + fine_tune_epochs < 1:
+        raise ValueError(
+            f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one, and no number of "
+            "them may be negative"
+        )
+    if prune_every < 1:
+        raise ValueError(f"prune_every is {prune_every}; it counts epochs, at least 1")
+    if limits != Limits() and (criterion is None or epochs < prune_every):
+        why = (
+            "there is no criterion" if criterion is None else f"prune_every={prune_every} of {epochs} epochs"
+        )
+        raise ValueError(
+            f"{limits} would not be heeded, for nothing is pruned ({why}); prune, or drop the limits"
+        )
+
+
 def _recorder(model: SupervisedModel, guide: object, optim: JointOptim) -> CudaRecorder:
     device = next(model.network.parameters()).device
     refuse_unrecordable(device)
-    if not isinstance(guide, AutoTruncatedLogNormal):
+    if type(model) is not SupervisedModel or type(guide) is not AutoTruncatedLogNormal:
         raise ValueError(
-            f"guide is a {type(guide).__name__}; CUDA graphs are recorded with an AutoTruncatedLogNormal: use that, or "
-            "train without them"
+            f"CUDA graphs are recorded with a SupervisedModel and an AutoTruncatedLogNormal, not with a "
+            f"{type(model).__name__} and a {type(guide).__name__}: use those, or train without them"
         )
     optim.capturable_()
     return CudaRecorder(device)
 
 
-def _check(
-    model: SupervisedModel,
-    guide: Callable[..., Any],
-    epochs: int,
-    fine_tune_epochs: int,
-    criterion: Criterion | None,
-    prune_every: int,
-) -> None:
+def _refuse_stored_parameters(guide: object, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None or world_size() > 1:
+        what = "a checkpoint" if checkpoint is not None else "training by several processes"
+        raise ValueError(
+            f"guide is a {type(guide).__name__}, whose parameters are in Pyro's store alone, where {what} does not "
+            "reach them; use AutoTruncatedLogNormal or a PyroModule that has them as attributes"
+        )
+
+
+def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criterion | None) -> None:
     if not isinstance(model, SupervisedModel):
         raise TypeError(
             f"model is a {type(model).__name__}; fit() trains a SupervisedModel. Hand-written model functions "
@@ -190,15 +218,3 @@ def _check(
             "Pyro's setting module_local_params is on, under which SVI does not see plain network weights; "
             "turn it off with pyro.settings.set(module_local_params=False)"
         )
-    refuse_counts(epochs, fine_tune_epochs, prune_every)
-
-
-def refuse_counts(epochs: int, fine_tune_epochs: int, prune_every: int) -> None:
-    """Raise ValueError if these numbers of epochs leave nothing to train, or are none."""
-    if epochs < 0 or fine_tune_epochs < 0 or epochs + fine_tune_epochs < 1:
-        raise ValueError(
-            f"epochs={epochs} and fine_tune_epochs={fine_tune_epochs}; there must be at least one, and no number of "
-            "them may be negative"
-        )
-    if prune_every < 1:
-        raise ValueError(f"prune_every is {prune_every}; it counts epochs, at least 1")

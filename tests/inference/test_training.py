@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyro
@@ -11,6 +12,7 @@ import pytest
 import torch
 from pyro.infer import SVI
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.utils.data import DataLoader, TensorDataset
 
 from bmrs_pyro import (
@@ -22,6 +24,7 @@ from bmrs_pyro import (
     NoisyNetwork,
     SignalToNoise,
     SupervisedModel,
+    TruncatedLogNormal,
     WeightNorm,
     bmrs_n,
     compact,
@@ -30,7 +33,7 @@ from bmrs_pyro import (
     remove_structures_,
     select,
 )
-from bmrs_pyro.inference import CheckpointError, Epoch, History, NonFiniteLoss
+from bmrs_pyro.inference import CheckpointError, Epoch, History, Limits, NonFiniteLoss
 from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, mlp, program
 
 
@@ -242,6 +245,82 @@ def test_diverged_weights_are_named() -> None:
         quickly(model, guide, epochs=1)
 
 
+class ByHand(nn.Module):
+    """A guide written with ``pyro.param``, as a function or as a module."""
+
+    def __init__(self, model: SupervisedModel) -> None:
+        super().__init__()
+        self.model = (model,)  # in a tuple, so that its weights are not the guide's
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        (model,) = self.model
+        draws = model.draw_shape(x)
+        with model.latent(draws):
+            for family in model.structures:
+                loc = pyro.param(f"{family.name}.loc", torch.zeros(family.size))
+                scale = pyro.param(
+                    f"{family.name}.scale", torch.full((family.size,), 0.01), constraint=constraints.positive
+                )
+                law = TruncatedLogNormal(loc, scale, model.prior.low, model.prior.high)
+                pyro.sample(family.name, law.expand([*draws, family.size]).to_event(1))
+
+
+@pytest.mark.parametrize("form", ["module", "function"])
+def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, tmp_path: Path) -> None:
+    model, _ = program(kl_weight=("mean", 0.3))
+    by_hand = ByHand(model)
+    guide = by_hand if form == "module" else by_hand.forward
+    seen: list[dict[str, Tensor]] = []
+    x, y = blobs()
+    worse = [[(x, y)], [(x, torch.randint(3, y.shape))], [(x, torch.randint(3, y.shape))], [(x, y.flip(0))]]
+    history = fit(
+        model,
+        guide,
+        worse[0] * 4,
+        epochs=6,
+        fine_tune_epochs=0,
+        validation=_Varying(worse),
+        progress=False,
+        callbacks=[lambda _: seen.append({n: q.loc.clone() for n, q in posteriors(guide, x).items()})],
+    )
+    assert history.best_epoch < 6
+    for name, q in posteriors(guide, x).items():
+        assert torch.equal(q.loc, seen[history.best_epoch - 1][name])
+        assert not torch.equal(q.loc, torch.zeros_like(q.loc))
+    with pytest.raises(ValueError, match="a checkpoint does not reach them"):
+        fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"))
+
+
+class _Varying:
+    """Validation data that get worse, so that an early epoch is the best."""
+
+    def __init__(self, by_epoch: list[list[tuple[Tensor, Tensor]]]) -> None:
+        self.left = list(by_epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.left.pop(0) if len(self.left) > 1 else self.left[0])
+
+
+def test_a_score_that_is_no_number_is_not_the_best() -> None:
+    x, y = blobs()
+    target = nn.functional.one_hot(y).float()
+    model = SupervisedModel(
+        NoisyNetwork(mlp(), torch.zeros(1, FEATURES)), lambda out: dist.Normal(out, 1.0).to_event(1), NUM_DATA
+    )
+    with pyro.validation_enabled(False):
+        history = fit(
+            model,
+            AutoTruncatedLogNormal(model),
+            [(x, target)],
+            epochs=3,
+            fine_tune_epochs=0,
+            validation=_Varying([[(x * math.nan, target)], [(x, target)]]),
+            progress=False,
+        )
+    assert math.isnan(history[0].score)
+    assert history.best_epoch > 1
+
+
 @pytest.mark.parametrize("criterion", [SignalToNoise(), WeightNorm(0.1)])
 def test_other_criteria_prune_continuously(criterion: object) -> None:
     model, guide = program(kl_weight=("mean", 0.3))
@@ -264,6 +343,10 @@ def test_wrong_use_is_refused_by_name() -> None:
         fit(model, guide, batches(), epochs=0, fine_tune_epochs=0)
     with pytest.raises(ValueError, match="no batches"):
         fit(model, guide, [], epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"max_parameters=20\) would not be heeded.*there is no criterion"):
+        fit(model, guide, batches(), limits=Limits(max_parameters=20))
+    with pytest.raises(ValueError, match=r"would not be heeded.*prune_every=5 of 3 epochs"):
+        fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, limits=Limits(round_to=4))
     with pytest.raises(TypeError, match="wrap it first"):
         SupervisedModel(mlp(), lambda out: dist.Categorical(logits=out), 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="draws"):
