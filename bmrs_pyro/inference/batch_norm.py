@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["reestimate_batch_norm_"]
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -28,15 +28,18 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
         limit: number of batches that suffice.
 
     Raises:
-        ValueError: there are no batches.
+        ValueError: there are no batches; the network is as it was.
     """
     norms = [
         module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
     if not norms:
         return
+    rest = islice(batches, limit)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("there are no batches to estimate batch-norm statistics from; give one at least")
     momenta = [norm.momentum for norm in norms]
-    seen = 0
     with modes_kept(net):
         net.eval()
         for norm in norms:
@@ -44,11 +47,8 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
             norm.momentum = None  # the plain average over batches
             norm.train()
         try:
-            for x, _ in islice(batches, limit):
+            for x, _ in chain([first], rest):
                 net(*(x if isinstance(x, tuple) else (x,)))
-                seen += 1
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-    if not seen:
-        raise ValueError("there are no batches to estimate batch-norm statistics from")

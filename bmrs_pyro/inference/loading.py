@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["load", "save_portable"]
 
+import copy
 import json
 from pathlib import Path
 
@@ -21,18 +22,19 @@ def load(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     """Return a small network as a plain ``nn.Module`` in evaluation mode.
 
     The network's source file is imported for that (of a run directory, the copy in it), so load only what you would
-    run the code of; or give the network yourself, and no code is imported.
+    run the code of; or give the network yourself, and no code is imported. It stays as it is.
 
     Args:
         path: a run directory, or a ``.safetensors`` file that ``bmrs export`` wrote.
-        net: for a file, a dense network of the kind it was made from; by default made from its source.
+        net: a dense network of the kind it was made from; by default made from its source.
 
     Raises:
         RunError: a file is missing, damaged, of a newer format, or of another network.
         SourceError: the network's source is missing, was changed or cannot be imported.
     """
     path = Path(path)
-    return _portable(path, net) if path.is_file() else RunDirectory(path).small()
+    dense = copy.deepcopy(net)  # it is about to get hooks
+    return _portable(path, dense) if path.is_file() else RunDirectory(path).small(dense)
 
 
 def save_portable(run: RunDirectory, path: Path) -> None:

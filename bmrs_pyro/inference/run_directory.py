@@ -92,7 +92,7 @@ class RunDirectory:
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming
     ``network.safetensors``  network and posteriors at the end of training
-    ``reduction.json``       criterion, what is kept, score of every structure
+    ``reduction.json``       criterion, what is kept, score of every structure, accuracy
     ``compact.safetensors``  the small network, with what is kept
     ======================== ============================================================
 
@@ -225,10 +225,13 @@ class RunDirectory:
             }
         return noisy, found, keep
 
-    def save_decision(self, decision: Decision, small: nn.Module) -> None:
-        """Write a decision and the small network it gives."""
+    def save_decision(
+        self, decision: Decision, small: nn.Module, validation_accuracy: float | None = None
+    ) -> None:
+        """Write a decision and the small network it gives, with its accuracy on the validation data if known."""
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
-        self._write_json("reduction.json", decision.to_json())
+        record = decision.to_json() | {"validation_accuracy": validation_accuracy}
+        self._write_json("reduction.json", record)
 
     def decision(self) -> Decision:
         """Return the last decision."""
@@ -239,12 +242,26 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 
-    def small(self) -> nn.Module:
-        """Return the small network, a plain ``nn.Module`` in evaluation mode."""
+    def validation_accuracy(self) -> float | None:
+        """Return the small network's accuracy on the validation data; None where nobody measured it."""
+        # runs of earlier versions hold none
+        accuracy: float | None = self._read_json("reduction.json").get("validation_accuracy")
+        return accuracy
+
+    def small(self, dense: nn.Module | None = None) -> nn.Module:
+        """Return the small network, a plain ``nn.Module`` in evaluation mode.
+
+        Args:
+            dense: a dense network of the run's kind, which gets hooks; by default made from the run's source.
+
+        Raises:
+            RunError: a file is missing, damaged, of a newer format, or of another network.
+            SourceError: the network's source is missing, was changed or cannot be imported.
+        """
         tensors, meta = self._read_tensors("compact.safetensors")
-        noisy = NoisyNetwork(self.dense(), self.example())
+        dense = self.dense() if dense is None else dense
         with self._fitting("compact.safetensors"):
-            net = compact(noisy, KeepMask.from_json(meta["keep"]))
+            net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()
 

@@ -35,7 +35,7 @@ def complexity(net: nn.Module, *example_inputs: Tensor) -> Complexity:
 
     Args:
         net: a network, or one with gains, of which the wrapped network counts.
-        *example_inputs: its inputs; a NoisyNetwork has its own.
+        *example_inputs: its inputs, on any device and in any precision; a NoisyNetwork has its own.
     """
     if isinstance(net, NoisyNetwork):
         return complexity(net.net, *(example_inputs or net.example_inputs))
@@ -91,6 +91,9 @@ def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
 def _macs(net: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCounterMode:
     if not inputs:
         raise ValueError("no example inputs to count multiply-accumulates with; give the network's inputs")
+    like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
+    if like is not None:  # the network may have moved since it was given its inputs
+        inputs = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for x in inputs)
     counter = FlopCounterMode(display=False)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
         net.eval()(*inputs)

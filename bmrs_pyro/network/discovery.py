@@ -4,10 +4,14 @@ from __future__ import annotations
 
 __all__ = ["Selection", "find_structures"]
 
+import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.proposal import propose
@@ -31,6 +35,9 @@ def find_structures(
     not depend on channels whose gain is 0, and must stay the same when these are cut out. What does not pass
     is listed in ``left_out`` with the reason. The network, its modes and the random state stay as they are.
 
+    Only what the example inputs reach is seen: a warning names the layers with parameters that they do not
+    reach in evaluation mode, nor in training mode, in which auxiliary classifiers are.
+
     Args:
         net: the network.
         *example_inputs: its inputs, as it is called; one or two examples suffice.
@@ -46,7 +53,7 @@ def find_structures(
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
     with random_state_kept(net), torch.enable_grad():
         copy = shared_copy(net)
-        _choose_modes(copy, example_inputs)
+        idle = _choose_modes(copy, example_inputs)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
         proposed, left_out = propose(traced, trace(traced, example_inputs))
         candidates = []
@@ -58,6 +65,13 @@ def find_structures(
             else:
                 candidates.append(family)
         families, failed = Trial(copy, example_inputs).sift(candidates)
+    if idle and families:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        warnings.warn(
+            f"the example inputs do not reach {', '.join(map(repr, idle[:3]))}{more}: structures that these layers "
+            "read are not protected from removal; give example inputs that reach them, or exclude what feeds them",
+            stacklevel=2,
+        )
     return Structures(families, [*left_out, *failed])
 
 
@@ -74,11 +88,14 @@ def _selector(net: nn.Module, selection: Selection | None, argument: str) -> Cal
     return lambda name: any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
     """Put a network in the mode that runs most of its layers, with nothing random.
 
     That is evaluation mode, or, where it leaves layers idle that training runs (auxiliary classifiers),
     training mode for all modules that hold others and evaluation mode for the leaves.
+
+    Returns:
+        Names of the layers that stay idle.
     """
     net.eval()
     try:
@@ -90,15 +107,17 @@ def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             f"{type(error).__name__}: {error}; give inputs as the network is called with"
         ) from error
     if not idle:
-        return
+        return idle
     for module in net.modules():
         module.training = any(True for _ in module.children())
     try:
-        wakes = _idle_layers(net, inputs) < idle
+        fewer = _idle_layers(net, inputs)
     except Exception:
-        wakes = False
-    if not wakes:
-        net.eval()
+        fewer = idle
+    if set(fewer) < set(idle):
+        return fewer
+    net.eval()
+    return idle
 
 
 @torch.no_grad()
@@ -128,13 +147,34 @@ def _failing_layer(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
 
 
 @torch.no_grad()
-def _idle_layers(net: nn.Module, inputs: tuple[Tensor, ...]) -> set[nn.Module]:
-    layers = {module for module in net.modules() if module._parameters}
+def _idle_layers(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
+    """Name the layers that a forward pass neither calls nor takes a parameter of; attention does the latter."""
     called: set[nn.Module] = set()
-    hooks = [layer.register_forward_hook(lambda module, *_: called.add(module)) for layer in layers]
+    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in net.modules()]
     try:
-        net(*inputs)
+        with _Operands() as operands:
+            net(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return layers - called
+    idle = []
+    for name, module in net.named_modules():
+        own = {id(parameter) for parameter in module.parameters(recurse=False)}
+        if own and module not in called and own.isdisjoint(operands.seen):
+            idle.append(name)
+    return idle
+
+
+class _Operands(TorchDispatchMode):
+    """Notes the identity of every tensor that an operation is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.seen.update(map(id, tree_leaves((args, kwargs))))
+        return func(*args, **kwargs)

@@ -45,6 +45,15 @@ def test_a_network_without_norms_asks_for_no_batches() -> None:
     reestimate_batch_norm_(nn.Linear(2, 2), nothing())  # type: ignore[arg-type]
 
 
-def test_no_batches_are_an_error() -> None:
+@pytest.mark.parametrize(("batches", "limit"), [([], 100), ([(torch.ones(4, 2), None)], 0)])
+def test_no_batches_are_an_error_that_leaves_the_statistics(
+    batches: list[tuple[torch.Tensor, None]], limit: int
+) -> None:
+    net = nn.BatchNorm1d(2, momentum=0.3)
+    net(5 + torch.randn(50, 2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(ValueError, match="no batches"):
-        reestimate_batch_norm_(nn.BatchNorm1d(2), [])
+        reestimate_batch_norm_(net, batches, limit)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.momentum == 0.3
+    assert net.training

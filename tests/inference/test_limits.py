@@ -42,6 +42,18 @@ def test_macs_are_counted_for_one_example() -> None:
     assert complexity(model.network, torch.zeros(1, 5)).macs <= 50
 
 
+def test_budgets_hold_in_double_precision() -> None:
+    model, guide = program(mlp(16), kl_weight=("mean", 0.3))
+    model.double()
+    guide.double()
+    loader = [(x.double(), y) for x, y in batches()]
+    limits = Limits(max_macs=50, max_parameters=60)
+    fit(model, guide, loader, epochs=1, fine_tune_epochs=0, criterion=bmrs_n(), limits=limits, progress=False)
+    cost = complexity(model.network, torch.zeros(1, 5))
+    assert cost.macs <= 50
+    assert cost.parameters <= 60
+
+
 def test_rounding_counts_the_channels_of_attention_heads() -> None:
     network = NoisyNetwork(Transformer().eval(), torch.randn(2, 7, 5))
     scores = {family.name: torch.linspace(-1, 1, family.size).double() for family in network.structures}

@@ -53,6 +53,18 @@ def test_shares_are_what_removing_a_structure_saves(name: str, cost: str) -> Non
         assert share == pytest.approx(saved[family_name] / sum(saved.values()))
 
 
+@pytest.mark.parametrize("name", ["residual", "words"])
+@pytest.mark.parametrize("where", [torch.float32, torch.bfloat16, "meta"])
+def test_a_network_that_has_moved_costs_what_it_did(name: str, where: torch.dtype | str) -> None:
+    case = CASES[name]
+    network = NoisyNetwork(case.make(), *case.draw())
+    before, shares = complexity(network), cost_shares(network, "macs")
+    after = complexity(network.to(where))
+    assert (after.parameters, after.macs) == (before.parameters, before.macs)
+    assert cost_shares(network, "macs") == shares
+    assert network.example_inputs[0].device.type == "cpu"  # the inputs stay where they are
+
+
 def test_unknown_cost_is_refused() -> None:
     with pytest.raises(ValueError, match="cost is 'flops'; use 'parameters' or 'macs'"):
         cost_shares(NoisyNetwork(CASES["mlp"].make(), *CASES["mlp"].draw()), "flops")

@@ -184,6 +184,73 @@ def test_layers_that_only_training_runs_are_seen() -> None:
     assert {reader.module for reader in structures[0].consumers} == {"second", "auxiliary.0"}
 
 
+class Routed(nn.Module):
+    """What the inputs are decides which of two layers reads the hidden ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.low, self.high = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        out: Tensor = self.low(h) if x.mean() < 10 else self.high(h)
+        return out
+
+
+class Both(Routed):
+    """Each example goes its own way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, far = self.first(x).relu(), (x.mean(1) > 10).unsqueeze(1)
+        return torch.where(far, self.high(h), self.low(h))
+
+
+def test_layers_that_the_example_inputs_do_not_reach_are_named_once() -> None:
+    net, x = Routed(), torch.randn(2, 4)
+    with pytest.warns(
+        UserWarning, match=r"do not reach 'high': .*; give example inputs that reach"
+    ) as caught:
+        structures = find_structures(net, x)
+    assert len(caught) == 1
+    assert [reader.module for reader in structures[0].consumers] == ["low"]
+    with pytest.warns(UserWarning, match="do not reach 'low'"):
+        find_structures(net, x + 20)
+    assert not find_structures(net, x, exclude="first")  # nothing is offered, so there is nothing to warn of
+    assert len(find_structures(Both(), x)[0].consumers) == 2
+
+
+class Idle(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x).relu())
+
+
+def test_many_idle_layers_are_counted() -> None:
+    net = Idle(*(nn.Linear(4, 4) for _ in range(7)))
+    with pytest.warns(UserWarning, match="do not reach '2', '3', '4' and 2 more: "):
+        find_structures(net, torch.randn(2, 4))
+
+
+class Borrowed(nn.Module):
+    """Layers whose own forward is never called: their weights are taken by an operation, or by attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.taken, self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+        self.scales = nn.ParameterList([torch.ones(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.linear(self.attention(x, x, x)[0] * self.scales[0], self.taken.weight, self.taken.bias)
+        out: Tensor = self.last(self.first(x).relu()).mean(1)
+        return out
+
+
+def test_weights_that_another_module_computes_with_are_reached() -> None:
+    assert sizes(find_structures(Borrowed(), torch.randn(2, 3, 4))) == {
+        "first": 6
+    }  # warnings are errors here
+
+
 def test_include_and_exclude() -> None:
     x = torch.zeros(1, 1, 32, 32)
     assert sizes(find_structures(lenet5(), x, include=["3", "7"])) == {"3": 16, "7": 120}
