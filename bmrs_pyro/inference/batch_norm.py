@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bmrs_pyro.network.untouched import modes_kept
@@ -48,7 +48,7 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
             norm.train()
         try:
             for x, _ in chain([first], rest):
-                net(*(x if isinstance(x, tuple) else (x,)))
+                net(*((x,) if isinstance(x, Tensor) else x))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -104,6 +104,6 @@ class SharedDraws(TruncatedLogNormal):
 
 
 def _stand_in(rows: Any) -> Any:
-    if isinstance(rows, tuple):
+    if isinstance(rows, (tuple, list)):
         return tuple(_stand_in(part) for part in rows)
     return rows.new_zeros((1, *rows.shape[1:]))

@@ -134,7 +134,12 @@ class JointOptim(PyroOptim):
         }
 
     def set_state(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take up a state from :meth:`get_state`, now or when its parameters are first seen."""
+        """Take up a state from :meth:`get_state`, now or when its parameters are first seen.
+
+        Raises:
+            RuntimeError: a tensor has another shape than its parameter, which a fused optimiser would not notice;
+                raised once the parameter is known, as the network's are at once.
+        """
         self._waiting = {name: dict(state) for name, state in state_dict.items()}
         self._consume()
 
@@ -143,7 +148,7 @@ class JointOptim(PyroOptim):
         torch.save(self.get_state(), filename)
 
     def load(self, filename: str | Path, map_location: Any = None) -> None:
-        """Load a state written by ``save``; tensors only, nothing is unpickled."""
+        """Load a state written by ``save``, as :meth:`set_state` does; tensors only, nothing is unpickled."""
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
 
     def _adopt(self, params: list[Tensor]) -> None:
@@ -185,6 +190,14 @@ class JointOptim(PyroOptim):
 
     def _consume(self) -> None:
         on_device = any(self.defaults.get(kind) for kind in ("fused", "capturable"))
+        weights = dict(self.network.named_parameters()) if self.network is not None else {}
+        for name, parameter in (weights | self.parameters).items():
+            for key, value in self._waiting.get(name, {}).items():
+                if value.dim() and value.shape != parameter.shape:
+                    raise RuntimeError(
+                        f"the optimiser's state has {key!r} of shape {tuple(value.shape)} for parameter {name!r} of "
+                        f"{tuple(parameter.shape)}; load the state of a run of this network, with as many structures"
+                    )
         for name, parameter in self.parameters.items():
             state = self._waiting.pop(name, None)
             if state is not None:
@@ -199,6 +212,4 @@ class JointOptim(PyroOptim):
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
     """A moment on its parameter's device and in its memory order, which a fused optimiser takes for granted."""
-    if value.shape != parameter.shape:
-        return value.clone().to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["EpochBar"]
 
+from operator import length_hint
 from types import TracebackType
 
 from rich.console import Console
@@ -29,7 +30,8 @@ class EpochBar:
     """
 
     def __init__(self, epochs: int, loader: object, *, enabled: bool) -> None:
-        self._per_epoch = len(loader) if hasattr(loader, "__len__") else 0
+        # 0 for torch's loader over a stream, too, whose len() raises
+        self._per_epoch = length_hint(loader)
         self._epochs = epochs
         self._seen = 0
         self._bar = Progress(

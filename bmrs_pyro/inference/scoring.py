@@ -5,12 +5,13 @@ from __future__ import annotations
 __all__ = ["Score", "score"]
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.process_group import pooled_
 
@@ -40,7 +41,7 @@ def _hits(law: dist.TorchDistribution, y: Tensor) -> Tensor | None:
 
 @torch.no_grad()
 def score(
-    model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+    model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[tuple[Any, Tensor]]
 ) -> Score:
     """Score the model at fixed gains, in evaluation mode; the training mode is restored.
 
@@ -49,7 +50,7 @@ def score(
     Args:
         model: the model whose network and likelihood predict.
         theta: gains ``(C_f,)`` by site name, such as the posterior means.
-        batches: pairs of inputs and labels.
+        batches: pairs of inputs and labels; several inputs are a tuple or list.
 
     Raises:
         ValueError: there are no examples.
@@ -61,8 +62,7 @@ def score(
     discrete = True
     try:
         for x, y in batches:
-            x = tuple(part.to(device) for part in x) if isinstance(x, tuple) else x.to(device)
-            y = y.to(device)
+            x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
             law = model.likelihood(model.network(x, theta))

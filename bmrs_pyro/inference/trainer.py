@@ -23,6 +23,7 @@ from bmrs_pyro.inference.global_batch import GlobalBatch
 from bmrs_pyro.inference.global_batch_norm import global_batch_norm
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.history import Epoch, History
+from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.limits import Limits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.optim import JointOptim
@@ -123,11 +124,9 @@ class Trainer:
         # recorded anew in every epoch: rates and structures change in between
         step = self.svi.step if self.recorder is None else StepGraph(self.svi, self.recorder).step
         for x, y in loader if self.batch is None else self.batch.over(loader):
-            x = (
-                tuple(part.to(self.device, non_blocking=True) for part in x)
-                if isinstance(x, tuple)
-                else (x.to(self.device, non_blocking=True))
-            )
+            if not len(y):
+                raise ValueError(f"the loader's batch {steps + 1} has no examples; leave such batches out")
+            x = inputs_on(self.device, x)
             try:
                 # the first step of an epoch checks shapes and arguments for all of them
                 with pyro.validation_enabled(checked and steps == 0):

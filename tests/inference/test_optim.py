@@ -114,10 +114,34 @@ def test_a_second_model_in_one_store_is_refused() -> None:
 
     optim = JointOptim(torch.optim.Adam, {"lr": 0.01}, network=second.network)
     with pytest.raises(RuntimeError, match="not a tensor of the optimiser's network"):
-        SVI(by_pyro_module, other_guide, optim, TraceMeanField_ELBO()).step(x, y)
+        SVI(by_pyro_module, guide, optim, TraceMeanField_ELBO()).step(x, y)
 
 
 def test_a_cut_that_does_not_fit_is_refused() -> None:
     optim = JointOptim(torch.optim.Adam, {"lr": 0.01})
     with pytest.raises(RuntimeError, match="moments cut"):
         optim.cut_(torch.zeros(3), torch.arange(2))
+
+
+def test_a_state_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    """A fused optimiser would write past the ends of the moments."""
+    adam = {"lr": 1e-3, "fused": True}
+    small, large = torch.nn.Linear(4, 8), torch.nn.Linear(64, 64)
+    optim = JointOptim(torch.optim.Adam, adam, network=small)
+    small(torch.ones(1, 4)).sum().backward()
+    optim(())
+    optim.save(tmp_path / "optim.pt")
+    with pytest.raises(
+        RuntimeError, match=r"'exp_avg' of shape \(8, 4\) for parameter 'weight' of \(64, 64\); load"
+    ):
+        JointOptim(torch.optim.Adam, adam, network=large).load(tmp_path / "optim.pt")
+
+
+def test_a_state_of_other_shapes_is_refused_as_soon_as_the_parameter_is_known() -> None:
+    model, guide = program()
+    model.register_weights = False
+    x, y = blobs()
+    fresh = JointOptim(torch.optim.Adam, {"lr": 0.01, "fused": True}, network=model.network)
+    fresh.set_state({"AutoTruncatedLogNormal.loc": {"exp_avg": torch.zeros(2)}})
+    with pytest.raises(RuntimeError, match=r"'exp_avg' of shape \(2,\) for parameter '.*loc' of \(24,\)"):
+        SVI(model, guide, fresh, MeanFieldELBO()).step(x, y)

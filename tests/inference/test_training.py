@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -343,6 +344,8 @@ def test_wrong_use_is_refused_by_name() -> None:
         fit(model, guide, batches(), epochs=0, fine_tune_epochs=0)
     with pytest.raises(ValueError, match="no batches"):
         fit(model, guide, [], epochs=1, progress=False)
+    with pytest.raises(ValueError, match="batch 1 has no examples"):
+        fit(model, guide, [(torch.zeros(0, FEATURES), torch.zeros(0))], epochs=1, progress=False)
     with pytest.raises(ValueError, match=r"max_parameters=20\) would not be heeded.*there is no criterion"):
         fit(model, guide, batches(), limits=Limits(max_parameters=20))
     with pytest.raises(ValueError, match=r"would not be heeded.*prune_every=5 of 3 epochs"):
@@ -389,7 +392,8 @@ def test_pruning_by_hand_from_the_posteriors() -> None:
     assert small[0].out_features == int(keep["theta.0"].sum())
 
 
-def test_multiple_inputs() -> None:
+@pytest.mark.parametrize("container", [tuple, list])  # torch's loader makes lists
+def test_multiple_inputs(container: Callable[..., Any]) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -402,6 +406,6 @@ def test_multiple_inputs() -> None:
     network = NoisyNetwork(Two(), torch.zeros(1, 3), torch.zeros(1, 2))
     model = SupervisedModel(network, lambda out: dist.Categorical(logits=out), NUM_DATA)
     guide = AutoTruncatedLogNormal(model)
-    data = [((x[:, :3], x[:, 3:]), y) for x, y in batches()]
+    data = [(container([x[:, :3], x[:, 3:]]), y) for x, y in batches()]
     history = fit(model, guide, data, epochs=10, fine_tune_epochs=0, validation=data, progress=False)
     assert history[-1].accuracy > history[0].accuracy
