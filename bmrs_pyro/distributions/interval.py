@@ -93,5 +93,9 @@ class IntervalDistribution(TorchDistribution):
         return statistic.to(self.dtype).expand(self.batch_shape)
 
     def _rounded(self, result: Tensor, value: Tensor) -> Tensor:
-        """A float64 result, in the wider dtype of the distribution and the value it was computed at."""
-        return result.to(torch.promote_types(self.dtype, value.dtype))
+        """A float64 result over the batch, in the wider dtype of the distribution and the value it is of."""
+        result = result.to(torch.promote_types(self.dtype, value.dtype))
+        # the parameters may lack dimensions of the batch; the values, as a rule, do not
+        if result.shape[result.dim() - len(self.batch_shape) :] == self.batch_shape:
+            return result
+        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))

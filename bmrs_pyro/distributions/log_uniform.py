@@ -64,13 +64,13 @@ class LogUniform(IntervalDistribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
-        share = (value.double().log() - self.log_low) / self.log_width
-        return self._rounded(share.clamp(0, 1), value)
+        # not clamp, which refuses a prior on the CPU for values on another device
+        inside = value.double().maximum(self.low).minimum(self.high)
+        return self._rounded((inside.log() - self.log_low) / self.log_width, value)
 
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""
         theta = (self.log_low + value.double() * self.log_width).exp()
-        # not clamp, which refuses a prior on the CPU for values on another device
         return self._rounded(theta.maximum(self.low).minimum(self.high), value)
 
     @property

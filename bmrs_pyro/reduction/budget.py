@@ -57,7 +57,9 @@ def within_budget(
     """Keep the structures with the most evidence per cost until a budget is met.
 
     The evidence for keeping a structure is minus its score. The structures that speak least for themselves, per cost
-    of one of their family in what is left of the network, go first; costs are computed anew after each.
+    of one of their family in what is left of the network, go first; costs are computed anew after each. Structures
+    with evidence against them, which `rounded` or `min_keep` have kept, go before all others, by that evidence times
+    the cost.
 
     Args:
         keep: The selection; what it removes stays removed.
@@ -80,7 +82,7 @@ def within_budget(
         marginal = cost.marginal(counts)
         blocks = {name: _block(counts[name], (multiples or {}).get(name, 1), min_keep) for name in keep}
         worth = {
-            name: -float(scores[name][waiting[name][-size:]].mean()) / max(marginal[name], 1e-12)
+            name: _worth(-float(scores[name][waiting[name][-size:]].mean()), marginal[name])
             for name, size in blocks.items()
             if size
         }
@@ -94,6 +96,12 @@ def within_budget(
             masks[weakest][waiting[weakest].pop()] = False
         counts[weakest] -= blocks[weakest]
     return KeepMask(masks)
+
+
+def _worth(evidence: float, cost: float) -> tuple[float, float]:
+    """Evidence per cost, or times cost where it is against the structure; what is equal goes by the cost."""
+    cost = max(cost, 1e-12)
+    return evidence / cost if evidence > 0 else evidence * cost, -cost
 
 
 def _block(count: int, multiple: int, min_keep: int) -> int:

@@ -40,11 +40,14 @@ class Estimator(Messenger, ABC):
     """Replace the linear maps (linear, convolution) of a network whose weights were drawn from a Normal.
 
     All else (embeddings, normalisation, attention in one kernel) runs with the plain draw.
+
+    Raises:
+        TypeError: weights were drawn from another law, such as a PointEstimate's, or outside of the block.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._laws: dict[str, torch.distributions.Normal] = {}
+        self._laws: dict[str, torch.distributions.Distribution] = {}
 
     @abstractmethod
     def output(self, linear: LinearMap, x: Tensor, weight: Gaussian, bias: Gaussian | None) -> Tensor:
@@ -53,8 +56,10 @@ class Estimator(Messenger, ABC):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         law = msg["fn"]
         # a value that is replayed was drawn from the guide's law, which is known already
-        if not msg["done"] and isinstance(law, torch.distributions.Independent):
-            self._laws[msg["name"]] = law.base_dist
+        if not msg["done"]:
+            self._laws[msg["name"]] = (
+                law.base_dist if isinstance(law, torch.distributions.Independent) else law
+            )
 
     def _pyro_network(self, msg: dict[str, Any]) -> None:
         net, draws, x = msg["args"]
@@ -67,7 +72,13 @@ class Estimator(Messenger, ABC):
     def _gaussians(self, draws: Iterable[Draw]) -> dict[str, Gaussian]:
         found: dict[str, Gaussian] = {}
         for layer, scale, z in draws:
-            law = self._laws[layer.name]
+            law = self._laws.get(layer.name)
+            if not isinstance(law, torch.distributions.Normal):
+                how = "elsewhere" if law is None else f"from a {type(law).__name__}"
+                raise TypeError(
+                    f"site {layer.name!r} was drawn {how}; {type(self).__name__} needs the Normal that a MeanField "
+                    "guide draws within its block; go without it for another guide"
+                )
             parts = [layer.parameters(scale * part) for part in (law.loc, law.scale, z)]
             found |= {name: Gaussian(*(part[name] for part in parts)) for name in layer.shapes}
         return found

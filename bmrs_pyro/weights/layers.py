@@ -6,7 +6,7 @@ __all__ = ["Layer", "weight_layers"]
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,19 @@ class Layer:
     Attributes:
         name: Pyro site name, ``weights.`` and the module's name.
         shapes: shape of every parameter by its name in the network, in the order of the columns.
+        like: one of the parameters, which follows the network to other devices.
         last: whether this is the network's last random layer, which keeps all its weights.
     """
 
     name: str
     shapes: Mapping[str, torch.Size]
+    like: Tensor = field(repr=False, compare=False)
     last: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer is now."""
+        return self.like.device
 
     @property
     def widths(self) -> list[int]:
@@ -74,7 +81,12 @@ def weight_layers(net: nn.Module, select: Callable[[str], bool] | None = None) -
     modules = [module for module, _ in groups]
     last = len(groups) - 1
     return tuple(
-        Layer(_site(module if modules.count(module) == 1 else next(iter(shapes))), shapes, last=index == last)
+        Layer(
+            _site(module if modules.count(module) == 1 else next(iter(shapes))),
+            shapes,
+            net.get_parameter(next(iter(shapes))),
+            last=index == last,
+        )
         for index, ((module, _), shapes) in enumerate(groups.items())
     )
 

@@ -1,8 +1,8 @@
 """Priors on the scale of a layer's weights: w = scale · z with z ~ N(0, 1).
 
-A prior is any function of a layer that samples what it needs and returns a tensor that broadcasts to the layer's
-matrix; ``lambda layer: torch.tensor(1.0)`` fixes the scale. The hyper-parameters here are all gamma variables, for
-which a log-normal posterior has a closed KL.
+A prior is any function of a layer that samples what it needs, on the layer's device, and returns a tensor that
+broadcasts to the layer's matrix; ``lambda layer: torch.tensor(1.0)`` fixes the scale. The hyper-parameters here are all
+gamma variables, for which a log-normal posterior has a closed KL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def layer_scale(layer: Layer) -> Tensor:
     Reference:
         Marković, Friston and Kiebel 2023, section 3 and its published code.
     """
-    precision: Tensor = pyro.sample(f"{layer.name}.precision", dist.Gamma(2.0, 2.0))
+    precision: Tensor = pyro.sample(f"{layer.name}.precision", _gamma(layer, 2.0, 2.0))
     return (1.0 if layer.last else 0.1) * precision.rsqrt()
 
 
@@ -50,19 +50,25 @@ def regularised_horseshoe(layer: Layer, tau0: float = 0.01) -> Tensor:
         2017, section 2.3.
     """
     if layer.last:
-        return _squared_half_cauchy(f"{layer.name}.tau", ()).sqrt()
+        return _squared_half_cauchy(layer, "tau", ()).sqrt()
     rows, columns = layer.shape
-    slab: Tensor = pyro.sample(f"{layer.name}.slab", dist.Gamma(2.0, 6.0))
-    row = _squared_half_cauchy(f"{layer.name}.tau", (rows, 1))
-    weight = _squared_half_cauchy(f"{layer.name}.lambda", (rows, columns))
+    slab: Tensor = pyro.sample(f"{layer.name}.slab", _gamma(layer, 2.0, 6.0))
+    row = _squared_half_cauchy(layer, "tau", (rows, 1))
+    weight = _squared_half_cauchy(layer, "lambda", (rows, columns))
     return (slab + 1 / (tau0**2 * row * weight)).rsqrt()
 
 
-def _squared_half_cauchy(name: str, shape: Sequence[int]) -> Tensor:
+def _squared_half_cauchy(layer: Layer, name: str, shape: Sequence[int]) -> Tensor:
     """λ² = u/v with u, v ~ Gamma(½, 1), so that λ ~ HalfCauchy(1)."""
-    gamma = dist.Gamma(0.5, 1.0).expand([2, *shape])
-    u, v = pyro.sample(name, gamma.to_event(1 + len(shape)))
+    gamma = _gamma(layer, 0.5, 1.0).expand([2, *shape])
+    u, v = pyro.sample(f"{layer.name}.{name}", gamma.to_event(1 + len(shape)))
     return u / v
+
+
+def _gamma(layer: Layer, concentration: float, rate: float) -> dist.Gamma:
+    # filled there: a GPU would wait for numbers from here
+    a, b = (torch.full((), value, device=layer.device) for value in (concentration, rate))
+    return dist.Gamma(a, b)
 
 
 @register_kl(LogNormal, Gamma)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.network import Member, NoisyNetwork
+from bmrs_pyro.network.untouched import modes_kept
 from bmrs_pyro.reduction import KeepMask
 
 
@@ -18,7 +19,8 @@ def empty_structures(network: NoisyNetwork) -> KeepMask:
     Without weights out nothing reads a structure; without weights in (biases included) it is constantly
     activation(0), which is nothing where that is 0 (ReLU, tanh, swish, GELU). A random input tells: if the output
     would change, only the structures without weights out leave. What goes takes weights of its neighbours along, so
-    the search runs until nothing more is empty. Every family keeps at least one structure.
+    the search runs until nothing more is empty. Every family keeps at least one structure. The network runs in
+    evaluation mode; its modules' modes are restored.
 
     Args:
         network: a network some of whose weights are 0, such as ``NoisyNetwork(mean_network(model, guide), x)``.
@@ -26,18 +28,24 @@ def empty_structures(network: NoisyNetwork) -> KeepMask:
     Returns:
         the mask to hand to ``compact(network, keep)``.
     """
-    x = tuple(torch.randn_like(x) if x.is_floating_point() else x for x in network.example_inputs)
-    expected = network(x)
-    for roles in (("write", "read"), ("read",)):
-        keep = _alive(network, roles)
-        output = network(x, {name: mask.to(expected) for name, mask in keep.items()})
-        if torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()):
-            break
+    device = next(network.parameters()).device
+    x = tuple(
+        (torch.randn_like(x) if x.is_floating_point() else x).to(device) for x in network.example_inputs
+    )
+    with modes_kept(network):
+        network.eval()
+        expected = network(x)
+        for roles in (("write", "read"), ("read",)):
+            keep = _alive(network, roles)
+            output = network(x, {name: mask.to(expected) for name, mask in keep.items()})
+            if torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()):
+                break
     return KeepMask(keep)
 
 
 def _alive(network: NoisyNetwork, roles: tuple[str, ...]) -> dict[str, Tensor]:
-    tensors = {name: value.clone() for name, value in network.net.state_dict().items()}
+    # on the CPU, where the members' indices are
+    tensors = {name: value.to("cpu", copy=True) for name, value in network.net.state_dict().items()}
     keep = {family.name: torch.ones(family.size, dtype=torch.bool) for family in network.structures}
     while True:
         before = sum(int(mask.sum()) for mask in keep.values())

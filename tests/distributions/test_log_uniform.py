@@ -59,6 +59,16 @@ def test_density_outside_the_interval() -> None:
         LogUniform(0.1, 1.0, validate_args=True).log_prob(torch.tensor(1.5))
 
 
+def test_mass_below_values_outside_the_interval() -> None:
+    value = torch.tensor([-1.0, 0.0, 0.05, 0.1, 1.0, 1.5, math.inf], dtype=torch.float64, requires_grad=True)
+    share = LogUniform(0.1, 1.0).cdf(value)
+    assert share.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    share.sum().backward()
+    assert value.grad is not None
+    assert value.grad.isfinite().all()
+    assert LogUniform(0.1, 1.0).cdf(torch.tensor(math.nan)).isnan()
+
+
 def test_expand() -> None:
     law = LogUniform(torch.tensor([[0.1], [0.2]]), 1.0)
     assert law.batch_shape == (2, 1)
@@ -70,6 +80,17 @@ def test_expand() -> None:
     assert torch.equal(wide.mean[0, :, :1], law.mean)
     with pytest.raises(RuntimeError):
         law.expand([3, 3])
+
+
+def test_results_are_over_the_whole_batch() -> None:
+    law = LogUniform().expand([7, 5])
+    for value in (torch.tensor(0.5), torch.full((5,), 0.5), torch.full((7, 1), 0.5), torch.full((7, 5), 0.5)):
+        for result in (law.log_prob(value), law.cdf(value), law.icdf(value)):
+            assert result.shape == (7, 5)
+            assert result.unique().numel() == 1
+        assert law.to_event(1).log_prob(value).shape == (7,)
+    assert law.log_prob(torch.full((2, 7, 5), 0.5)).shape == (2, 7, 5)
+    assert LogUniform().cdf(torch.full((3,), 0.5)).shape == (3,)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.5), (0.5, 0.5), (-1.0, 1.0), (0.0, 1.0)])

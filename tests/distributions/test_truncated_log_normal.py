@@ -208,6 +208,17 @@ def test_expand() -> None:
         q.expand([64, 3])
 
 
+def test_results_are_over_the_whole_batch() -> None:
+    q = gain(CASES)
+    wide = q.expand([3, *q.batch_shape])
+    theta = q.mode
+    for ours, column in ((wide.log_prob(theta), q.log_prob(theta)), (wide.cdf(theta), q.cdf(theta))):
+        assert torch.equal(ours, column.expand(3, -1))
+    assert torch.equal(wide.to_event(1).log_prob(theta), q.log_prob(theta).sum().expand(3))
+    half = torch.tensor(0.5, dtype=torch.float64)
+    assert wide.log_prob(half).shape == wide.cdf(half).shape == wide.icdf(half).shape == wide.batch_shape
+
+
 def test_outside_the_interval() -> None:
     q = TruncatedLogNormal(-1.0, 1.0, 0.1, 1.0, validate_args=False)
     value = torch.tensor([0.05, 0.5, 1.5])

@@ -111,3 +111,22 @@ def test_wrong_input_is_named() -> None:
         within_budget(all_kept(scores), scores, Additive({"a": 1.0}), 1.0, min_keep=2)
     with pytest.raises(ValueError, match="cannot be a multiple of 0"):
         rounded(all_kept(scores), scores, {"a": 0})
+
+
+@pytest.mark.parametrize("score", [5.0, 1e-9, 0.0, -1e-9, -5.0])
+def test_one_dear_structure_is_enough_whatever_the_sign_of_the_scores(score: float) -> None:
+    scores = scores_of(cheap=[score] * 10, dear=[score] * 10)
+    keep = within_budget(all_kept(scores), scores, Additive({"cheap": 1.0, "dear": 100.0}), 950.0)
+    assert (int(keep["cheap"].sum()), int(keep["dear"].sum())) == (10, 9)
+
+
+def test_structures_with_evidence_against_them_go_first_the_dear_ones_before_the_cheap() -> None:
+    scores = scores_of(cheap=[2.0, 0.5, -0.1, -9.0], dear=[1.0, 0.1, -0.2, -9.0])
+    cost = Additive({"cheap": 1.0, "dear": 3.0})
+    # cheap −2, −½, 0.1; dear −3, −0.3, 0.067
+    order = [("dear", 0), ("cheap", 0), ("cheap", 1), ("dear", 1), ("dear", 2), ("cheap", 2)]
+    for dropped in range(len(order) + 1):
+        budget = 16.0 - sum(cost.prices[name] for name, _ in order[:dropped])
+        keep = within_budget(all_kept(scores), scores, cost, budget)
+        gone = {(name, i) for name, mask in keep.items() for i in (~mask).nonzero().flatten().tolist()}
+        assert gone == set(order[:dropped])

@@ -12,7 +12,15 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO
-from bmrs_pyro.weights import Estimator, Flipout, LocalReparameterization, MeanField, WeightModel, fit_weights
+from bmrs_pyro.weights import (
+    Estimator,
+    Flipout,
+    LocalReparameterization,
+    MeanField,
+    PointEstimate,
+    WeightModel,
+    fit_weights,
+)
 from tests.weights.programs import batches, blobs, categorical, program
 
 ESTIMATORS = [LocalReparameterization, Flipout]
@@ -141,3 +149,25 @@ def test_settings_given_by_keyword() -> None:
     with Flipout():
         first, second = _output(model, guide, x)
     assert not torch.equal(first, second)  # the examples have noise of their own
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_point_estimate_is_refused(estimator: type[Estimator]) -> None:
+    model, guide = program()
+    x, _ = blobs(count=5)
+    with estimator() as used:
+        _output(model, guide, x)  # the laws of an earlier guide do not count
+        trace = poutine.trace(PointEstimate(model.draw)).get_trace()
+        with pytest.raises(
+            TypeError, match=rf"'weights.0' was drawn from a Delta.*{estimator.__name__} needs"
+        ):
+            poutine.replay(model.output, trace=trace)(x)
+    with used, pytest.raises(TypeError, match=r"'weights\.0'"):
+        poutine.replay(model.output, trace=trace)(x)
+
+
+def test_weights_that_were_drawn_outside_are_refused() -> None:
+    model, guide = program()
+    trace = poutine.trace(guide).get_trace()
+    with Flipout(), pytest.raises(TypeError, match=r"'weights\.0' was drawn elsewhere"):
+        poutine.replay(model.output, trace=trace)(blobs(count=5)[0])

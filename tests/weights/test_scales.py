@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyro
@@ -11,10 +12,12 @@ import pytest
 import torch
 from pyro import poutine
 from scipy import integrate, stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import kl_divergence
 
-from bmrs_pyro.weights import layer_scale, regularised_horseshoe, weight_layers
-from tests.weights.programs import mlp
+from bmrs_pyro.weights import MeanField, WeightModel, layer_scale, regularised_horseshoe, weight_layers
+from bmrs_pyro.weights.scales import Scales
+from tests.weights.programs import FEATURES, categorical, mlp
 
 FIRST, *_, LAST = weight_layers(mlp())
 
@@ -62,3 +65,20 @@ def test_horseshoe_draws_mostly_nothing_and_some_slab() -> None:
     gamma = torch.cat([regularised_horseshoe(FIRST).flatten() for _ in range(300)])
     assert 0.003 < gamma.median() < 0.03  # τ₀ times the median of a product of two half-Cauchy variables, 1
     assert 0.002 < (gamma > 0.5).float().mean() < 0.1
+
+
+@pytest.mark.parametrize("scales", [layer_scale, regularised_horseshoe])
+def test_all_is_drawn_on_the_networks_device(scales: Scales) -> None:
+    with pyro.validation_enabled(False), FakeTensorMode():
+        with torch.device("cuda"):
+            net, x = mlp(), torch.zeros(5, FEATURES)
+        model = WeightModel(net, categorical, 10, scales=scales)
+        guide = MeanField(model.draw)
+        prior = poutine.trace(model.draw).get_trace()
+        posterior = poutine.trace(guide).get_trace()
+        output = poutine.replay(model.output, trace=posterior)(x)
+    assert {site["value"].device.type for _, site in prior.iter_stochastic_nodes()} == {"cuda"}
+    assert guide.loc.device.type == output.device.type == "cuda"
+    for name, site in posterior.iter_stochastic_nodes():
+        laws: tuple[Any, Any] = site["fn"], prior.nodes[name]["fn"]
+        assert kl_divergence(*laws).device.type == "cuda"

@@ -8,6 +8,7 @@ from torch import nn
 
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.weights import empty_structures
+from tests.weights.elsewhere import elsewhere
 
 
 def lenet(activation: nn.Module) -> nn.Sequential:
@@ -74,3 +75,30 @@ def test_a_family_keeps_one_structure() -> None:
 def test_a_full_network_stays() -> None:
     network = NoisyNetwork(lenet(nn.Tanh()), torch.zeros(2, 1, 10, 10))
     assert empty_structures(network).removed == 0
+
+
+def test_the_answer_is_of_evaluation_and_leaves_modes_and_statistics() -> None:
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    )  # fmt: skip
+    with torch.no_grad():
+        net.get_parameter("0.weight")[1:3], net.get_parameter("0.bias")[1:3] = 0.0, 0.0
+    network = NoisyNetwork(net, torch.zeros(8, 4))
+    net.train()
+    net[2].eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    keep = empty_structures(network)
+    assert keep["theta.0"].tolist() == [True, False, False, True, True, True]
+    assert keep["theta.3"].all()
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net.train()  # dropout too
+    assert empty_structures(network) == keep
+
+
+def test_a_network_on_another_device_than_its_example() -> None:
+    network = emptied(nn.Tanh())
+    keep = empty_structures(network)
+    with elsewhere(network):
+        assert empty_structures(network) == keep
