@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["named_criterion", "ranked_criterion"]
+__all__ = ["RANKED", "named_criterion", "ranked_criterion"]
 
 from collections.abc import Mapping
 
-import torch
-
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.experiments.shared_posterior import SmallestGains
 from bmrs_pyro.network import NoisyNetwork, writer_norms
-from bmrs_pyro.reduction import Criterion, ExpectedNoise, SignalToNoise, WeightNorm, bmrs_n, bmrs_u, select
+from bmrs_pyro.reduction import Criterion, SignalToNoise, WeightNorm, bmrs_n, bmrs_u, select
+
+RANKED = ("expected", "l2")
 
 
 def named_criterion(name: str) -> Criterion | None:
@@ -46,13 +47,13 @@ def ranked_criterion(
         posteriors: posteriors of its gains.
         prior: their prior.
         fraction: share of all structures to remove; None takes BMRS_N's share, as published.
+
+    Raises:
+        ValueError: when scoring, the fraction is outside [0, 1].
     """
     if fraction is None:
         reference = select(posteriors, prior, bmrs_n())
         fraction = reference.removed / max(reference.total, 1)
     if name == "l2":
         return WeightNorm(fraction, writer_norms(network))
-    means = torch.cat([posterior.mean for posterior in posteriors.values()]).sort().values
-    count = round(fraction * len(means))
-    # ExpectedNoise removes at or below its threshold, and every mean is above 0
-    return ExpectedNoise(means[count - 1].item() if count else 0.0)
+    return SmallestGains(fraction)

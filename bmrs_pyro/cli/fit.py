@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["fit", "train"]
 
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -43,10 +44,13 @@ from bmrs_pyro.inference import (
     world_size,
 )
 from bmrs_pyro.inference import fit as fit_model
+from bmrs_pyro.inference.compilation import compile_steps_
 from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.reporting import evaluate
 
 
 def fit(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="FILE.py, module:callable, or torchvision:NAME.")],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
     dataset: Annotated[
@@ -108,7 +112,9 @@ def fit(
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Memory order that convolutions on GPUs are faster in.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run, with its own options, where there is one.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +123,7 @@ def fit(
 
     def prepare() -> None:
         if resume and run.exists():
-            _refuse_another_model(run, model)
+            _refuse_another(run, context)
         else:
             source = NetworkSource(model)
             side = size if size is not None else source.input_size()
@@ -168,7 +174,9 @@ def fit(
             refuse_schedule(epochs, fine_tune_epochs, prune_every, named_criterion(criterion), limits)
             limits.refuse_impossible(program.network)
             _optim(config, program)
-            data.Batches(splits.train, batch_size)
+            next(iter(_training_batches(splits.train, config)))
+            if compile:
+                compile_steps_(AutoTruncatedLogNormal(program.to(own_device or "cpu")))
             RunDirectory.create(out, config, dense.state_dict() if weights else None)
 
     with joined(device) as own_device:
@@ -215,15 +223,7 @@ def train(
     optim = _optim(config, model)
     criterion = named_criterion(config.criterion)
     share = rank(), world_size()
-    batches = data.Batches(
-        splits.train,
-        config.batch_size,
-        shuffle=True,
-        seed=config.seed,
-        device=device or "cpu",
-        augmentation=data.Augmentation() if config.augment else None,
-        share=share,
-    )
+    batches = _training_batches(splits.train, config, device or "cpu", share)
     history = fit_model(
         model,
         guide,
@@ -253,7 +253,9 @@ def train(
     run.save_network(model.network, found, history)
     small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
     reestimate_batch_norm_(small, data.Batches(splits.train, config.batch_size, shuffle=True))
-    run.save_decision(Decision.by(criterion, config.criterion, history.keep, history.scores), small)
+    decision = Decision.by(criterion, config.criterion, history.keep, history.scores)
+    quality = evaluate(small, data.Batches(splits.validation, 1000), config.num_classes)
+    run.save_decision(decision, small, quality.accuracy)
 
 
 def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:
@@ -265,6 +267,20 @@ def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedMode
         draws=config.draws,  # type: ignore[arg-type]
         kl_weight=config.kl_weight,
         mixed_precision=config.bfloat16,
+    )
+
+
+def _training_batches(
+    train: data.Dataset, config: RunConfig, device: str = "cpu", share: tuple[int, int] = (0, 1)
+) -> data.Batches:
+    return data.Batches(
+        train,
+        config.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        device=device,
+        augmentation=data.Augmentation() if config.augment else None,
+        share=share,
     )
 
 
@@ -281,8 +297,20 @@ def _limits(config: RunConfig) -> Limits:
     return Limits(config.round_to, config.max_macs, config.max_params)
 
 
-def _refuse_another_model(run: RunDirectory, model: str) -> None:
-    if run.config.model != model:
+def _refuse_another(run: RunDirectory, context: typer.Context) -> None:
+    """Refuse a network or options that were given and are not the run's, which goes on as it was begun."""
+    config = asdict(run.config)
+    config["dataset"] = config.pop("data")
+    others = []
+    for option in context.command.params:
+        name = str(option.name)
+        source = context.get_parameter_source(name)
+        if name not in config or source is None or source.name != "COMMANDLINE":
+            continue
+        given = context.params[name]
+        if (str(given) if isinstance(given, Path) else given) != config[name]:
+            others.append(f"{option.opts[0]} is {given}, not {config[name]}")
+    if others:
         raise RunError(
-            f"{run.path} is a run of {run.config.model}, not of {model}; name that one to resume it"
+            f"{run.path} was begun otherwise: {'; '.join(others)}. Resume it with its own, or begin another run"
         )

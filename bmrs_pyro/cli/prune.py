@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
-from bmrs_pyro.cli.criteria import named_criterion, ranked_criterion
+from bmrs_pyro import data
+from bmrs_pyro.cli.criteria import RANKED, named_criterion, ranked_criterion
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
-from bmrs_pyro.cli.run_data import training_batches
+from bmrs_pyro.cli.run_data import run_data, training_batches
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.inference import Decision, History, Limits, RunDirectory, reestimate_batch_norm_
+from bmrs_pyro.inference import Decision, History, Limits, RunDirectory, RunError, reestimate_batch_norm_
 from bmrs_pyro.network import compact
 from bmrs_pyro.reduction import Criterion, KeepMask, score
+from bmrs_pyro.reporting import evaluate
 
 
 def prune(
@@ -39,12 +42,16 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Ask a criterion about the posteriors that training left, and write the small network it gives."""
+    if fraction is not None and criterion not in RANKED:
+        raise ValueError(
+            f"--fraction is for {' and '.join(RANKED)}; {criterion!r} decides by itself how much to remove"
+        )
     directory = RunDirectory(run)
     network, posteriors, kept = directory.network()
     first = next(iter(posteriors.values()))
     prior = LogUniform(first.low, first.high)
     decide: Criterion | None
-    if criterion in ("expected", "l2"):
+    if criterion in RANKED:
         decide = ranked_criterion(criterion, network, posteriors, prior, fraction)
     else:
         decide = named_criterion(criterion)
@@ -59,5 +66,15 @@ def prune(
     history.note_scores(scores)
     small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
     reestimate_batch_norm_(small, training_batches(directory))
-    directory.save_decision(Decision.by(decide, criterion, kept.then(keep), history.scores), small)
+    decision = Decision.by(decide, criterion, kept.then(keep), history.scores)
+    directory.save_decision(decision, small, _validation_accuracy(directory, small))
     show_report(directory, Output(json, quiet))
+
+
+def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
+    """Return the accuracy on the run's validation data; None where they cannot be had any more."""
+    try:
+        splits = run_data(run)
+    except (data.DataError, RunError):
+        return None
+    return evaluate(small, data.Batches(splits.validation, 1000), splits.validation.num_classes).accuracy

@@ -66,9 +66,9 @@ def show_report(run: RunDirectory, output: Output) -> None:
     for what in ("parameters", "macs"):
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
-    metrics = [epoch for epoch in run.metrics() if epoch.accuracy is not None]
-    if metrics:
-        output.show(f"validation accuracy after {metrics[-1].epoch} epochs: {metrics[-1].accuracy:.2%}")
+    accuracy = run.validation_accuracy()
+    if accuracy is not None:
+        output.show(f"validation accuracy of the small network: {accuracy:.2%}")
     families: dict[str, Any] = {
         name: {"size": len(mask), "kept": int(mask.sum())} for name, mask in decision.keep.items()
     }
@@ -79,7 +79,7 @@ def show_report(run: RunDirectory, output: Output) -> None:
             "families": families,
             "dense": asdict(dense),
             "small": asdict(small),
-            "validation_accuracy": metrics[-1].accuracy if metrics else None,
+            "validation_accuracy": accuracy,
         }
     )
 

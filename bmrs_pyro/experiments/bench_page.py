@@ -11,9 +11,10 @@ from bmrs_pyro.experiments.bench import targets
 
 _HEAD = """# Benchmark
 
-Made by `bmrs bench --out docs/results/bench.json`; [bench.json](bench.json) has one object per section. Numbers are
-medians of repeats that took turns, times in seconds; a step's ratio is to the same network's plain step. Slopes are of
-log time against log size.
+Made by `bmrs bench --out docs/results/bench.json`; [bench.json](bench.json) has one object per section. Times are
+in seconds. Those of steps and of inference are medians of repeats that took turns, those of decisions are medians of
+repeats; whole runs, finding structures and cutting them were timed once, one after the other. A step's ratio is to the
+same network's plain step. Slopes are of log time against log size.
 """
 
 

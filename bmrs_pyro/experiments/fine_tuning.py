@@ -13,10 +13,11 @@ from typing import Annotated
 import torch
 import typer
 
-from bmrs_pyro.data import load
+from bmrs_pyro.data import Batches, load
 from bmrs_pyro.experiments.allocator import keep_freed_memory
-from bmrs_pyro.experiments.pretraining import Stage, pretrain
+from bmrs_pyro.experiments.pretraining import Stage, pretrain, run_command
 from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.reporting import evaluate
 
 
 def main(
@@ -26,6 +27,7 @@ def main(
 ) -> None:
     """Train a run's small network plainly, and keep what comes out in the run."""
     keep_freed_memory()
+    schedule = Stage.parse(stages)
     directory = RunDirectory(run)
     config = directory.config
     splits = load(
@@ -37,9 +39,10 @@ def main(
     )
     torch.manual_seed(config.seed)
     log = run / "fine_tuning.jsonl"
-    small = pretrain(directory.small(), splits, Stage.parse(stages), log, peak_rate)
-    directory.save_decision(directory.decision(), small)
+    small = pretrain(directory.small(), splits, schedule, log, peak_rate)
+    accuracy = evaluate(small, Batches(splits.validation, 500), splits.validation.num_classes).accuracy
+    directory.save_decision(directory.decision(), small, accuracy)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -6,11 +6,13 @@ which costs a quarter at half the size, and only the last ones see them whole (H
 
 from __future__ import annotations
 
-__all__ = ["Stage", "pretrain"]
+__all__ = ["Stage", "pretrain", "run_command"]
 
 import json
+import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -34,7 +36,13 @@ class Stage(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> list[Stage]:
-        """Read ``5x16,2x24,1x32``: epochs × pixels."""
+        """Read ``5x16,2x24,1x32``: epochs × pixels.
+
+        Raises:
+            ValueError: it is something else, or a number is 0.
+        """
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*", text):
+            raise ValueError(f"stages are {text!r}; give epochs x pixels, in order, such as 5x16,2x24,1x32")
         return [cls(*map(int, part.split("x"))) for part in text.split(",")]
 
 
@@ -45,7 +53,7 @@ def pretrain(
 
     Args:
         net: the network; trained in place.
-        splits: data whose training part is used, and whose test part is evaluated on after every epoch.
+        splits: data whose training part is used, and whose validation part is evaluated on after every epoch.
         stages: epochs and sizes.
         log: file that takes one JSON record per epoch.
         peak_rate: largest learning rate.
@@ -98,14 +106,24 @@ def main(
 ) -> None:
     """Train a network plainly and save its weights."""
     keep_freed_memory()
+    schedule = Stage.parse(stages)
     splits = load(dataset, data_root=data_root, validation=validation, seed=seed)
     torch.manual_seed(seed)
     net = NetworkSource(model).build(splits.train.input_shape, splits.train.num_classes)
-    pretrain(net, splits, Stage.parse(stages), out.with_suffix(".jsonl"))
+    pretrain(net, splits, schedule, out.with_suffix(".jsonl"))
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, out)
     result = evaluate(net, Batches(splits.test, 500), splits.test.num_classes)
     typer.echo(f"test accuracy {result.accuracy:.2%}, weights in {out}")
 
 
+def run_command(main: Callable[..., None]) -> None:
+    """Run a function as a command; bad input ends in one line on standard error and exit status 2."""
+    try:
+        typer.run(main)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

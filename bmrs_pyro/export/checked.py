@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -60,30 +61,38 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         path: the file; it takes any batch size.
 
     Raises:
-        ExportError: the network cannot be captured, or the file computes something else; no file is left then.
+        ExportError: the folder is missing, the network cannot be captured, or the file computes something else; a
+            file that was there before is as it was.
         RunError: the run is not finished, or damaged.
     """
     net = run.small()
+    if not path.parent.is_dir():
+        raise ExportError(f"{path.parent}, where {path.name} shall go, is no folder; make it first")
     random = torch.Generator().manual_seed(0)
     inputs = [torch.randn(size, *run.config.input_shape, generator=random) for size in _BATCHES]
-    try:
-        if kind is Format.SAFETENSORS:
-            save_portable(run, path)
-        else:
-            save = save_pt2 if kind is Format.PT2 else save_onnx
-            save(net, inputs[1], path)
-        error = _difference(net, _reader(kind)(path), inputs)
-    except (ImportError, OSError):
-        raise
-    except Exception as cause:
-        path.unlink(missing_ok=True)
-        reason = next(iter(str(cause).splitlines()), "")
-        raise ExportError(
-            f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always can"
-        ) from cause
-    if not error <= TOLERANCE:
-        path.unlink()
-        raise ExportError(f"{path} computes outputs that differ by {error:.1e}, more than {TOLERANCE:.0e}")
+    # in a folder of its own, for an ONNX file of more than 1.5 GB has a second one beside it, which it knows by name
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder, path.name)
+        try:
+            if kind is Format.SAFETENSORS:
+                save_portable(run, partial)
+            else:
+                save = save_pt2 if kind is Format.PT2 else save_onnx
+                save(net, inputs[1], partial)
+            error = _difference(net, _reader(kind)(partial), inputs)
+        except (ImportError, OSError):
+            raise
+        except Exception as cause:
+            reason = next(iter(str(cause).splitlines()), "")
+            raise ExportError(
+                f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always can"
+            ) from cause
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"a {kind} file of the network computes outputs that differ by {error:.1e}, more than {TOLERANCE:.0e}"
+            )
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after what it refers to
+            file.replace(path.parent / file.name)
     return Export(path, path.stat().st_size, error)
 
 
@@ -94,4 +103,5 @@ def _reader(kind: Format) -> Callable[[Path], Callable[[Tensor], Tensor]]:
 @torch.no_grad()
 def _difference(net: nn.Module, other: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> float:
     pairs = [(net(x), other(x)) for x in inputs]
-    return max(float((one - two).abs().max() / one.abs().max()) for one, two in pairs)
+    errors = torch.stack([(one - two).abs().max() / one.abs().max() for one, two in pairs])
+    return float(errors.max())  # NaN, where there is one, as Python's max would not be

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Bin", "Evaluation", "evaluate", "evaluation_mode"]
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss, one_hot, pad
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from bmrs_pyro.network.untouched import modes_kept
 
@@ -65,7 +66,7 @@ def evaluate(
         num_classes: K.
 
     Raises:
-        ValueError: there are no examples, or the logits have another shape or hold NaN.
+        ValueError: there are no examples, or the logits have another shape or hold NaN or infinity.
     """
     with evaluation_mode(predict):
         parts = [(_log_probabilities(predict(x), num_classes, len(y)), y.cpu()) for x, y in batches]
@@ -76,14 +77,16 @@ def evaluate(
     p = log_p.exp()
     if num_classes == 1:  # which torchmetrics takes for a mistake
         num_classes, p = 2, pad(p, (0, 1))
+    bins = _bins(p, y)
     return Evaluation(
         count=len(y),
         accuracy=multiclass_accuracy(p, y, num_classes, average="micro").item(),
         top5=multiclass_accuracy(p, y, num_classes, average="micro", top_k=min(5, num_classes)).item(),
         nll=nll_loss(log_p, y).item(),
         brier=(p - one_hot(y, num_classes)).square().sum(1).mean().item(),
-        ece=multiclass_calibration_error(p, y, num_classes, n_bins=_BINS).item(),
-        bins=_bins(p, y),
+        # not torchmetrics', which has a 16th bin for a highest probability of exactly 1
+        ece=math.fsum(b.examples * abs(b.accuracy - b.confidence) for b in bins if b.examples) / len(y),
+        bins=bins,
     )
 
 
@@ -112,6 +115,7 @@ def _bins(p: Tensor, y: Tensor) -> tuple[Bin, ...]:
 def _log_probabilities(logits: Tensor, num_classes: int, count: int) -> Tensor:
     if logits.shape != (count, num_classes):
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected {(count, num_classes)}")
-    if logits.isnan().any():
-        raise ValueError("logits hold NaN; the network's weights or inputs are not finite")
-    return logits.double().log_softmax(1).cpu()
+    log_p = logits.double().log_softmax(1).cpu()
+    if log_p.isnan().any():  # of an infinite logit too, unless it only rules a class out
+        raise ValueError("logits hold NaN or infinity; the network's weights or inputs are not finite")
+    return log_p

@@ -113,9 +113,9 @@ class _Report:
             ),
             "multiply-accumulates": (_fewer(dense.macs, small.macs), f"{dense.macs:,} → {small.macs:,}"),
         }
-        scored = [epoch.accuracy for epoch in self.epochs if epoch.accuracy is not None]
-        if scored:
-            tiles["validation accuracy"] = (f"{scored[-1]:.1%}", f"after {len(self.epochs)} epochs")
+        accuracy = self.run.validation_accuracy()
+        if accuracy is not None:
+            tiles["validation accuracy"] = (f"{accuracy:.1%}", "of the small network")
         for name, result in list(self.evaluations.items())[:1]:
             tiles["test accuracy"] = (f"{result.accuracy:.1%}", f"{result.count:,} examples, {name}")
         cells = "".join(
@@ -277,15 +277,17 @@ class _Report:
         )
 
     def repetition(self) -> str:
-        rows = [(name, str(value)) for name, value in self.config.versions.items()]
+        versions = self.config.versions
+        rows = [(name, str(value)) for name, value in versions.items()]
         settings = [
             (option.name, str(getattr(self.config, option.name)))
             for option in fields(self.config)
             if option.name != "versions"
         ]
+        # experiments record no version of torch, and train by recipes of their own
+        command = [f"<pre><code>{escape(repeat_command(self.config))}</code></pre>"]
         return section(
-            "Do it again",
-            f"<pre><code>{escape(repeat_command(self.config))}</code></pre>",
+            *(["Do it again", *command] if "torch" in versions else ["Configuration"]),
             table(["made with", "version"], rows),
             f"<details><summary>Full configuration</summary>{table(['setting', 'value'], settings)}</details>",
         )

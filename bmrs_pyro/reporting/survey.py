@@ -97,10 +97,13 @@ def removal_error(network: NoisyNetwork, *inputs: Tensor, seed: int = 0) -> floa
     reestimate_batch_norm_(network, [((inputs, masked), None)])  # or the signal may die on its way
     expected = tensor_outputs(network, (inputs, masked))
     actual = tensor_outputs(compact(network, keep, theta), inputs)
-    return max(
-        float((small - whole).abs().max() / (whole[0] - whole[1]).abs().max())
-        for small, whole in zip(actual, expected, strict=True)
-    )
+    errors = [_relative_error(small, whole) for small, whole in zip(actual, expected, strict=True)]
+    return float(torch.stack(errors).max())  # NaN, where there is one, as Python's max would not be
+
+
+def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
+    error, spread = (small - whole).abs().max(), (whole[0] - whole[1]).abs().max()
+    return (error / spread).where(error != 0, error)  # an output may be the same for all examples
 
 
 @torch.no_grad()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bmrs_pyro import load
+from bmrs_pyro import data, load
 from bmrs_pyro.cli import main
-from bmrs_pyro.inference import RunDirectory, RunError, SourceError
+from bmrs_pyro.inference import RunDirectory, RunError, SourceError, compilation
+from bmrs_pyro.inference.sealed import seal, unseal
+from bmrs_pyro.reporting import evaluate
 
 ROOT = Path(__file__).parents[2]
 LENET5 = str(ROOT / "models" / "lenet5.py")
@@ -109,13 +113,74 @@ def test_evaluate_and_report(run: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def validation_accuracy(run: Path) -> float:
+    config = RunDirectory(run).config
+    held_out = data.load(config.data, size=config.size).validation
+    return evaluate(load(run), data.Batches(held_out, 500), 10).accuracy
+
+
+def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, tmp_path: Path) -> None:
+    # a rate so high that the first epoch is the best one
+    options = ["--epochs", 4, "--fine-tune-epochs", 0, "--criterion", "none", "--batch-size", 16, "--lr", 0.1]
+    result = command("fit", finished_run.config.model, "--out", tmp_path / "run", *options, "--json")
+    assert result.returncode == 0, result.stderr
+    accuracy = validation_accuracy(tmp_path / "run")
+    last = RunDirectory(tmp_path / "run").metrics()[-1]
+    assert last.accuracy is not None
+    assert last.accuracy < accuracy
+    assert json.loads(result.stdout)["validation_accuracy"] == accuracy
+    report = command("report", tmp_path / "run", "--html", tmp_path / "page.html")
+    assert f"validation accuracy of the small network: {accuracy:.2%}" in report.stdout
+    assert f"{accuracy:.1%}<small>of the small network" in (tmp_path / "page.html").read_text()
+
+
+def test_an_accuracy_that_cannot_be_measured_is_left_out(finished_run: RunDirectory, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run.path, copy)
+    change(copy / "config.json", data="gone.npz")
+    result = command("prune", copy, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["validation_accuracy"] is None
+    change(copy / "reduction.json", validation_accuracy=...)  # as earlier versions wrote it
+    result = command("report", copy)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy" not in result.stdout
+
+
+def change(file: Path, **fields: object) -> None:
+    """Change a sealed record; an ellipsis drops a field."""
+    record = unseal(file.read_text()) | fields
+    file.write_text(json.dumps(seal({key: value for key, value in record.items() if value is not ...})))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "fraction", "expected"),
+    [
+        ("expected", "-0.5", "fraction must lie in [0, 1], got -0.5"),
+        ("expected", "1.5", "fraction must lie in [0, 1], got 1.5"),
+        ("l2", "nan", "fraction must lie in [0, 1], got nan"),
+        ("snr", "0.5", "'snr' decides by itself how much to remove"),
+    ],
+)
+def test_fractions_that_say_nothing_are_refused(
+    criterion: str, fraction: str, expected: str, finished_run: RunDirectory
+) -> None:
+    decision = finished_run.decision().to_json()
+    result = command("prune", finished_run.path, "--criterion", criterion, "--fraction", fraction)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert finished_run.decision().to_json() == decision
+
+
 @pytest.mark.parametrize("criterion", ["bmrs-n", "bmrs-u-4", "bmrs-u-8", "snr", "expected", "l2"])
 def test_prune_decides_anew(run: Path, tmp_path: Path, criterion: str) -> None:
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
     share = ["--fraction", "0.5"] if criterion in ("expected", "l2") else []
-    result = command("prune", copy, "--criterion", criterion, *share)
+    result = command("prune", copy, "--criterion", criterion, *share, "--json")
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["validation_accuracy"] == validation_accuracy(copy)
     decision = RunDirectory(copy).decision()
     assert decision.criterion == criterion
     trained = RunDirectory(copy).network()[2]
@@ -200,6 +265,39 @@ def test_bad_arrays_end_in_one_line_and_status_2(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "y_train" in result.stderr
+
+
+def test_what_only_training_would_notice_is_refused_before_a_run_is_made(
+    finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32), np.arange(40) % 2
+    np.savez(tmp_path / "vectors.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+    def no_compiler(*_: object) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError("No working C++ compiler found")
+
+    broken = replace(compilation.compiled_kernels(), entropy=no_compiler)
+    monkeypatch.setattr(compilation, "compiled_kernels", lambda: broken)
+    for options, expected in (
+        (["--data", "vectors.npz", "--augment"], "only images (B, C, H, W) can be shifted and mirrored"),
+        (["--compile"], "No working C++ compiler found"),
+    ):
+        result = command("fit", finished_run.config.model, "--out", "run", *options, cwd=tmp_path)
+        assert result.returncode == 2
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_resumed_with_its_own_options(finished_run: RunDirectory) -> None:
+    config = finished_run.config
+    options = ["--data", "mnist", "--epochs", config.epochs, "--kl-weight", "mean:9", "--augment"]
+    result = command("fit", LENET5, "--out", finished_run.path, "--resume", *options)
+    assert result.returncode == 2
+    assert (
+        f"was begun otherwise: model is {LENET5}, not {config.model}; --data is mnist, not digits; "
+        "--kl-weight is mean:9, not mean:0.3; --augment is True, not False." in result.stderr
+    )
 
 
 def test_own_network_from_a_file(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from torch import nn
 
 from bmrs_pyro.cli.bench import bench as command
 from bmrs_pyro.experiments import bench
+from bmrs_pyro.experiments.bench_page import page
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
-MODELS = str(Path(__file__).parents[2] / "models")
+ROOT = Path(__file__).parents[2]
+MODELS = str(ROOT / "models")
 
 
 def test_slope_of_a_power_law_is_its_exponent() -> None:
@@ -33,6 +35,11 @@ def test_targets_say_what_holds() -> None:
         (0.5, True),
         (0.5, False),
     ]
+
+
+def test_the_page_that_is_kept_begins_as_new_ones_do() -> None:
+    head = page([]).partition("## Targets")[0]
+    assert (ROOT / "docs" / "results" / "bench.md").read_text().startswith(head)
 
 
 def test_a_million_decisions_are_measured() -> None:

@@ -109,23 +109,54 @@ class Unsure(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
-def test_what_cannot_be_captured_is_named_and_leaves_no_file(
+def test_what_cannot_be_captured_is_named_and_leaves_the_folder_as_it_was(
     kind: Format, finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs(kind)
     small = finished_run.small()
     monkeypatch.setattr(RunDirectory, "small", lambda _: Unsure(small))
     path = tmp_path / f"small.{kind}"
+    path.write_text("an earlier export")
     with pytest.raises(ExportError, match=f"cannot be exported to {kind}") as caught:
         export_run(finished_run, kind, path)
     assert "\n" not in str(caught.value)
-    assert not path.exists()
+    assert path.read_text() == "an earlier export"
+    assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_missing_folder_is_named(kind: Format, finished_run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"nowhere, where small shall go, is no folder"):
+        export_run(finished_run, kind, tmp_path / "nowhere" / "small")
+
+
+@pytest.mark.parametrize(("scale", "difference"), [(0.0, "1.0e[+]00"), (torch.nan, "nan")])
 def test_a_file_that_computes_something_else_is_not_left(
+    scale: float,
+    difference: str,
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = finished_run.small()
+    # right for the first batch
+    monkeypatch.setattr(
+        "bmrs_pyro.export.checked.load_pt2", lambda _: lambda x: small(x) * (1 if len(x) == 1 else scale)
+    )
+    path = tmp_path / "small.pt2"
+    path.write_text("an earlier export")
+    with pytest.raises(ExportError, match=f"outputs that differ by {difference}"):
+        export_run(finished_run, Format.PT2, path)
+    assert path.read_text() == "an earlier export"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_large_graph_comes_with_the_file_that_holds_its_weights(
     finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bmrs_pyro.export.checked.load_pt2", lambda _: lambda x: torch.zeros(len(x), 10))
-    with pytest.raises(ExportError, match="outputs that differ by"):
-        export_run(finished_run, Format.PT2, tmp_path / "small.pt2")
-    assert not (tmp_path / "small.pt2").exists()
+    needs(Format.ONNX)
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
+    path = export_run(finished_run, Format.ONNX, tmp_path / "small.onnx").path
+    assert {file.name for file in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
+    x = torch.randn(2, *finished_run.config.input_shape)
+    torch.testing.assert_close(load_onnx(path)(x), finished_run.small()(x), rtol=1e-4, atol=1e-5)

@@ -74,6 +74,14 @@ def test_the_bins_add_up_to_the_calibration_error(example: tuple[Tensor, Tensor]
     )
 
 
+def test_certain_examples_are_in_the_last_bin() -> None:
+    p = torch.tensor([1.0] * 100 + [0.95] * 100, dtype=torch.float64)
+    y = torch.tensor([1] * 10 + [0] * 190)
+    result = evaluate(nn.Identity(), [(torch.stack([p, 1 - p], 1).log(), y)], 2)
+    assert result.bins[-1] == pytest.approx((200, 0.975, 0.95))
+    assert result.ece == pytest.approx(0.025)
+
+
 def test_top_five_of_seven_classes_by_sorting() -> None:
     generator = torch.Generator().manual_seed(1)
     logits, y = torch.randn(300, 7, generator=generator), torch.randint(0, 7, (300,), generator=generator)
@@ -120,3 +128,5 @@ def test_refuses_what_it_cannot_score(example: tuple[Tensor, Tensor]) -> None:
         evaluate(nn.Identity(), batches(logits, y), 7)
     with pytest.raises(ValueError, match="logits hold NaN"):
         evaluate(nn.Identity(), batches(logits * torch.nan, y), K)
+    with pytest.raises(ValueError, match="or infinity"):
+        evaluate(nn.Identity(), batches(logits.abs() * torch.inf, y), K)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from click.testing import CliRunner
 from typer.main import get_command
 
 from bmrs_pyro.cli.app import app
+from bmrs_pyro.data import load
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.inference import NetworkSource, RunDirectory
 from bmrs_pyro.reduction import spike
 from bmrs_pyro.reporting import evaluate, html_report, repeat_command
 
@@ -96,6 +100,20 @@ def test_the_command_to_repeat_gives_the_same_configuration(
     for name in ("epochs", "fine_tune_epochs", "batch_size", "kl_weight", "variational_rate", "seed", "lr"):
         assert found[name] == getattr(config, name)
     assert (found["model"], found["dataset"]) == (config.model, config.data)
+
+
+def test_no_command_is_promised_for_what_it_did_not_make(finished_run: RunDirectory, tmp_path: Path) -> None:
+    names = (
+        "data_root criterion epochs fine_tune_epochs batch_size lr variational_rate kl_weight validation seed"
+    )
+    options = {name: getattr(finished_run.config, name) for name in names.split()}
+    config = run_config(NetworkSource(finished_run.config.model), load("digits").train, **options)
+    copy = RunDirectory.create(tmp_path / "run", config)
+    for file in ("metrics.jsonl", "network.safetensors", "reduction.json", "compact.safetensors"):
+        shutil.copy(finished_run.path / file, copy.path)
+    page = html_report(copy)
+    assert "<h2>Configuration</h2>" in page
+    assert "bmrs fit" not in page
 
 
 def test_every_command_has_json_and_quiet_and_help() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.reporting import survey, survey_table
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.reporting import removal_error, survey, survey_table
 
 
 def test_share_of_a_perceptron() -> None:
@@ -23,6 +26,24 @@ def test_fresh_networks_are_woken_on_a_copy() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert survey(net, torch.randn(16, 5)).error < 1e-4
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self, second: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.second = second
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(x), torch.full_like(x, self.second)
+
+
+def test_every_output_counts_for_the_error() -> None:
+    x = torch.randn(4, 5)
+    network = NoisyNetwork(TwoOutputs(1.0), x)
+    assert removal_error(network, x) < 1e-5  # an output that is the same for all examples is no error
+    network.net.second = torch.nan  # type: ignore[assignment]
+    assert math.isnan(removal_error(network, x))
 
 
 class Untraceable(nn.Module):
