@@ -17,15 +17,17 @@ from rich.markdown import Markdown
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.cli.results import added, prepare, write_page
 from bmrs_pyro.experiments.bench import SECTIONS, Setting
 from bmrs_pyro.experiments.bench_page import page, targets_table
+
+_KEYS = ("section",)
 
 
 def bench(
     section: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SECTIONS)}; all by default.")] = None,
-    rounds: Annotated[int, typer.Option(help="Alternating blocks of each measurement.")] = 15,
-    threads: Annotated[int, typer.Option(help="Threads torch computes with.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating blocks of each measurement.")] = 15,
+    threads: Annotated[int, typer.Option(min=1, help="Threads torch computes with.")] = 2,
     device: Annotated[
         str, typer.Option(help="cpu or cuda: where the sections steps, compiled and throughput train.")
     ] = "cpu",
@@ -36,12 +38,14 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure steps, runs, decisions, removal and inference, as ratios of medians of interleaved repeats."""
-    names = section or list(SECTIONS)
+    """Measure steps, runs, decisions, removal and inference; steps and inference as medians of repeats in turns."""
+    names = list(dict.fromkeys(section or SECTIONS))
     for name in names:
         if name not in SECTIONS:
             raise ValueError(f"section {name!r} is unknown; use {', '.join(SECTIONS)}")
     refuse_unusable(device)
+    if out is not None:
+        prepare(out, _KEYS)
     torch.set_num_threads(threads)
     pyro.set_rng_seed(0)
     output = Output(json, quiet)
@@ -57,7 +61,7 @@ def bench(
         }
         rows.append(row)
         if out is not None:  # after every section, so that none is lost
-            write_page(out.with_suffix(".md"), page(added(out, [row], ["section"])))
+            write_page(out.with_suffix(".md"), page(added(out, [row], _KEYS)))
     record = {row["section"]: row["results"] for row in rows}
     output.show(Markdown(targets_table(record)))
     output.result(record)

@@ -6,7 +6,6 @@ __all__ = ["demo"]
 
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import pyro
@@ -29,12 +28,15 @@ from bmrs_pyro.inference import (
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.reporting import comparison_table, evaluate, latency
+from bmrs_pyro.reporting.footprint import file_bytes
 
 LENET5 = Path(bmrs_pyro.__file__).parent.parent / "models" / "lenet5.py"
 
 
 def demo(
-    epochs: Annotated[int, typer.Option(help="Epochs with pruning; a third as many without follow.")] = 30,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs with pruning; a third as many without follow.")
+    ] = 30,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +86,7 @@ def demo(
             "test accuracy": f"{accuracy:.2%}",
             "parameters": f"{size.parameters:,}",
             "MACs": f"{size.macs:,}",
-            "file size": f"{_file_size(net) / 1024:,.0f} KiB",
+            "file size": f"{file_bytes(net) / 1024:,.0f} KiB",
             f"latency, batch {len(batch)}": f"{1e3 * seconds[name]:.2f} ms",
         }
         record[name] = {"test_accuracy": accuracy, **asdict(size), "latency_seconds": seconds[name]}
@@ -106,12 +108,3 @@ def train_plainly(net: nn.Module, batches: data.Batches, epochs: int) -> None:
             nn.functional.cross_entropy(net(x), y).backward()
             optimizer.step()
         schedule.step()
-
-
-def _file_size(net: nn.Module) -> int:
-    from safetensors.torch import save_file
-
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "net.safetensors"
-        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, file)
-        return file.stat().st_size

@@ -8,7 +8,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
+from bmrs_pyro.cli.results import added, prepare
 from bmrs_pyro.data import load
 from bmrs_pyro.experiments.bmr import METHODS, NETWORKS, run, step_times
 from bmrs_pyro.experiments.sweep import Sweep
@@ -26,6 +27,8 @@ DATA = ("fashion_mnist", "cifar10")
 COLOURS = dict(zip(METHODS, ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
 Result = Mapping[str, Any]
 
+_KEYS = ("network", "data", "epochs", "warm_up", "steps", "batch", "draws")
+
 
 def bmr(
     network: Annotated[list[str] | None, typer.Option(help="mlp, lenet or vit; repeat for several.")] = None,
@@ -33,26 +36,27 @@ def bmr(
         list[str] | None, typer.Option("--data", help="fashion_mnist or cifar10; repeat for both.")
     ] = None,
     method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; all by default.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Epochs of each run; the published runs have 50.")] = 16,
-    steps: Annotated[int, typer.Option(help="Steps per epoch at most; the published runs have 500.")] = 400,
+    seeds: Seeds = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run; the published runs have 50.")] = 16,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps per epoch at most; the published runs have 500.")
+    ] = 400,
     warm_up: Annotated[int, typer.Option(help="Of these, epochs of MAP that the posterior starts from.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 120,
-    draws: Annotated[int, typer.Option(help="Posterior draws that a prediction averages over.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 120,
+    draws: Annotated[int, typer.Option(min=1, help="Posterior draws that a prediction averages over.")] = 20,
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     cache: Annotated[
         Path, typer.Option(help="Folder of finished runs; what is there is not run again.")
     ] = Path("runs/bmr"),
     out: Annotated[Path | None, typer.Option(help="Folder for bmr.json and the figures.")] = None,
-    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    workers: Workers = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare MAP, flat, hierarchical and two reducing posteriors of all weights: accuracy, calibration, size, time."""
-    networks, datasets, methods = network or ["lenet"], dataset or ["fashion_mnist"], method or list(METHODS)
-    _check(networks, NETWORKS, "network")
-    _check(datasets, DATA, "data set")
-    _check(methods, METHODS, "method")
+    networks = chosen(network or ["lenet"], NETWORKS, "network")
+    datasets = chosen(dataset or ["fashion_mnist"], DATA, "data set")
+    methods = chosen(method or METHODS, METHODS, "method")
     if not 0 <= warm_up < epochs:
         raise ValueError(
             f"--warm-up is {warm_up}; it must lie between 0 and --epochs={epochs}, which it is a part of"
@@ -65,6 +69,8 @@ def bmr(
         "batch": batch_size,
         "draws": draws,
     }
+    if out is not None:
+        prepare(out / "bmr.json", _KEYS)
     output = Output(json, quiet)
     sweep = Sweep(run, cache, workers)
     record = []
@@ -85,15 +91,8 @@ def bmr(
         del record[-1]["data_root"]
         if out is not None:
             _draw(by_method, out / f"bmr-{net}-{name}.png")
+            added(out / "bmr.json", record[-1:], _KEYS)
     output.result({"experiments": record})
-    if out is not None:
-        (out / "bmr.json").write_text(dumps(record, indent=1) + "\n")
-
-
-def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{what} {name!r} is unknown; use one of {', '.join(known)}")
 
 
 def _table(

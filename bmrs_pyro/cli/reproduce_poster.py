@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["curves", "poster"]
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,8 @@ from rich.markdown import Markdown
 
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
+from bmrs_pyro.cli.results import added, prepare, write_page
 from bmrs_pyro.experiments import post_training, shared_posterior
 from bmrs_pyro.experiments import poster as experiment
 from bmrs_pyro.experiments.post_training_summary import (
@@ -35,9 +36,7 @@ Networks = Annotated[list[str] | None, typer.Option(help="mlp or lenet5; repeat 
 Datasets = Annotated[
     list[str] | None, typer.Option("--data", help="mnist, fashion_mnist or cifar10; repeat for several.")
 ]
-Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")]
 Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
-Workers = Annotated[int, typer.Option(help="Runs at a time.")]
 Rebuild = Annotated[
     bool, typer.Option("--rebuild", help="Make no runs: take what is finished, in the cache and in --out.")
 ]
@@ -70,8 +69,7 @@ def poster(
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
     output, cache = Output(json, quiet), _of_recipe(cache, protocol)
-    methods = method or experiment.METHODS
-    _check(methods, experiment.METHODS, "method")
+    methods = chosen(method or experiment.METHODS, experiment.METHODS, "method")
     configs = _grid(protocol, network, dataset, methods, kl_weight or (), seeds)
     sweep = Sweep(
         functools.partial(
@@ -83,6 +81,8 @@ def poster(
         cache,
         workers,
     )
+    if out is not None:
+        prepare(out / "poster.json", _KEYS)
     if not rebuild:
         # in this order: ranked methods go on from posteriors, and remove as much as BMRS_N's runs did
         for stage in (shared_posterior.prerequisites(configs), configs):
@@ -123,8 +123,7 @@ def curves(
     """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
     output, root = Output(json, quiet), _required(data_root, rebuild)
     cache = _of_recipe(cache, protocol)
-    networks = network or experiment.NETWORKS
-    _check(networks, experiment.NETWORKS, "network")
+    networks = chosen(network or experiment.NETWORKS, experiment.NETWORKS, "network")
     configs = [
         config
         for name in networks
@@ -142,9 +141,14 @@ def curves(
         shared_posterior.run, models=str(LENET5.parent), data_root=root, cache=str(cache)
     )
     read = functools.partial(post_training.read, data_root=root, cache=str(cache))
+    intact = functools.partial(shared_posterior.has_posterior, cache=str(cache))
     sweep = Sweep(read, cache, workers)
+    if out is not None:
+        prepare(out / "curves.json", _KEYS)
     if not rebuild:
-        Sweep(train, cache, workers).execute(configs, progress=output.progress)
+        unread = [one for one, reading in zip(configs, readings, strict=True) if not sweep.results([reading])]
+        if unread:
+            Sweep(train, cache, workers, intact).execute(unread, progress=output.progress)
         sweep.execute(readings, progress=output.progress)
     rows = _finished(sweep, readings)
     if out is not None:
@@ -166,7 +170,7 @@ def curves(
 
 def _of_recipe(cache: Path, protocol: str) -> Path:
     """Return the folder of runs made as they would be made now."""
-    _check([protocol], experiment.PROTOCOLS, "protocol")
+    chosen([protocol], experiment.PROTOCOLS, "protocol")
     return cache / experiment.recipe_key(protocol, str(LENET5.parent))
 
 
@@ -178,16 +182,9 @@ def _grid(
     weights: Sequence[float],
     seeds: int,
 ) -> list[experiment.Config]:
-    networks, datasets = networks or experiment.NETWORKS, datasets or experiment.DATASETS
-    _check(networks, experiment.NETWORKS, "network")
-    _check(datasets, experiment.DATASETS, "data set")
-    return experiment.grid(protocol, networks, datasets, methods, weights, seeds)
-
-
-def _check(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{what} {name!r} is unknown here; use one of {', '.join(known)}")
+    networks = chosen(networks or experiment.NETWORKS, experiment.NETWORKS, "network")
+    datasets = chosen(datasets or experiment.DATASETS, experiment.DATASETS, "data set")
+    return experiment.grid(protocol, networks, datasets, methods, list(dict.fromkeys(weights)), seeds)
 
 
 def _required(data_root: Path | None, rebuild: bool) -> str:

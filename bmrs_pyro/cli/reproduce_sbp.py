@@ -9,16 +9,20 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.markdown import Markdown
 
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.results import added, write_page
+from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
+from bmrs_pyro.cli.results import added, prepare, write_page
 from bmrs_pyro.experiments import sbp as experiment
 from bmrs_pyro.experiments.sbp_page import RECIPE, page
 from bmrs_pyro.experiments.sweep import Sweep
-from bmrs_pyro.inference import KLWeight
+from bmrs_pyro.inference import JointOptim, KLWeight, Limits, SmoothedLikelihood, refuse_schedule
+
+_KEYS = (*RECIPE, "seed")
 
 
 def sbp(
@@ -35,7 +39,7 @@ def sbp(
         float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
     ] = 10.0,
     label_smoothing: Annotated[float, typer.Option(help="Probability that a label is not believed.")] = 0.0,
-    warm_up: Annotated[int, typer.Option(help="Epochs of plain training before there are gains.")] = 0,
+    warm_up: Annotated[int, typer.Option(min=0, help="Epochs of plain training before there are gains.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
     fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
     refit: Annotated[
@@ -45,12 +49,12 @@ def sbp(
             help="Train on the validation data too and keep the last epoch: for a recipe chosen before.",
         ),
     ] = False,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ... of each.")] = 1,
+    seeds: Seeds = 1,
     cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
         "runs/sbp"
     ),
     out: Annotated[Path | None, typer.Option(help="Folder for sbp.json and its page, sbp.md.")] = None,
-    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    workers: Workers = 2,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,17 +62,17 @@ def sbp(
 
     Runs are cached; speeds are measured anew each time, after all runs: ask again when the machine is quiet.
     """
-    networks = network or experiment.NETWORKS
-    for given, known, what in (
-        ([method], ("snr", "bmrs-n"), "method"),
-        (networks, experiment.NETWORKS, "network"),
-    ):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"{what} {name!r} is unknown here; use one of {', '.join(known)}")
-    weights = kl_weight or ["mean:0.3"]
+    networks = chosen(network or experiment.NETWORKS, experiment.NETWORKS, "network")
+    chosen([method], ("snr", "bmrs-n"), "method")
+    weights = list(dict.fromkeys(kl_weight or ["mean:0.3"]))
+    # what is wrong with these shows before hours of runs
     for weight in weights:
-        KLWeight.parse(weight)  # what is wrong with it shows before hours of runs
+        KLWeight.parse(weight)
+    SmoothedLikelihood(label_smoothing)
+    JointOptim(torch.optim.Adam, {"lr": 1e-3}, variational_rate=variational_rate)
+    refuse_schedule(epochs, fine_tune_epochs, prune_every=1, criterion=None, limits=Limits())
+    if out is not None:
+        prepare(out / "sbp.json", _KEYS)
     output = Output(json, quiet)
     configs = [
         {
@@ -88,7 +92,8 @@ def sbp(
     run = functools.partial(
         experiment.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
     )
-    results = Sweep(run, cache, workers).execute(configs, progress=output.progress)
+    intact = functools.partial(experiment.has_networks, cache=str(cache))
+    results = Sweep(run, cache, workers, intact).execute(configs, progress=output.progress)
     rows = [
         {**config, **result, **experiment.measured(config, cache=str(cache))}
         for config, result in zip(configs, results, strict=True)
@@ -96,4 +101,4 @@ def sbp(
     output.show(Markdown(page(rows)))
     output.result({"runs": rows})
     if out is not None:
-        write_page(out / "sbp.md", page(added(out / "sbp.json", rows, (*RECIPE, "seed"))))
+        write_page(out / "sbp.md", page(added(out / "sbp.json", rows, _KEYS)))

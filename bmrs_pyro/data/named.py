@@ -62,7 +62,7 @@ def read_torchvision(name: str, root: Path, *, download: bool = False) -> dict[s
         reason = str(error).partition(". ")[0].partition("\n")[0]
         raise DataError(
             f"{name}: found neither {name}.npz nor torchvision's files in {root} ({reason}); "
-            "name their folder with --data-root, or allow the download with --download"
+            "name their folder with --data-root, or allow the download with --download of bmrs fit"
         ) from error
     return {
         part: Dataset(

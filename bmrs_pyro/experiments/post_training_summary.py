@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from bmrs_pyro.experiments.evidence import ODDS
 from bmrs_pyro.experiments.post_training import CRITERIA, LOST
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
+from bmrs_pyro.experiments.spread import spread
 from bmrs_pyro.inference import Decision
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.reporting import plot_evidence
@@ -82,8 +83,8 @@ def plot_curves(rows: Sequence[Row]) -> Figure:
             accuracy = np.mean([curve["validation_accuracy"] for curve in curves], 0)
             ax.plot(left, accuracy, color=COLOURS[name], linewidth=1.2)
             if len(curves) > 1:
-                spread = np.std([curve["validation_accuracy"] for curve in curves], 0, ddof=1)
-                edges = (accuracy - spread, accuracy + spread)
+                deviation = np.std([curve["validation_accuracy"] for curve in curves], 0, ddof=1)
+                edges = (accuracy - deviation, accuracy + deviation)
                 ax.fill_between(left, *edges, color=COLOURS[name], alpha=0.15, linewidth=0)
             for key, face, size, order in (("best", "white", 9, 3), ("stop", COLOURS[name], 7, 4)):
                 x = 100 - statistics.mean(curve[key]["compression"] for curve in curves)
@@ -197,12 +198,12 @@ def _points_table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|",
     ]
     for cell, group in _cells(rows).items():
-        unpruned = _spread(row["unpruned"]["accuracy"] for row in group)
+        unpruned = spread(row["unpruned"]["accuracy"] for row in group)
         lines.append(f"| {_title(cell)} | none | 0 / {unpruned} | |")
         for name in CRITERIA:
             marked = [
                 " / ".join(
-                    _spread(row["curves"][name][key][axis] for row in group)
+                    spread(row["curves"][name][key][axis] for row in group)
                     for axis in ("compression", "accuracy")
                 )
                 for key in ("stop", "best")
@@ -220,7 +221,7 @@ def _spearman_table(rows: Sequence[Row]) -> str:
     ]
     for pair in pairs:
         published = f"{PUBLISHED_SPEARMAN[pair]:.2f}" if pair in PUBLISHED_SPEARMAN else ""
-        ours = [_spread(row["spearman"][pair] for row in group) for group in cells.values()]
+        ours = [spread(row["spearman"][pair] for row in group) for group in cells.values()]
         lines.append(f"| {pair} | {published} | {' | '.join(ours)} |")
     return "\n".join(lines) + "\n"
 
@@ -256,9 +257,3 @@ def _decisions_table(rows: Sequence[Row], key: str, label: str) -> str:
             entries.append(f"{removed} ({changed})")
         lines.append(f"| {_title(cell)} | {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
-
-
-def _spread(values: Any) -> str:
-    numbers = list(values)
-    mean = f"{statistics.mean(numbers):.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "PUBLISHED", "Published", "measured", "run", "widths"]
+__all__ = ["NETWORKS", "PUBLISHED", "Published", "has_networks", "measured", "run", "widths"]
 
 import copy
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,9 +93,6 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
             )
         },
     )
-    directory = _directory(config, cache)
-    if not directory.exists():
-        directory = RunDirectory.create(directory.path, settings)
     start = time.perf_counter()
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *train.input_shape)
@@ -111,6 +109,16 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     )
     guide = AutoTruncatedLogNormal(model)
     criterion = SignalToNoise() if config["method"] == "snr" else bmrs_n()
+    optim = JointOptim(
+        torch.optim.Adam,
+        {"lr": 1e-3, "fused": True},
+        network=network,
+        variational_rate=config["variational_rate"],
+    )
+    directory = _directory(config, cache)
+    # what an interrupted run left is of no use: this one begins anew
+    shutil.rmtree(directory.path, ignore_errors=True)
+    RunDirectory.create(directory.path, settings)
     history = fit(
         model,
         guide,
@@ -119,12 +127,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         fine_tune_epochs=config["fine_tune_epochs"],
         criterion=criterion,
         validation=None if config["refit"] else data.Batches(splits.validation, 1000),
-        optim=JointOptim(
-            torch.optim.Adam,
-            {"lr": 1e-3, "fused": True},
-            network=network,
-            variational_rate=config["variational_rate"],
-        ),
+        optim=optim,
         seed=config["seed"],
         progress=False,
         callbacks=[directory.append_metrics],
@@ -146,6 +149,11 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         "seconds": time.perf_counter() - start,
         "version": version("bmrs-pyro"),
     }
+
+
+def has_networks(config: Config, *, cache: str) -> bool:
+    """Whether the networks of a finished run are still there to be measured."""
+    return _directory(config, cache).exists()
 
 
 def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]:

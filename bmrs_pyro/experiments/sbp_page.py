@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bmrs_pyro.experiments.sbp import PUBLISHED, Published
+from bmrs_pyro.experiments.spread import spread
 
 Row = Mapping[str, Any]
 
@@ -74,9 +75,9 @@ def _line(group: Sequence[Row], paper: Published) -> str:
         f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs"
         + (", refit" if first["refit"] else ""),
         str(len(group)),
-        _spread(row["error"] for row in group),
+        spread(row["error"] for row in group),
         left,
-        *(f"{_spread(row[key] for row in group)} ×" for key in ratios),
+        *(f"{spread(row[key] for row in group)} ×" for key in ratios),
         _verdict(group, paper),
     ]
     return f"| {' | '.join(cells)} |"
@@ -97,9 +98,3 @@ def _verdict(group: Sequence[Row], paper: Published) -> str:
         if missed
     ]
     return f"misses {', '.join(misses)}" if misses else "better"
-
-
-def _spread(values: Any) -> str:
-    numbers = list(values)
-    mean = f"{statistics.mean(numbers):.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean

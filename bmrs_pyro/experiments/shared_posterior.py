@@ -8,7 +8,15 @@ read from after training.
 
 from __future__ import annotations
 
-__all__ = ["POSTERIOR", "RANKED", "SmallestGains", "posterior_directory", "prerequisites", "run"]
+__all__ = [
+    "POSTERIOR",
+    "RANKED",
+    "SmallestGains",
+    "has_posterior",
+    "posterior_directory",
+    "prerequisites",
+    "run",
+]
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -57,6 +65,11 @@ def prerequisites(configs: Sequence[Config]) -> list[Config]:
 def posterior_directory(config: Config, cache: str | Path) -> RunDirectory:
     """Return where the posterior of a configuration's cell lies, a run directory as of ``bmrs fit``."""
     return RunDirectory(Path(cache) / f"{run_key({**config, 'method': POSTERIOR})}.run")
+
+
+def has_posterior(config: Config, *, cache: str | Path) -> bool:
+    """Whether the posterior of a finished run is still there to be read."""
+    return posterior_directory(config, cache).exists()
 
 
 def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:

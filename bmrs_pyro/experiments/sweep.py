@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Sweep", "cached", "run_key"]
+__all__ = ["Config", "Sweep", "cached", "run_key"]
 
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,12 @@ from rich.progress import (
 )
 
 from bmrs_pyro.experiments.allocator import keep_freed_memory
-from bmrs_pyro.inference import write_atomically
+from bmrs_pyro.inference import WriteError, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 Config = Mapping[str, Any]
 
@@ -37,12 +45,19 @@ def run_key(config: Config) -> str:
 
 
 def cached(config: Config, cache: Path) -> dict[str, Any] | None:
-    """Return the result of a run, None where it is not finished."""
+    """Return the result of a run, None where it is not finished or its file is damaged."""
     try:
-        record: dict[str, Any] = json.loads(_file(config, cache).read_text())
+        record = json.loads(_file(config, cache).read_text())
     except (FileNotFoundError, ValueError):
         return None  # not run yet, or a file cut off by a crash: run it
-    return record["result"]
+    if not isinstance(record, dict) or run_key(record.get("config", {})) != run_key(config):
+        return None
+    result = record.get("result")
+    return result if isinstance(result, dict) else None
+
+
+def _complete(config: Config) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -53,26 +68,44 @@ class Sweep:
         run: makes one run: configuration in, JSON types out. Must be importable (it runs in another process).
         cache: folder of one JSON file per finished run.
         workers: runs at a time; each gets an equal share of the cores.
+        intact: whether what a finished run left beside its result is still there; without it the run is made again.
     """
 
     run: Callable[[Config], dict[str, Any]]
     cache: Path
     workers: int = 2
+    intact: Callable[[Config], bool] = _complete
 
     def results(self, configs: Sequence[Config]) -> list[dict[str, Any]]:
         """Return the cached results of those runs that are finished."""
-        found = (cached(config, self.cache) for config in configs)
+        found = (self._finished(config) for config in configs)
         return [result for result in found if result is not None]
+
+    def make(self, config: Config) -> None:
+        """Make one run, here and now, unless it is finished; where another process is making it, wait for that.
+
+        Raises:
+            WriteError: the result cannot be written.
+        """
+        file = _file(config, self.cache)
+        with _alone(file.with_suffix(".lock")):
+            if self._finished(config) is None:
+                text = json.dumps({"config": dict(config), "result": dict(self.run(config))}, indent=1) + "\n"
+                write_atomically(file, lambda partial: partial.write_text(text))
 
     def execute(self, configs: Sequence[Config], *, progress: bool = True) -> list[dict[str, Any]]:
         """Make the runs that are not cached, then return all results in order.
 
+        Several sweeps may share a cache: each run is made by one of them.
+
         Raises:
-            ValueError: runs failed, all for what they were given; the others were finished and cached first.
+            ValueError: runs failed, all for what they were given or because they diverged; the others were finished
+                and cached first.
             RuntimeError: some failed for another reason; likewise.
+            WriteError: a file cannot be written. Nothing more is run, for nothing could be kept.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
-        todo = [config for config in configs if cached(config, self.cache) is None]
+        todo = [config for config in configs if self._finished(config) is None]
         bar = Progress(
             TextColumn("runs"),
             BarColumn(bar_width=24),
@@ -86,47 +119,78 @@ class Sweep:
         )
         failures: list[str] = []
         kind: type[Exception] = ValueError
-        threads = max((os.cpu_count() or 1) // self.workers, 1)
-        # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
-        context = multiprocessing.get_context("spawn")
-        with bar, ProcessPoolExecutor(self.workers, context, _start_worker, (threads,)) as pool:
+        with bar, _pool(self.workers) as pool:
             task = bar.add_task("runs", total=len(configs), completed=len(configs) - len(todo), last="")
-            pending = {pool.submit(self.run, config): config for config in todo}
+            pending = {pool.submit(self.make, config): config for config in todo}
             for future in as_completed(pending):
                 config = pending[future]
                 error = future.exception()
-                if error is None:
-                    self._write(config, future.result())
-                else:
+                if isinstance(error, WriteError):
+                    raise error
+                if error is not None:
                     failures.append(f"{dict(config)}: {type(error).__name__}: {error}")
-                    if not isinstance(error, ValueError | OSError):
+                    # a loss that diverges is an ArithmeticError
+                    if not isinstance(error, ValueError | OSError | ArithmeticError):
                         kind = RuntimeError
                 bar.update(task, advance=1, last=" ".join(str(value) for value in config.values()))
         if failures:
             raise kind(f"{len(failures)} of {len(todo)} runs failed, the first: {failures[0]}")
         return self.results(configs)
 
-    def _write(self, config: Config, result: Mapping[str, Any]) -> None:
-        text = json.dumps({"config": dict(config), "result": dict(result)}, indent=1) + "\n"
-        write_atomically(_file(config, self.cache), lambda file: file.write_text(text))
+    def _finished(self, config: Config) -> dict[str, Any] | None:
+        result = cached(config, self.cache)
+        return result if result is not None and self.intact(config) else None
 
 
 def _file(config: Config, cache: Path) -> Path:
     return cache / f"{run_key(config)}.json"
 
 
-def _start_worker(threads: int) -> None:
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes out that ask with the same path; the system lets them in when this one dies."""
+    if fcntl is None:
+        yield
+        return
+    with path.open("w") as file:
+        with suppress(OSError):  # a file system without locks has to do without
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        # not after an error: who waits with this file would be let in beside who comes anew
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes to run in, which end at once when the sweep is stopped or killed: nobody would take their results."""
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
+    context = multiprocessing.get_context("spawn")
+    # nothing is ever sent: that it is closed, by us or by the system when we are killed, tells the workers to end
+    listener, speaker = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (threads, listener))
+    try:
+        yield pool
+    except BaseException:
+        speaker.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        speaker.close()
+        listener.close()
+
+
+def _start_worker(threads: int, sweep: Connection) -> None:
     import torch
 
+    # Ctrl-C reaches all processes of a terminal; what it means is for the sweep to say
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # OMP_NUM_THREADS, which torch has read, may ask for fewer
     torch.set_num_threads(min(threads, torch.get_num_threads()))
     keep_freed_memory()
-    # a sweep that is killed takes its workers along: nobody would take the results of their runs
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(sweep: Connection) -> None:
+    wait([sweep])
     os._exit(1)

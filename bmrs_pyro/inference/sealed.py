@@ -17,6 +17,8 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,12 @@ class WriteError(OSError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be written ({reason})")
+        self.path, self.reason = path, reason
         self.strerror = reason
+
+    def __reduce__(self) -> tuple[type[WriteError], tuple[Path, str]]:
+        """Another process gets it as it was made: OSError alone would be made anew from the message."""
+        return WriteError, (self.path, self.reason)
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,8 +77,14 @@ def unseal(text: str) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-    """Write tensors and texts into a sealed safetensors file."""
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    """Write tensors and texts into a sealed safetensors file; tied weights once for each of their names."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        plain[key] = value.clone() if storage in storages else value  # safetensors refuses shared storage
+        storages.add(storage)
     head = {"format_version": str(FORMAT_VERSION), **meta}
     head["checksum"] = _checksum(head, plain)
     write_atomically(path, lambda partial: save_file(plain, partial, head))
@@ -98,10 +111,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all.
 
+    Several processes may write the same file; it is the last one's.
+
     Raises:
         WriteError: the disk is full, the directory read-only, or the like.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        if _is_abandoned(left):
+            with suppress(OSError):  # another one's, in a folder of all
+                left.unlink()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
             write(partial)
@@ -114,6 +133,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise WriteError(path, error.strerror or str(error)) from None
     except SafetensorError as error:  # what the system said comes last
         raise WriteError(path, str(error).rpartition(": ")[2]) from None
+
+
+def _is_abandoned(partial: Path) -> bool:
+    """Whether the process that a file was begun by, and is named after, was killed meanwhile."""
+    process = partial.name.split(".")[-2]
+    if os.name != "posix" or not process.isdecimal():
+        return False  # elsewhere os.kill kills
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass  # somebody else's
+    return False
 
 
 def _check(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bmrs_pyro.experiments.sweep import Config, Sweep, cached
+from bmrs_pyro.experiments.sweep import Config, Sweep
 
 
 class Here(Sweep):
     def execute(self, configs: Sequence[Config], *, progress: bool = True) -> list[dict[str, Any]]:
         self.cache.mkdir(parents=True, exist_ok=True)
         for one in configs:
-            if cached(one, self.cache) is None:
-                self._write(one, self.run(one))
+            self.make(one)
         return self.results(configs)

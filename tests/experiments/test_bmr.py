@@ -68,8 +68,18 @@ def test_command(
 ) -> None:
     monkeypatch.setattr(bmrs_pyro.experiments.bmr, "_BLOCK", 2)
     monkeypatch.setattr(reproduce_bmr, "step_times", partial(step_times, batch=5, rounds=1))
+    cell = {
+        "network": "mlp",
+        "data": "cifar10",
+        "epochs": 2,
+        "warm_up": 1,
+        "steps": 1,
+        "batch": 10,
+        "draws": 1,
+    }
+    (tmp_path / "bmr.json").write_text(json.dumps([cell]))
     reproduce_bmr.bmr(
-        method=["flat"],
+        method=["flat", "flat"],
         seeds=1,
         epochs=2,
         warm_up=1,
@@ -80,15 +90,16 @@ def test_command(
         cache=tmp_path / "cache",
         out=tmp_path,
     )
-    (record,) = json.loads((tmp_path / "bmr.json").read_text())
-    assert set(record["results"]) == {"flat"}
+    earlier, record = json.loads((tmp_path / "bmr.json").read_text())
+    assert earlier == cell
+    assert {method: len(results) for method, results in record["results"].items()} == {"flat": 1}
     assert (tmp_path / "bmr-lenet-fashion_mnist.png").exists()
     assert len(list((tmp_path / "cache").glob("*.json"))) == 1
     assert "weights pruned" in capsys.readouterr().out
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="network 'resnet' is unknown; use one of mlp, lenet, vit"):
+    with pytest.raises(ValueError, match="network 'resnet' is unknown here; use one of mlp, lenet, vit"):
         reproduce_bmr.bmr(network=["resnet"])
     with pytest.raises(ValueError, match="--warm-up is 4; it must lie between 0 and --epochs=3"):
         reproduce_bmr.bmr(epochs=3)

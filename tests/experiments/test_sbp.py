@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +116,40 @@ def test_the_command_adds_to_its_file(
 ) -> None:
     monkeypatch.setattr("bmrs_pyro.cli.reproduce_sbp.Sweep", Here)
     (tmp_path / "sbp.json").write_text(json.dumps([row("lenet5_caffe", 0, 0.8, 11, 6)]))
-    command(
-        root,
-        network=["lenet_fc"],
-        method="bmrs-n",
-        epochs=1,
-        fine_tune_epochs=0,
-        cache=tmp_path / "cache",
-        out=tmp_path,
-        json=True,
-    )
-    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    for _ in range(2):
+        command(
+            root,
+            network=["lenet_fc", "lenet_fc"],
+            method="bmrs-n",
+            kl_weight=["mean:0.3", "mean:0.3"],
+            epochs=1,
+            fine_tune_epochs=0,
+            cache=tmp_path / "cache",
+            out=tmp_path,
+            json=True,
+        )
+        (run,) = json.loads(capsys.readouterr().out)["runs"]
+        (directory,) = (tmp_path / "cache").glob("*.run")
+        shutil.rmtree(directory)  # then the run is made again
     assert (run["network"], run["method"], run["kl_weight"]) == ("lenet_fc", "bmrs-n", "mean:0.3")
     assert len(json.loads((tmp_path / "sbp.json").read_text())) == 2
     assert (tmp_path / "sbp.md").read_text().count("| bmrs-n, KL mean:0.3") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*min_keep")
+def test_a_run_begins_anew_and_only_with_sound_options(root: Path, tmp_path: Path) -> None:
+    wrong = {**CONFIG, "network": "lenet_fc", "variational_rate": -1.0}
+    with pytest.raises(ValueError, match="variational_rate is -1"):
+        sbp.run(wrong, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    config = {**CONFIG, "network": "lenet_fc", "epochs": 1, "warm_up": 0}
+    directory = tmp_path / f"{run_key(config)}.run"
+    directory.mkdir()
+    (directory / "config.json").write_text("{")
+    (directory / "metrics.jsonl").write_text("what another run has left\n")
+    sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    assert len(RunDirectory(directory).metrics()) == 2
+    assert sbp.has_networks(config, cache=str(tmp_path))
 
 
 def test_what_is_wrong_is_said_before_the_runs(tmp_path: Path) -> None:

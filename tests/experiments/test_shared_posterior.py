@@ -215,6 +215,41 @@ def test_both_commands(
     poster_command(data_root=tmp_path, method=["expected"], json=True, **chosen)
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["method"] == "expected"
+    # what is asked for twice is no second seed
+    twice = {
+        **chosen,
+        "network": ["mlp", "mlp"],
+        "dataset": ["digits"] * 2,
+        "kl_weight": [1.0, 1.0],
+        "out": None,
+    }
+    command(rebuild=True, json=True, **twice)
+    assert json.loads(capsys.readouterr().out)["posteriors"] == [record]
+    poster_command(rebuild=True, method=["expected", "expected"], json=True, **twice)
+    assert json.loads(capsys.readouterr().out)["runs"] == [row]
+
+
+def test_a_posterior_that_is_gone_is_trained_again_where_it_is_to_be_read(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bmrs_pyro.cli.reproduce_poster.Sweep", Here)
+    monkeypatch.setattr(poster, "DATASETS", ("digits",))
+    folder = tmp_path / cache.name
+    folder.mkdir()
+    shutil.copyfile(*(part / f"{run_key(config('posterior'))}.json" for part in (cache, folder)))
+    for _ in range(2):
+        command(
+            data_root=tmp_path,
+            network=["mlp"],
+            dataset=["digits"],
+            kl_weight=[1.0],
+            cache=tmp_path,
+            json=True,
+        )
+        (record,) = json.loads(capsys.readouterr().out)["posteriors"]
+        assert set(record["curves"]) == set(CRITERIA)
+        # once it was read there is no need of it
+        shutil.rmtree(folder / f"{run_key(config('posterior'))}.run", ignore_errors=True)
 
 
 def test_nothing_finished(tmp_path: Path) -> None:

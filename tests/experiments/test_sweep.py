@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bmrs_pyro.experiments.sweep import Sweep, run_key
+from bmrs_pyro.experiments.sweep import Sweep, cached, run_key
+from bmrs_pyro.inference import WriteError
 
 
 def square(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["x"] == 13:
         raise ArithmeticError("unlucky")
+    if config["x"] == 17:
+        raise LookupError("a bug")
     with Path(config["log"]).open("a") as log:
         log.write(f"{config['x']}\n")
     return {"square": config["x"] ** 2}
@@ -30,18 +39,84 @@ def test_runs_are_cached_and_an_interrupted_sweep_goes_on(tmp_path: Path) -> Non
     sweep = Sweep(square, tmp_path / "cache", workers=2)
     assert sweep.execute(configs(tmp_path, 2, 3), progress=False) == [{"square": 4}, {"square": 9}]
     assert sweep.results(configs(tmp_path, 3, 5)) == [{"square": 9}]
-    (tmp_path / "cache" / f"{run_key(configs(tmp_path, 2)[0])}.json").write_text(
-        '{"config": {}, "resu'
-    )  # a crash
+    (tmp_path / "cache" / f"{run_key(configs(tmp_path, 2)[0])}.json").write_text("")  # a crash
     sweep.execute(configs(tmp_path, 2, 3, 5), progress=False)
     assert sorted((tmp_path / "log").read_text().split()) == ["2", "2", "3", "5"]
 
 
-def test_a_failing_run_does_not_cost_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null",
+        "[]",
+        "{}",
+        '{"config": 1}',
+        '{"config": CONFIG}',
+        '{"config": {}, "result": {}}',
+        '{"config": {}, "resu',
+    ],
+)
+def test_a_damaged_record_is_of_no_finished_run(content: str, tmp_path: Path) -> None:
+    (config,) = configs(tmp_path, 3)
+    file = tmp_path / f"{run_key(config)}.json"
+    file.write_text(content.replace("CONFIG", json.dumps(config)))
+    assert cached(config, tmp_path) is None
+    Sweep(square, tmp_path).make(config)
+    assert cached(config, tmp_path) == {"square": 9}
+
+
+def test_a_run_whose_files_are_gone_is_made_again(tmp_path: Path) -> None:
+    sweep = Sweep(square, tmp_path, intact=lambda config: Path(config["log"]).exists())
+    (config,) = configs(tmp_path, 3)
+    sweep.make(config)
+    assert sweep.results([config]) == [{"square": 9}]
+    (tmp_path / "log").unlink()
+    assert sweep.results([config]) == []
+    for _ in range(2):
+        sweep.make(config)
+    assert (tmp_path / "log").read_text() == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "reason"),
+    [(13, ValueError, "ArithmeticError: unlucky"), (17, RuntimeError, "LookupError: a bug")],
+)
+def test_a_failing_run_does_not_cost_the_others(
+    number: int, kind: type[Exception], reason: str, tmp_path: Path
+) -> None:
     sweep = Sweep(square, tmp_path / "cache", workers=1)
-    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed.*unlucky"):
-        sweep.execute(configs(tmp_path, 13, 4, 6), progress=False)
+    with pytest.raises(kind, match=rf"^1 of 3 runs failed, the first: {{'x': {number}, .*{reason}"):
+        sweep.execute(configs(tmp_path, number, 4, 6), progress=False)
     assert sweep.results(configs(tmp_path, 4, 6)) == [{"square": 16}, {"square": 36}]
+
+
+def wreck(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a run whose result has no place any more."""
+    shutil.rmtree(config["cache"], ignore_errors=True)
+    return square(config)
+
+
+def test_nothing_more_is_run_when_results_cannot_be_written(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(WriteError, match=r"cache/\w+\.json cannot be written \(No such file"):
+        Sweep(wreck, cache, workers=1).execute(
+            [{**config, "cache": str(cache)} for config in configs(tmp_path, 0, 1, 2)], progress=False
+        )
+    assert (tmp_path / "log").read_text() == "0\n"
+
+
+def square_slowly(config: Mapping[str, Any]) -> dict[str, Any]:
+    time.sleep(0.3)
+    return square(config)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="a system without file locks")
+def test_of_two_sweeps_one_makes_the_run(tmp_path: Path) -> None:
+    sweep, (config,) = Sweep(square_slowly, tmp_path), configs(tmp_path, 3)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(sweep.make, [config] * 2)) == [None, None]
+    assert (tmp_path / "log").read_text() == "3\n"
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ""}  # no lock is left
 
 
 def test_the_key_does_not_depend_on_the_order_of_options() -> None:
@@ -55,25 +130,39 @@ from pathlib import Path
 from bmrs_pyro.experiments.sweep import Sweep
 
 def sleep(config):
-    Path(config["log"]).write_text(str(os.getpid()))
+    with open(config["log"], "a") as log:
+        log.write(f"{os.getpid()}\\n")
     time.sleep(120)
     return {}
 
 if __name__ == "__main__":
-    Sweep(sleep, Path(sys.argv[1]), workers=1).execute([{"log": sys.argv[2]}], progress=False)
+    configs = [{"x": number, "log": sys.argv[2]} for number in range(3)]
+    Sweep(sleep, Path(sys.argv[1]), workers=1).execute(configs, progress=False)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc")
-def test_a_killed_sweep_takes_its_workers_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_stopped_sweep_takes_its_workers_along(how: str, tmp_path: Path) -> None:
     program, log = tmp_path / "sleeper.py", tmp_path / "log"
     program.write_text(SLEEPER)
-    parent = subprocess.Popen([sys.executable, program, tmp_path / "cache", log])
+    # a group of its own, as a terminal's command: Ctrl-C reaches workers too
+    parent = subprocess.Popen(
+        [sys.executable, program, tmp_path / "cache", log], start_new_session=True, stderr=subprocess.PIPE
+    )
     worker = int(_soon(lambda: log.read_text() if log.exists() else ""))
     assert Path(f"/proc/{worker}").exists()
-    parent.kill()
-    parent.wait()
+    if how == "killed":
+        parent.kill()
+    else:
+        os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)
+    assert parent.returncode != 0
+    assert (b"KeyboardInterrupt" in errors) == (how == "interrupted")
     assert _soon(lambda: "gone" if _ended(worker) else "") == "gone"
+    assert log.read_text() == f"{worker}\n"  # no other run was begun
+    # whatever it held is free
+    Sweep(square, tmp_path / "cache").make(configs(tmp_path, 0)[0])
 
 
 def _ended(process: int) -> bool:
