@@ -233,6 +233,16 @@ def test_kl_weights_follow_their_definitions() -> None:
     assert list(scales.values()) == pytest.approx([2.0 * NUM_DATA * share / 12 for share in shares])
 
 
+def both_losses(model: SupervisedModel, guide: AutoTruncatedLogNormal) -> list[float]:
+    """Losses of the same draws with Pyro's validation, which has all sites traced, and without."""
+    losses = []
+    for validation in (True, False):
+        pyro.set_rng_seed(0)
+        with pyro.validation_enabled(validation):
+            losses.append(MeanFieldELBO().loss(model, guide, *blobs()))
+    return losses
+
+
 class Penalised(SupervisedModel):
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         value = super().forward(x, y)
@@ -241,30 +251,20 @@ class Penalised(SupervisedModel):
 
 
 def test_a_model_that_scores_more_is_traced_with_validation_off_too() -> None:
-    x, y = blobs()
     network = NoisyNetwork(mlp(), torch.zeros(1, FEATURES))
     model = Penalised(network, categorical, NUM_DATA)
     guide = AutoTruncatedLogNormal(model)
-    losses = []
-    for validation in (True, False):
-        pyro.set_rng_seed(0)
-        with pyro.validation_enabled(validation):
-            losses.append(MeanFieldELBO().loss(model, guide, x, y))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert losses[0] > 1000
+    traced, untraced = both_losses(model, guide)
+    assert traced == pytest.approx(untraced, rel=1e-6)
+    assert traced > 1000
 
 
 def test_changed_kl_weights_count_from_the_next_step_on() -> None:
-    x, y = blobs()
     model, guide = program()
     for factor in (1.0, 100.0):
         model.kl_scales = dict.fromkeys(model.kl_scales, factor)
-        losses = []
-        for validation in (True, False):
-            pyro.set_rng_seed(0)
-            with pyro.validation_enabled(validation):
-                losses.append(MeanFieldELBO().loss(model, guide, x, y))
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        traced, untraced = both_losses(model, guide)
+        assert traced == pytest.approx(untraced, rel=1e-5)
 
 
 def test_a_second_guide_in_one_store_is_refused_and_keeps_its_values() -> None:
