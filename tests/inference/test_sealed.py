@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,18 @@ def write_slowly(file: Path) -> None:
     write_atomically(file, write)
 
 
-def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    file = tmp_path / "file"
+def in_the_middle_of(file: Path) -> BaseProcess:
+    """Start a process that writes the file, and return when it has begun."""
     child = FORKS.Process(target=write_slowly, args=(file,))
     child.start()
-    while child.is_alive() and not list(tmp_path.iterdir()):
+    while child.is_alive() and not list(file.parent.iterdir()):
         time.sleep(0.01)
+    return child
+
+
+def test_two_processes_write_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    child = in_the_middle_of(file)
     write_atomically(file, lambda partial: partial.write_text("parent"))
     assert file.read_text() == "parent"
     (tmp_path / "go").touch()
@@ -37,10 +44,7 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_began_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "file[1].json"
-    child = FORKS.Process(target=write_slowly, args=(file,))
-    child.start()
-    while child.is_alive() and not list(tmp_path.iterdir()):
-        time.sleep(0.01)
+    child = in_the_middle_of(file)
     child.kill()
     child.join(PATIENCE)
     assert len(list(tmp_path.iterdir())) == 1
