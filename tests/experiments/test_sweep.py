@@ -125,7 +125,7 @@ def test_the_key_does_not_depend_on_the_order_of_options() -> None:
 
 
 SLEEPER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from bmrs_pyro.experiments.sweep import Sweep
 
@@ -136,6 +136,7 @@ def sleep(config):
     return {}
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     configs = [{"x": number, "log": sys.argv[2]} for number in range(3)]
     Sweep(sleep, Path(sys.argv[1]), workers=1).execute(configs, progress=False)
 """
