@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.runs import RunDirectory
 
 # counts how often it is executed, so that a test can tell that it was not
 SOURCE = """
@@ -21,7 +21,7 @@ def network(input_shape, num_classes):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    from bmrs_pyro.cli.app import app  # slow, and few tests need it
+    from bmrs_pyro.cli.app import app
 
     folder = tmp_path_factory.mktemp("reliability")
     source, out = folder / "network.py", folder / "run"

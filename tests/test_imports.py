@@ -8,16 +8,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# in this order: a room imports only what stands above it, and of that only what it needs
 ROOMS = {
     "distributions": set(),
+    "files": set(),
+    "data": set(),
     "network": set(),
     "reduction": {"distributions"},
-    "inference": {"distributions", "network", "reduction"},
-    "reporting": {"distributions", "network", "reduction", "inference"},
-    "export": {"inference"},
-    "data": set(),
-    "weights": {"distributions", "network", "reduction", "inference"},
-    "experiments": {"distributions", "network", "reduction", "inference", "weights", "reporting", "data"},
+    "distributed": {"distributions"},
+    "inference": {"distributions", "network", "distributed"},
+    "training": {"distributions", "files", "network", "reduction", "distributed", "inference"},
+    "weights": {"distributions", "network", "reduction", "inference", "training"},
+    "metrics": {"distributions", "network", "inference"},
+    "runs": {"distributions", "files", "data", "network", "reduction", "inference", "training", "metrics"},
+    "reporting": {"distributions", "network", "reduction", "inference", "training", "metrics", "runs"},
+    "export": {"files", "runs"},
+    "experiments": {
+        *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
+        *("weights", "metrics", "runs", "reporting"),
+    },
 }
 FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / "bmrs_pyro" / room).rglob("*.py"))]
 

@@ -1,3 +1,5 @@
 """The ``bmrs`` command."""
 
-from bmrs_pyro.cli.app import main as main
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

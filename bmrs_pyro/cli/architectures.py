@@ -15,8 +15,9 @@ from rich.console import Console
 from torchvision import models
 
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.inference import NetworkSource, write_atomically
+from bmrs_pyro.files import write_atomically
 from bmrs_pyro.reporting import survey, survey_table
+from bmrs_pyro.runs import NetworkSource
 
 _HEAD = """# Architectures
 

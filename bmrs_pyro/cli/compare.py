@@ -11,9 +11,8 @@ import typer
 
 from bmrs_pyro import data
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.run_data import run_data
-from bmrs_pyro.inference import RunDirectory, load_weights_
 from bmrs_pyro.reporting import compare_networks, figures_table, layer_widths, plot_layer_widths, save_figure
+from bmrs_pyro.runs import RunDirectory, load_weights_, run_data
 
 
 def compare(

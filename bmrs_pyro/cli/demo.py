@@ -17,18 +17,13 @@ from torch import nn
 import bmrs_pyro
 from bmrs_pyro import data
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    JointOptim,
-    NetworkSource,
-    SupervisedModel,
-    fit,
-    posteriors,
-)
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel, posteriors
+from bmrs_pyro.metrics import evaluate, file_bytes, latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import bmrs_n
-from bmrs_pyro.reporting import comparison_table, evaluate, latency
-from bmrs_pyro.reporting.footprint import file_bytes
+from bmrs_pyro.reporting import comparison_table
+from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.training import JointOptim, fit
 
 LENET5 = Path(bmrs_pyro.__file__).parent.parent / "models" / "lenet5.py"
 

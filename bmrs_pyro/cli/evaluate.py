@@ -13,11 +13,11 @@ import typer
 
 from bmrs_pyro import data
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.run_data import run_data
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.metrics import averaged, corrupted
+from bmrs_pyro.metrics import evaluate as evaluate_network
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting import averaged, comparison_table, corrupted
-from bmrs_pyro.reporting import evaluate as evaluate_network
+from bmrs_pyro.reporting import comparison_table
+from bmrs_pyro.runs import RunDirectory, run_data
 
 
 def evaluate(

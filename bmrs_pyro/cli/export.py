@@ -11,7 +11,7 @@ import typer
 
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.export import Format, export_run
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.runs import RunDirectory
 
 
 def export(

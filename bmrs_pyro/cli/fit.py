@@ -20,33 +20,22 @@ from bmrs_pyro.cli.criteria import named_criterion
 from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
-from bmrs_pyro.cli.run_data import run_data
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    Decision,
+from bmrs_pyro.distributed import first_alone, joined, rank, world_size
+from bmrs_pyro.files import WriteError
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.reduction import Decision
+from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory, RunError, load_weights_, run_data
+from bmrs_pyro.training import (
     JointOptim,
     Limits,
-    NetworkSource,
-    RunConfig,
-    RunDirectory,
-    RunError,
-    SmoothedLikelihood,
-    SupervisedModel,
-    WriteError,
-    first_alone,
-    joined,
-    load_weights_,
-    posteriors,
-    rank,
+    compile_steps_,
     reestimate_batch_norm_,
     refuse_schedule,
     refuse_unrecordable,
-    world_size,
 )
-from bmrs_pyro.inference import fit as fit_model
-from bmrs_pyro.inference.compilation import compile_steps_
-from bmrs_pyro.network import NoisyNetwork, compact
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.training import fit as fit_model
 
 
 def fit(

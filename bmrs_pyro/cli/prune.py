@@ -14,12 +14,12 @@ from bmrs_pyro import data
 from bmrs_pyro.cli.criteria import RANKED, named_criterion, ranked_criterion
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
-from bmrs_pyro.cli.run_data import run_data, training_batches
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.inference import Decision, History, Limits, RunDirectory, RunError, reestimate_batch_norm_
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact
-from bmrs_pyro.reduction import Criterion, KeepMask, score
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.reduction import Criterion, Decision, KeepMask, score
+from bmrs_pyro.runs import RunDirectory, RunError, run_data, training_batches
+from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
 
 
 def prune(

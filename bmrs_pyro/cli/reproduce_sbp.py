@@ -20,7 +20,8 @@ from bmrs_pyro.cli.results import added, prepare, write_page
 from bmrs_pyro.experiments import sbp as experiment
 from bmrs_pyro.experiments.sbp_page import RECIPE, page
 from bmrs_pyro.experiments.sweep import Sweep
-from bmrs_pyro.inference import JointOptim, KLWeight, Limits, SmoothedLikelihood, refuse_schedule
+from bmrs_pyro.inference import KLWeight, SmoothedLikelihood
+from bmrs_pyro.training import JointOptim, Limits, refuse_schedule
 
 _KEYS = (*RECIPE, "seed")
 

@@ -9,7 +9,7 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
-from bmrs_pyro.inference import write_atomically
+from bmrs_pyro.files import write_atomically
 
 _BY_HAND = "<!-- written by hand from here on: the command keeps it -->"
 

@@ -5,10 +5,6 @@ Start with :func:`load`, which reads a named set, an ``.npz`` file or an image f
 in a :class:`DataError` of one line.
 """
 
-from bmrs_pyro.data.augmentation import Augmentation as Augmentation
-from bmrs_pyro.data.batches import Batches as Batches
-from bmrs_pyro.data.dataset import DataError as DataError
-from bmrs_pyro.data.dataset import Dataset as Dataset
-from bmrs_pyro.data.dataset import Splits as Splits
-from bmrs_pyro.data.loading import load as load
-from bmrs_pyro.data.splitting import stratified_split as stratified_split
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

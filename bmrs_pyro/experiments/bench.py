@@ -20,16 +20,12 @@ from torchvision import models
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    NetworkSource,
-    SmoothedLikelihood,
-    SupervisedModel,
-    fit,
-)
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures
 from bmrs_pyro.reduction import bmrs_n, delta_f, low_precision, spike
-from bmrs_pyro.reporting import latency
+from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.training import fit
 
 Record = dict[str, Any]
 

@@ -19,9 +19,11 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
-from bmrs_pyro.inference import JointOptim, MeanFieldELBO, NetworkSource
+from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
     Flipout,

@@ -16,8 +16,8 @@ import typer
 from bmrs_pyro.data import Batches, load
 from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.experiments.pretraining import Stage, pretrain, run_command
-from bmrs_pyro.inference import RunDirectory
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.runs import RunDirectory
 
 
 def main(

@@ -22,9 +22,9 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.evidence import evidence
 from bmrs_pyro.experiments.poster import PROTOCOLS, Config, Protocol, continuous_criterion
 from bmrs_pyro.experiments.shared_posterior import posterior_directory
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, writer_norms
 from bmrs_pyro.reduction import score
-from bmrs_pyro.reporting import evaluate
 
 CRITERIA = ("l2", "expected", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
 LOST = 1.0

@@ -20,8 +20,7 @@ from bmrs_pyro.experiments.evidence import ODDS
 from bmrs_pyro.experiments.post_training import CRITERIA, LOST
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
 from bmrs_pyro.experiments.spread import spread
-from bmrs_pyro.inference import Decision
-from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.reporting import plot_evidence
 
 Row = Mapping[str, Any]

@@ -30,22 +30,13 @@ import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.sweep import run_key
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    Checkpoint,
-    Epoch,
-    History,
-    JointOptim,
-    NetworkSource,
-    SmoothedLikelihood,
-    SupervisedModel,
-    fit,
-    linear_decay,
-)
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.training import Checkpoint, Epoch, History, JointOptim, fit, linear_decay
 
 Config = Mapping[str, Any]
 

@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from bmrs_pyro.data import Augmentation, Batches, Splits, load
 from bmrs_pyro.experiments.allocator import keep_freed_memory
-from bmrs_pyro.inference import NetworkSource
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.runs import NetworkSource
 
 
 class Stage(NamedTuple):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bmrs_pyro.data import Dataset
-from bmrs_pyro.inference import NetworkSource, RunConfig
+from bmrs_pyro.runs import NetworkSource, RunConfig
 
 
 def run_config(source: NetworkSource, train: Dataset, **options: Any) -> RunConfig:

@@ -21,20 +21,13 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import Config
 from bmrs_pyro.experiments.recording import run_config
 from bmrs_pyro.experiments.sweep import run_key
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    Decision,
-    JointOptim,
-    NetworkSource,
-    RunDirectory,
-    SmoothedLikelihood,
-    SupervisedModel,
-    fit,
-)
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
+from bmrs_pyro.metrics import evaluate, latency
 from bmrs_pyro.network import FeatureSelection, NoisyNetwork, compact, complexity
-from bmrs_pyro.reduction import SignalToNoise, bmrs_n
-from bmrs_pyro.reporting import evaluate, latency
+from bmrs_pyro.reduction import Decision, SignalToNoise, bmrs_n
+from bmrs_pyro.runs import NetworkSource, RunDirectory
+from bmrs_pyro.training import JointOptim, fit
 
 NETWORKS = ("lenet_fc", "lenet5_caffe")
 

@@ -31,8 +31,11 @@ from bmrs_pyro.experiments import poster
 from bmrs_pyro.experiments.poster import Config, Trial
 from bmrs_pyro.experiments.recording import run_config
 from bmrs_pyro.experiments.sweep import cached, run_key
-from bmrs_pyro.inference import Checkpoint, Epoch, RunDirectory, posteriors, write_atomically
+from bmrs_pyro.files import write_atomically
+from bmrs_pyro.inference import posteriors
 from bmrs_pyro.reduction import Criterion, WeightNorm
+from bmrs_pyro.runs import RunDirectory
+from bmrs_pyro.training import Checkpoint, Epoch
 
 POSTERIOR = "posterior"
 RANKED = ("l2", "expected")

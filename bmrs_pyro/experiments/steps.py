@@ -16,19 +16,17 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
+from bmrs_pyro.inference import AutoTruncatedLogNormal, MeanFieldELBO, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.metrics import peak_of
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.training import (
+    CudaRecorder,
     JointOptim,
-    MeanFieldELBO,
-    SmoothedLikelihood,
-    SupervisedModel,
+    StepGraph,
     compile_network_,
     compile_steps_,
     remove_structures_,
 )
-from bmrs_pyro.inference.step_graph import CudaRecorder, StepGraph
-from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.reporting.footprint import peak_of
 
 Step = Callable[[], object]
 Compiled = Literal["nothing", "draw", "all"]

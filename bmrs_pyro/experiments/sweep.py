@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from bmrs_pyro.experiments.allocator import keep_freed_memory
-from bmrs_pyro.inference import WriteError, write_atomically
+from bmrs_pyro.files import WriteError, write_atomically
 
 try:
     import fcntl

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.export.onnx_file import load_onnx, save_onnx
 from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
-from bmrs_pyro.inference import RunDirectory, load, save_portable
+from bmrs_pyro.runs import RunDirectory, load, save_portable
 
 TOLERANCE = 1e-4
 _BATCHES = (1, 2, 5)  # sizes the file is run with

@@ -14,9 +14,9 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from bmrs_pyro.distributed import SharedDraws
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
-from bmrs_pyro.inference.global_batch import SharedDraws
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import pack
 

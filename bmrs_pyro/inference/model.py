@@ -16,8 +16,8 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.inference.global_batch import GlobalBatch
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork

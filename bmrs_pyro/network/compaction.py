@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["compact", "compact_"]
+__all__ = ["compact"]
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.removal import remove_
-from bmrs_pyro.network.structures import Structure
+from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.untouched import shared_copy
-
-if TYPE_CHECKING:
-    from bmrs_pyro.network.noisy import NoisyNetwork
 
 
 def compact(
@@ -51,19 +47,3 @@ def compact(
         if parameter.data_ptr() in own:
             parameter.data = parameter.data.clone()
     return small
-
-
-def compact_(
-    net: nn.Module,
-    structures: Sequence[Structure],
-    keep: Mapping[str, Tensor],
-    theta: Mapping[str, Tensor],
-) -> None:
-    """Compact a network without gates, in place; parameters that lose nothing and read no gain stay untouched.
-
-    For the other arguments see :func:`compact`.
-    """
-    removal, left = remove_(net, structures, keep)
-    gates = Gates(net, left)
-    gates.fold_(net, {name: gain[removal.keep[name].to(gain.device)] for name, gain in theta.items()})
-    Gates.detach_(net)

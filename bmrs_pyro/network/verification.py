@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.compaction import compact_
+from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.structures import LeftOut, Structure
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs

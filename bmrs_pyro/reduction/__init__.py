@@ -14,8 +14,9 @@ from bmrs_pyro.reduction.criteria import SignalToNoise as SignalToNoise
 from bmrs_pyro.reduction.criteria import WeightNorm as WeightNorm
 from bmrs_pyro.reduction.criteria import bmrs_n as bmrs_n
 from bmrs_pyro.reduction.criteria import bmrs_u as bmrs_u
-from bmrs_pyro.reduction.delta_f import delta_f as delta_f
-from bmrs_pyro.reduction.delta_f import register_delta_f as register_delta_f
+from bmrs_pyro.reduction.decision import Decision as Decision
+from bmrs_pyro.reduction.evidence import delta_f as delta_f
+from bmrs_pyro.reduction.evidence import register_delta_f as register_delta_f
 from bmrs_pyro.reduction.gaussian import reduced_posterior as reduced_posterior
 from bmrs_pyro.reduction.keep_mask import KeepMask as KeepMask
 from bmrs_pyro.reduction.monte_carlo import Estimate as Estimate

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import IntervalDistribution
-from bmrs_pyro.reduction.delta_f import delta_f
+from bmrs_pyro.reduction.evidence import delta_f
 from bmrs_pyro.reduction.reduced_priors import low_precision, spike
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bmrs_pyro.reduction.delta_f import delta_f, register_delta_f
+from bmrs_pyro.reduction.evidence import delta_f, register_delta_f
 
 _Group = Independent[Distribution]
 

@@ -12,10 +12,8 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from bmrs_pyro.metrics import Evaluation, evaluate, file_bytes, latency, peak_bytes
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting.evaluation import Evaluation, evaluate
-from bmrs_pyro.reporting.footprint import file_bytes, peak_bytes
-from bmrs_pyro.reporting.latency import latency
 from bmrs_pyro.reporting.tables import comparison_table
 
 
@@ -64,7 +62,7 @@ def compare_networks(
         num_classes: number of classes.
         untrained: names of those that are not worth evaluating.
         batch_sizes: of the measurements.
-        repeats: rounds of ten calls each, see :func:`bmrs_pyro.reporting.latency`.
+        repeats: rounds of ten calls each, see :func:`bmrs_pyro.metrics.timing`.
     """
     x = next(iter(test))[0]
     rows = torch.arange(max(batch_sizes, default=1)) % len(x)

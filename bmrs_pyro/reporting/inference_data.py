@@ -18,10 +18,11 @@ import xarray
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import AutoTruncatedLogNormal, RunDirectory
+from bmrs_pyro.inference import AutoTruncatedLogNormal
+from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.reporting.evaluation import evaluation_mode
+from bmrs_pyro.runs import RunDirectory
 
 Source = AutoTruncatedLogNormal | RunDirectory | str | Path | Mapping[str, TruncatedLogNormal]
 

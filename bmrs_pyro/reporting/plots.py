@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import Decision, Epoch
-from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.reporting.evaluation import Evaluation
+from bmrs_pyro.metrics import Evaluation
+from bmrs_pyro.reduction import Decision, KeepMask
+from bmrs_pyro.training import Epoch
 
 # Okabe and Ito's palette: told apart by colour-blind readers
 KEPT, REMOVED, OTHER, RULE = "#0072B2", "#D55E00", "#009E73", "#000000"
@@ -191,7 +191,7 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
     """Draw accuracy against the parameters left, along training.
 
     Args:
-        parameters: weights left after each epoch, as :func:`bmrs_pyro.reporting.parameters_left` counts them.
+        parameters: weights left after each epoch, as a :class:`bmrs_pyro.network.CostModel` counts them.
         accuracy: validation accuracy then.
         ax: axes to draw into.
     """

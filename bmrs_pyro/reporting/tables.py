@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from bmrs_pyro.inference import Decision
+from bmrs_pyro.reduction import Decision
 
 
 def family_table(decision: Decision) -> Table:

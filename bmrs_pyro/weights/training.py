@@ -14,7 +14,8 @@ import pyro
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
-from bmrs_pyro.inference import JointOptim, MeanFieldELBO, NonFiniteLoss, linear_decay
+from bmrs_pyro.inference import MeanFieldELBO, NonFiniteLoss
+from bmrs_pyro.training import JointOptim, linear_decay
 from bmrs_pyro.weights.adabelief import AdaBelief
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.model import WeightModel

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from bmrs_pyro import data, load
 from bmrs_pyro.cli import main
-from bmrs_pyro.inference import RunDirectory, RunError, SourceError, compilation
-from bmrs_pyro.inference.sealed import seal, unseal
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.files.sealed import seal, unseal
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.runs import RunDirectory, RunError, SourceError
+from bmrs_pyro.training import compilation
 
 ROOT = Path(__file__).parents[2]
 LENET5 = str(ROOT / "models" / "lenet5.py")

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from bmrs_pyro import load
 from bmrs_pyro.cli import main
-from bmrs_pyro.inference import RunDirectory
-from tests.inference.processes import FORKS, PATIENCE
+from bmrs_pyro.runs import RunDirectory
+from tests.distributed.processes import FORKS, PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MLP = str(ROOT / "models" / "mlp.py")

@@ -16,8 +16,9 @@ from bmrs_pyro import complexity, load
 from bmrs_pyro.cli.demo import train_plainly
 from bmrs_pyro.data import Batches
 from bmrs_pyro.data import load as load_data
-from bmrs_pyro.inference import NetworkSource, RunDirectory
-from bmrs_pyro.reporting import evaluate, layer_widths
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.reporting import layer_widths
+from bmrs_pyro.runs import NetworkSource, RunDirectory
 from tests.cli.test_commands import command
 
 SOURCE = """

@@ -12,8 +12,8 @@ import pytest
 from bmrs_pyro.data import Batches, load
 from bmrs_pyro.experiments import fine_tuning, pretraining
 from bmrs_pyro.experiments.pretraining import Stage, run_command
-from bmrs_pyro.inference import RunDirectory
-from bmrs_pyro.reporting import evaluate
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.runs import RunDirectory
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bmrs_pyro.cli.reproduce_sbp import sbp as command
 from bmrs_pyro.experiments import sbp
 from bmrs_pyro.experiments.sbp_page import markdown, page
 from bmrs_pyro.experiments.sweep import run_key
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.runs import RunDirectory
 from tests.experiments.in_process import Here
 
 MODELS = Path(__file__).parents[2] / "models"

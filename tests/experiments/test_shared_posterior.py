@@ -23,8 +23,8 @@ from bmrs_pyro.experiments.evidence import ODDS, evidence
 from bmrs_pyro.experiments.post_training import CRITERIA, Order, pooled_scores, read, spearman
 from bmrs_pyro.experiments.post_training_summary import plot_curves, post_training_page
 from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
-from bmrs_pyro.reporting import evaluate
 from tests.experiments.in_process import Here
 
 MODELS = Path(__file__).parents[2] / "models"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bmrs_pyro.experiments.sweep import Sweep, cached, run_key
-from bmrs_pyro.inference import WriteError
+from bmrs_pyro.files import WriteError
 
 
 def square(config: Mapping[str, Any]) -> dict[str, Any]:

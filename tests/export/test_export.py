@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro import load
 from bmrs_pyro.export import ExportError, Format, export_run, load_onnx, load_pt2, save_onnx, save_pt2
-from bmrs_pyro.inference import NetworkSource, RunDirectory, RunError
+from bmrs_pyro.runs import NetworkSource, RunDirectory, RunError
 
 ALONE = """
 import sys, torch

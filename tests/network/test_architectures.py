@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bmrs_pyro.cli.architectures import smallest_members
-from bmrs_pyro.inference import NetworkSource
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reporting import Survey, removal_error, survey
+from bmrs_pyro.runs import NetworkSource
 
 SMALL = [
     "torchvision:mnasnet0_5",

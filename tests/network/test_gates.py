@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bmrs_pyro.metrics.footprint import peak_of
 from bmrs_pyro.network import NoisyNetwork, gates
-from bmrs_pyro.reporting.footprint import peak_of
 from tests.network.networks import CASES, gains
 
 

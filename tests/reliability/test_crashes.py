@@ -25,9 +25,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bmrs_pyro.cli import main
-from bmrs_pyro.inference import RunDirectory
+from bmrs_pyro.runs import RunDirectory
+from tests.distributed.processes import FORKS, PATIENCE
 from tests.finished_run import SOURCE
-from tests.inference.processes import FORKS, PATIENCE
 
 OPTIONS = ["--batch-size", "64", "--variational-rate", "120", "--kl-weight", "mean:0.1", "--quiet"]
 OPTIONS += ["--epochs", "7", "--fine-tune-epochs", "1"]

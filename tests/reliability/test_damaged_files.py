@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.inference import CheckpointError, RunDirectory, RunError, SourceError
+from bmrs_pyro.runs import RunDirectory, RunError, SourceError
+from bmrs_pyro.training import CheckpointError
 
 MUTATIONS = 1000
 SLOWEST = 5.0  # seconds that one reading may take

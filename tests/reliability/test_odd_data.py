@@ -12,17 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.data import Batches, DataError, Dataset, load
-from bmrs_pyro.inference import (
-    AutoTruncatedLogNormal,
-    History,
-    NonFiniteLoss,
-    SupervisedModel,
-    fit,
-    posteriors,
-)
+from bmrs_pyro.inference import AutoTruncatedLogNormal, NonFiniteLoss, SupervisedModel, posteriors
+from bmrs_pyro.metrics import evaluate, predict
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import bmrs_n
-from bmrs_pyro.reporting import evaluate, predict
+from bmrs_pyro.training import History, fit
 
 
 def trained(x: Tensor, y: Tensor, num_classes: int, batch_size: int = 8) -> tuple[History, NoisyNetwork]:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import Decision
-from bmrs_pyro.inference.sealed import load_tensors, save_tensors, seal, unseal
+from bmrs_pyro.files.sealed import load_tensors, save_tensors, seal, unseal
+from bmrs_pyro.metrics import hdi, probability_below, quantile
 from bmrs_pyro.reduction import (
     Criterion,
+    Decision,
     ExpectedNoise,
     KeepMask,
     SignalToNoise,
@@ -28,7 +29,6 @@ from bmrs_pyro.reduction import (
     score,
     select,
 )
-from bmrs_pyro.reporting import hdi, probability_below, quantile
 
 settings.register_profile("reproducible", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("reproducible")
@@ -85,7 +85,9 @@ def test_probabilities_grow_with_the_level(gains: list[tuple[float, float]], lev
 
 
 @pytest.mark.parametrize(
-    "criterion", [bmrs_n(), bmrs_u(8), SignalToNoise(), ExpectedNoise(0.1), "norm"], ids=str
+    "criterion",
+    [bmrs_n(), bmrs_u(8), SignalToNoise(), ExpectedNoise(0.1), "norm"],
+    ids=["bmrs_n", "bmrs_u", "snr", "expected", "norm"],
 )
 @given(gains=GAINS, data=st.data())
 def test_permuting_structures_permutes_scores(

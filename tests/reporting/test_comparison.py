@@ -10,8 +10,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
+from bmrs_pyro.metrics.footprint import file_bytes, peak_bytes
 from bmrs_pyro.reporting import compare_networks, figures_table, layer_widths, plot_layer_widths, save_figure
-from bmrs_pyro.reporting.footprint import file_bytes, peak_bytes
 
 
 def classifier(width: int) -> nn.Sequential:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from bmrs_pyro.inference import RunDirectory
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.reporting import to_inference_data
-from tests.reporting.programs import N, program
+from bmrs_pyro.runs import RunDirectory
+from tests.metrics.programs import N, program
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # 0.23 announces 1.0

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import Decision, Epoch
-from bmrs_pyro.network import NoisyNetwork, compact
-from bmrs_pyro.reduction import KeepMask, low_precision, spike
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network import NoisyNetwork, compact, cost_model
+from bmrs_pyro.reduction import Decision, KeepMask, low_precision, spike
 from bmrs_pyro.reporting import (
-    evaluate,
-    parameters_left,
     plot_compression,
     plot_density,
     plot_evidence,
@@ -24,6 +22,7 @@ from bmrs_pyro.reporting import (
     plot_widths,
     save_figure,
 )
+from bmrs_pyro.training import Epoch
 
 KEEP = KeepMask({"theta.a": torch.tensor([True, False, True]), "theta.b": torch.tensor([True, True])})
 EPOCHS = [
@@ -115,8 +114,7 @@ def test_parameters_left_are_those_of_the_network_cut_down() -> None:
     keep = {family.name: torch.rand(family.size) < 0.6 for family in network.structures}
     small = compact(network, keep)
     widths = {name: int(mask.sum()) for name, mask in keep.items()}
-    assert parameters_left(network, widths) == sum(weight.numel() for weight in small.parameters())
-    assert parameters_left(network, {}) == sum(weight.numel() for weight in net.parameters())
+    assert round(cost_model(network)(widths)) == sum(weight.numel() for weight in small.parameters())
 
 
 def test_figures_are_saved_or_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LassoCV
 from torch import nn
 
-from bmrs_pyro.inference import JointOptim
+from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import LocalReparameterization, MeanField, SpikeAndSlab, WeightModel, fit_weights
 
 N, P, NONZERO, NOISE, SLAB = 200, 50, 10, 1.0, 1.0

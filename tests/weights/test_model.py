@@ -14,7 +14,8 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bmrs_pyro.inference import JointOptim, MeanFieldELBO
+from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     LocalReparameterization,
     MeanField,

@@ -9,7 +9,8 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from bmrs_pyro.inference import JointOptim, NonFiniteLoss
+from bmrs_pyro.inference import NonFiniteLoss
+from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
     HorseshoeRule,

@@ -1,0 +1,109 @@
+"""The batch that several processes hold together, and this process's rows of it."""
+
+from __future__ import annotations
+
+__all__ = ["GlobalBatch", "SharedDraws"]
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.distributed.process_group import broadcast_, gather, rank
+from bmrs_pyro.distributions import TruncatedLogNormal
+
+Shape = torch.Size | list[int] | tuple[int, ...]
+_ENDED = -1
+
+
+class GlobalBatch:
+    """The rows ``start … start + count`` of ``total`` that lie in this process, one batch after the other.
+
+    Rank by rank the rows of a batch follow one another. The random numbers of the gains are those that a single
+    process would draw for all ``total`` rows, and each process keeps its own.
+
+    Args:
+        device: where the gains are drawn.
+
+    Attributes:
+        seen: rows that this process has had since the last :meth:`over`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.generator = torch.Generator(device)
+        self.start = self.count = self.total = self.seen = 0
+        first = torch.randint(2**31, (1,))
+        broadcast_([first])
+        self.seed(int(first))
+
+    @property
+    def weight(self) -> float:
+        """This process's share of the batch; a mean over examples weighs its part by it."""
+        return self.count / self.total
+
+    def seed(self, seed: int) -> None:
+        """Seed the gains, with the same number in every process."""
+        self.generator.manual_seed(seed)
+
+    def over(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+        """Pass the batches of this process on, in step with the other processes.
+
+        A process that has no row of a batch gets one of zeros, which weighs nothing.
+
+        Raises:
+            ValueError: the processes have different numbers of batches, or an empty batch.
+        """
+        self.seen = steps = 0
+        for x, y in batches:
+            self._take(gather(len(y)), steps)
+            steps += 1
+            yield (x, y) if len(y) else (_stand_in(x), _stand_in(y))
+        self._take(gather(_ENDED), steps)
+
+    def uniforms(self, draws: torch.Size, shape: torch.Size) -> Tensor:
+        """Return this process's uniform numbers in [0, 1), float64 ``(rows, *shape)``, or ``shape`` for one draw."""
+        whole = (self.total, *shape) if draws else shape
+        numbers = torch.rand(
+            whole, dtype=torch.float64, generator=self.generator, device=self.generator.device
+        )
+        if not draws:
+            return numbers
+        return numbers[self.start : self.start + self.count] if self.count else numbers[:1]
+
+    def _take(self, counts: list[int], steps: int) -> None:
+        if _ENDED in counts:
+            if set(counts) != {_ENDED}:
+                ended = counts.index(_ENDED)
+                raise ValueError(
+                    f"the loader of process {ended} ended after {steps} batches, others went on; every process needs "
+                    "the same number of batches"
+                )
+            return
+        self.start, self.count, self.total = sum(counts[: rank()]), counts[rank()], sum(counts)
+        self.seen += self.count
+        if not self.total:
+            raise ValueError(f"batch {steps + 1} of the loader is empty in every process")
+
+
+class SharedDraws(TruncatedLogNormal):
+    """A posterior whose draws are this process's rows of what one process would draw for the whole batch.
+
+    Args:
+        batch: the whole batch.
+        posterior: loc, scale and bounds.
+    """
+
+    def __init__(self, batch: GlobalBatch, posterior: TruncatedLogNormal) -> None:
+        super().__init__(posterior.loc, posterior.scale, posterior.low, posterior.high)
+        self._batch = batch
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Reparameterised draws of shape `sample_shape + batch_shape`."""
+        return self.icdf(self._batch.uniforms(torch.Size(sample_shape), self.batch_shape))
+
+
+def _stand_in(rows: Any) -> Any:
+    if isinstance(rows, (tuple, list)):
+        return tuple(_stand_in(part) for part in rows)
+    return rows.new_zeros((1, *rows.shape[1:]))

@@ -1,0 +1,5 @@
+"""Metrics: evaluation on held-out data, predictions, questions to the posteriors, latency and memory."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .corruptions import CORRUPTIONS as CORRUPTIONS
+from .corruptions import corrupted as corrupted
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import evaluation_mode as evaluation_mode
+from .footprint import file_bytes as file_bytes
+from .footprint import peak_bytes as peak_bytes
+from .footprint import peak_of as peak_of
+from .prediction import Prediction as Prediction
+from .prediction import averaged as averaged
+from .prediction import predict as predict
+from .queries import hdi as hdi
+from .queries import probability_below as probability_below
+from .queries import quantile as quantile
+from .timing import latency as latency

@@ -1,0 +1,53 @@
+"""How long networks take for one batch, measured side by side."""
+
+from __future__ import annotations
+
+__all__ = ["latency"]
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.metrics.evaluation import evaluation_mode
+
+_BLOCK = 10  # calls in a row, so that the median is of calls that find their own weights in the cache
+
+
+def latency(
+    nets: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, *, repeats: int = 20
+) -> dict[str, float]:
+    """Return the median seconds that each network takes for ``x``, in evaluation mode and without gradients.
+
+    The networks take turns in blocks of ten calls, so that a machine that slows down slows all of them. A
+    first round warms up and is not counted.
+
+    Args:
+        nets: what to measure, by name.
+        x: one batch, on the device of the networks.
+        repeats: rounds of blocks, at least 1.
+
+    Raises:
+        ValueError: fewer than one round.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; it must be at least 1")
+    seconds: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        for net in nets.values():
+            stack.enter_context(evaluation_mode(net))
+        for _ in range(1 + repeats):
+            for name, net in nets.items():
+                seconds.setdefault(name, []).extend(_seconds(net, x) for _ in range(_BLOCK))
+    return {name: statistics.median(values[_BLOCK:]) for name, values in seconds.items()}
+
+
+def _seconds(net: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    start = time.perf_counter()
+    net(x)
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize(x.device)
+    return time.perf_counter() - start

@@ -1,0 +1,16 @@
+from .compaction import compact as compact
+from .costs import Complexity as Complexity
+from .costs import CostModel as CostModel
+from .costs import complexity as complexity
+from .costs import cost_model as cost_model
+from .costs import cost_shares as cost_shares
+from .costs import reachable as reachable
+from .discovery import find_structures as find_structures
+from .feature_selection import FeatureSelection as FeatureSelection
+from .noisy import NoisyNetwork as NoisyNetwork
+from .norms import writer_norms as writer_norms
+from .removal import Removal as Removal
+from .structures import LeftOut as LeftOut
+from .structures import Member as Member
+from .structures import Structure as Structure
+from .structures import Structures as Structures

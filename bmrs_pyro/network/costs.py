@@ -1,0 +1,217 @@
+"""What a network costs, what each structure family has of it, and what it would cost with fewer structures."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Complexity",
+    "CostModel",
+    "complexity",
+    "cost_model",
+    "cost_shares",
+    "macs_per_weight",
+    "reachable",
+]
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bmrs_pyro.network.noisy import NoisyNetwork
+from bmrs_pyro.network.structures import Structure
+from bmrs_pyro.network.untouched import modes_kept, random_state_kept
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs.
+
+    Attributes:
+        parameters: number of weights; tied ones count once.
+        macs: multiply-accumulates of one evaluation of the example inputs, all examples together.
+        bytes: of parameters and buffers.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+def complexity(net: nn.Module, *example_inputs: Tensor) -> Complexity:
+    """Count parameters, multiply-accumulates (matrix products, convolutions, attention) and bytes.
+
+    Args:
+        net: a network, or one with gains, of which the wrapped network counts.
+        *example_inputs: its inputs, on any device and in any precision; a NoisyNetwork has its own.
+    """
+    if isinstance(net, NoisyNetwork):
+        return complexity(net.net, *(example_inputs or net.example_inputs))
+    tensors = [*net.parameters(), *net.buffers()]
+    return Complexity(
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        macs=_macs(net, example_inputs).get_total_flops() // 2,
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    )
+
+
+def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, float]:
+    """Return each family's share, of all families' cost, in its writers and readers; they sum to 1.
+
+    A weight that is written by one family and read by another counts for both.
+
+    Args:
+        network: the network with gains.
+        cost: what counts, ``"parameters"`` or ``"macs"`` (of the example inputs).
+
+    Raises:
+        ValueError: the cost is unknown.
+    """
+    if cost not in ("parameters", "macs"):
+        raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
+    state = network.net.state_dict()
+    densities = macs_per_weight(network) if cost == "macs" else None
+    costs = {}
+    for family in network.structures:
+        costs[family.name] = sum(
+            state[name].numel()
+            * (len(member.positions) / member.size)
+            * (1.0 if densities is None else densities.get(name, 0.0))
+            for member in family.members
+            for name, _ in member.tensors
+            if state[name].is_floating_point() and not name.endswith(("running_mean", "running_var"))
+        )
+    total = sum(costs.values())
+    return {name: value / total for name, value in costs.items()}
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cost as a function of the numbers n of structures left in the F families.
+
+    A weight is as long along its outputs, and along its inputs, as the structures there make it:
+    cost(n) = c₀ + Σ_t d_t (A_t n + a_t)(B_t n + b_t) over the weights t.
+
+    Attributes:
+        families: names of the families, in the order of n.
+        constant: c₀, the cost of what no structure is part of.
+        density: d, ``(T,)``, cost per entry of these two dimensions.
+        slopes: A and B, ``(2, T, F)``, channels per structure.
+        offsets: a and b, ``(2, T)``, channels that belong to no structure.
+    """
+
+    families: tuple[str, ...]
+    constant: float
+    density: Tensor
+    slopes: Tensor
+    offsets: Tensor
+
+    def __call__(self, counts: Mapping[str, int]) -> float:
+        """Return the cost with ``counts[name]`` structures left in each family."""
+        outputs, inputs = self._lengths(counts)
+        return self.constant + float(self.density @ (outputs * inputs))
+
+    def marginal(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """Return what one structure of each family costs, ∂cost/∂n."""
+        outputs, inputs = self._lengths(counts)
+        both = (self.density * inputs) @ self.slopes[0] + (self.density * outputs) @ self.slopes[1]
+        return dict(zip(self.families, both.tolist(), strict=True))
+
+    def _lengths(self, counts: Mapping[str, int]) -> Tensor:
+        n = torch.tensor([float(counts[name]) for name in self.families], dtype=torch.float64)
+        return self.slopes @ n + self.offsets
+
+
+def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
+    """Return the cost of a network as a function of how many structures are left.
+
+    Exact where the structures of a family hold equally many channels, as all do but those of irregular
+    concatenations. The products of attention that hold no weights count as constant.
+
+    Args:
+        network: the network with gains.
+        cost: ``"parameters"``, or ``"macs"`` of the example inputs, all examples together.
+
+    Raises:
+        ValueError: the cost is unknown.
+    """
+    if cost not in ("parameters", "macs"):
+        raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
+    macs = macs_per_weight(network) if cost == "macs" else None
+    families = tuple(family.name for family in network.structures)
+    slopes: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for index, family in enumerate(network.structures):
+        for member in family.members:
+            for name, dim in member.tensors:
+                zeros = torch.zeros(len(families), dtype=torch.float64)
+                slopes[name].setdefault(dim, zeros)[index] += len(member.positions) / family.size
+    full = torch.tensor([float(family.size) for family in network.structures], dtype=torch.float64)
+    density, rows, offsets = [], [], []
+    for name, weight in network.net.named_parameters():
+        if name not in slopes or (macs is not None and name not in macs):
+            continue
+        dims = list(slopes[name])
+        lengths = [weight.shape[dim] for dim in dims] + [1] * (2 - len(dims))
+        row = [slopes[name][dim] for dim in dims] + [torch.zeros_like(full)] * (2 - len(dims))
+        other = weight.numel() / (lengths[0] * lengths[1])
+        density.append(other * (1.0 if macs is None else macs[name]))
+        rows.append(torch.stack(row))
+        offsets.append(torch.tensor(lengths, dtype=torch.float64) - torch.stack(row) @ full)
+    model = CostModel(
+        families,
+        0.0,
+        torch.tensor(density, dtype=torch.float64),
+        torch.stack(rows, 1),
+        torch.stack(offsets, 1),
+    )
+    whole = complexity(network).parameters if macs is None else complexity(network).macs
+    covered = model({family.name: family.size for family in network.structures})
+    return CostModel(families, whole - covered, model.density, model.slopes, model.offsets)
+
+
+def reachable(net: nn.Module, structures: Iterable[Structure]) -> int:
+    """Count the parameters that belong to at least one structure, and so can leave with it; tied ones once.
+
+    Args:
+        net: the network.
+        structures: its families, or some of them.
+    """
+    held: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for family in structures:
+        for member in family.members:
+            for name, dim in member.tensors:
+                free = held[name].setdefault(dim, torch.ones(member.size, dtype=torch.bool))
+                free[member.positions] = False
+    return sum(
+        weight.numel()
+        - math.prod(
+            int(held[name][dim].sum()) if dim in held[name] else size for dim, size in enumerate(weight.shape)
+        )
+        for name, weight in net.named_parameters()
+    )
+
+
+def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
+    """Return how many multiply-accumulates of the example inputs each entry of a layer's weight takes part in."""
+    counts = _macs(network.net, network.example_inputs).get_flop_counts()
+    root = type(network.net).__name__
+    return {
+        f"{name}.weight": sum(counts[f"{root}.{name}"].values()) / 2 / module.weight.numel()
+        for name, module in network.net.named_modules()
+        if f"{root}.{name}" in counts and isinstance(getattr(module, "weight", None), Tensor)
+    }
+
+
+def _macs(net: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCounterMode:
+    if not inputs:
+        raise ValueError("no example inputs to count multiply-accumulates with; give the network's inputs")
+    like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
+    if like is not None:  # the network may have moved since it was given its inputs
+        inputs = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for x in inputs)
+    counter = FlopCounterMode(display=False)
+    with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
+        net.eval()(*inputs)
+    return counter

@@ -1,0 +1,92 @@
+"""What was decided about a network's structures, and on what evidence."""
+
+from __future__ import annotations
+
+__all__ = ["Decision"]
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.reduction.criteria import Criterion, ModelReduction
+from bmrs_pyro.reduction.keep_mask import KeepMask
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A criterion's verdict on every structure of the dense network.
+
+    Attributes:
+        criterion: its name, such as ``bmrs-n``.
+        keep: what is left, ``(C_f,)`` per family.
+        scores: the criterion's score, ``(C_f,)`` float64; positive means remove, NaN not asked.
+        log_prior_odds: what of a score is not evidence, nats; 0 for criteria other than model reduction.
+        evidence: whether the scores are evidence, in nats (Bayesian model reduction), or another quantity.
+    """
+
+    criterion: str
+    keep: KeepMask
+    scores: Mapping[str, Tensor]
+    log_prior_odds: float = 0.0
+    evidence: bool = True
+
+    @classmethod
+    def by(
+        cls, criterion: Criterion | None, name: str, keep: KeepMask, scores: Mapping[str, Tensor]
+    ) -> Decision:
+        """Record what a criterion decided."""
+        if isinstance(criterion, ModelReduction):
+            return cls(name, keep, scores, criterion.log_prior_odds)
+        return cls(name, keep, scores, evidence=False)
+
+    @property
+    def quantity(self) -> str:
+        """Name of :attr:`values`: ``ΔF`` or ``score``."""
+        return "ΔF" if self.evidence else "score"
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """ΔF of every structure (the bare score for other criteria), ``(C_f,)``."""
+        return {name: scores - self.log_prior_odds for name, scores in self.scores.items()}
+
+    @property
+    def threshold(self) -> float:
+        """Values above this are removed."""
+        return -self.log_prior_odds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; NaN becomes null."""
+        return {
+            "criterion": self.criterion,
+            "log_prior_odds": self.log_prior_odds,
+            "evidence": self.evidence,
+            "keep": json.loads(self.keep.to_json()),
+            "scores": {
+                name: [None if math.isnan(value) else value for value in values.tolist()]
+                for name, values in self.scores.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Decision:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: the record is malformed.
+        """
+        try:
+            scores = {
+                name: torch.tensor([math.nan if v is None else v for v in values], dtype=torch.float64)
+                for name, values in record["scores"].items()
+            }
+            keep = KeepMask.from_json(json.dumps(record["keep"]))
+            return cls(
+                record["criterion"], keep, scores, float(record["log_prior_odds"]), bool(record["evidence"])
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"malformed decision ({type(error).__name__}: {error})") from None

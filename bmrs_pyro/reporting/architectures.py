@@ -1,0 +1,148 @@
+"""What can be removed from a network, and whether the removal is exact."""
+
+from __future__ import annotations
+
+__all__ = ["Survey", "removal_error", "survey", "survey_table"]
+
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network import LeftOut, NoisyNetwork, compact, find_structures, reachable
+from bmrs_pyro.network.untouched import tensor_outputs
+from bmrs_pyro.training import reestimate_batch_norm_
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a network.
+
+    Attributes:
+        parameters: number of weights.
+        families: structure families offered.
+        structures: structures in them.
+        reachable: share of the parameters that belong to a structure.
+        seconds: wall-clock time of :func:`bmrs_pyro.find_structures`.
+        error: :func:`removal_error` of half of the structures.
+        left_out: families not offered, with the reason.
+        refusal: why the network cannot be used at all; None if it can.
+    """
+
+    parameters: int
+    families: int = 0
+    structures: int = 0
+    reachable: float = 0.0
+    seconds: float = 0.0
+    error: float = 0.0
+    left_out: tuple[LeftOut, ...] = ()
+    refusal: str | None = None
+
+
+def survey(net: nn.Module, *inputs: Tensor) -> Survey:
+    """Look for structures in a network, and remove half of them at random from a copy of it.
+
+    Args:
+        net: the network, trained or fresh; left as it is.
+        *inputs: its inputs, at least two examples.
+    """
+    parameters = sum(weight.numel() for weight in net.parameters())
+    start = time.perf_counter()
+    try:
+        found = find_structures(net, *inputs)
+    except ValueError as error:
+        return Survey(parameters, refusal=str(error))
+    seconds = time.perf_counter() - start
+    if not found:
+        return Survey(
+            parameters, seconds=seconds, left_out=found.left_out, refusal="no family can be removed"
+        )
+    network = NoisyNetwork(_awake(net), *inputs, structures=found)
+    return Survey(
+        parameters,
+        families=len(found),
+        structures=sum(family.size for family in found),
+        reachable=reachable(net, found) / parameters,
+        seconds=seconds,
+        error=removal_error(network, *inputs),
+        left_out=found.left_out,
+    )
+
+
+@torch.no_grad()
+def removal_error(network: NoisyNetwork, *inputs: Tensor, seed: int = 0) -> float:
+    """Return how far the small network is from the one with gains, in units of how far its examples are apart.
+
+    max |compact(x) − network(x, θ ⊙ keep)| / max |network(x₁, θ ⊙ keep) − network(x₂, θ ⊙ keep)|, the largest over
+    all outputs. Each structure is kept with probability ½, at least one of each family; the gains of those kept are
+    around √2, so that the signal stays as large as it was.
+
+    Args:
+        network: a network with gains, in evaluation mode; its batch norms are fitted to these gains.
+        *inputs: its inputs, at least two examples.
+        seed: of the draw.
+    """
+    random = torch.Generator().manual_seed(seed)
+    keep, theta = {}, {}
+    for family in network.structures:
+        kept = torch.rand(family.size, generator=random) < 0.5
+        kept[0] = True
+        keep[family.name] = kept
+        theta[family.name] = torch.empty(family.size).uniform_(0.9, 1.9, generator=random)
+    masked = {name: gain * keep[name] for name, gain in theta.items()}
+    reestimate_batch_norm_(network, [((inputs, masked), None)])  # or the signal may die on its way
+    expected = tensor_outputs(network, (inputs, masked))
+    actual = tensor_outputs(compact(network, keep, theta), inputs)
+    errors = [_relative_error(small, whole) for small, whole in zip(actual, expected, strict=True)]
+    return float(torch.stack(errors).max())  # NaN, where there is one, as Python's max would not be
+
+
+def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
+    error, spread = (small - whole).abs().max(), (whole[0] - whole[1]).abs().max()
+    return (error / spread).where(error != 0, error)  # an output may be the same for all examples
+
+
+@torch.no_grad()
+def _awake(net: nn.Module) -> nn.Module:
+    """Copy a network, in evaluation mode, with noise on constant weights: zeros hide whole branches of fresh ones."""
+    awake = copy.deepcopy(net)
+    random = torch.Generator().manual_seed(0)
+    for weight in awake.parameters():
+        if bool((weight == weight.flatten()[0]).all()):
+            weight.add_(0.1 * torch.randn(weight.shape, generator=random).to(weight))
+    return awake.eval()
+
+
+def survey_table(surveys: Mapping[str, Survey]) -> str:
+    """Return surveys as Markdown: a table with a row per network, then what is left out of each, and why."""
+    head = ["network", "parameters", "families", "structures", "reachable", "seconds", "error"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, one in surveys.items():
+        cells = [name, f"{one.parameters:,}"]
+        if one.refusal is None:
+            cells += [str(one.families), f"{one.structures:,}", f"{one.reachable:.1%}"]
+            cells += [f"{one.seconds:.1f}", f"{one.error:.0e}"]
+        else:
+            cells += [f"refused: {one.refusal}", "", "", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, one in surveys.items():
+        if one.left_out:
+            lines += ["", f"`{name}` leaves out", ""]
+            lines += [f"- {_names(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
+    return "\n".join(lines) + "\n"
+
+
+def _by_reason(left_out: Iterable[LeftOut]) -> Iterable[tuple[str, list[str]]]:
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for family, reason in left_out:
+        grouped[reason].append(family)
+    return grouped.items()
+
+
+def _names(families: list[str]) -> str:
+    shown = ", ".join(f"`{family}`" for family in families[:3])
+    return shown if len(families) <= 3 else f"{shown} and {len(families) - 3} more"

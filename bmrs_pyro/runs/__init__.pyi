@@ -1,0 +1,11 @@
+from .loading import load as load
+from .loading import save_portable as save_portable
+from .run_directory import RunConfig as RunConfig
+from .run_directory import RunDirectory as RunDirectory
+from .run_directory import RunError as RunError
+from .source import NetworkSource as NetworkSource
+from .source import SourceError as SourceError
+from .splits import run_data as run_data
+from .splits import training_batches as training_batches
+from .weight_files import WeightsError as WeightsError
+from .weight_files import load_weights_ as load_weights_

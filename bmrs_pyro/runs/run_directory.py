@@ -1,0 +1,307 @@
+"""A run on disk: its configuration, progress, posteriors and small network; safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+__all__ = ["RunConfig", "RunDirectory", "RunError"]
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors, seal, unseal, write_atomically
+from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.reduction import Decision, KeepMask
+from bmrs_pyro.runs.source import NetworkSource
+from bmrs_pyro.training import Checkpoint, Epoch, History
+
+SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
+
+
+class RunError(ValueError):
+    """A run directory cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run was asked to do; enough to repeat it.
+
+    Attributes:
+        model: network source, see :class:`NetworkSource`.
+        data: name or path of the data set.
+        data_root: folder the data set is looked for in.
+        input_shape: shape of one example.
+        num_classes: number of labels.
+        mean, std: per-channel normalisation of the inputs.
+        size: height and width images are resized to, in pixels; None leaves them.
+        criterion: name of the continuous pruning criterion, ``"none"`` for none.
+        epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed,
+            gains_only, label_smoothing, augment, bfloat16, round_to, max_macs, max_params: as the command's options.
+        weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
+        source_sha256: digest of the run's copy of the network's file, None for other sources.
+        versions: of bmrs_pyro, torch, pyro and Python.
+    """
+
+    model: str
+    data: str
+    data_root: str | None
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int | None
+    criterion: str
+    epochs: int
+    fine_tune_epochs: int
+    prune_every: int
+    batch_size: int
+    lr: float
+    variational_rate: float
+    kl_weight: str
+    draws: str
+    validation: float
+    seed: int
+    weights: str | None = None
+    gains_only: bool = False
+    label_smoothing: float = 0.0
+    augment: bool = False
+    bfloat16: bool = False
+    round_to: int = 1
+    max_macs: int | None = None
+    max_params: int | None = None
+    source_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's directory.
+
+    ======================== ============================================================
+    ``config.json``          :class:`RunConfig`
+    ``model.py``             copy of the network's source file, where it has one
+    ``dense.safetensors``    the trained weights it started from, where it has some
+    ``metrics.jsonl``        one record per epoch
+    ``state.safetensors``    state after the last epoch, for resuming
+    ``network.safetensors``  network and posteriors at the end of training
+    ``reduction.json``       criterion, what is kept, score of every structure, accuracy
+    ``compact.safetensors``  the small network, with what is kept
+    ======================== ============================================================
+
+    Args:
+        path: the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, dense: Mapping[str, Tensor] | None = None) -> RunDirectory:
+        """Make the directory with its configuration and a copy of the network's source file.
+
+        Args:
+            path: the directory.
+            config: the configuration.
+            dense: the trained weights that the run starts from; None for fresh ones.
+
+        Raises:
+            RunError: the path holds a run already, or cannot be written.
+        """
+        run = cls(path)
+        if run.exists():
+            raise RunError(f"{path} holds a run already; resume it with --resume or choose another directory")
+        source = NetworkSource(config.model)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if source.file:
+                content = source.file.read_bytes()
+                config = replace(config, source_sha256=source.digest())
+                write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
+            if dense is not None:
+                save_tensors(run._file(DENSE), dense, {})
+            run._write_json("config.json", asdict(config))
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror})") from None
+        return run
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self._file("config.json").exists()
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        record = self._read_json("config.json")
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        try:
+            return RunConfig(**fields)
+        except TypeError as error:
+            raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The file the training state is kept in."""
+        return Checkpoint(self._file("state.safetensors"))
+
+    def source(self) -> NetworkSource:
+        """Return where the dense network comes from: the run's own copy of the file where there is one."""
+        config = self.config
+        if config.source_sha256 is None:
+            return NetworkSource(config.model)
+        return NetworkSource(str(self._file(SOURCE_COPY)), config.source_sha256)
+
+    def dense(self) -> nn.Module:
+        """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
+        config = self.config
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            net = self.source().build(config.input_shape, config.num_classes)
+        if config.weights is not None:
+            net.load_state_dict(self._read_tensors(DENSE)[0])
+        return net
+
+    def example(self) -> Tensor:
+        """Return an input of one example, zeros."""
+        return torch.zeros(1, *self.config.input_shape)
+
+    def append_metrics(self, record: Epoch) -> None:
+        """Add an epoch's record; one of an interrupted run with the same or a later number gives way."""
+        earlier = self.metrics() if self._file("metrics.jsonl").exists() else []
+        kept = [*(epoch for epoch in earlier if epoch.epoch < record.epoch), record]
+        lines = "".join(json.dumps(seal(epoch.to_json())) + "\n" for epoch in kept)
+        write_atomically(self._file("metrics.jsonl"), lambda file: file.write_text(lines))
+
+    def metrics(self) -> list[Epoch]:
+        """Return the records of all epochs so far."""
+        file = self._file("metrics.jsonl")
+        try:
+            records = [Epoch(**unseal(line)) for line in file.read_text().splitlines()]
+        except (OSError, TypeError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
+        numbers = [record.epoch for record in records]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise RunError(f"{file} is damaged (its epochs are numbered {numbers})")
+        return records
+
+    def save_network(
+        self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
+    ) -> None:
+        """Write network and posteriors as training left them."""
+        some = next(iter(posteriors.values()))
+        tensors = {f"network::{name}": value for name, value in network.net.state_dict().items()}
+        for name, posterior in posteriors.items():
+            tensors |= {f"loc::{name}": posterior.loc, f"scale::{name}": posterior.scale}
+        keep = history.keep
+        meta = {
+            "low": repr(float(some.low)),
+            "high": repr(float(some.high)),
+            "keep": keep.to_json() if keep else "",
+        }
+        save_tensors(self._file("network.safetensors"), tensors, meta)
+
+    def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
+        """Return network and posteriors as training left them, and what training had kept."""
+        tensors, meta = self._read_tensors("network.safetensors")
+        noisy = NoisyNetwork(self.dense(), self.example())
+        with self._fitting("network.safetensors"):
+            keep = KeepMask.from_json(meta["keep"])
+            if keep.removed:
+                noisy.remove_(keep)
+            noisy.net.load_state_dict(_part(tensors, "network"))
+            low, high = float(meta["low"]), float(meta["high"])
+            loc, scale = _part(tensors, "loc"), _part(tensors, "scale")
+            found = {
+                family.name: TruncatedLogNormal(loc[family.name], scale[family.name], low, high)
+                for family in noisy.structures
+            }
+        return noisy, found, keep
+
+    def save_decision(
+        self, decision: Decision, small: nn.Module, validation_accuracy: float | None = None
+    ) -> None:
+        """Write a decision and the small network it gives, with its accuracy on the validation data if known."""
+        save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
+        record = decision.to_json() | {"validation_accuracy": validation_accuracy}
+        self._write_json("reduction.json", record)
+
+    def decision(self) -> Decision:
+        """Return the last decision."""
+        try:
+            return Decision.from_json(self._read_json("reduction.json"))
+        except RunError:
+            raise
+        except ValueError as error:
+            raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
+
+    def validation_accuracy(self) -> float | None:
+        """Return the small network's accuracy on the validation data; None where nobody measured it."""
+        # runs of earlier versions hold none
+        accuracy: float | None = self._read_json("reduction.json").get("validation_accuracy")
+        return accuracy
+
+    def small(self, dense: nn.Module | None = None) -> nn.Module:
+        """Return the small network, a plain ``nn.Module`` in evaluation mode.
+
+        Args:
+            dense: a dense network of the run's kind, which gets hooks; by default made from the run's source.
+
+        Raises:
+            RunError: a file is missing, damaged, of a newer format, or of another network.
+            SourceError: the network's source is missing, was changed or cannot be imported.
+        """
+        tensors, meta = self._read_tensors("compact.safetensors")
+        dense = self.dense() if dense is None else dense
+        with self._fitting("compact.safetensors"):
+            net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
+            net.load_state_dict(tensors)
+        return net.eval()
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def _fitting(self, name: str) -> Iterator[None]:
+        """Say of a sound file whose content is another network's that it does not fit."""
+        try:
+            yield
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{self._file(name)} does not fit the run's network ({reason})") from None
+
+    def _write_json(self, name: str, record: Mapping[str, Any]) -> None:
+        text = json.dumps(seal(record), indent=1)
+        write_atomically(self._file(name), lambda file: file.write_text(text))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        file = self._file(name)
+        try:
+            return unseal(file.read_text())
+        except FileNotFoundError:
+            raise RunError(
+                f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
+
+    def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        file = self._file(name)
+        if not file.exists():
+            raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+        try:
+            return load_tensors(file)
+        except NewerFormat as error:
+            raise RunError(f"{file} cannot be read ({error})") from None
+        except ValueError as error:
+            raise RunError(f"{file} is damaged ({error})") from None
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}::"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,97 @@
+"""The state of a training run on disk: one file, replaced whole after every epoch."""
+
+from __future__ import annotations
+
+__all__ = ["Checkpoint", "CheckpointError", "TrainingState"]
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors
+from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.training.history import Epoch
+
+
+class CheckpointError(ValueError):
+    """A file of a run cannot be read; the message names it and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a continued run needs.
+
+    Attributes:
+        keep: what is left, in the numbering of the network as it came.
+        epochs: the records so far.
+        best: epoch and score of the best weights, None before the first epoch.
+        tensors: state dicts by part: ``network``, ``guide``, ``scores``,
+            ``optim/<parameter>``, ``best/network``, ``best/guide``.
+    """
+
+    keep: KeepMask
+    epochs: tuple[Epoch, ...]
+    best: tuple[int, float] | None
+    tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A safetensors file that holds the latest state; nothing in it is pickled.
+
+    Args:
+        path: the file; it appears with the first save.
+    """
+
+    path: Path
+
+    def load(self) -> TrainingState | None:
+        """Return the state, or None where there is no file yet.
+
+        Raises:
+            CheckpointError: the file is damaged, not a checkpoint, or of a newer format.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            flat, meta = load_tensors(self.path)
+            tensors: dict[str, dict[str, Tensor]] = {part: {} for part in json.loads(meta["parts"])}
+            for key, value in flat.items():
+                part, _, name = key.partition("::")
+                tensors[part][name] = value
+            best = json.loads(meta["best"])
+            return TrainingState(
+                KeepMask.from_json(meta["keep"]),
+                tuple(Epoch(**record) for record in json.loads(meta["epochs"])),
+                tuple(best) if best is not None else None,
+                tensors,
+            )
+        except NewerFormat as error:
+            raise CheckpointError(f"{self.path} cannot be read ({error})") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path} is not a readable checkpoint ({type(error).__name__}: {error}); "
+                "delete it to start afresh"
+            ) from None
+
+    def save(self, state: TrainingState) -> None:
+        """Write the state under a temporary name and rename it over the last one.
+
+        Raises:
+            WriteError: the disk is full, or the like; the last state stays as it was.
+        """
+        meta = {
+            "parts": json.dumps(list(state.tensors)),
+            "keep": state.keep.to_json(),
+            "epochs": json.dumps([epoch.to_json() for epoch in state.epochs]),
+            "best": json.dumps(state.best),
+        }
+        tensors = {
+            f"{part}::{name}": value
+            for part, values in state.tensors.items()
+            for name, value in values.items()
+        }
+        save_tensors(self.path, tensors, meta)

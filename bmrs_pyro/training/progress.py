@@ -1,0 +1,73 @@
+"""The progress bar of a training run."""
+
+from __future__ import annotations
+
+__all__ = ["EpochBar"]
+
+from operator import length_hint
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bmrs_pyro.training.history import Epoch
+
+
+class EpochBar:
+    """A bar over all steps that shows ELBO, KL, accuracy and structures left.
+
+    Args:
+        epochs: how many epochs there will be.
+        loader: the batches of one epoch; where it has no length the bar counts epochs alone.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, epochs: int, loader: object, *, enabled: bool) -> None:
+        # 0 for torch's loader over a stream, too, whose len() raises
+        self._per_epoch = length_hint(loader)
+        self._epochs = epochs
+        self._seen = 0
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._task = self._bar.add_task(
+            "fit", total=epochs * max(self._per_epoch, 1), epoch=f"0/{epochs}", status=""
+        )
+
+    def __enter__(self) -> EpochBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, elbo: float) -> None:
+        """Advance by one batch."""
+        if self._per_epoch:
+            self._bar.advance(self._task)
+
+    def finish(self, record: Epoch) -> None:
+        """Show an epoch's record."""
+        accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2%}"
+        self._bar.update(
+            self._task,
+            completed=record.epoch * max(self._per_epoch, 1),
+            epoch=f"{record.epoch}/{self._epochs}",
+            status=f"ELBO {record.elbo:.4g}  KL {record.kl:.4g}{accuracy}  structures {record.size}",
+        )

@@ -1,0 +1,42 @@
+"""A pruning event: the network, the guide and the optimiser's moments shrink together, in place."""
+
+from __future__ import annotations
+
+__all__ = ["remove_structures_"]
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.training.optimiser import JointOptim
+
+
+def remove_structures_(
+    model: SupervisedModel,
+    guide: AutoTruncatedLogNormal,
+    keep: Mapping[str, Tensor],
+    optim: JointOptim | None = None,
+) -> None:
+    """Remove structures from a model in training: what is gone costs nothing from the next step on.
+
+    Args:
+        model: the model; its network loses weights, its plates and priors follow.
+        guide: loses the posteriors of what is removed.
+        keep: mask ``(C_f,)`` per family, True for what stays; families not named stay whole.
+        optim: loses the moments of what is removed.
+
+    Raises:
+        ValueError: a mask has the wrong length or keeps nothing of its family.
+    """
+    sizes = {structure.name: structure.size for structure in model.structures}
+    removal = model.network.remove_(keep)
+    index = guide.shrink_(keep, sizes)
+    if optim is None:
+        return
+    for name, weight in model.network.net.named_parameters():
+        if name in removal.indices:
+            optim.cut_(weight, removal.indices[name])
+    for parameter in guide.parameters(recurse=False):
+        optim.cut_(parameter, index)

@@ -1,0 +1,147 @@
+"""A training step as two CUDA graphs, replayed for as long as its shapes and rates stay what they are."""
+
+from __future__ import annotations
+
+__all__ = ["CudaRecorder", "StepGraph", "refuse_unrecordable"]
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from pyro.infer import SVI
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from bmrs_pyro.distributed import world_size
+from bmrs_pyro.inference.elbo import MeanFieldELBO, finite, negative_sum
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.training.optimiser import JointOptim
+
+# in the first steps Adam makes its moments, cuDNN and cuBLAS their plans: nothing of that may be recorded
+_STEPS_BEFORE = 3
+
+
+class Recorder(Protocol):
+    """What can record work, to do it again without Python."""
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Return the context that steps are made and recorded in."""
+
+    def record(self, work: Callable[[], object]) -> Callable[[], object]:
+        """Record work, without doing it, and return what does it."""
+
+
+class CudaRecorder:
+    """Records kernels as CUDA graphs, which share one pool of memory.
+
+    Args:
+        device: the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work on a stream of its own, in turns with the usual one, on which nothing can be recorded."""
+        usual = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):
+            yield
+        usual.wait_stream(self._stream)
+
+    def record(self, work: Callable[[], object]) -> Callable[[], object]:
+        """Record the kernels that work would start."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            work()
+        return graph.replay
+
+
+def refuse_unrecordable(device: torch.device) -> None:
+    """Raise ValueError if steps on the device, by as many processes as there are, cannot be recorded."""
+    if device.type != "cuda":
+        raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
+    if world_size() > 1:
+        raise ValueError("CUDA graphs are recorded in one process alone; train without them")
+
+
+class StepGraph:
+    """Steps of SVI that are recorded once and then replayed, without Python between their kernels.
+
+    The first steps run as usual. Then two graphs are recorded, one up to the gradients and one for the
+    optimiser: between them the loss is looked at, which must be finite before weights are touched. Batches of
+    another size than the recorded one run as usual. A recorded step has the learning rates and structures it
+    was recorded with, so that every epoch needs an object of its own.
+
+    Args:
+        svi: a SupervisedModel, its AutoTruncatedLogNormal and a JointOptim.
+        recorder: what records.
+    """
+
+    def __init__(self, svi: SVI, recorder: Recorder) -> None:
+        self._svi, self._recorder = svi, recorder
+        self._model: SupervisedModel = svi.model
+        self._guide: AutoTruncatedLogNormal = svi.guide
+        self._optim: JointOptim = svi.optim
+        self._steps = 0
+        self._x: Inputs = ()
+        self._y = torch.empty(0)
+        self._terms: dict[str, Tensor] = {}
+        self._loss = torch.empty(0)
+        self._to_gradients: Callable[[], object] | None = None
+        self._update: Callable[[], object] | None = None
+
+    def step(self, x: Inputs, y: Tensor) -> float:
+        """Make one step as ``svi.step(x, y)`` does, and return its loss.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite.
+            ValueError: the optimiser's steps cannot be recorded.
+        """
+        with self._recorder.aside():
+            self._steps += 1
+            if self._steps <= _STEPS_BEFORE:
+                return float(self._svi.step(x, y))
+            if self._to_gradients is None:
+                self._record(x, y)
+            if _shapes((x, y)) != _shapes((self._x, self._y)):
+                return float(self._svi.step(x, y))
+            assert self._to_gradients is not None
+            assert self._update is not None
+            for static, given in zip(_parts((self._x, self._y)), _parts((x, y)), strict=True):
+                static.copy_(given, non_blocking=True)
+            self._to_gradients()
+            loss = finite(self._loss, self._terms, (self._x, self._y))
+            self._update()
+            return loss
+
+    def _record(self, x: Inputs, y: Tensor) -> None:
+        self._x, self._y = tree_map(torch.clone, (x, y))
+        self._optim.capturable_()
+        self._to_gradients = self._recorder.record(self._gradients)
+        self._update = self._recorder.record(lambda: self._optim(()))
+
+    def _gradients(self) -> None:
+        usual = self._guide.kernels
+        # what a look at the numbers decides about cannot be recorded
+        self._guide.kernels = usual.branch_free()
+        try:
+            terms = MeanFieldELBO.terms(self._model, self._guide, self._x, self._y)
+        finally:
+            self._guide.kernels = usual
+        loss = negative_sum(terms)
+        loss.backward()
+        self._terms, self._loss = {name: term.detach() for name, term in terms.items()}, loss.detach()
+
+
+def _parts(batch: tuple[Inputs, Tensor]) -> list[Tensor]:
+    x, y = batch
+    return [*(x if isinstance(x, tuple) else (x,)), y]
+
+
+def _shapes(batch: tuple[Inputs, Tensor]) -> list[torch.Size]:
+    return [part.shape for part in _parts(batch)]

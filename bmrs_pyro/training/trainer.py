@@ -1,0 +1,291 @@
+"""The trainer: what one epoch does, and the state of a run between epochs."""
+
+from __future__ import annotations
+
+__all__ = ["Batches", "Trainer"]
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from bmrs_pyro.distributed import (
+    GlobalBatch,
+    broadcast_,
+    gather,
+    global_batch_norm,
+    pooled_,
+    rank,
+    world_size,
+)
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.inference import posteriors
+from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import inputs_on
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import writer_norms
+from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm
+from bmrs_pyro.reduction import score as criterion_scores
+from bmrs_pyro.training.checkpoint import TrainingState
+from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.optimiser import JointOptim
+from bmrs_pyro.training.progress import EpochBar
+from bmrs_pyro.training.removal import remove_structures_
+from bmrs_pyro.training.step_graph import Recorder, StepGraph
+from bmrs_pyro.training.validation import score
+
+Batches = Iterable[tuple[Any, Tensor]]
+
+
+@dataclass
+class _Best:
+    epoch: int
+    score: float
+    network: Mapping[str, Tensor]
+    guide: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor]
+
+
+class Trainer:
+    """Epochs of SVI over one model, and the state between them."""
+
+    def __init__(
+        self,
+        model: SupervisedModel,
+        guide: Callable[..., Any],
+        optim: JointOptim,
+        criterion: Criterion | None,
+        min_keep: int,
+        limits: Limits,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.model, self.guide, self.optim = model, guide, optim
+        self.criterion, self.min_keep, self.limits = criterion, min_keep, limits
+        self.history = History(
+            keep=KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
+        )
+        self.best: _Best | None = None
+        self.svi = SVI(model, guide, optim, MeanFieldELBO())
+        self.recorder = recorder
+        self.device = next(model.network.parameters()).device
+        self.batch = GlobalBatch(self.device) if world_size() > 1 else None
+
+    def epoch(
+        self,
+        epoch: int,
+        phase: str,
+        rate: float,
+        loader: Batches,
+        validation: Batches | None,
+        pruning: bool,
+        last: bool,
+        bar: EpochBar,
+    ) -> Epoch:
+        """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        self.model.network.train()
+        start = time.perf_counter()
+        with global_batch_norm(self.model.network, self.batch):
+            elbo, x, seen = self._steps(epoch, loader, bar)
+        seconds = time.perf_counter() - start
+        found = posteriors(self.guide, x)
+        removed = self._prune(found, last) if pruning else 0
+        if removed:
+            found = posteriors(self.guide, x)
+        result = None
+        if validation is not None:
+            result = score(self.model, {name: q.mean for name, q in found.items()}, validation)
+        record = Epoch(
+            epoch=epoch,
+            phase=phase,
+            elbo=elbo,
+            kl=sum(kl_divergence(q, self.model.prior).sum().item() for q in found.values()),
+            accuracy=result.accuracy if result else None,
+            log_likelihood=result.log_likelihood if result else None,
+            removed=removed,
+            structures={structure.name: structure.size for structure in self.model.structures},
+            learning_rate=rate * self.optim.lr,
+            seconds=seconds,
+            examples=gather(seen),
+        )
+        self.history.epochs.append(record)
+        self._remember(record, validation is not None)
+        bar.finish(record)
+        return record
+
+    def _steps(self, epoch: int, loader: Batches, bar: EpochBar) -> tuple[float, Any, int]:
+        """Return the mean ELBO, the last inputs and the number of examples that this process had."""
+        total, steps, seen, x = 0.0, 0, 0, None
+        checked = pyro.infer.util.is_validation_enabled()
+        # recorded anew in every epoch: rates and structures change in between
+        step = self.svi.step if self.recorder is None else StepGraph(self.svi, self.recorder).step
+        for x, y in loader if self.batch is None else self.batch.over(loader):
+            if not len(y):
+                raise ValueError(f"the loader's batch {steps + 1} has no examples; leave such batches out")
+            x = inputs_on(self.device, x)
+            try:
+                # the first step of an epoch checks shapes and arguments for all of them
+                with pyro.validation_enabled(checked and steps == 0):
+                    loss = step(x, y.to(self.device, non_blocking=True))
+            except (NonFiniteLoss, ValueError) as error:
+                # with validation on, a distribution notices NaN in its arguments before there is a loss
+                culprit = self._culprit(x) or (str(error) if isinstance(error, NonFiniteLoss) else None)
+                if culprit is None:
+                    raise
+                raise NonFiniteLoss(f"epoch {epoch}, step {steps + 1}: {culprit}") from None
+            weight = 1.0 if self.batch is None else self.batch.weight
+            total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
+            bar.step(-loss)
+        if not steps:
+            raise ValueError(
+                "the loader gives no batches; is the data set smaller than one batch with drop_last?"
+            )
+        elbo = pooled_(torch.tensor(total / steps, dtype=torch.float64)).item()
+        return elbo, x, seen if self.batch is None else self.batch.seen
+
+    def _culprit(self, x: Any) -> str | None:
+        """Say which input or parameter is not finite, if one is."""
+        if not all(part.isfinite().all() for part in (x if isinstance(x, tuple) else (x,))):
+            return "the data hold NaN or inf"
+        # the optimiser knows none before its first step
+        parameters = {**self.optim.parameters, **dict(self.model.network.net.named_parameters())}
+        for name, parameter in parameters.items():
+            if not parameter.isfinite().all():
+                return f"parameter {name!r} holds NaN or inf; lower the learning rate"
+        return None
+
+    def _scores(self, found: Mapping[str, TruncatedLogNormal]) -> dict[str, Tensor]:
+        """Ask the criterion, in one process for all, and take down what it says."""
+        criterion = self.criterion
+        if criterion is None:
+            return {}
+        scores = {name: torch.empty(q.batch_shape, dtype=torch.float64) for name, q in found.items()}
+        if rank() == 0:
+            if isinstance(criterion, WeightNorm):
+                # the norms of the weights as they are now
+                criterion = replace(criterion, norms=writer_norms(self.model.network))
+            for name, values in criterion_scores(found, self.model.prior, criterion).items():
+                scores[name].copy_(values)
+        broadcast_(scores.values())
+        self.history.note_scores(scores)
+        return scores
+
+    def _prune(self, found: Mapping[str, TruncatedLogNormal], last: bool) -> int:
+        scores = self._scores(found)
+        masks = {name: torch.empty(values.shape, dtype=torch.bool) for name, values in scores.items()}
+        if rank() == 0:
+            keep = KeepMask.from_scores(scores, min_keep=self.min_keep)
+            masks |= self.limits.applied(
+                self.model.network, keep, scores, min_keep=self.min_keep, budgets=last
+            )
+        broadcast_(masks.values())
+        keep = KeepMask(masks)
+        if keep.removed:
+            self._remove(keep, self.optim)
+            self.history.keep = self.history.keep.then(keep)
+            self.best = None
+        return keep.removed
+
+    def _remove(self, keep: KeepMask, optim: JointOptim | None) -> None:
+        if not isinstance(self.guide, AutoTruncatedLogNormal):
+            raise TypeError(
+                f"a {type(self.guide).__name__} cannot shrink in training; use AutoTruncatedLogNormal"
+            )
+        remove_structures_(self.model, self.guide, keep, optim)
+
+    def _remember(self, record: Epoch, chosen: bool) -> None:
+        best = self.best
+        if best is None or not chosen or record.score >= best.score or math.isnan(best.score):
+            stored = {name: value.detach().clone() for name, value in self._stored().items()}
+            self.best = _Best(
+                record.epoch, record.score, _copy(self.model.network), _copy(self.guide), stored
+            )
+
+    def _stored(self) -> dict[str, Tensor]:
+        """Return a hand-written guide's parameters that Pyro's store holds and no module."""
+        modules = [self.model.network, *([self.guide] if isinstance(self.guide, nn.Module) else [])]
+        held = {id(parameter) for module in modules for parameter in module.parameters()}
+        return {name: value for name, value in self.optim.parameters.items() if id(value) not in held}
+
+    def seed(self, seed: int) -> None:
+        """Seed the gains alike in every process, and what else is random, such as dropout, apart."""
+        pyro.set_rng_seed((seed + rank() * 2_654_435_769) % 2**32)
+        if self.batch is not None:
+            self.batch.seed(seed)
+
+    def align(self) -> None:
+        """Start all processes from the first one's weights and posteriors.
+
+        Raises:
+            ValueError: they have trained for different numbers of epochs.
+        """
+        epochs = gather(len(self.history))
+        if len(set(epochs)) > 1:
+            raise ValueError(
+                f"the processes found {epochs} epochs in their checkpoints; all of them must see the same run directory"
+            )
+        for module in (self.model.network, self.guide):
+            broadcast_(module.state_dict().values() if isinstance(module, nn.Module) else ())
+
+    def state(self) -> TrainingState:
+        """Return all that a continued run needs, as plain tensors and records."""
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "scores": self.history.scores,
+            "network": _copy(self.model.network),
+            "guide": _copy(self.guide),
+            **{f"optim/{name}": state for name, state in self.optim.get_state().items()},
+        }
+        if self.best is not None:
+            tensors |= {"best/network": self.best.network, "best/guide": self.best.guide}
+        best = (self.best.epoch, self.best.score) if self.best is not None else None
+        return TrainingState(self.history.keep, tuple(self.history.epochs), best, tensors)
+
+    def restore(self, state: TrainingState) -> None:
+        """Shrink to the state's structures and take up its values."""
+        if state.keep.removed:
+            self._remove(state.keep, None)
+        self.model.network.load_state_dict(state.tensors["network"])
+        if isinstance(self.guide, nn.Module):
+            self.guide.load_state_dict(state.tensors["guide"])
+        prefix = "optim/"
+        self.optim.set_state(
+            {
+                name.removeprefix(prefix): part
+                for name, part in state.tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        self.history = History(state.keep, list(state.epochs), dict(state.tensors["scores"]))
+        if state.best is not None:
+            self.best = _Best(
+                *state.best, state.tensors["best/network"], state.tensors.get("best/guide", {}), {}
+            )
+
+    def finish(self) -> None:
+        """Give network and guide the best epoch's weights."""
+        if self.best is None:
+            return
+        self.model.network.load_state_dict(self.best.network)
+        if isinstance(self.guide, nn.Module):
+            self.guide.load_state_dict(self.best.guide)
+        for name, value in self._stored().items():
+            value.data.copy_(self.best.stored.get(name, value))
+        self.history.best_epoch = self.best.epoch
+        if isinstance(self.guide, AutoTruncatedLogNormal):
+            self._scores(self.guide.posteriors())
+
+
+def _copy(module: object) -> dict[str, Tensor]:
+    if not isinstance(module, nn.Module):
+        return {}
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,412 @@
+"""Training: continuous pruning, best weights, resuming, devices' worth of awkward batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.utils.data import DataLoader, TensorDataset
+
+from bmrs_pyro import (
+    AutoTruncatedLogNormal,
+    Checkpoint,
+    JointOptim,
+    KeepMask,
+    MeanFieldELBO,
+    NoisyNetwork,
+    SignalToNoise,
+    SupervisedModel,
+    TruncatedLogNormal,
+    WeightNorm,
+    bmrs_n,
+    compact,
+    fit,
+    posteriors,
+    remove_structures_,
+    select,
+)
+from bmrs_pyro.inference import NonFiniteLoss
+from bmrs_pyro.training import CheckpointError, Epoch, History, Limits
+from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, mlp, program
+
+
+def quickly(model: SupervisedModel, guide: AutoTruncatedLogNormal, **options: object) -> History:
+    settings = {"epochs": 6, "fine_tune_epochs": 2, "progress": False, "criterion": bmrs_n(), **options}
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.02, "fused": True}, network=model.network)
+    return fit(model, guide, batches(), optim=optim, **settings)  # type: ignore[arg-type]
+
+
+def trained() -> tuple[SupervisedModel, AutoTruncatedLogNormal, History]:
+    model, guide = program(kl_weight=("mean", 0.3))
+    history = quickly(model, guide, epochs=15, validation=batches(seed=1))
+    return model, guide, history
+
+
+def test_continuous_pruning_removes_structures_and_keeps_the_function() -> None:
+    model, guide, history = trained()
+    assert history.keep.removed >= 4
+    left = {s.name: s.size for s in model.structures}
+    assert left == {name: int(mask.sum()) for name, mask in history.keep.items()}
+    assert guide.loc.shape == (sum(left.values()),)
+    assert history.best() is not None
+    assert history.best().accuracy > 0.95
+    assert history.best().structures == left
+    means = {name: q.mean for name, q in posteriors(guide).items()}
+    x, _ = blobs(2)
+    small = compact(model.network, {}, means)
+    torch.testing.assert_close(small(x), model.network(x, means), rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(module, NoisyNetwork) for module in small.modules())
+
+
+def test_scores_of_removed_and_kept_structures_are_noted() -> None:
+    _, _, history = trained()
+    for name, keep in history.keep.items():
+        assert (history.scores[name][~keep] > 0).all()
+        assert history.scores[name].isfinite().all()
+
+
+def test_removal_cuts_moments_as_if_the_small_program_had_trained_all_along() -> None:
+    """A step after removal equals a step of a program built small, with the cut state given to it."""
+    model, guide = program()
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.01, "fused": True}, network=model.network)
+    model.register_weights = False
+    svi = SVI(model, guide, optim, MeanFieldELBO())
+    x, y = blobs()
+    for _ in range(5):
+        svi.step(x, y)
+    keep = {s.name: torch.arange(s.size) % 3 != 0 for s in model.structures}
+    before = {name: value.clone() for name, value in model.network.net.state_dict().items()}
+    identities = [id(p) for p in [*model.parameters(), *guide.parameters()]]
+    remove_structures_(model, guide, keep, optim)
+    assert [id(p) for p in [*model.parameters(), *guide.parameters()]] == identities
+
+    first, second = keep.values()
+    net = mlp(8)
+    net.load_state_dict(
+        {
+            "0.weight": before["0.weight"][first],
+            "0.bias": before["0.bias"][first],
+            "2.weight": before["2.weight"][second][:, first],
+            "2.bias": before["2.bias"][second],
+            "4.weight": before["4.weight"][:, second],
+            "4.bias": before["4.bias"],
+        }
+    )
+    other, other_guide = program(net)
+    other.register_weights = False
+    other.kl_scales = model.kl_scales
+    other_guide.load_state_dict(guide.state_dict())
+    other_optim = JointOptim(torch.optim.Adam, {"lr": 0.01, "fused": True}, network=other.network)
+    other_optim.set_state(optim.get_state())
+    pyro.set_rng_seed(5)
+    svi.step(x, y)
+    pyro.set_rng_seed(5)
+    with pyro.get_param_store().scope():
+        SVI(other, other_guide, other_optim, MeanFieldELBO()).step(x, y)
+    for ours, expected in zip(
+        [*model.parameters(), *guide.parameters()],
+        [*other.parameters(), *other_guide.parameters()],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-7)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    def run(path: Path, callback: object = None) -> tuple[SupervisedModel, AutoTruncatedLogNormal, History]:
+        pyro.set_rng_seed(0)
+        model, guide = program(kl_weight=("mean", 0.3))
+        callbacks = [callback] if callback else []
+        history = quickly(
+            model,
+            guide,
+            callbacks=callbacks,
+            checkpoint=Checkpoint(path),
+            validation=batches(seed=1),
+            min_keep=2,
+        )
+        return model, guide, history
+
+    def interrupt(record: Epoch) -> None:
+        if record.epoch == stop:
+            raise Interrupted
+
+    straight = run(tmp_path / "a.safetensors")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b.safetensors", interrupt)
+    torch.rand(7)  # whatever else happened in between
+    resumed = run(tmp_path / "b.safetensors")
+    for module, other in zip(straight[:2], resumed[:2], strict=True):
+        for (name, value), (other_name, other_value) in zip(
+            module.state_dict().items(), other.state_dict().items(), strict=True
+        ):
+            assert name == other_name
+            assert torch.equal(value, other_value)
+    assert straight[2].keep == resumed[2].keep
+    assert straight[2].best_epoch == resumed[2].best_epoch
+    assert [e.elbo for e in straight[2]] == [e.elbo for e in resumed[2]]
+    assert all(torch.equal(v, resumed[2].scores[k]) for k, v in straight[2].scores.items())
+
+
+def test_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    model, guide = program()
+    quickly(model, guide, epochs=1, fine_tune_epochs=0, checkpoint=Checkpoint(path))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors") as caught:
+        Checkpoint(path).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_best_weights_come_from_an_epoch_with_the_final_structures() -> None:
+    _, _, history = trained()
+    best, final = history.best(), history.epochs[-1].structures
+    rivals = [e for e in history if e.structures == final]
+    assert best is not None
+    assert best.structures == final
+    assert best.score == max(e.score for e in rivals)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "target"),
+    [
+        (
+            lambda out: dist.Normal(out, 0.3).to_event(1),
+            lambda x: torch.stack([x[:, 0], x[:, 1], x[:, 0] * 0], 1),
+        ),
+        (lambda out: dist.Bernoulli(logits=out).to_event(1), lambda x: (x[:, :3] > 0).float()),
+        (lambda out: dist.StudentT(4.0, out[:, 0], 0.3), lambda x: x[:, 0]),
+    ],
+    ids=["regression", "bernoulli", "student-t"],
+)
+def test_any_likelihood(likelihood: object, target: object) -> None:
+    network = NoisyNetwork(mlp(), torch.zeros(1, FEATURES))
+    model = SupervisedModel(network, likelihood, NUM_DATA)  # type: ignore[arg-type]
+    guide = AutoTruncatedLogNormal(model)
+    x, _ = blobs()
+    data = [(part, target(part)) for part in x.split(32)]
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.01}, network=network)
+    history = fit(
+        model, guide, data, epochs=5, fine_tune_epochs=0, validation=data, optim=optim, progress=False
+    )
+    assert history[-1].log_likelihood > history[0].log_likelihood + 0.1
+    if history[-1].accuracy is not None:
+        assert history[-1].accuracy > 0.95
+
+
+def test_data_loader_with_short_last_batch_and_a_second_model() -> None:
+    x, y = blobs()
+    loader = DataLoader(TensorDataset(x, y), batch_size=100, shuffle=True)
+    for _ in range(2):
+        model, guide = program()
+        before = model.network.net[0].weight.clone()
+        fit(model, guide, loader, epochs=1, fine_tune_epochs=1, progress=False)
+        assert not torch.equal(before, model.network.net[0].weight)
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_frozen_weights_stay_and_the_gains_learn() -> None:
+    model, guide = program()
+    model.network.net.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    loc = guide.loc.detach().clone()
+    quickly(model, guide, epochs=2, criterion=None)
+    assert all(torch.equal(value, model.network.state_dict()[name]) for name, value in before.items())
+    assert not torch.equal(loc, guide.loc)
+
+
+def test_nan_in_the_data_stops_with_epoch_step_and_culprit() -> None:
+    model, guide = program()
+    for position in (1, 3):
+        data = batches()
+        data[position - 1][0][0, 0] = math.nan
+        with pytest.raises(NonFiniteLoss, match=f"epoch 1, step {position}: .*the data") as caught:
+            fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
+        assert "\n" not in str(caught.value)
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_diverged_weights_are_named() -> None:
+    model, guide = program()
+    with torch.no_grad():
+        model.network.net[2].weight[0, 0] = math.inf
+    with pytest.raises(NonFiniteLoss, match=r"parameter '.*weight' holds NaN"):
+        quickly(model, guide, epochs=1)
+
+
+class ByHand(nn.Module):
+    """A guide written with ``pyro.param``, as a function or as a module."""
+
+    def __init__(self, model: SupervisedModel) -> None:
+        super().__init__()
+        self.model = (model,)  # in a tuple, so that its weights are not the guide's
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        (model,) = self.model
+        draws = model.draw_shape(x)
+        with model.latent(draws):
+            for family in model.structures:
+                loc = pyro.param(f"{family.name}.loc", torch.zeros(family.size))
+                scale = pyro.param(
+                    f"{family.name}.scale", torch.full((family.size,), 0.01), constraint=constraints.positive
+                )
+                law = TruncatedLogNormal(loc, scale, model.prior.low, model.prior.high)
+                pyro.sample(family.name, law.expand([*draws, family.size]).to_event(1))
+
+
+@pytest.mark.parametrize("form", ["module", "function"])
+def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, tmp_path: Path) -> None:
+    model, _ = program(kl_weight=("mean", 0.3))
+    by_hand = ByHand(model)
+    guide = by_hand if form == "module" else by_hand.forward
+    seen: list[dict[str, Tensor]] = []
+    x, y = blobs()
+    worse = [[(x, y)], [(x, torch.randint(3, y.shape))], [(x, torch.randint(3, y.shape))], [(x, y.flip(0))]]
+    history = fit(
+        model,
+        guide,
+        worse[0] * 4,
+        epochs=6,
+        fine_tune_epochs=0,
+        validation=_Varying(worse),
+        progress=False,
+        callbacks=[lambda _: seen.append({n: q.loc.clone() for n, q in posteriors(guide, x).items()})],
+    )
+    assert history.best_epoch < 6
+    for name, q in posteriors(guide, x).items():
+        assert torch.equal(q.loc, seen[history.best_epoch - 1][name])
+        assert not torch.equal(q.loc, torch.zeros_like(q.loc))
+    with pytest.raises(ValueError, match="a checkpoint does not reach them"):
+        fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"))
+
+
+class _Varying:
+    """Validation data that get worse, so that an early epoch is the best."""
+
+    def __init__(self, by_epoch: list[list[tuple[Tensor, Tensor]]]) -> None:
+        self.left = list(by_epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.left.pop(0) if len(self.left) > 1 else self.left[0])
+
+
+def test_a_score_that_is_no_number_is_not_the_best() -> None:
+    x, y = blobs()
+    target = nn.functional.one_hot(y).float()
+    model = SupervisedModel(
+        NoisyNetwork(mlp(), torch.zeros(1, FEATURES)), lambda out: dist.Normal(out, 1.0).to_event(1), NUM_DATA
+    )
+    with pyro.validation_enabled(False):
+        history = fit(
+            model,
+            AutoTruncatedLogNormal(model),
+            [(x, target)],
+            epochs=3,
+            fine_tune_epochs=0,
+            validation=_Varying([[(x * math.nan, target)], [(x, target)]]),
+            progress=False,
+        )
+    assert math.isnan(history[0].score)
+    assert history.best_epoch > 1
+
+
+@pytest.mark.parametrize("criterion", [SignalToNoise(), WeightNorm(0.1)])
+def test_other_criteria_prune_continuously(criterion: object) -> None:
+    model, guide = program(kl_weight=("mean", 0.3))
+    history = quickly(model, guide, criterion=criterion, epochs=10)
+    assert history.keep.removed > 0
+
+
+def test_wrong_use_is_refused_by_name() -> None:
+    model, guide = program()
+    with pytest.raises(TypeError, match="SupervisedModel"):
+        fit(lambda x, y: None, guide, batches())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cannot shrink"):
+        fit(model, lambda x, y=None: None, batches(), criterion=bmrs_n())
+    with (
+        pyro.settings.context(module_local_params=True),
+        pytest.raises(ValueError, match="module_local_params"),
+    ):
+        fit(model, guide, batches())
+    with pytest.raises(ValueError, match="at least one"):
+        fit(model, guide, batches(), epochs=0, fine_tune_epochs=0)
+    with pytest.raises(ValueError, match="no batches"):
+        fit(model, guide, [], epochs=1, progress=False)
+    with pytest.raises(ValueError, match="batch 1 has no examples"):
+        fit(model, guide, [(torch.zeros(0, FEATURES), torch.zeros(0))], epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"max_parameters=20\) would not be heeded.*there is no criterion"):
+        fit(model, guide, batches(), limits=Limits(max_parameters=20))
+    with pytest.raises(ValueError, match=r"would not be heeded.*prune_every=5 of 3 epochs"):
+        fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, limits=Limits(round_to=4))
+    with pytest.raises(TypeError, match="wrap it first"):
+        SupervisedModel(mlp(), lambda out: dist.Categorical(logits=out), 10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="draws"):
+        program(draws="pixel")
+    with pytest.raises(TypeError, match="SupervisedModel"):
+        AutoTruncatedLogNormal(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_likelihood_of_wrong_shape_is_explained() -> None:
+    network = NoisyNetwork(mlp(), torch.zeros(1, FEATURES))
+    model = SupervisedModel(network, lambda out: dist.Normal(out, 1.0), NUM_DATA)
+    x, _ = blobs()
+    with pytest.raises(ValueError, match=r"batch shape \(480, 3\), expected \(batch,\)"):
+        model(x)
+
+
+def test_guide_state_loads_before_the_first_call_and_quantiles_are_ordered() -> None:
+    model, guide = program()
+    quickly(model, guide, epochs=2, criterion=None)
+    fresh = AutoTruncatedLogNormal(model)
+    fresh.load_state_dict(guide.state_dict())
+    for name, q in posteriors(fresh).items():
+        torch.testing.assert_close(q.mean, posteriors(guide)[name].mean)
+        low, middle, high = fresh.quantiles([0.1, 0.5, 0.9])[name]
+        assert (low <= middle).all()
+        assert (middle <= high).all()
+        assert torch.equal(fresh.median()[name], middle)
+
+
+def test_pruning_by_hand_from_the_posteriors() -> None:
+    model, guide = program(kl_weight=("mean", 0.3))
+    quickly(model, guide, epochs=15, criterion=None)
+    found = posteriors(guide)
+    keep = select(found, model.prior, bmrs_n())
+    assert isinstance(keep, KeepMask)
+    assert 0 < keep.removed < keep.total
+    small = compact(model.network, keep, {name: q.mean for name, q in found.items()})
+    x, y = blobs(3)
+    assert (small(x).argmax(-1) == y).float().mean() > 0.95
+    assert small[0].out_features == int(keep["theta.0"].sum())
+
+
+@pytest.mark.parametrize("container", [tuple, list])  # torch's loader makes lists
+def test_multiple_inputs(container: Callable[..., Any]) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.out = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            out: Tensor = self.out(torch.tanh(self.left(a) + self.right(b)))
+            return out
+
+    network = NoisyNetwork(Two(), torch.zeros(1, 3), torch.zeros(1, 2))
+    model = SupervisedModel(network, lambda out: dist.Categorical(logits=out), NUM_DATA)
+    guide = AutoTruncatedLogNormal(model)
+    data = [(container([x[:, :3], x[:, 3:]]), y) for x, y in batches()]
+    history = fit(model, guide, data, epochs=10, fine_tune_epochs=0, validation=data, progress=False)
+    assert history[-1].accuracy > history[0].accuracy

@@ -1,0 +1,123 @@
+"""Limits and frozen weights in training."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from bmrs_pyro import AutoTruncatedLogNormal, JointOptim, KeepMask, SupervisedModel, bmrs_n, complexity, fit
+from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.training import Epoch, History, Limits, frozen
+from tests.inference.programs import batches, mlp, program
+from tests.network.networks import Transformer
+
+
+def fitted(**options: object) -> tuple[SupervisedModel, AutoTruncatedLogNormal, History]:
+    model, guide = program(mlp(16), kl_weight=("mean", 0.3))
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.02, "fused": True}, network=model.network)
+    settings = {"epochs": 8, "fine_tune_epochs": 1, "criterion": bmrs_n(), "progress": False, **options}
+    return model, guide, fit(model, guide, batches(), optim=optim, **settings)  # type: ignore[arg-type]
+
+
+def test_all_widths_are_multiples_at_every_event() -> None:
+    _, _, history = fitted(limits=Limits(round_to=4))
+    assert history.keep.removed > 0
+    assert {size % 4 for epoch in history for size in epoch.structures.values()} == {0}
+
+
+def test_the_budget_is_met_when_pruning_ends_and_not_before() -> None:
+    *_, unlimited = fitted()
+    free = sum(unlimited[-1].structures.values())
+    model, _, history = fitted(limits=Limits(max_parameters=60))
+    assert complexity(model.network).parameters <= 60
+    assert sum(history[-3].structures.values()) >= free
+    assert history[-1].accuracy is None
+    assert history[-1].structures == history[-2].structures
+
+
+def test_macs_are_counted_for_one_example() -> None:
+    model, _, _ = fitted(limits=Limits(max_macs=50))
+    assert complexity(model.network, torch.zeros(1, 5)).macs <= 50
+
+
+def test_budgets_hold_in_double_precision() -> None:
+    model, guide = program(mlp(16), kl_weight=("mean", 0.3))
+    model.double()
+    guide.double()
+    loader = [(x.double(), y) for x, y in batches()]
+    limits = Limits(max_macs=50, max_parameters=60)
+    fit(model, guide, loader, epochs=1, fine_tune_epochs=0, criterion=bmrs_n(), limits=limits, progress=False)
+    cost = complexity(model.network, torch.zeros(1, 5))
+    assert cost.macs <= 50
+    assert cost.parameters <= 60
+
+
+def test_rounding_counts_the_channels_of_attention_heads() -> None:
+    network = NoisyNetwork(Transformer().eval(), torch.randn(2, 7, 5))
+    scores = {family.name: torch.linspace(-1, 1, family.size).double() for family in network.structures}
+    keep = Limits(round_to=4).applied(network, KeepMask.from_scores(scores), scores)
+    attention = next(family.name for family in network.structures if "attention" in family.name)
+    widths = {name: int(mask.sum()) for name, mask in keep.items()}
+    assert widths.pop(attention) == 2  # heads of two channels each
+    assert all(width % 4 == 0 for width in widths.values())
+    small = compact(network, keep)
+    assert small(torch.randn(2, 7, 5)).isfinite().all()
+
+
+def test_gains_alone_are_fitted_until_fine_tuning() -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    model, guide = program(mlp(16), kl_weight=("mean", 0.3))
+    before = {name: value.clone() for name, value in model.network.net.state_dict().items()}
+    loc = guide.loc.detach().clone()
+
+    def note(_: Epoch) -> None:
+        weights.append({name: value.clone() for name, value in model.network.net.state_dict().items()})
+
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.02}, network=model.network)
+    fit(
+        model, guide, batches(), optim=optim, epochs=2, fine_tune_epochs=1, gains_only=True,
+        progress=False, callbacks=[note],
+    )  # fmt: skip
+    for name, value in before.items():
+        assert torch.equal(weights[1][name], value)
+        assert not torch.equal(weights[2][name], value)
+    assert not torch.equal(guide.loc, loc)
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
+
+
+def test_weights_frozen_before_stay_frozen() -> None:
+    net = mlp()
+    first, *others = net.parameters()
+    first.requires_grad_(False)
+    with frozen(net):
+        assert not any(parameter.requires_grad for parameter in net.parameters())
+    assert not first.requires_grad
+    assert all(parameter.requires_grad for parameter in others)
+
+
+@pytest.mark.parametrize("option", ["round_to", "max_macs", "max_parameters"])
+def test_numbers_that_are_not_positive_are_named(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} is 0; it must be at least 1"):
+        Limits(**{option: 0})
+
+
+def test_an_impossible_budget_is_refused_before_training() -> None:
+    model, _ = program()
+    with pytest.raises(ValueError, match="a budget of 5 cannot be met"):
+        Limits(max_parameters=5).refuse_impossible(model.network)
+    Limits(max_parameters=40).refuse_impossible(model.network)
+
+
+def test_mixed_precision_moves_the_loss_by_rounding_only() -> None:
+    x, y = batches()[0]
+    net = mlp(64)
+    losses = []
+    for mixed_precision in (False, True):
+        model, _ = program(copy.deepcopy(net), mixed_precision=mixed_precision)
+        model.register_weights = False
+        losses.append(model.log_likelihood(x, y, {}).item())
+        assert model.network(x).dtype is torch.float32
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
