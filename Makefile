@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/bmrs demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -20,13 +20,13 @@ from bmrs_pyro.metrics import hdi, probability_below, quantile
 from bmrs_pyro.reduction import (
     Criterion,
     Decision,
-    ExpectedNoise,
+    ExpectedGain,
     KeepMask,
     SignalToNoise,
     WeightNorm,
     bmrs_n,
     bmrs_u,
-    score,
+    score_structures,
     select,
 )
 
@@ -86,7 +86,7 @@ def test_probabilities_grow_with_the_level(gains: list[tuple[float, float]], lev
 
 @pytest.mark.parametrize(
     "criterion",
-    [bmrs_n(), bmrs_u(8), SignalToNoise(), ExpectedNoise(0.1), "norm"],
+    [bmrs_n(), bmrs_u(8), SignalToNoise(), ExpectedGain(0.1), "norm"],
     ids=["bmrs_n", "bmrs_u", "snr", "expected", "norm"],
 )
 @given(gains=GAINS, data=st.data())
@@ -100,8 +100,10 @@ def test_permuting_structures_permutes_scores(
         WeightNorm(0.5, {"theta.a": values}) if isinstance(criterion, str) else criterion
         for values in (norms, norms[order])
     )
-    scores = score({"theta.a": q}, LogUniform(), first)["theta.a"]
-    torch.testing.assert_close(score({"theta.a": permuted}, LogUniform(), second)["theta.a"], scores[order])
+    scores = score_structures({"theta.a": q}, LogUniform(), first)["theta.a"]
+    torch.testing.assert_close(
+        score_structures({"theta.a": permuted}, LogUniform(), second)["theta.a"], scores[order]
+    )
 
 
 @given(GAINS, GAINS)
