@@ -11,5 +11,8 @@ from importlib.metadata import version as _version
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+from bmrs_pyro.renamed import with_old_names
+
+_lookup, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+__getattr__ = with_old_names(__name__, _lookup)
 __version__ = _version("bmrs-pyro")

@@ -17,12 +17,12 @@ from .network import Complexity as Complexity
 from .network import FeatureSelection as FeatureSelection
 from .network import LeftOut as LeftOut
 from .network import NoisyNetwork as NoisyNetwork
-from .network import Structure as Structure
+from .network import StructureFamily as StructureFamily
 from .network import compact as compact
 from .network import complexity as complexity
 from .network import find_structures as find_structures
 from .reduction import Criterion as Criterion
-from .reduction import ExpectedNoise as ExpectedNoise
+from .reduction import ExpectedGain as ExpectedGain
 from .reduction import KeepMask as KeepMask
 from .reduction import ModelReduction as ModelReduction
 from .reduction import SignalToNoise as SignalToNoise

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from bmrs_pyro.renamed import RENAMED
 
 ROOT = Path(__file__).parent.parent
 # in this order: a room imports only what stands above it, and of that only what it needs
@@ -52,7 +55,7 @@ def test_imports_run_one_way(room: str, path: Path) -> None:
     for name in imported(path):
         if name.split(".")[0] == "bmrs_pyro":
             assert name.count(".") >= 1, f"{room} imports the whole package"
-            assert name.split(".")[1] in ROOMS[room] | {room}
+            assert name.split(".")[1] in ROOMS[room] | {room, "renamed"}
     if room == "network":
         assert not any(name.split(".")[0] == "pyro" for name in imported(path))
 
@@ -60,3 +63,21 @@ def test_imports_run_one_way(room: str, path: Path) -> None:
 def test_every_room_is_in_the_table() -> None:
     rooms = {path.name for path in (ROOT / "bmrs_pyro").iterdir() if (path / "__init__.py").exists()}
     assert rooms == set(ROOMS) | {"cli"}
+
+
+@pytest.mark.parametrize("package", RENAMED)
+def test_old_names_work_and_warn(package: str) -> None:
+    for name, (home, new) in RENAMED[package].items():
+        with pytest.warns(DeprecationWarning, match=f"{package}.{name} is {home}.{new}"):
+            assert getattr(import_module(package), name) is getattr(import_module(home), new)
+    with pytest.raises(AttributeError):
+        _ = import_module(package).no_such_name
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_every_public_name_is_there_and_hides_no_module(room: str) -> None:
+    package = import_module(f"bmrs_pyro.{room}".rstrip("."))
+    stub = ROOT / "bmrs_pyro" / room / "__init__.pyi"
+    for name in package.__all__ if stub.exists() else ():
+        assert not (stub.parent / f"{name}.py").exists(), f"{name} is a module too"
+        getattr(package, name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.shared_posterior import SmallestGains
-from bmrs_pyro.network import NoisyNetwork, writer_norms
+from bmrs_pyro.network import NoisyNetwork, producer_norms
 from bmrs_pyro.reduction import Criterion, SignalToNoise, WeightNorm, bmrs_n, bmrs_u, select
 
 RANKED = ("expected", "l2")
@@ -42,7 +42,7 @@ def ranked_criterion(
     """Return ``expected`` or ``l2``, which rank structures and need to be told how many to remove.
 
     Args:
-        name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the writers' weights).
+        name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the producers' weights).
         network: the network, for its weights.
         posteriors: posteriors of its gains.
         prior: their prior.
@@ -55,5 +55,5 @@ def ranked_criterion(
         reference = select(posteriors, prior, bmrs_n())
         fraction = reference.removed / max(reference.total, 1)
     if name == "l2":
-        return WeightNorm(fraction, writer_norms(network))
+        return WeightNorm(fraction, producer_norms(network))
     return SmallestGains(fraction)

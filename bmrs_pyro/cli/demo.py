@@ -56,7 +56,9 @@ def demo(
         network, lambda logits: dist.Categorical(logits=logits), len(splits.train), kl_weight="mean:0.3"
     )
     guide = AutoTruncatedLogNormal(model)
-    optim = JointOptim(torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=network, variational_rate=20.0)
+    optim = JointOptim(
+        torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=network, posterior_lr_factor=20.0
+    )
     history = fit(
         model,
         guide,

@@ -20,7 +20,7 @@ from bmrs_pyro.cli.criteria import named_criterion
 from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
-from bmrs_pyro.distributed import first_alone, joined, rank, world_size
+from bmrs_pyro.distributed import init_distributed, main_process_first, rank, world_size
 from bmrs_pyro.files import WriteError
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
 from bmrs_pyro.metrics import evaluate
@@ -61,7 +61,7 @@ def fit(
     prune_every: Annotated[int, typer.Option(help="Epochs between pruning events.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 64,
     lr: Annotated[float, typer.Option(help="Adam's learning rate for the weights.")] = 1e-3,
-    variational_rate: Annotated[float, typer.Option(help="The posteriors' rate relative to it.")] = 10.0,
+    posterior_lr_factor: Annotated[float, typer.Option(help="The posteriors' rate relative to it.")] = 10.0,
     draws: Annotated[
         str, typer.Option(help="One draw of the gains per 'example' or per 'batch'.")
     ] = "example",
@@ -134,7 +134,7 @@ def fit(
                 prune_every=prune_every,
                 batch_size=batch_size,
                 lr=lr,
-                variational_rate=variational_rate,
+                posterior_lr_factor=posterior_lr_factor,
                 kl_weight=kl_weight,
                 draws=draws,
                 weights=str(weights) if weights else None,
@@ -168,11 +168,11 @@ def fit(
                 compile_steps_(AutoTruncatedLogNormal(program.to(own_device or "cpu")))
             RunDirectory.create(out, config, dense.state_dict() if weights else None)
 
-    with joined(device) as own_device:
+    with init_distributed(device) as own_device:
         refuse_unusable(own_device or "cpu")
         if cuda_graphs:
             refuse_unrecordable(torch.device(own_device or "cpu"))
-        first_alone(prepare)
+        main_process_first(prepare)
         first = rank() == 0
         output = Output(json and first, quiet or not first)
         try:
@@ -278,7 +278,7 @@ def _optim(config: RunConfig, model: SupervisedModel) -> JointOptim:
         torch.optim.Adam,
         {"lr": config.lr, "fused": True},
         network=model.network,
-        variational_rate=config.variational_rate,
+        posterior_lr_factor=config.posterior_lr_factor,
     )
 
 

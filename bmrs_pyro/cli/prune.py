@@ -17,7 +17,7 @@ from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact
-from bmrs_pyro.reduction import Criterion, Decision, KeepMask, score
+from bmrs_pyro.reduction import Criterion, Decision, KeepMask, score_structures
 from bmrs_pyro.runs import RunDirectory, RunError, run_data, training_batches
 from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
 
@@ -59,7 +59,7 @@ def prune(
         raise ValueError(
             "criterion 'none' prunes nothing; use bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2"
         )
-    scores = score(posteriors, prior, decide)
+    scores = score_structures(posteriors, prior, decide)
     limits = Limits(round_to, max_macs, max_params)
     keep = limits.applied(network, KeepMask.from_scores(scores), scores)
     history = History(kept)

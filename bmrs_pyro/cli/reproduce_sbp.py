@@ -36,7 +36,7 @@ def sbp(
         list[str] | None,
         typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; repeat for several."),
     ] = None,
-    variational_rate: Annotated[
+    posterior_lr_factor: Annotated[
         float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
     ] = 10.0,
     label_smoothing: Annotated[float, typer.Option(help="Probability that a label is not believed.")] = 0.0,
@@ -70,7 +70,7 @@ def sbp(
     for weight in weights:
         KLWeight.parse(weight)
     SmoothedLikelihood(label_smoothing)
-    JointOptim(torch.optim.Adam, {"lr": 1e-3}, variational_rate=variational_rate)
+    JointOptim(torch.optim.Adam, {"lr": 1e-3}, posterior_lr_factor=posterior_lr_factor)
     refuse_schedule(epochs, fine_tune_epochs, prune_every=1, criterion=None, limits=Limits())
     if out is not None:
         prepare(out / "sbp.json", _KEYS)
@@ -80,7 +80,7 @@ def sbp(
             "network": name,
             "method": method,
             "kl_weight": weight,
-            "variational_rate": variational_rate,
+            "posterior_lr_factor": posterior_lr_factor,
             "label_smoothing": label_smoothing,
             "warm_up": warm_up,
             "epochs": epochs,

@@ -1,12 +1,12 @@
 from .batch_norm import global_batch_norm as global_batch_norm
 from .global_batch import GlobalBatch as GlobalBatch
 from .global_batch import SharedDraws as SharedDraws
-from .launch import first_alone as first_alone
-from .launch import joined as joined
+from .launch import init_distributed as init_distributed
+from .launch import main_process_first as main_process_first
 from .process_group import LostProcess as LostProcess
+from .process_group import all_gather_int as all_gather_int
+from .process_group import all_reduce_sum_ as all_reduce_sum_
 from .process_group import average_gradients_ as average_gradients_
 from .process_group import broadcast_ as broadcast_
-from .process_group import gather as gather
-from .process_group import pooled_ as pooled_
 from .process_group import rank as rank
 from .process_group import world_size as world_size

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from bmrs_pyro.distributed.global_batch import GlobalBatch
-from bmrs_pyro.distributed.process_group import pooled_
+from bmrs_pyro.distributed.process_group import all_reduce_sum_
 
 
 @contextmanager
@@ -86,11 +86,11 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, batch: GlobalBatch) -> Tensor:
         ctx.weight = batch.weight
-        return pooled_(own.clone())
+        return all_reduce_sum_(own.clone())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # the process's gradients are multiplied by its weight later on, so that is divided out here
-        grad = pooled_(grad * ctx.weight)
+        grad = all_reduce_sum_(grad * ctx.weight)
         return (grad / ctx.weight if ctx.weight else torch.zeros_like(grad)), None

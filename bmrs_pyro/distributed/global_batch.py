@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmrs_pyro.distributed.process_group import broadcast_, gather, rank
+from bmrs_pyro.distributed.process_group import all_gather_int, broadcast_, rank
 from bmrs_pyro.distributions import TruncatedLogNormal
 
 Shape = torch.Size | list[int] | tuple[int, ...]
@@ -56,10 +56,10 @@ class GlobalBatch:
         """
         self.seen = steps = 0
         for x, y in batches:
-            self._take(gather(len(y)), steps)
+            self._take(all_gather_int(len(y)), steps)
             steps += 1
             yield (x, y) if len(y) else (_stand_in(x), _stand_in(y))
-        self._take(gather(_ENDED), steps)
+        self._take(all_gather_int(_ENDED), steps)
 
     def uniforms(self, draws: torch.Size, shape: torch.Size) -> Tensor:
         """Return this process's uniform numbers in [0, 1), float64 ``(rows, *shape)``, or ``shape`` for one draw."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["first_alone", "joined"]
+__all__ = ["init_distributed", "main_process_first"]
 
 import os
 import signal
@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 
 from bmrs_pyro.distributed.heartbeat import Heartbeat
-from bmrs_pyro.distributed.process_group import LostProcess, gather, rank, world_size
+from bmrs_pyro.distributed.process_group import LostProcess, all_gather_int, rank, world_size
 
 # a dead process is noticed by its heartbeat: what a living one does alone may take long, such as a download
 _PATIENCE = timedelta(hours=2)
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[str | None]:
+def init_distributed(device: str | None = None) -> Iterator[str | None]:
     """Make one process group of the processes that torchrun started; without torchrun do nothing.
 
     Where a process dies, the others end within a minute.
@@ -52,7 +52,7 @@ def joined(device: str | None = None) -> Iterator[str | None]:
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
         yield device
-        gather(0)  # nobody leaves while another one is at work
+        all_gather_int(0)  # nobody leaves while another one is at work
         heartbeat.leave()
         dist.destroy_process_group()
     finally:
@@ -60,18 +60,18 @@ def joined(device: str | None = None) -> Iterator[str | None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def first_alone(work: Callable[[], None]) -> None:
+def main_process_first(work: Callable[[], None]) -> None:
     """Let the first process work while the others wait; where it fails, they end with it and say nothing."""
     if rank() > 0:
-        if not gather(0)[0]:
+        if not all_gather_int(0)[0]:
             sys.exit(2)
         return
     try:
         work()
     except BaseException:
-        gather(0)
+        all_gather_int(0)
         raise
-    gather(1)
+    all_gather_int(1)
 
 
 def _own_gpu(device: str) -> str:

@@ -5,7 +5,15 @@ Numbers and decisions travel through gloo on the CPU, gradients and weights thro
 
 from __future__ import annotations
 
-__all__ = ["LostProcess", "average_gradients_", "broadcast_", "gather", "pooled_", "rank", "world_size"]
+__all__ = [
+    "LostProcess",
+    "all_gather_int",
+    "all_reduce_sum_",
+    "average_gradients_",
+    "broadcast_",
+    "rank",
+    "world_size",
+]
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +39,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(number: int) -> list[int]:
+def all_gather_int(number: int) -> list[int]:
     """Return the number that every process gives, by rank.
 
     Raises:
@@ -41,7 +49,7 @@ def gather(number: int) -> list[int]:
         return [number]
     numbers = torch.zeros(world_size(), dtype=torch.int64)
     numbers[rank()] = number
-    return pooled_(numbers).tolist()
+    return all_reduce_sum_(numbers).tolist()
 
 
 def broadcast_(tensors: Iterable[Tensor]) -> None:
@@ -59,7 +67,7 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
             tensor.copy_(packed)
 
 
-def pooled_(tensor: Tensor) -> Tensor:
+def all_reduce_sum_(tensor: Tensor) -> Tensor:
     """Replace a tensor by its sum over all processes, and return it; every process gets the same bits.
 
     Raises:
@@ -87,7 +95,7 @@ def average_gradients_(parameters: Iterable[Tensor], weight: float) -> None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     if gradients:
-        pooled = pooled_(torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight))
+        pooled = all_reduce_sum_(torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight))
         for gradient, part in zip(gradients, pooled.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

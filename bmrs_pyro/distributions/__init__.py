@@ -1,6 +1,6 @@
 """Distributions of a structure's gain θ: log-uniform prior, truncated log-normal posterior, their KL.
 
-Start with `TruncatedLogNormal`; `TruncatedNormal` is the law of log θ that everything is computed from.
+Start with `TruncatedLogNormal`; `TruncatedNormal` is the distribution of log θ that everything is computed from.
 """
 
 from bmrs_pyro.distributions import kl as kl

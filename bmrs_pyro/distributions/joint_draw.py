@@ -1,4 +1,4 @@
-"""The draw and the KL of a training step, from one evaluation of the law of log θ."""
+"""The draw and the KL of a training step, from one evaluation of the distribution of log θ."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def draw_with_kl(
     Args:
         loc: Mean of log θ before it is cut, `(C,)`.
         scale: Standard deviation of log θ before it is cut, `(C,)`.
-        prior: One law for all, on loc's device.
+        prior: One distribution for all, on loc's device.
         p: Uniform draws in float64, `(*draws, C)`.
         kernels: `EAGER`, or `compiled_kernels()`.
 
@@ -76,11 +76,11 @@ class _DrawWithKL(torch.autograd.Function):
     def forward(
         ctx: Any, loc: Tensor, scale: Tensor, p: Tensor, prior: LogUniform, kernels: Kernels
     ) -> tuple[Tensor, Tensor]:
-        law = TruncatedNormal(loc.double(), scale.double(), prior.log_low, prior.log_high)
-        offset = kernels.offset(law, p)
-        theta = torch.addcmul(law.mode, law.scale, offset).exp_().clamp_(prior.low, prior.high)
-        value, *derivatives = kernels.entropy(law)
-        ctx.law, ctx.kernels = law, kernels
+        normal = TruncatedNormal(loc.double(), scale.double(), prior.log_low, prior.log_high)
+        offset = kernels.offset(normal, p)
+        theta = torch.addcmul(normal.mode, normal.scale, offset).exp_().clamp_(prior.low, prior.high)
+        value, *derivatives = kernels.entropy(normal)
+        ctx.normal, ctx.kernels = normal, kernels
         ctx.save_for_backward(p, offset, theta, *derivatives)
         return theta.to(loc.dtype), (value + prior.log_width.log()).to(loc.dtype)
 
@@ -88,7 +88,7 @@ class _DrawWithKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_theta: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
         p, offset, theta, kl_by_loc, kl_by_scale = ctx.saved_tensors
-        by_loc, by_scale = ctx.kernels.gradients(ctx.law, grad_theta.double() * theta, p, offset)
+        by_loc, by_scale = ctx.kernels.gradients(ctx.normal, grad_theta.double() * theta, p, offset)
         return (
             by_loc.addcmul_(grad_kl, kl_by_loc).to(grad_kl.dtype),
             by_scale.addcmul_(grad_kl, kl_by_scale).to(grad_kl.dtype),
@@ -97,14 +97,14 @@ class _DrawWithKL(torch.autograd.Function):
 
 
 def _compiled(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    # the law goes in as its four tensors: what an object holds would be checked at every call
+    # the distribution goes in as its four tensors: what an object holds would be checked at every call
     @torch.compile(dynamic=True, fullgraph=True)
     def of_tensors(
         loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, *others: Tensor
     ) -> tuple[Tensor, ...]:
         return function(TruncatedNormal(loc, scale, low, high), *others)
 
-    def of_law(law: TruncatedNormal, *others: Tensor) -> tuple[Tensor, ...]:
-        return of_tensors(law.loc, law.scale, law.low, law.high, *others)
+    def of_distribution(normal: TruncatedNormal, *others: Tensor) -> tuple[Tensor, ...]:
+        return of_tensors(normal.loc, normal.scale, normal.low, normal.high, *others)
 
-    return of_law
+    return of_distribution

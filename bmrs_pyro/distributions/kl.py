@@ -31,25 +31,25 @@ def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) ->
     Returns:
         Shape of the two batch shapes broadcast, in q's dtype.
     """
-    law = q.log_law
+    normal = q.log_distribution
     log_width = p.log_width.where(p.contains(q), torch.inf).log()
-    kl = _NegativeEntropy.apply(law.loc, law.scale, law.low, law.high) + log_width
-    # torch.broadcast_shapes takes as long as the rule; one law for all structures is the usual prior
+    kl = _NegativeEntropy.apply(normal.loc, normal.scale, normal.low, normal.high) + log_width
+    # torch.broadcast_shapes takes as long as the rule; one distribution for all structures is the usual prior
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape) if p.batch_shape else q.batch_shape
     return kl.to(q.dtype).expand(shape)
 
 
-def negative_entropy(law: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
+def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
     """E_q[log q(u)] with its derivatives by loc and scale, from one evaluation of the rule.
 
     q ∝ exp(e) with ∂e/∂loc = z/scale and ∂e/∂scale = −2e/scale up to constants, and dE_q[log q] = Cov(e, de).
     """
-    offset, mass = law.grid()
-    exponent = law.exponent(offset)
+    offset, mass = normal.grid()
+    exponent = normal.exponent(offset)
     integral = mass.sum(0)
     mean = (mass * exponent).sum(0) / integral
     deviation = mass * (exponent - mean)
-    unit = integral * law.scale
+    unit = integral * normal.scale
     by_loc = (deviation * offset).sum(0) / unit
     by_scale = (deviation * exponent).sum(0) * -2 / unit
     return mean - integral.log(), by_loc, by_scale

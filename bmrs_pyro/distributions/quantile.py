@@ -18,12 +18,12 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 # 37) and the distance to the near bound is solved for instead. At 35 both ways are good to 1e-11.
 FAR = 35.0
 
-# Up to this slope of the law, erf leaves a uniform draw the digits that it has.
+# Up to this slope of the normal, erf leaves a uniform draw the digits that it has.
 STEEP = 5.0
 
 
 def truncated_log_normal_quantile(
-    p: Tensor, law: TruncatedNormal, low: Tensor, high: Tensor, *, drawn: bool = False
+    p: Tensor, normal: TruncatedNormal, low: Tensor, high: Tensor, *, drawn: bool = False
 ) -> Tensor:
     """θ with P(θ' ≤ θ) = p, for log θ' ~ N(loc, scale²) cut to [log low, log high].
 
@@ -35,8 +35,8 @@ def truncated_log_normal_quantile(
 
     Args:
         p: Probabilities in [0, 1], float64, of shape `sample_shape + batch_shape`.
-        law: The law of log θ.
-        low: exp(law.low) as the user gave it; draws never leave [low, high], whatever exp rounds to.
+        normal: The distribution of log θ.
+        low: exp(normal.low) as the user gave it; draws never leave [low, high], whatever exp rounds to.
         high: The same for the upper bound.
         drawn: Whether p are uniform draws, whose tails have an absolute error of 1e-16: then see `drawn_offset`.
 
@@ -46,113 +46,117 @@ def truncated_log_normal_quantile(
     Reference:
         Figurnov, Mohamed and Mnih, "Implicit Reparameterization Gradients", 2018, equation 6.
     """
-    return _Quantile.apply(p, law.loc, law.scale, law.low, law.high, low, high, drawn)
+    return _Quantile.apply(p, normal.loc, normal.scale, normal.low, normal.high, low, high, drawn)
 
 
 class _Quantile(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, p: Tensor, *args: Any) -> Tensor:
         *parameters, low, high, drawn = args
-        law = TruncatedNormal(*parameters)
-        offset = drawn_offset(law, p) if drawn else _offset(law, p)
-        theta = (law.mode + law.scale * offset).exp_().clamp_(low, high)
+        normal = TruncatedNormal(*parameters)
+        offset = drawn_offset(normal, p) if drawn else _offset(normal, p)
+        theta = (normal.mode + normal.scale * offset).exp_().clamp_(low, high)
         ctx.save_for_backward(p, offset, theta)
-        ctx.law = law
+        ctx.normal = normal
         return theta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         p, offset, theta = ctx.saved_tensors
-        law: TruncatedNormal = ctx.law
+        normal: TruncatedNormal = ctx.normal
         grad_u = grad * theta
-        by_loc, by_scale = offset_gradients(law, grad_u, p, offset)
+        by_loc, by_scale = offset_gradients(normal, grad_u, p, offset)
         return (
-            grad_u * law.integral * _lift(offset, law) if ctx.needs_input_grad[0] else None,
-            by_loc.sum_to_size(law.loc.shape),
-            by_scale.sum_to_size(law.scale.shape),
+            grad_u * normal.integral * _lift(offset, normal) if ctx.needs_input_grad[0] else None,
+            by_loc.sum_to_size(normal.loc.shape),
+            by_scale.sum_to_size(normal.scale.shape),
             *(None,) * 5,
         )
 
 
 def offset_gradients(
-    law: TruncatedNormal, grad_u: Tensor, p: Tensor, offset: Tensor
+    normal: TruncatedNormal, grad_u: Tensor, p: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Σ grad_u ∂u/∂loc and Σ grad_u ∂u/∂scale over the draws u = log θ, at fixed p.
 
     Args:
-        law: The law of u.
+        normal: The distribution of u.
         grad_u: Gradient by u, `sample_shape + batch_shape` as all that is drawn.
         p: Probabilities.
-        offset: Offsets z of u from the law's mode.
+        offset: Offsets z of u from the distribution's mode.
 
     Returns:
-        Both in the law's shape.
+        Both in the distribution's shape.
     """
-    shape = law.slope.shape
-    lifted = grad_u * _lift(offset, law)
-    # the draws enter by four sums; what else is in the formulas differs between laws alone
-    at_low = (lifted * (1 - p)).sum_to_size(shape) * law.exponent(law.lower).exp()
-    at_high = (lifted * p).sum_to_size(shape) * law.exponent(law.upper).exp()
-    alpha, beta = law.slope + law.lower, law.slope + law.upper
+    shape = normal.slope.shape
+    lifted = grad_u * _lift(offset, normal)
+    # the draws enter by four sums; what else is in the formulas differs between distributions alone
+    at_low = (lifted * (1 - p)).sum_to_size(shape) * normal.exponent(normal.lower).exp()
+    at_high = (lifted * p).sum_to_size(shape) * normal.exponent(normal.upper).exp()
+    alpha, beta = normal.slope + normal.lower, normal.slope + normal.upper
     total = grad_u.sum_to_size(shape)
-    by_scale = (grad_u * offset).sum_to_size(shape) + law.slope * total - alpha * at_low - beta * at_high
+    by_scale = (grad_u * offset).sum_to_size(shape) + normal.slope * total - alpha * at_low - beta * at_high
     return total - at_low - at_high, by_scale
 
 
-def _lift(offset: Tensor, law: TruncatedNormal) -> Tensor:
+def _lift(offset: Tensor, normal: TruncatedNormal) -> Tensor:
     """φ at the mode over φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf."""
-    return law.exponent(offset).neg_().clamp_(max=700.0).exp_()
+    return normal.exponent(offset).neg_().clamp_(max=700.0).exp_()
 
 
-def drawn_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
+def drawn_offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
     """Offset from the mode, in units of scale, below which the mass p lies, for uniform draws p.
 
     With ξ = z + b, erf(ξ/√2) is linear in p. That has an absolute error of 1e-16 in p, as the draws have; it
-    takes a third of the time of the inverse that is exact in the tails, which serves laws that are all tail.
+    takes a third of the time of the inverse that is exact in the tails, which serves distributions that are all tail.
     """
-    offset = _drawn(law, p)
-    steep = law.slope.abs() > STEEP
+    offset = _drawn(normal, p)
+    steep = normal.slope.abs() > STEEP
     if steep.any():
         steep = steep.expand(p.shape[p.dim() - steep.dim() :])
-        parameters = (t.expand(steep.shape)[steep] for t in (law.loc, law.scale, law.low, law.high))
+        parameters = (
+            t.expand(steep.shape)[steep] for t in (normal.loc, normal.scale, normal.low, normal.high)
+        )
         offset[..., steep] = _offset(TruncatedNormal(*parameters), p[..., steep])
-    return offset.clamp_(law.lower, law.upper)
+    return offset.clamp_(normal.lower, normal.upper)
 
 
-def branch_free_offset(law: TruncatedNormal, p: Tensor) -> Tensor:
-    """The same as `drawn_offset`, by all ways for all laws and a choice at the end: for CUDA graphs.
+def branch_free_offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
+    """The same as `drawn_offset`, by all ways for all distributions and a choice at the end: for CUDA graphs.
 
     That costs several times the arithmetic, but nothing waits for the numbers.
     """
-    far = _far_offset(p, law.slope, law.upper - law.lower)
-    exact = torch.where(law.slope.abs() > FAR, far, _central(law, p))
-    return torch.where(law.slope.abs() > STEEP, exact, _drawn(law, p)).clamp_(law.lower, law.upper)
+    far = _far_offset(p, normal.slope, normal.upper - normal.lower)
+    exact = torch.where(normal.slope.abs() > FAR, far, _central(normal, p))
+    return torch.where(normal.slope.abs() > STEEP, exact, _drawn(normal, p)).clamp_(
+        normal.lower, normal.upper
+    )
 
 
-def _drawn(law: TruncatedNormal, p: Tensor) -> Tensor:
+def _drawn(normal: TruncatedNormal, p: Tensor) -> Tensor:
     """The offset, by erf."""
-    at_low, at_high = (_erf(law.slope + bound) for bound in (law.lower, law.upper))
-    return erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(law.slope)
+    at_low, at_high = (_erf(normal.slope + bound) for bound in (normal.lower, normal.upper))
+    return erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(normal.slope)
 
 
-def _central(law: TruncatedNormal, p: Tensor) -> Tensor:
+def _central(normal: TruncatedNormal, p: Tensor) -> Tensor:
     """The offset, by the inverse of the smaller tail: of 1 − tail no digits are left."""
-    alpha, beta = law.slope + law.lower, law.slope + law.upper
+    alpha, beta = normal.slope + normal.lower, normal.slope + normal.upper
     below = torch.lerp(_ndtr(alpha), _ndtr(beta), p)
     above = torch.lerp(_ndtr(-alpha), _ndtr(-beta), p)
-    return ndtri(torch.minimum(below, above)).copysign_(below - above) - law.slope
+    return ndtri(torch.minimum(below, above)).copysign_(below - above) - normal.slope
 
 
-def _offset(law: TruncatedNormal, p: Tensor) -> Tensor:
+def _offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
     """Offset from the mode, in units of scale, below which the mass p lies."""
-    offset = _central(law, p)
-    far = law.slope.abs() > FAR
+    offset = _central(normal, p)
+    far = normal.slope.abs() > FAR
     if far.any():
         far = far.expand(p.shape[p.dim() - far.dim() :])
-        slope, length = (t.expand(far.shape)[far] for t in (law.slope, law.upper - law.lower))
+        slope, length = (t.expand(far.shape)[far] for t in (normal.slope, normal.upper - normal.lower))
         offset[..., far] = _far_offset(p[..., far], slope, length)
-    return offset.clamp_(law.lower, law.upper)
+    return offset.clamp_(normal.lower, normal.upper)
 
 
 def _far_offset(p: Tensor, slope: Tensor, length: Tensor) -> Tensor:

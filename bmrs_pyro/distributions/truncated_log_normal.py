@@ -70,8 +70,8 @@ class TruncatedLogNormal(IntervalDistribution):
         return self._scale.expand(self.batch_shape)
 
     @property
-    def log_law(self) -> TruncatedNormal:
-        """The law of log θ in float64, in the shape the parameters came with."""
+    def log_distribution(self) -> TruncatedNormal:
+        """The distribution of log θ in float64, in the shape the parameters came with."""
         return TruncatedNormal(self._loc.double(), self._scale.double(), self.log_low, self.log_high)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class TruncatedLogNormal(IntervalDistribution):
         if self._validate_args:
             self._validate_sample(value)
         u = value.double().log()
-        log_prob = self.log_law.log_density(u) - u
+        log_prob = self.log_distribution.log_density(u) - u
         return self._rounded(log_prob.where(self.support.check(value), -torch.inf), value)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
@@ -90,9 +90,9 @@ class TruncatedLogNormal(IntervalDistribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
-        law = self.log_law
-        part = law.cut(law.low, value.double().clamp(self.low, self.high).log())
-        mass = law.log_density(part.mode).exp() * part.integral
+        normal = self.log_distribution
+        part = normal.cut(normal.low, value.double().clamp(self.low, self.high).log())
+        mass = normal.log_density(part.mode).exp() * part.integral
         return self._rounded(mass.clamp(max=1), value)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ class TruncatedLogNormal(IntervalDistribution):
     @property
     def mean(self) -> Tensor:
         """E[θ]."""
-        law, growth, _ = self._moments
-        return self._per_batch(law.mode.exp() * (1 + growth))
+        normal, growth, _ = self._moments
+        return self._per_batch(normal.mode.exp() * (1 + growth))
 
     @property
     def variance(self) -> Tensor:
         """E[(θ − E[θ])²]."""
-        law, _, spread = self._moments
-        return self._per_batch((2 * law.mode).exp() * spread)
+        normal, _, spread = self._moments
+        return self._per_batch((2 * normal.mode).exp() * spread)
 
     @property
     def signal_to_noise(self) -> Tensor:
@@ -121,31 +121,31 @@ class TruncatedLogNormal(IntervalDistribution):
     @property
     def mode(self) -> Tensor:
         """exp(loc − scale²), clamped to the interval: where the density of θ is highest."""
-        law = self.log_law
-        return self._per_batch((law.loc - law.scale**2).exp().clamp(self.low, self.high))
+        normal = self.log_distribution
+        return self._per_batch((normal.loc - normal.scale**2).exp().clamp(self.low, self.high))
 
     @property
     def log_z(self) -> Tensor:
         """The log-mass that the cut leaves, log(Φ((log high − loc)/scale) − Φ((log low − loc)/scale))."""
-        return self._per_batch(self.log_law.log_z)
+        return self._per_batch(self.log_distribution.log_z)
 
     def entropy(self) -> Tensor:
         """−E[log q(θ)], in nats."""
-        law = self.log_law
-        offset, mass = law.grid()
-        surprise = (mass * (law.scale * offset - law.exponent(offset))).sum(0) / law.integral
-        return self._per_batch(law.integral.log() + law.mode + surprise)
+        normal = self.log_distribution
+        offset, mass = normal.grid()
+        surprise = (mass * (normal.scale * offset - normal.exponent(offset))).sum(0) / normal.integral
+        return self._per_batch(normal.integral.log() + normal.mode + surprise)
 
     @property
     def _moments(self) -> tuple[TruncatedNormal, Tensor, Tensor]:
-        """The law of log θ with E[g] and Var[g] of the growth g = θ/exp(mode) − 1, which loses no digits."""
-        law = self.log_law
-        offset, mass = law.grid(count=48, tilt=2.0)
+        """The distribution of log θ with E[g] and Var[g] of the growth g = θ/exp(mode) − 1, which loses no digits."""
+        normal = self.log_distribution
+        offset, mass = normal.grid(count=48, tilt=2.0)
         weight = mass / mass.sum(0)
-        growth = torch.expm1(law.scale * offset)
+        growth = torch.expm1(normal.scale * offset)
         mean = (weight * growth).sum(0)
-        return law, mean, (weight * (growth - mean) ** 2).sum(0)
+        return normal, mean, (weight * (growth - mean) ** 2).sum(0)
 
     def _quantile(self, p: Tensor, *, drawn: bool = False) -> Tensor:
-        theta = truncated_log_normal_quantile(p, self.log_law, self.low, self.high, drawn=drawn)
+        theta = truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high, drawn=drawn)
         return theta.to(self.dtype)

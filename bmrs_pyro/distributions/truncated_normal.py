@@ -1,4 +1,4 @@
-"""The law of log θ: a normal cut to an interval, measured from its mode.
+"""The distribution of log θ: a normal cut to an interval, measured from its mode.
 
 Everything here is float64 and relative to the mode, because the textbook formulas subtract numbers of
 size (loc/scale)² from each other: kept structures sit thousands of standard deviations from a bound.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bmrs_pyro.distributions.quadrature import gauss_legendre
 
-_BLOCK = 8192  # laws whose grids are summed at a time: more would leave the cache, fewer cost calls
+_BLOCK = 8192  # distributions whose grids are summed at a time: more would leave the cache, fewer cost calls
 
 
 class TruncatedNormal:
@@ -136,7 +136,7 @@ class TruncatedNormal:
         return TruncatedNormal(self.loc, self.scale, low, self.high.minimum(high).maximum(low))
 
     def seen_from(self, origin: Tensor) -> TruncatedNormal:
-        """The law of u − origin."""
+        """The distribution of u − origin."""
         return TruncatedNormal(self.loc - origin, self.scale, self.low - origin, self.high - origin)
 
 

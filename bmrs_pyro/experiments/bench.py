@@ -162,8 +162,8 @@ def decisions(setting: Setting) -> Record:
     posterior = TruncatedLogNormal(torch.empty(10**6).uniform_(-20, 2), torch.empty(10**6).uniform_(0.01, 30))
     reduced = {"bmrs-n": spike(prior), "bmrs-u-8": low_precision(8)}
     return {
-        name: _median(partial(delta_f, posterior, prior, law), setting.rounds)
-        for name, law in reduced.items()
+        name: _median(partial(delta_f, posterior, prior, distribution), setting.rounds)
+        for name, distribution in reduced.items()
     }
 
 

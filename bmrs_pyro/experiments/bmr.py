@@ -234,4 +234,4 @@ def _late_decay(progress: float) -> float:
 
 
 def _optim(model: WeightModel, method: Method) -> JointOptim:
-    return JointOptim(AdaBelief, {"lr": method.rate}, network=model.net, variational_rate=1.0)
+    return JointOptim(AdaBelief, {"lr": method.rate}, network=model.net, posterior_lr_factor=1.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.reduction import Criterion, ModelReduction, bmrs_u, score, spike
+from bmrs_pyro.reduction import Criterion, ModelReduction, bmrs_u, score_structures, spike
 
 ODDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Log prior odds of BMRS_N that are compared, nats; decisions are counted against those at 1."""
@@ -35,7 +35,7 @@ def evidence(
     """
 
     def scores(criterion: Criterion) -> Tensor:
-        return torch.cat(list(score(posteriors, prior, criterion).values()))
+        return torch.cat(list(score_structures(posteriors, prior, criterion).values()))
 
     delta_f = scores(ModelReduction(spike))
     return {

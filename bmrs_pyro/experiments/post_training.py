@@ -23,8 +23,8 @@ from bmrs_pyro.experiments.evidence import evidence
 from bmrs_pyro.experiments.poster import PROTOCOLS, Config, Protocol, continuous_criterion
 from bmrs_pyro.experiments.shared_posterior import posterior_directory
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork, compact, complexity, writer_norms
-from bmrs_pyro.reduction import score
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
+from bmrs_pyro.reduction import score_structures
 
 CRITERIA = ("l2", "expected", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
 LOST = 1.0
@@ -81,13 +81,13 @@ def pooled_scores(
         protocol: whose margin BMRS_N gets.
     """
     found = {
-        "l2": {name: -norm for name, norm in writer_norms(network).items()},
+        "l2": {name: -norm for name, norm in producer_norms(network).items()},
         "expected": {name: -q.mean for name, q in posteriors.items()},
     }
     for name in CRITERIA[2:]:
         criterion = continuous_criterion(name, protocol)
         assert criterion is not None
-        found[name] = score(posteriors, prior, criterion)
+        found[name] = score_structures(posteriors, prior, criterion)
     return {
         name: torch.cat([families[family].double() for family in posteriors])
         for name, families in found.items()

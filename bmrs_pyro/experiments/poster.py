@@ -81,7 +81,7 @@ class Protocol:
         epochs, fine_tune_epochs: with pruning after each, and without.
         batch_size: examples per step.
         lr: Adam's learning rate for the weights.
-        variational_rate: learning rate of the posteriors relative to that.
+        posterior_lr_factor: learning rate of the posteriors relative to that.
         decay: whether the rates fall linearly to 0 over the second half.
         label_smoothing: ε of the likelihood, by network.
         margin: log prior odds of BMRS_N and BMRS_U, nats.
@@ -94,7 +94,7 @@ class Protocol:
     fine_tune_epochs: int
     batch_size: int
     lr: float
-    variational_rate: float
+    posterior_lr_factor: float
     decay: bool
     label_smoothing: Mapping[str, float]
     margin: tuple[float, float]
@@ -109,7 +109,7 @@ PROTOCOLS = {
         fine_tune_epochs=10,
         batch_size=64,
         lr=1e-3,
-        variational_rate=1.0,
+        posterior_lr_factor=1.0,
         decay=False,
         label_smoothing={"mlp": 0.0, "lenet5": 0.0},
         # the published code compares ΔF + ½ log 2π with 0: it drops that constant
@@ -123,7 +123,7 @@ PROTOCOLS = {
         fine_tune_epochs=12,
         batch_size=128,
         lr=1.5e-3,
-        variational_rate=13.0,
+        posterior_lr_factor=13.0,
         decay=True,
         label_smoothing={"mlp": 0.0, "lenet5": 0.02},
         margin=(1.0, 0.0),
@@ -240,7 +240,7 @@ class Trial:
                 torch.optim.Adam,
                 {"lr": self.protocol.lr, "fused": True},
                 network=self.model.network,
-                variational_rate=self.protocol.variational_rate,
+                posterior_lr_factor=self.protocol.posterior_lr_factor,
             ),
             schedule=linear_decay if self.protocol.decay else lambda progress: 1.0,
             seed=self.seed,

@@ -76,7 +76,7 @@ def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
     rates = "falling linearly to 0 over the second half" if protocol.decay else "constant"
     return (
         f"{protocol.epochs} epochs with pruning after each and {protocol.fine_tune_epochs} without; batch "
-        f"{protocol.batch_size}, Adam at {protocol.lr:g}, posteriors at {protocol.variational_rate:g} × that, "
+        f"{protocol.batch_size}, Adam at {protocol.lr:g}, posteriors at {protocol.posterior_lr_factor:g} × that, "
         f"{rates}.\n"
         f"Log prior odds in nats: {protocol.margin[0]:.3g} for BMRS_N, {protocol.margin[1]:.3g} for BMRS_U.\n"
         f"Label smoothing: {smoothing}.\n"

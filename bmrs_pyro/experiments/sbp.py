@@ -53,7 +53,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
 
     Args:
         config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (as ``bmrs fit`` takes it), ``seed``,
-            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``variational_rate``,
+            ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``posterior_lr_factor``,
             ``label_smoothing`` and ``refit`` (whether to train on the validation data too and keep the last epoch, by
             a recipe that was chosen before).
         models: folder of the networks' files.
@@ -79,7 +79,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
             for key in (
                 "epochs",
                 "fine_tune_epochs",
-                "variational_rate",
+                "posterior_lr_factor",
                 "kl_weight",
                 "label_smoothing",
                 "seed",
@@ -106,7 +106,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         torch.optim.Adam,
         {"lr": 1e-3, "fused": True},
         network=network,
-        variational_rate=config["variational_rate"],
+        posterior_lr_factor=config["posterior_lr_factor"],
     )
     directory = _directory(config, cache)
     # what an interrupted run left is of no use: this one begins anew

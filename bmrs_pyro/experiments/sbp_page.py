@@ -17,7 +17,7 @@ RECIPE = (
     "network",
     "method",
     "kl_weight",
-    "variational_rate",
+    "posterior_lr_factor",
     "label_smoothing",
     "warm_up",
     "epochs",
@@ -70,7 +70,7 @@ def _line(group: Sequence[Row], paper: Published) -> str:
     ratios = ("flops_ratio", "cpu_ratio_batch_1", "cpu_ratio_batch_128")
     cells = [
         first["network"],
-        f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['variational_rate']:g}, "
+        f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['posterior_lr_factor']:g}, "
         f"labels smoothed by {first['label_smoothing']:g}, "
         f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs"
         + (", refit" if first["refit"] else ""),

@@ -112,7 +112,7 @@ def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[
             fine_tune_epochs=protocol.fine_tune_epochs,
             batch_size=protocol.batch_size,
             lr=protocol.lr,
-            variational_rate=protocol.variational_rate,
+            posterior_lr_factor=protocol.posterior_lr_factor,
             kl_weight=f"{protocol.kind[config['network']]}:{config['kl_weight']}",
             validation=0.2,
             seed=config["seed"],

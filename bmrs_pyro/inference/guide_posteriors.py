@@ -40,12 +40,12 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
     found = {}
     for name, site in trace.iter_stochastic_nodes():
         sampled: Any = site["fn"]
-        law = sampled
-        while isinstance(law, dist.Independent):
-            law = law.base_dist
-        if isinstance(law, TruncatedLogNormal):
+        distribution = sampled
+        while isinstance(distribution, dist.Independent):
+            distribution = distribution.base_dist
+        if isinstance(distribution, TruncatedLogNormal):
             plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-            found[name] = _one_draw(name, law, {dim - sampled.event_dim for dim in plates})
+            found[name] = _one_draw(name, distribution, {dim - sampled.event_dim for dim in plates})
     if not found:
         raise ValueError(
             "the guide samples no TruncatedLogNormal site; posteriors() reads gains from sites such as "
@@ -54,11 +54,11 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
     return found
 
 
-def _one_draw(name: str, law: TruncatedLogNormal, plates: set[int]) -> TruncatedLogNormal:
+def _one_draw(name: str, distribution: TruncatedLogNormal, plates: set[int]) -> TruncatedLogNormal:
     """Undo the expansion over the plates of the draws."""
 
     def first(parameter: Tensor) -> Tensor:
-        parameter = parameter.detach().expand(law.batch_shape)
+        parameter = parameter.detach().expand(distribution.batch_shape)
         for dim in sorted(plates):
             one = parameter.narrow(dim, 0, 1)
             if not torch.equal(one.expand_as(parameter), parameter):
@@ -70,4 +70,6 @@ def _one_draw(name: str, law: TruncatedLogNormal, plates: set[int]) -> Truncated
             parameter = parameter.squeeze(0)
         return parameter.clone()
 
-    return TruncatedLogNormal(first(law.loc), first(law.scale), law.low, law.high)
+    return TruncatedLogNormal(
+        first(distribution.loc), first(distribution.scale), distribution.low, distribution.high
+    )

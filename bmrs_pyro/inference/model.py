@@ -136,24 +136,24 @@ class SupervisedModel(nn.Module):
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
-        law = self._law(x, theta)
-        with _Rows("data", law.batch_shape[0], {"y": self._repeats(law)}):
-            value: Tensor = pyro.sample("y", law, obs=y)
+        distribution = self._distribution(x, theta)
+        with _Rows("data", distribution.batch_shape[0], {"y": self._repeats(distribution)}):
+            value: Tensor = pyro.sample("y", distribution, obs=y)
         return value
 
     def log_likelihood(self, x: Inputs, y: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """Return Σ log p(y | x, θ) for all N examples as a batch estimates it, in nats, without Pyro sites."""
         if self.register_weights:
             self._register()
-        law = self._law(x, theta)
-        return self._repeats(law) * law.log_prob(y).sum()
+        distribution = self._distribution(x, theta)
+        return self._repeats(distribution) * distribution.log_prob(y).sum()
 
     @property
     def structures(self) -> Sequence[Any]:
         """The structure families whose gains are random."""
         return self.network.structures
 
-    def _law(self, x: Inputs, theta: Mapping[str, Tensor]) -> dist.TorchDistribution:
+    def _distribution(self, x: Inputs, theta: Mapping[str, Tensor]) -> dist.TorchDistribution:
         run = self.compiled or self.network
         if self.mixed_precision:
             device = next(self.network.parameters()).device
@@ -161,17 +161,17 @@ class SupervisedModel(nn.Module):
                 outputs = run(x, theta).float()
         else:
             outputs = run(x, theta)
-        law = self.likelihood(outputs)
-        if len(law.batch_shape) != 1:
+        distribution = self.likelihood(outputs)
+        if len(distribution.batch_shape) != 1:
             raise ValueError(
-                f"the likelihood has batch shape {tuple(law.batch_shape)}, expected (batch,): "
+                f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
                 "squeeze the network's output or call .to_event(n) on the distribution"
             )
-        return law
+        return distribution
 
-    def _repeats(self, law: dist.TorchDistribution) -> float:
+    def _repeats(self, distribution: dist.TorchDistribution) -> float:
         """How many examples each one of a batch stands for."""
-        return self.num_data / law.batch_shape[0]
+        return self.num_data / distribution.batch_shape[0]
 
     def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
         key = (name, size, draws)

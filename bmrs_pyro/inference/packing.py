@@ -84,20 +84,20 @@ class PackedSite(dist.TorchDistribution):
 
 
 class FamilyPrior(dist.Independent):
-    """One law for every structure of a family: ``law.expand([*draws, size]).to_event(1)``, the law kept at hand."""
+    """One distribution for all structures of a family: ``distribution.expand([*draws, size]).to_event(1)``."""
 
-    def __init__(self, law: LogUniform, draws: torch.Size, size: int) -> None:
-        self.law = law
-        super().__init__(law.expand((*draws, size)), 1, validate_args=False)
+    def __init__(self, distribution: LogUniform, draws: torch.Size, size: int) -> None:
+        self.distribution = distribution
+        super().__init__(distribution.expand((*draws, size)), 1, validate_args=False)
 
     def expand(self, batch_shape: Shape, _instance: FamilyPrior | None = None) -> FamilyPrior:
         """Return the prior of more draws."""
-        return FamilyPrior(self.law, torch.Size(batch_shape), self.event_shape[0])
+        return FamilyPrior(self.distribution, torch.Size(batch_shape), self.event_shape[0])
 
 
 @register_kl(PackedSite, FamilyPrior)
 def _kl_packed_family(q: PackedSite, p: FamilyPrior) -> Tensor:
-    return q.pack.divergence(p.law)[q.index].sum().expand(q.batch_shape)
+    return q.pack.divergence(p.distribution)[q.index].sum().expand(q.batch_shape)
 
 
 @register_kl(PackedSite, dist.Independent)

@@ -63,14 +63,14 @@ def hdi(posteriors: Posteriors, mass: float = 0.9) -> dict[str, Tensor]:
 
 def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
     # in float64, or the ends of a narrow posterior are equally dense long before they are in place
-    law = TruncatedLogNormal(q.loc.double(), q.scale.double(), q.low, q.high)
-    left, right = torch.zeros_like(law.loc), torch.full_like(law.loc, 1 - mass)
+    wide = TruncatedLogNormal(q.loc.double(), q.scale.double(), q.low, q.high)
+    left, right = torch.zeros_like(wide.loc), torch.full_like(wide.loc, 1 - mass)
     for _ in range(_BISECTIONS):
         middle = (left + right) / 2
-        rising = law.log_prob(law.icdf(middle)) < law.log_prob(law.icdf(middle + mass))
+        rising = wide.log_prob(wide.icdf(middle)) < wide.log_prob(wide.icdf(middle + mass))
         left, right = middle.where(rising, left), right.where(rising, middle)
     start = (left + right) / 2
-    return torch.stack([law.icdf(start), law.icdf(start + mass)], dim=-1)
+    return torch.stack([wide.icdf(start), wide.icdf(start + mass)], dim=-1)
 
 
 @torch.no_grad()

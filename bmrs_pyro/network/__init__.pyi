@@ -8,9 +8,9 @@ from .costs import reachable as reachable
 from .discovery import find_structures as find_structures
 from .feature_selection import FeatureSelection as FeatureSelection
 from .noisy import NoisyNetwork as NoisyNetwork
-from .norms import writer_norms as writer_norms
+from .norms import producer_norms as producer_norms
 from .removal import Removal as Removal
 from .structures import LeftOut as LeftOut
 from .structures import Member as Member
-from .structures import Structure as Structure
+from .structures import StructureFamily as StructureFamily
 from .structures import Structures as Structures

@@ -19,7 +19,7 @@ def compact(
 ) -> nn.Module:
     """Return a small plain network that computes what ``network(x, theta * keep)`` does.
 
-    W[:, c] ← θ_c W[:, c] in every reader of structure c, then what belongs to removed structures is cut out
+    W[:, c] ← θ_c W[:, c] in every consumer of structure c, then what belongs to removed structures is cut out
     of all layers. The argument stays as it is.
 
     Args:

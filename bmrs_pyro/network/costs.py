@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bmrs_pyro.network.noisy import NoisyNetwork
-from bmrs_pyro.network.structures import Structure
+from bmrs_pyro.network.structures import StructureFamily
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
 
@@ -59,7 +59,7 @@ def complexity(net: nn.Module, *example_inputs: Tensor) -> Complexity:
 
 
 def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, float]:
-    """Return each family's share, of all families' cost, in its writers and readers; they sum to 1.
+    """Return each family's share, of all families' cost, in its producers and consumers; they sum to 1.
 
     A weight that is written by one family and read by another counts for both.
 
@@ -172,7 +172,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
     return CostModel(families, whole - covered, model.density, model.slopes, model.offsets)
 
 
-def reachable(net: nn.Module, structures: Iterable[Structure]) -> int:
+def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
     """Count the parameters that belong to at least one structure, and so can leave with it; tied ones once.
 
     Args:

@@ -18,7 +18,7 @@ from bmrs_pyro.network.proposal import propose
 from bmrs_pyro.network.structures import LeftOut, Structures
 from bmrs_pyro.network.tracing import trace
 from bmrs_pyro.network.untouched import random_state_kept, shared_copy
-from bmrs_pyro.network.verification import Trial
+from bmrs_pyro.network.verification import Verification
 
 Selection = Callable[[str], bool] | Iterable[str]
 
@@ -58,13 +58,13 @@ def find_structures(
         proposed, left_out = propose(traced, trace(traced, example_inputs))
         candidates = []
         for family in proposed:
-            if include is not None and not any(map(included, family.writers)):
+            if include is not None and not any(map(included, family.producers)):
                 left_out.append(LeftOut(family.name, "not included"))
-            elif exclude is not None and any(map(excluded, family.writers)):
+            elif exclude is not None and any(map(excluded, family.producers)):
                 left_out.append(LeftOut(family.name, "excluded"))
             else:
                 candidates.append(family)
-        families, failed = Trial(copy, example_inputs).sift(candidates)
+        families, failed = Verification(copy, example_inputs).sift(candidates)
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(

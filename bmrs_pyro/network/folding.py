@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.removal import remove_
-from bmrs_pyro.network.structures import Structure
+from bmrs_pyro.network.structures import StructureFamily
 
 
 def compact_(
     net: nn.Module,
-    structures: Sequence[Structure],
+    structures: Sequence[StructureFamily],
     keep: Mapping[str, Tensor],
     theta: Mapping[str, Tensor],
 ) -> None:

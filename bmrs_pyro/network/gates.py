@@ -13,29 +13,29 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from bmrs_pyro.network.structures import Member, Structure
+from bmrs_pyro.network.structures import Member, StructureFamily
 
 _RECOMPUTED_BYTES = 2**18  # what is smaller costs less to keep than to have hooks for
 
 
 class Gate(nn.Module):
-    """Multiplies the inputs of one reader by the gains of the structures they belong to.
+    """Multiplies the inputs of one consumer by the gains of the structures they belong to.
 
     Args:
-        reader: the layer.
+        consumer: the layer.
         parts: the families it reads, and which of its input channels are theirs.
     """
 
     index: Tensor
     """Of each input channel: its place among the gains of all families read, then a one."""
 
-    def __init__(self, reader: nn.Module, parts: Sequence[tuple[Structure, Member]]) -> None:
+    def __init__(self, consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> None:
         super().__init__()
         first = parts[0][1]
-        self.reader = first.module
+        self.consumer = first.module
         self.families = tuple((family.name, family.size) for family, _ in parts)
         self.weight_dim = first.tensors[0][1]
-        self.trailing = (1,) * len(getattr(reader, "kernel_size", ()))  # dimensions behind the channels
+        self.trailing = (1,) * len(getattr(consumer, "kernel_size", ()))  # dimensions behind the channels
         self.gain: Tensor | None = None
         self.multiplied = False  # whether the last forward pass had gains
         self.saving: _Recomputed | None = None
@@ -69,7 +69,7 @@ class Gate(nn.Module):
         return torch.cat(parts, -1).index_select(-1, self.index)
 
     def scale(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Multiply the reader's input (its forward pre-hook)."""
+        """Multiply the consumer's input (its forward pre-hook)."""
         gain = self.gain
         if gain is None:
             self._refuse_recomputation()
@@ -78,7 +78,7 @@ class Gate(nn.Module):
         if gain.dim() == 2:
             if gain.shape[0] != x.shape[0]:
                 raise ValueError(
-                    f"layer {self.reader!r} reads {x.shape[0]} rows for a batch of {gain.shape[0]}: "
+                    f"layer {self.consumer!r} reads {x.shape[0]} rows for a batch of {gain.shape[0]}: "
                     "its input does not begin with the batch; give gains of shape (C,), not (batch, C)"
                 )
             middle = (1,) * (x.dim() - 2 - len(self.trailing))
@@ -100,13 +100,13 @@ class Gate(nn.Module):
         in_backward = torch._C._current_graph_task_id() != -1
         if in_backward and self.multiplied:
             raise RuntimeError(
-                f"layer {self.reader!r} is called again in the backward pass (activation checkpointing), when its "
+                f"layer {self.consumer!r} is called again in the backward pass (activation checkpointing), when its "
                 "gains are gone; turn checkpointing off to train with gains"
             )
         self.multiplied = in_backward and self.multiplied
 
     def close(self, *_: object) -> None:
-        """End what :meth:`scale` began (the reader's forward hook, called after errors too)."""
+        """End what :meth:`scale` began (the consumer's forward hook, called after errors too)."""
         if self.saving is not None:
             self.saving.__exit__()
             self.saving = None
@@ -146,25 +146,25 @@ class Gates(nn.ModuleList):
     """The gates of a network, hooked to the layers that read its structures.
 
     Args:
-        net: gets one forward pre-hook and one forward hook per reader.
+        net: gets one forward pre-hook and one forward hook per consumer.
         structures: the families.
 
     Raises:
         ValueError: the network has gates already, or the structures are another network's.
     """
 
-    def __init__(self, net: nn.Module, structures: Sequence[Structure]) -> None:
+    def __init__(self, net: nn.Module, structures: Sequence[StructureFamily]) -> None:
         self.refuse_gated(net)
-        parts: dict[str, list[tuple[Structure, Member]]] = defaultdict(list)
+        parts: dict[str, list[tuple[StructureFamily, Member]]] = defaultdict(list)
         for family in structures:
             for member in family.consumers:
                 parts[member.module].append((family, member))
         modules = dict(net.named_modules())
-        super().__init__(Gate(_reader(modules, own[0][1]), own) for own in parts.values())
+        super().__init__(Gate(_consumer(modules, own[0][1]), own) for own in parts.values())
         for gate in self:
             # a bound method survives deepcopy together with its gate, a closure would keep the old one
-            modules[gate.reader].register_forward_pre_hook(gate.scale)
-            modules[gate.reader].register_forward_hook(gate.close, always_call=True)
+            modules[gate.consumer].register_forward_pre_hook(gate.scale)
+            modules[gate.consumer].register_forward_hook(gate.close, always_call=True)
         device = next((parameter.device for parameter in net.parameters()), None)
         self.to(device)
 
@@ -173,7 +173,7 @@ class Gates(nn.ModuleList):
 
     @contextmanager
     def open(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
-        """Have the readers' inputs multiplied within the context."""
+        """Have the consumers' inputs multiplied within the context."""
         try:
             for gate in self:
                 gate.gain = gate.gains(theta)
@@ -185,11 +185,11 @@ class Gates(nn.ModuleList):
 
     @torch.no_grad()
     def fold_(self, net: nn.Module, theta: Mapping[str, Tensor]) -> None:
-        """Multiply the gains, ``(C,)`` each, into the readers' weights: W[:, c] ← θ_c W[:, c]."""
+        """Multiply the gains, ``(C,)`` each, into the consumers' weights: W[:, c] ← θ_c W[:, c]."""
         for gate in self:
             gain = gate.gains({name: value.to(gate.index.device) for name, value in theta.items()})
             if gain is not None:
-                weight = cast(Tensor, net.get_submodule(gate.reader).weight)
+                weight = cast(Tensor, net.get_submodule(gate.consumer).weight)
                 shape = [1] * weight.dim()
                 shape[gate.weight_dim] = -1
                 # not in place: the values may be shared with another network
@@ -209,16 +209,16 @@ class Gates(nn.ModuleList):
             module._forward_hooks_always_called.pop(key, None)
 
 
-def _reader(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
+def _consumer(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
     ((_, dim),) = member.tensors
-    reader = modules.get(member.module)
-    weight = getattr(reader, "weight", None)
-    if reader is None or weight is None or weight.shape[dim : dim + 1] != (member.size,):
+    consumer = modules.get(member.module)
+    weight = getattr(consumer, "weight", None)
+    if consumer is None or weight is None or weight.shape[dim : dim + 1] != (member.size,):
         raise ValueError(
             f"the structures were found on another network: this one has no layer {member.module!r} "
             f"with {member.size} inputs"
         )
-    return reader
+    return consumer
 
 
 def _hooks(net: nn.Module) -> Iterator[tuple[nn.Module, dict[int, Any], int]]:

@@ -30,19 +30,21 @@ def output_side(layer: nn.Module) -> Side | None:
     """Describe the channels a layer puts out; None for a layer that holds nothing per channel."""
     match layer:
         case nn.Linear():
-            return Side("write", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",))
+            return Side(
+                "produce", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",)
+            )
         case FeatureSelection():
-            return Side("write", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
+            return Side("produce", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
         case nn.Embedding():
-            return Side("write", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
+            return Side("produce", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
         case _ConvNd(transposed=True):
             weight = (
                 (("weight", 1),) if layer.groups == 1 else ()
             )  # grouped: the whole group lies in input rows
-            role: Role = "write" if layer.groups == 1 else "carry"
+            role: Role = "produce" if layer.groups == 1 else "carry"
             return Side(role, layer.out_channels, (*weight, *_present(layer, 0, "bias")), ("out_channels",))
         case _ConvNd():
-            role = "write" if layer.groups == 1 else "carry"
+            role = "produce" if layer.groups == 1 else "carry"
             return Side(role, layer.out_channels, _present(layer, 0, "weight", "bias"), ("out_channels",))
         case _BatchNorm() | _InstanceNorm():
             vectors = _present(layer, 0, "weight", "bias", "running_mean", "running_var")
@@ -56,10 +58,10 @@ def input_side(layer: nn.Module) -> Side | None:
     """Describe the channels a layer takes in; None where they are the ones it puts out."""
     match layer:
         case nn.Linear():
-            return Side("read", layer.in_features, (("weight", 1),), ("in_features",))
+            return Side("consume", layer.in_features, (("weight", 1),), ("in_features",))
         case _ConvNd(groups=1):
             along = 0 if layer.transposed else 1
-            return Side("read", layer.in_channels, (("weight", along),), ("in_channels",))
+            return Side("consume", layer.in_channels, (("weight", along),), ("in_channels",))
         case _ConvNd():
             rows = (("weight", 0),) if layer.transposed else ()
             return Side("carry", layer.in_channels, rows, ("in_channels",))

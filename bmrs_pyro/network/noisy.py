@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from bmrs_pyro.network.discovery import find_structures
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.removal import Removal, remove_
-from bmrs_pyro.network.structures import Structure, Structures
+from bmrs_pyro.network.structures import StructureFamily, Structures
 
 
 class NoisyNetwork(nn.Module):
     """A network with a gain θ_c for every structure c, at the inputs of the layers that read it.
 
-    A reader with weights W computes W (θ ⊙ x) for W x. What lies between writer and reader (batch norm,
-    activation, pooling) sees no gain; a residual stream has one gain for all its readers; and a structure
+    A consumer with weights W computes W (θ ⊙ x) for W x. What lies between producer and consumer (batch norm,
+    activation, pooling) sees no gain; a residual stream has one gain for all its consumers; and a structure
     whose gain is 0 can be cut out of all layers that hold it.
 
     The network is wrapped, not copied: its parameters are the user's own, and it works as before outside of
     this module. Nothing of a call is kept.
 
     Args:
-        net: the network; its readers get a hook each.
+        net: the network; its consumers get a hook each.
         *example_inputs: its inputs, as it is called; kept to count multiply-accumulates.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
 
@@ -37,7 +37,7 @@ class NoisyNetwork(nn.Module):
     structures: Structures
 
     def __init__(
-        self, net: nn.Module, *example_inputs: Tensor, structures: Iterable[Structure] | None = None
+        self, net: nn.Module, *example_inputs: Tensor, structures: Iterable[StructureFamily] | None = None
     ) -> None:
         super().__init__()
         found = find_structures(net, *example_inputs) if structures is None else structures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["writer_norms"]
+__all__ = ["producer_norms"]
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from bmrs_pyro.network.noisy import NoisyNetwork
 
 
 @torch.no_grad()
-def writer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
+def producer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
     """Return the L2 norm ``(C,)`` of the weights that write each structure, biases aside, by family.
 
     n_c = (Σ_layers Σ_rows of c ‖W_row‖²)^½ over all layers that write structure c, such as all those that add
@@ -22,7 +22,7 @@ def writer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
     for family in network.structures:
         squares = []
         for member in family.members:
-            if member.role == "write":
+            if member.role == "produce":
                 name, dim = member.tensors[0]
                 rows = state[name].movedim(dim, 0).reshape(member.size, -1).square().sum(1)[member.positions]
                 zeros = rows.new_zeros(family.size)

@@ -11,15 +11,15 @@ from torch import nn
 
 from bmrs_pyro.network.layers import Side
 from bmrs_pyro.network.partition import Partition
-from bmrs_pyro.network.structures import LeftOut, Member, Structure
+from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
 from bmrs_pyro.network.tracing import Occurrence, Trace
 
 _HEADS = "num_heads"
 _HEAD_WIDTHS = ("attn_dim", "all_head_size", "inner_dim")  # names in use for heads × channels per head
 
 
-def propose(net: nn.Module, found: Trace) -> tuple[list[Structure], list[LeftOut]]:
-    """Number the structures and collect those that share a writer in families.
+def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[LeftOut]]:
+    """Number the structures and collect those that share a producer in families.
 
     Args:
         net: the traced network.
@@ -31,17 +31,17 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[Structure], list[LeftOut
     _tie_heads(net, found)
     order = {name: index for index, (name, _) in enumerate(net.named_modules())}
     occurrences = sorted(found.occurrences, key=lambda one: order[one.module])
-    writers = [one for one in occurrences if one.side.role == "write"]
+    producers = [one for one in occurrences if one.side.role == "produce"]
     families = Partition(found.partition.parents)
-    for writer in writers:
-        families.join(writer.labels.values())
+    for producer in producers:
+        families.join(producer.labels.values())
 
     names: dict[int, str] = {}
     numbers: dict[int, dict[int, int]] = defaultdict(dict)
-    for writer in writers:
-        for _, label in sorted(writer.labels.items()):
+    for producer in producers:
+        for _, label in sorted(producer.labels.items()):
             family = families.find(label)
-            names.setdefault(family, f"theta.{writer.module}")
+            names.setdefault(family, f"theta.{producer.module}")
             numbers[family].setdefault(found.partition.find(label), len(numbers[family]))
     members: dict[int, list[Member]] = defaultdict(list)
     for one in occurrences:
@@ -55,7 +55,7 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[Structure], list[LeftOut
     reasons = {families.find(label): why for labels, why in found.obstacles for label in labels}
     accepted, left_out = [], []
     for family, name in names.items():
-        structure = Structure(name, len(numbers[family]), tuple(members[family]))
+        structure = StructureFamily(name, len(numbers[family]), tuple(members[family]))
         if reason := reasons.get(family) or _shortcoming(structure):
             left_out.append(LeftOut(name, reason))
         else:
@@ -70,7 +70,7 @@ def _member(module: str, side: Side, pairs: list[tuple[int, int]]) -> Member:
     return Member(module, side.role, side.size, positions, structures, tensors, side.attributes)
 
 
-def _shortcoming(structure: Structure) -> str | None:
+def _shortcoming(structure: StructureFamily) -> str | None:
     if structure.size == 1:
         return "it is a single structure"
     if not structure.consumers:
@@ -82,29 +82,29 @@ def _tie_heads(net: nn.Module, found: Trace) -> None:
     """Unite the channels of each attention head.
 
     Queries and keys meet inside a head, so their channels cannot leave one by one: attention is told by an
-    owner with ``num_heads`` whose own layers write more channels to a reader than it has inputs.
+    owner with ``num_heads`` whose own layers write more channels to a consumer than it has inputs.
     """
     find = found.partition.find
-    for reader in [one for one in found.occurrences if one.side.role == "read"]:
-        owner, size = reader.module.rpartition(".")[0], reader.side.size
+    for consumer in [one for one in found.occurrences if one.side.role == "consume"]:
+        owner, size = consumer.module.rpartition(".")[0], consumer.side.size
         attention = net.get_submodule(owner)
         heads = getattr(attention, _HEADS, None)
-        if not isinstance(heads, int) or size % heads or len(reader.labels) < size:
+        if not isinstance(heads, int) or size % heads or len(consumer.labels) < size:
             continue
-        tied = {find(label) for label in reader.labels.values()}
+        tied = {find(label) for label in consumer.labels.values()}
         written = sum(
             find(label) in tied
             for one in found.occurrences
-            if one.side.role == "write" and one.module.rpartition(".")[0] == owner
+            if one.side.role == "produce" and one.module.rpartition(".")[0] == owner
             for label in one.labels.values()
         )
         if written <= size:
             continue
         width = size // heads
         for head in range(heads):
-            found.partition.join(reader.labels[head * width + offset] for offset in range(width))
-        starts = {head: reader.labels[head * width] for head in range(heads)}
+            found.partition.join(consumer.labels[head * width + offset] for offset in range(width))
+        starts = {head: consumer.labels[head * width] for head in range(heads)}
         widths = tuple(name for name in _HEAD_WIDTHS if getattr(attention, name, None) == size)
         found.occurrences.append(Occurrence(owner, Side("carry", heads, (), (_HEADS,)), starts))
         if widths:
-            found.occurrences.append(Occurrence(owner, Side("carry", size, (), widths), reader.labels))
+            found.occurrences.append(Occurrence(owner, Side("carry", size, (), widths), consumer.labels))

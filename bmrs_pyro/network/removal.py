@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.structures import Member, Structure
+from bmrs_pyro.network.structures import Member, StructureFamily
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Removal:
 
 @torch.no_grad()
 def remove_(
-    net: nn.Module, structures: Sequence[Structure], keep: Mapping[str, Tensor]
-) -> tuple[Removal, list[Structure]]:
+    net: nn.Module, structures: Sequence[StructureFamily], keep: Mapping[str, Tensor]
+) -> tuple[Removal, list[StructureFamily]]:
     """Cut structures out of every layer that holds them, in place.
 
     Parameters and buffers stay the objects they are and get new ``.data``.
@@ -168,7 +168,7 @@ def _laid_out(cut: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def _checked(structures: Sequence[Structure], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _checked(structures: Sequence[StructureFamily], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sizes = {family.name: family.size for family in structures}
     if unknown := [name for name in keep if name not in sizes]:
         raise ValueError(f"masks of unknown families {unknown}; the network has {list(sizes)}")

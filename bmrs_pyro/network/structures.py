@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LeftOut", "Member", "Role", "Structure", "Structures"]
+__all__ = ["LeftOut", "Member", "Role", "StructureFamily", "Structures"]
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Role = Literal["write", "carry", "read"]
+Role = Literal["produce", "carry", "consume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,8 @@ class Member:
 
     Attributes:
         module: name of the layer, or of the owner of a bare parameter.
-        role: ``"write"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
-            convolution, …), ``"read"`` mixes them: the gains multiply the inputs of the readers.
+        role: ``"produce"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
+            convolution, …), ``"consume"`` mixes them: the gains multiply the inputs of the consumers.
         size: number of channels of this side, of all families together.
         positions: ``(n,)`` channels, ascending.
         structures: ``(n,)`` structures they belong to, from 0 to C − 1.
@@ -42,7 +42,7 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
-class Structure:
+class StructureFamily:
     """A family of C structures of one kind, such as the channels of a residual stream.
 
     Attributes:
@@ -56,19 +56,19 @@ class Structure:
     members: tuple[Member, ...]
 
     @property
-    def writers(self) -> tuple[str, ...]:
+    def producers(self) -> tuple[str, ...]:
         """Names of the layers whose outputs are the family's channels."""
-        return tuple(member.module for member in self.members if member.role == "write")
+        return tuple(member.module for member in self.members if member.role == "produce")
 
     @property
     def consumers(self) -> tuple[Member, ...]:
         """The layers that read the family's channels: their inputs are multiplied by the gains."""
-        return tuple(member for member in self.members if member.role == "read")
+        return tuple(member for member in self.members if member.role == "consume")
 
     def __repr__(self) -> str:
-        """Show name, size, writers and readers."""
-        readers = ", ".join(member.module for member in self.consumers)
-        return f"Structure({self.name!r}, {self.size}, {', '.join(self.writers)} -> {readers})"
+        """Show name, size, producers and consumers."""
+        consumers = ", ".join(member.module for member in self.consumers)
+        return f"StructureFamily({self.name!r}, {self.size}, {', '.join(self.producers)} -> {consumers})"
 
 
 class LeftOut(NamedTuple):
@@ -80,7 +80,7 @@ class LeftOut(NamedTuple):
     """What stands against removing its structures."""
 
 
-class Structures(tuple[Structure, ...]):
+class Structures(tuple[StructureFamily, ...]):
     """The families of a network, in module order; prints as a table.
 
     Attributes:
@@ -89,21 +89,21 @@ class Structures(tuple[Structure, ...]):
 
     left_out: tuple[LeftOut, ...]
 
-    def __new__(cls, families: Iterable[Structure], left_out: Iterable[LeftOut] = ()) -> Structures:
+    def __new__(cls, families: Iterable[StructureFamily], left_out: Iterable[LeftOut] = ()) -> Structures:
         """Collect families and what was left out."""
         self = super().__new__(cls, families)
         self.left_out = tuple(left_out)
         return self
 
-    def __getnewargs__(self) -> tuple[tuple[Structure, ...], tuple[LeftOut, ...]]:
+    def __getnewargs__(self) -> tuple[tuple[StructureFamily, ...], tuple[LeftOut, ...]]:
         return tuple(self), self.left_out
 
     def __str__(self) -> str:
-        """One line per family: name, size, writers and readers; then what was left out, and why."""
+        """One line per family: name, size, producers and consumers; then what was left out, and why."""
         total = sum(family.size for family in self)
         lines = [f"{total} structures in {len(self)} families"]
         for family in self:
-            readers = ", ".join(member.module for member in family.consumers)
-            lines.append(f"  {family.name} [{family.size}]: {', '.join(family.writers)} -> {readers}")
+            consumers = ", ".join(member.module for member in family.consumers)
+            lines.append(f"  {family.name} [{family.size}]: {', '.join(family.producers)} -> {consumers}")
         lines += [f"  {name} left out: {reason}" for name, reason in self.left_out]
         return "\n".join(lines)

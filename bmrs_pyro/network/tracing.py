@@ -107,11 +107,11 @@ class _Spread:
         self.waiting: list[tuple[Port, list[Channel]]] = []
 
     def everywhere(self) -> dict[Port, Labels]:
-        """Label every output channel of every writer; return where the labels have come."""
+        """Label every output channel of every producer; return where the labels have come."""
         new = self.found.partition.new
         for node in self.graph.nodes:
             side = output_side(node.module)
-            if side and side.role == "write":
+            if side and side.role == "produce":
                 port = self.graph.output(node)
                 unlabelled = [channel for channel in range(side.size) if channel not in self.reached[port]]
                 self._arrive(port, [Channel(channel, new()) for channel in unlabelled])

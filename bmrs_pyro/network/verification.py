@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Trial"]
+__all__ = ["Verification"]
 
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.structures import LeftOut, Structure
+from bmrs_pyro.network.structures import LeftOut, StructureFamily
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 
 _PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 1e-4))  # and the error allowed, relative to the output
 
 
-class Trial:
+class Verification:
     """Tries families on copies of a network.
 
     A family passes if, for each half of its structures, on a copy with values of its own:
@@ -58,15 +58,15 @@ class Trial:
                 parameter.data = self._noisy(parameter.data)
         return copy
 
-    def sift(self, families: Sequence[Structure]) -> tuple[list[Structure], list[LeftOut]]:
+    def sift(self, families: Sequence[StructureFamily]) -> tuple[list[StructureFamily], list[LeftOut]]:
         """Separate the families that pass, all of them together, from those that do not.
 
         All are tried at once; only if that fails, halves are, so that f offenders among F families cost
-        about f log F trials.
+        about f log F verifications.
         """
         failed: list[LeftOut] = []
 
-        def extend(passed: list[Structure], candidates: list[Structure]) -> list[Structure]:
+        def extend(passed: list[StructureFamily], candidates: list[StructureFamily]) -> list[StructureFamily]:
             reason = self._failure([*passed, *candidates])
             if reason is None:
                 return [*passed, *candidates]
@@ -78,7 +78,7 @@ class Trial:
 
         return (extend([], list(families)) if families else []), failed
 
-    def _failure(self, families: Sequence[Structure]) -> str | None:
+    def _failure(self, families: Sequence[StructureFamily]) -> str | None:
         """Say what goes wrong with some families; None if nothing does."""
         orders = [torch.randperm(family.size, generator=self.random) for family in families]
         for half in (False, True):
@@ -107,7 +107,7 @@ class Trial:
     def _masked(
         self,
         net: nn.Module,
-        families: Sequence[Structure],
+        families: Sequence[StructureFamily],
         keep: Mapping[str, Tensor],
         theta: Mapping[str, Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -121,12 +121,14 @@ class Trial:
         Gates.detach_(net)
         return before, after
 
-    def _rewrite(self, net: nn.Module, families: Sequence[Structure], keep: Mapping[str, Tensor]) -> None:
+    def _rewrite(
+        self, net: nn.Module, families: Sequence[StructureFamily], keep: Mapping[str, Tensor]
+    ) -> None:
         """Give new values to all that writes or carries the channels not kept."""
         state = net.state_dict()
         for family in families:
             for member in family.members:
-                if member.role == "read":
+                if member.role == "consume":
                     continue
                 positions = member.positions[~keep[family.name][member.structures]]
                 for name, dim in member.tensors:

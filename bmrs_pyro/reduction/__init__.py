@@ -3,11 +3,13 @@
 Start with `select(posteriors, prior, bmrs_n())`.
 """
 
+from typing import Any
+
 from bmrs_pyro.reduction.budget import Cost as Cost
 from bmrs_pyro.reduction.budget import rounded as rounded
 from bmrs_pyro.reduction.budget import within_budget as within_budget
 from bmrs_pyro.reduction.criteria import Criterion as Criterion
-from bmrs_pyro.reduction.criteria import ExpectedNoise as ExpectedNoise
+from bmrs_pyro.reduction.criteria import ExpectedGain as ExpectedGain
 from bmrs_pyro.reduction.criteria import JointCriterion as JointCriterion
 from bmrs_pyro.reduction.criteria import ModelReduction as ModelReduction
 from bmrs_pyro.reduction.criteria import SignalToNoise as SignalToNoise
@@ -23,5 +25,13 @@ from bmrs_pyro.reduction.monte_carlo import Estimate as Estimate
 from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f as monte_carlo_delta_f
 from bmrs_pyro.reduction.reduced_priors import low_precision as low_precision
 from bmrs_pyro.reduction.reduced_priors import spike as spike
-from bmrs_pyro.reduction.selection import score as score
+from bmrs_pyro.reduction.selection import score_structures as score_structures
 from bmrs_pyro.reduction.selection import select as select
+from bmrs_pyro.renamed import with_old_names
+
+
+def _no_such_name(name: str) -> Any:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__getattr__ = with_old_names(__name__, _no_such_name)

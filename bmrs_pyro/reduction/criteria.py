@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "Criterion",
-    "ExpectedNoise",
+    "ExpectedGain",
     "JointCriterion",
     "ModelReduction",
     "SignalToNoise",
@@ -98,7 +98,7 @@ class SignalToNoise:
 
 
 @dataclass(frozen=True)
-class ExpectedNoise:
+class ExpectedGain:
     """Remove where E[θ] ≤ threshold; score = threshold − E[θ].
 
     Args:
@@ -119,13 +119,13 @@ def _at_most(threshold: float, statistic: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightNorm:
-    """Remove the given fraction of all structures, those with the smallest L2 norm of their writers' weights.
+    """Remove the given fraction of all structures, those with the smallest L2 norm of their producers' weights.
 
     The ranking runs over all families together; score = number to remove − ½ − rank, with ranks from 0.
 
     Args:
         fraction: Share of all structures to remove, in [0, 1]; rounded to a whole number of them.
-        norms: L2 norms by site name, each of shape `(C,)`, from `writer_norms(network)`.
+        norms: L2 norms by site name, each of shape `(C,)`, from `producer_norms(network)`.
 
     Raises:
         ValueError: `fraction` is outside [0, 1]; when scoring, the norms are missing or do not fit.
@@ -142,7 +142,7 @@ class WeightNorm:
         """Scores of every family by site name, `(C,)` each."""
         if self.norms is None:
             raise ValueError(
-                "WeightNorm needs weights: pass WeightNorm(fraction, norms=writer_norms(network))"
+                "WeightNorm needs weights: pass WeightNorm(fraction, norms=producer_norms(network))"
             )
         for name, posterior in posteriors.items():
             if name not in self.norms:

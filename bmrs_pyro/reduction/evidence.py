@@ -123,17 +123,17 @@ def _delta_f_truncated_log_normal(
     """
     _check_inside(q, p)
     # seen from the spike, whose width of 1e-6 would drown in the rounding of log low
-    origin = reduced.log_law.mode
-    law, spike = q.log_law.seen_from(origin), reduced.log_law.seen_from(origin)
-    ratio = spike.scale / law.scale
+    origin = reduced.log_distribution.mode
+    distribution, spike = q.log_distribution.seen_from(origin), reduced.log_distribution.seen_from(origin)
+    ratio = spike.scale / distribution.scale
     weight = ratio**2 / (1 + ratio**2)
     product = TruncatedNormal(
-        spike.loc + (law.loc - spike.loc) * weight,
+        spike.loc + (distribution.loc - spike.loc) * weight,
         spike.scale / (1 + ratio**2).sqrt(),
         spike.low,
         spike.high,
-    ).cut(law.low, law.high)
-    at_mode = law.log_density(product.mode) + spike.log_density(product.mode)
+    ).cut(distribution.low, distribution.high)
+    at_mode = distribution.log_density(product.mode) + spike.log_density(product.mode)
     return p.log_width.log() + at_mode + product.integral.log()
 
 
@@ -141,9 +141,9 @@ def _delta_f_truncated_log_normal(
 def _delta_f_log_uniform(q: TruncatedLogNormal, p: LogUniform, reduced: LogUniform) -> Tensor:
     """BMRS_U: ΔF = log q(reduced interval) − log(width of the reduced interval / width of the prior's)."""
     _check_inside(q, p)
-    law = q.log_law
-    part = law.cut(reduced.log_low, reduced.log_high)
-    log_mass = law.log_density(part.mode) + part.integral.log()
+    distribution = q.log_distribution
+    part = distribution.cut(reduced.log_low, reduced.log_high)
+    log_mass = distribution.log_density(part.mode) + part.integral.log()
     return log_mass + p.log_width.log() - reduced.log_width.log()
 
 

@@ -80,7 +80,7 @@ def _delta_f_normal(q: Normal, p: Normal, reduced: Normal) -> Tensor:
 @register_delta_f(Independent, Independent, Independent)
 def _delta_f_independent(q: _Group, p: _Group, reduced: _Group) -> Tensor:
     """ΔF of a group of independent parameters exchanged together: the sum of theirs."""
-    dims = {law.reinterpreted_batch_ndims for law in (q, p, reduced)}
+    dims = {distribution.reinterpreted_batch_ndims for distribution in (q, p, reduced)}
     if len(dims) > 1:
         raise ValueError(
             f"posterior, prior and reduced prior join {sorted(dims)} dimensions: use one to_event(n)"

@@ -47,12 +47,12 @@ def monte_carlo_delta_f(
     return Estimate(first, error.where(first.isfinite(), torch.inf))
 
 
-def _log_prob_or_zero(law: Distribution, theta: Tensor) -> Tensor:
-    """Log law(θ), −inf outside the support, where log_prob itself may raise or return NaN."""
-    support = law.support
+def _log_prob_or_zero(distribution: Distribution, theta: Tensor) -> Tensor:
+    """Log distribution(θ), −inf outside the support, where log_prob itself may raise or return NaN."""
+    support = distribution.support
     if support is None:
-        raise ValueError(f"{type(law).__name__} has no support, so ΔF under it cannot be estimated")
+        raise ValueError(f"{type(distribution).__name__} has no support, so ΔF under it cannot be estimated")
     inside = support.check(theta)
-    event = (1,) * len(law.event_shape)
-    stand_in = theta.where(inside.reshape(inside.shape + event), law.sample())
-    return law.log_prob(stand_in).double().where(inside, -torch.inf)
+    event = (1,) * len(distribution.event_shape)
+    stand_in = theta.where(inside.reshape(inside.shape + event), distribution.sample())
+    return distribution.log_prob(stand_in).double().where(inside, -torch.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["score", "select"]
+__all__ = ["score_structures", "select"]
 
 from collections.abc import Mapping
 
@@ -32,11 +32,11 @@ def select(
     Raises:
         ValueError: As `score`, or `min_keep` is below 1.
     """
-    return KeepMask.from_scores(score(posteriors, prior, criterion), min_keep=min_keep)
+    return KeepMask.from_scores(score_structures(posteriors, prior, criterion), min_keep=min_keep)
 
 
 @torch.no_grad()
-def score(
+def score_structures(
     posteriors: Mapping[str, Distribution],
     prior: Distribution | Mapping[str, Distribution],
     criterion: Criterion,

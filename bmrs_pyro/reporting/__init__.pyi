@@ -2,7 +2,7 @@ from .architectures import Survey as Survey
 from .architectures import removal_error as removal_error
 from .architectures import survey as survey
 from .architectures import survey_table as survey_table
-from .comparison import Figures as Figures
+from .comparison import NetworkMetrics as NetworkMetrics
 from .comparison import compare_networks as compare_networks
 from .comparison import figures_table as figures_table
 from .inference_data import to_inference_data as to_inference_data

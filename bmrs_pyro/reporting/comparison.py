@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Figures", "compare_networks", "figures_table"]
+__all__ = ["NetworkMetrics", "compare_networks", "figures_table"]
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from bmrs_pyro.reporting.tables import comparison_table
 
 
 @dataclass(frozen=True)
-class Figures:
+class NetworkMetrics:
     """What one network predicts and costs.
 
     Attributes:
@@ -53,7 +53,7 @@ def compare_networks(
     untrained: Iterable[str] = (),
     batch_sizes: Collection[int] = (1, 128),
     repeats: int = 5,
-) -> dict[str, Figures]:
+) -> dict[str, NetworkMetrics]:
     """Evaluate networks and measure them in turns.
 
     Args:
@@ -72,7 +72,7 @@ def compare_networks(
     figures = {}
     for name, net in nets.items():
         cost = complexity(net, x[:1])
-        figures[name] = Figures(
+        figures[name] = NetworkMetrics(
             evaluation=None if name in skipped else evaluate(net, test, num_classes),
             parameters=cost.parameters,
             macs=cost.macs,
@@ -83,12 +83,12 @@ def compare_networks(
     return figures
 
 
-def figures_table(figures: Mapping[str, Figures], *, title: str) -> Table:
+def figures_table(figures: Mapping[str, NetworkMetrics], *, title: str) -> Table:
     """Return figures as a table, one column per network."""
     return comparison_table({name: _column(one) for name, one in figures.items()}, title=title)
 
 
-def _column(one: Figures) -> dict[str, str]:
+def _column(one: NetworkMetrics) -> dict[str, str]:
     quality = one.evaluation
     column = {
         "test accuracy": f"{quality.accuracy:.2%}" if quality else "not trained",

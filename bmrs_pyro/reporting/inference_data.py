@@ -75,8 +75,8 @@ def to_inference_data(
         torch.manual_seed(seed)
         theta = {name: q.sample([draws]) for name, q in program.posteriors.items()}
         first = next(iter(program.posteriors.values()))
-        law = LogUniform(first.low, first.high)
-        prior = {name: law.sample(value.shape).to(value) for name, value in theta.items()}
+        distribution = LogUniform(first.low, first.high)
+        prior = {name: distribution.sample(value.shape).to(value) for name, value in theta.items()}
         groups = {"posterior": _gains(theta, program.keep), "prior": _gains(prior, program.keep)}
         if data is not None:
             if program.network is None:
@@ -124,9 +124,9 @@ def _predictions(
     labels, log_likelihood = [], []
     with evaluation_mode(network):
         for draw in zip(*theta.values(), strict=True):
-            law = likelihood(network(x, dict(zip(theta, draw, strict=True))))
-            labels.append(law.sample())
-            log_likelihood.append(law.log_prob(y))
+            distribution = likelihood(network(x, dict(zip(theta, draw, strict=True))))
+            labels.append(distribution.sample())
+            log_likelihood.append(distribution.log_prob(y))
     dims = ("chain", "draw", "example")
     return {
         "posterior_predictive": _dataset({"y": (dims, _array(torch.stack(labels)))}),

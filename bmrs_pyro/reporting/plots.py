@@ -1,4 +1,4 @@
-"""Figures, as functions that draw into matplotlib axes and return them."""
+"""NetworkMetrics, as functions that draw into matplotlib axes and return them."""
 
 from __future__ import annotations
 
@@ -138,10 +138,12 @@ def plot_density(
         ax: axes to draw into.
     """
     ax = ax or new_axes()
-    law = posterior.log_law
+    distribution = posterior.log_distribution
     wide = torch.linspace(float(prior.log_low), float(prior.log_high), 801, dtype=torch.float64)
     # a narrow posterior would slip through the mesh
-    around = (law.mode + law.scale * torch.linspace(-6, 6, 201)).clamp(prior.log_low, prior.log_high)
+    around = (distribution.mode + distribution.scale * torch.linspace(-6, 6, 201)).clamp(
+        prior.log_low, prior.log_high
+    )
     theta = torch.cat([wide, around]).sort().values.exp().clamp(prior.low, prior.high)
     curves = {"prior p": (prior, OTHER, "-."), "posterior q": (posterior, KEPT, "-")}
     if isinstance(reduced, LogUniform):

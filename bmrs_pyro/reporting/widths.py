@@ -20,7 +20,7 @@ _REMOVED = "#D9D9D9"
 def layer_widths(net: nn.Module) -> dict[str, int]:
     """Return the number of output channels or neurons of every layer that makes some, by name."""
     sides = ((name, output_side(layer)) for name, layer in net.named_modules())
-    return {name: side.size for name, side in sides if side is not None and side.role == "write"}
+    return {name: side.size for name, side in sides if side is not None and side.role == "produce"}
 
 
 def plot_layer_widths(dense: Mapping[str, int], small: Mapping[str, int]) -> Axes:

@@ -41,7 +41,7 @@ class RunConfig:
         mean, std: per-channel normalisation of the inputs.
         size: height and width images are resized to, in pixels; None leaves them.
         criterion: name of the continuous pruning criterion, ``"none"`` for none.
-        epochs, fine_tune_epochs, prune_every, batch_size, lr, variational_rate, kl_weight, draws, validation, seed,
+        epochs, fine_tune_epochs, prune_every, batch_size, lr, posterior_lr_factor, kl_weight, draws, validation, seed,
             gains_only, label_smoothing, augment, bfloat16, round_to, max_macs, max_params: as the command's options.
         weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
@@ -62,7 +62,7 @@ class RunConfig:
     prune_every: int
     batch_size: int
     lr: float
-    variational_rate: float
+    posterior_lr_factor: float
     kl_weight: str
     draws: str
     validation: float

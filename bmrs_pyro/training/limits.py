@@ -85,7 +85,7 @@ def _multiples(network: NoisyNetwork, round_to: int) -> dict[str, int]:
     multiples = {}
     for family in network.structures:
         channels = [
-            len(member.positions) // family.size for member in family.members if member.role == "write"
+            len(member.positions) // family.size for member in family.members if member.role == "produce"
         ]
         multiples[family.name] = round_to // math.gcd(round_to, *channels)
     return multiples

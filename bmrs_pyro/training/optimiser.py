@@ -29,7 +29,7 @@ class JointOptim(PyroOptim):
         defaults: its keyword arguments with at least ``lr``, such as ``{"lr": 1e-3, "fused": True}``.
         network: the module whose weights are trained; its parameters are stepped whether or not the model
             registers them with Pyro.
-        variational_rate: learning rate of the variational parameters relative to the weights'.
+        posterior_lr_factor: learning rate of the variational parameters relative to the weights'.
 
     Attributes:
         global_batch: says what share of a batch this process has, while :func:`fit` trains in several processes;
@@ -47,9 +47,9 @@ class JointOptim(PyroOptim):
         defaults: Mapping[str, Any],
         *,
         network: nn.Module | None = None,
-        variational_rate: float = 10.0,
+        posterior_lr_factor: float = 10.0,
     ) -> None:
-        for name, rate in (("lr", defaults["lr"]), ("variational_rate", variational_rate)):
+        for name, rate in (("lr", defaults["lr"]), ("posterior_lr_factor", posterior_lr_factor)):
             if not 0 <= rate < math.inf:
                 raise ValueError(f"{name} is {rate}; it must be finite and at least 0")
         super().__init__(torch_optim_class, dict(defaults))
@@ -57,7 +57,7 @@ class JointOptim(PyroOptim):
         self.defaults = dict(defaults)
         self.lr: float = defaults["lr"]
         self.network = network
-        self.variational_rate = variational_rate
+        self.posterior_lr_factor = posterior_lr_factor
         self.optimizer: torch.optim.Optimizer | None = None
         self.global_batch: GlobalBatch | None = None
         self._factor = 1.0
@@ -172,7 +172,7 @@ class JointOptim(PyroOptim):
             groups.append((list(weights.items()), 1.0))
             self._names.update({id(weight): name for name, weight in weights.items()})
         if named:
-            groups.append((named, self.variational_rate if self.network is not None else 1.0))
+            groups.append((named, self.posterior_lr_factor if self.network is not None else 1.0))
             self._names.update({id(parameter): name for name, parameter in named})
         for members, rate in groups:
             base_lr = rate * self.lr

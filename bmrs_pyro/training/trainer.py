@@ -18,10 +18,10 @@ from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributed import (
     GlobalBatch,
+    all_gather_int,
+    all_reduce_sum_,
     broadcast_,
-    gather,
     global_batch_norm,
-    pooled_,
     rank,
     world_size,
 )
@@ -31,9 +31,8 @@ from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.network import writer_norms
-from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm
-from bmrs_pyro.reduction import score as criterion_scores
+from bmrs_pyro.network import producer_norms
+from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
@@ -41,7 +40,7 @@ from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.step_graph import Recorder, StepGraph
-from bmrs_pyro.training.validation import score
+from bmrs_pyro.training.validation import validate
 
 Batches = Iterable[tuple[Any, Tensor]]
 
@@ -104,7 +103,7 @@ class Trainer:
             found = posteriors(self.guide, x)
         result = None
         if validation is not None:
-            result = score(self.model, {name: q.mean for name, q in found.items()}, validation)
+            result = validate(self.model, {name: q.mean for name, q in found.items()}, validation)
         record = Epoch(
             epoch=epoch,
             phase=phase,
@@ -116,7 +115,7 @@ class Trainer:
             structures={structure.name: structure.size for structure in self.model.structures},
             learning_rate=rate * self.optim.lr,
             seconds=seconds,
-            examples=gather(seen),
+            examples=all_gather_int(seen),
         )
         self.history.epochs.append(record)
         self._remember(record, validation is not None)
@@ -150,7 +149,7 @@ class Trainer:
             raise ValueError(
                 "the loader gives no batches; is the data set smaller than one batch with drop_last?"
             )
-        elbo = pooled_(torch.tensor(total / steps, dtype=torch.float64)).item()
+        elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
 
     def _culprit(self, x: Any) -> str | None:
@@ -173,8 +172,8 @@ class Trainer:
         if rank() == 0:
             if isinstance(criterion, WeightNorm):
                 # the norms of the weights as they are now
-                criterion = replace(criterion, norms=writer_norms(self.model.network))
-            for name, values in criterion_scores(found, self.model.prior, criterion).items():
+                criterion = replace(criterion, norms=producer_norms(self.model.network))
+            for name, values in score_structures(found, self.model.prior, criterion).items():
                 scores[name].copy_(values)
         broadcast_(scores.values())
         self.history.note_scores(scores)
@@ -229,7 +228,7 @@ class Trainer:
         Raises:
             ValueError: they have trained for different numbers of epochs.
         """
-        epochs = gather(len(self.history))
+        epochs = all_gather_int(len(self.history))
         if len(set(epochs)) > 1:
             raise ValueError(
                 f"the processes found {epochs} epochs in their checkpoints; all of them must see the same run directory"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Score", "score"]
+__all__ = ["Score", "validate"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bmrs_pyro.distributed import pooled_
+from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.model import SupervisedModel
 
@@ -28,19 +28,19 @@ class Score(NamedTuple):
     log_likelihood: float
 
 
-def _hits(law: dist.TorchDistribution, y: Tensor) -> Tensor | None:
+def _hits(distribution: dist.TorchDistribution, y: Tensor) -> Tensor | None:
     """Return per example whether the label is hit, ``(batch,)``; None for a continuous likelihood."""
-    while isinstance(law, dist.Independent):
-        law = law.base_dist
-    if isinstance(law, dist.Categorical):
-        return law.logits.argmax(-1) == y
-    if isinstance(law, dist.Bernoulli):
-        return ((law.logits > 0) == y.bool()).float().reshape(len(y), -1).mean(-1)
+    while isinstance(distribution, dist.Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, dist.Categorical):
+        return distribution.logits.argmax(-1) == y
+    if isinstance(distribution, dist.Bernoulli):
+        return ((distribution.logits > 0) == y.bool()).float().reshape(len(y), -1).mean(-1)
     return None
 
 
 @torch.no_grad()
-def score(
+def validate(
     model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[tuple[Any, Tensor]]
 ) -> Score:
     """Score the model at fixed gains, in evaluation mode; the training mode is restored.
@@ -65,9 +65,9 @@ def score(
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            law = model.likelihood(model.network(x, theta))
-            log_likelihood += law.log_prob(y).double().sum().item()
-            hit = _hits(law, y)
+            distribution = model.likelihood(model.network(x, theta))
+            log_likelihood += distribution.log_prob(y).double().sum().item()
+            hit = _hits(distribution, y)
             if hit is None:
                 discrete = False
             else:
@@ -76,7 +76,7 @@ def score(
     finally:
         model.network.train(training)
     sums = torch.tensor([count, hits, log_likelihood, not discrete], dtype=torch.float64)
-    count, hits, log_likelihood, continuous = pooled_(sums).tolist()
+    count, hits, log_likelihood, continuous = all_reduce_sum_(sums).tolist()
     if not count:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")
     return Score(None if continuous else hits / count, log_likelihood / count)

@@ -29,7 +29,7 @@ LinearMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Gaussian(NamedTuple):
-    """A parameter with law N(loc, scale²) and a draw of it."""
+    """A parameter with distribution N(loc, scale²) and a draw of it."""
 
     loc: Tensor
     scale: Tensor
@@ -42,23 +42,25 @@ class Estimator(Messenger, ABC):
     All else (embeddings, normalisation, attention in one kernel) runs with the plain draw.
 
     Raises:
-        TypeError: weights were drawn from another law, such as a PointEstimate's, or outside of the block.
+        TypeError: weights were drawn from another distribution, such as a PointEstimate's, or outside of the block.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._laws: dict[str, torch.distributions.Distribution] = {}
+        self._distributions: dict[str, torch.distributions.Distribution] = {}
 
     @abstractmethod
     def output(self, linear: LinearMap, x: Tensor, weight: Gaussian, bias: Gaussian | None) -> Tensor:
         """Return a draw of ``linear(x, W, b)``, with the noise this estimator gives each example."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        law = msg["fn"]
-        # a value that is replayed was drawn from the guide's law, which is known already
+        distribution = msg["fn"]
+        # a value that is replayed was drawn from the guide's distribution, which is known already
         if not msg["done"]:
-            self._laws[msg["name"]] = (
-                law.base_dist if isinstance(law, torch.distributions.Independent) else law
+            self._distributions[msg["name"]] = (
+                distribution.base_dist
+                if isinstance(distribution, torch.distributions.Independent)
+                else distribution
             )
 
     def _pyro_network(self, msg: dict[str, Any]) -> None:
@@ -72,14 +74,14 @@ class Estimator(Messenger, ABC):
     def _gaussians(self, draws: Iterable[Draw]) -> dict[str, Gaussian]:
         found: dict[str, Gaussian] = {}
         for layer, scale, z in draws:
-            law = self._laws.get(layer.name)
-            if not isinstance(law, torch.distributions.Normal):
-                how = "elsewhere" if law is None else f"from a {type(law).__name__}"
+            distribution = self._distributions.get(layer.name)
+            if not isinstance(distribution, torch.distributions.Normal):
+                how = "elsewhere" if distribution is None else f"from a {type(distribution).__name__}"
                 raise TypeError(
                     f"site {layer.name!r} was drawn {how}; {type(self).__name__} needs the Normal that a MeanField "
                     "guide draws within its block; go without it for another guide"
                 )
-            parts = [layer.parameters(scale * part) for part in (law.loc, law.scale, z)]
+            parts = [layer.parameters(scale * part) for part in (distribution.loc, distribution.scale, z)]
             found |= {name: Gaussian(*(part[name] for part in parts)) for name in layer.shapes}
         return found
 
@@ -88,7 +90,7 @@ class LocalReparameterization(Estimator):
     """Draw outputs, not weights: a = N(x μᵀ, x² σ²ᵀ), independently for every output of every example.
 
     Exact where a layer is applied once per example. Where it is applied at many positions (convolution, tokens), every
-    position gets noise of its own: the law of each output is right, the correlation between positions is dropped.
+    position gets noise of its own: each output has the right distribution; the correlation between positions is lost.
 
     Reference:
         Kingma, Salimans and Welling, "Variational Dropout and the Local Reparameterization Trick", 2015, section 2.2.
@@ -105,7 +107,8 @@ class LocalReparameterization(Estimator):
 class Flipout(Estimator):
     """Flip the signs of one shared perturbation: a = x μᵀ + ((x ∘ s) (W − μ)ᵀ) ∘ r, with random signs s, r per example.
 
-    Every example sees weights of the right law, shared by all positions; two examples' perturbations are uncorrelated.
+    Every example sees weights of the right distribution, shared by all positions. The perturbations of two examples are
+    uncorrelated.
 
     Reference:
         Wen et al., "Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches", 2018, eq. 4.

@@ -36,13 +36,13 @@ class _Guide(PyroModule):
             values[name] = torch.empty_like(value).uniform_(-radius, radius)
         self.loc = PyroParam(torch.cat([value.flatten() for value in values.values()]))
 
-    def laws(self) -> dict[str, dist.TorchDistribution]:
-        """Return the law of every latent site."""
+    def distributions(self) -> dict[str, dist.TorchDistribution]:
+        """Return the distribution of every latent site."""
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample every latent site; the model's arguments do not matter."""
-        return {name: pyro.sample(name, law) for name, law in self.laws().items()}
+        return {name: pyro.sample(name, distribution) for name, distribution in self.distributions().items()}
 
     def medians(self) -> dict[str, Tensor]:
         """Return the median of every latent site: the mean of a real one, the most probable value of a point."""
@@ -76,7 +76,7 @@ class MeanField(_Guide):
         self.scale = PyroParam(torch.full_like(self.loc, init_scale).detach(), constraints.softplus_positive)
         self.register_buffer("active", torch.ones_like(self.loc, dtype=torch.bool))
 
-    def laws(self) -> dict[str, dist.TorchDistribution]:
+    def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Normal or LogNormal per site, its dimensions as one event."""
         # what is out takes its prior, N(0, 1), and no gradient
         locs = self.split(self.loc.where(self.active, 0.0))
@@ -87,11 +87,11 @@ class MeanField(_Guide):
         }
 
     @torch.no_grad()
-    def set_(self, name: str, law: torch.distributions.Normal, active: Tensor) -> None:
+    def set_(self, name: str, distribution: torch.distributions.Normal, active: Tensor) -> None:
         """Overwrite a real site's posterior in place, and take out what is not active; the Parameter objects stay."""
         loc, scale = self.loc.detach().clone(), self.scale.detach().clone()
-        self.split(loc)[name].copy_(law.loc)
-        self.split(scale)[name].copy_(law.scale)
+        self.split(loc)[name].copy_(distribution.loc)
+        self.split(scale)[name].copy_(distribution.scale)
         self.split(self.active)[name].copy_(active)
         self.loc, self.scale = loc, scale
 
@@ -107,11 +107,13 @@ class PointEstimate(_Guide):
     def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:
         super().__init__(prior, init_radius)
 
-    def laws(self) -> dict[str, dist.TorchDistribution]:
+    def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Delta per site, its dimensions as one event."""
         return {name: dist.Delta(value, event_dim=value.dim()) for name, value in self.medians().items()}
 
 
-def _is_positive(law: Any) -> bool:
-    base = law.base_dist if isinstance(law, torch.distributions.Independent) else law
+def _is_positive(distribution: Any) -> bool:
+    base = (
+        distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
+    )
     return base.support is not constraints.real

@@ -16,11 +16,13 @@ from bmrs_pyro.weights.rules import SPIKE, Rule
 @torch.no_grad()
 def weight_posteriors(model: WeightModel, guide: MeanField) -> dict[str, dist.Normal]:
     """Return q(z) of every layer's weights by site name, ``(rows, columns)``, detached; pruned ones are spikes at 0."""
-    laws = guide.laws()
+    distributions = guide.distributions()
     found = {}
     for name, active in model.active.items():
-        law = laws[name].base_dist
-        found[name] = dist.Normal(law.loc.where(active, 0.0), law.scale.where(active, SPIKE))
+        distribution = distributions[name].base_dist
+        found[name] = dist.Normal(
+            distribution.loc.where(active, 0.0), distribution.scale.where(active, SPIKE)
+        )
     return found
 
 
@@ -41,17 +43,19 @@ def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = Fa
         How many weights were pruned.
     """
     before = int((model.gain > 0).sum())
-    laws, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)
+    distributions, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)
     for layer in model.layers:
         if layer.last and not last:
             continue
         # in truth the posterior is never wider than the prior; a guide that is not at its optimum may be
-        law = dist.Normal(laws[layer.name].loc, laws[layer.name].scale.clamp(max=1.0))
+        distribution = dist.Normal(
+            distributions[layer.name].loc, distributions[layer.name].scale.clamp(max=1.0)
+        )
         with torch.enable_grad():
-            factor = rule(layer, law, gains[layer.name]).detach()
+            factor = rule(layer, distribution, gains[layer.name]).detach()
         kept = factor > 0
         scale = factor.where(kept, 1.0)
-        reduced = reduced_posterior(law, standard, dist.Normal(0.0, scale))
+        reduced = reduced_posterior(distribution, standard, dist.Normal(0.0, scale))
         guide.set_(layer.name, dist.Normal(reduced.loc / scale, reduced.scale / scale), kept)
         gains[layer.name].mul_(factor)
     return before - int((model.gain > 0).sum())

@@ -35,7 +35,7 @@ def empty_structures(network: NoisyNetwork) -> KeepMask:
     with modes_kept(network):
         network.eval()
         expected = network(x)
-        for roles in (("write", "read"), ("read",)):
+        for roles in (("produce", "consume"), ("consume",)):
             keep = _alive(network, roles)
             output = network(x, {name: mask.to(expected) for name, mask in keep.items()})
             if torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()):

@@ -90,7 +90,7 @@ def fit_weights(
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1")
     if optim is None:
-        optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, variational_rate=1.0)
+        optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
     svi = SVI(model, guide, optim, elbo or MeanFieldELBO())
     history = []
     # a store of its own: names in the global one may belong to another model

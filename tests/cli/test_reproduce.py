@@ -18,7 +18,7 @@ CURVES = ["curves", "--data-root", "."]
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([*SBP, "--variational-rate", "-1"], "variational_rate is -1.0"),
+        ([*SBP, "--posterior-lr-factor", "-1"], "posterior_lr_factor is -1.0"),
         ([*SBP, "--label-smoothing", "2"], "label smoothing is 2.0"),
         ([*SBP, "--epochs", "-2"], "epochs=-2"),
         ([*SBP, "--epochs", "0", "--fine-tune-epochs", "0"], "there must be at least one"),

@@ -31,7 +31,17 @@ def network(input_shape, num_classes):
         fan_in = width
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * fan_in, num_classes))
 """
-GAINS = ["--gains-only", "--epochs", 4, "--fine-tune-epochs", 4, "--variational-rate", 50, "--batch-size", 32]
+GAINS = [
+    "--gains-only",
+    "--epochs",
+    4,
+    "--fine-tune-epochs",
+    4,
+    "--posterior-lr-factor",
+    50,
+    "--batch-size",
+    32,
+]
 BUDGET = 80_000
 
 

@@ -144,7 +144,7 @@ def pruned(folder: Path, stop: int | None) -> None:
     network = NoisyNetwork(small_lenet5(), torch.zeros(2, 1, 8, 8))
     model = SupervisedModel(network, lambda z: dist.Categorical(logits=z), 301, kl_weight="mean:1")
     guide = AutoTruncatedLogNormal(model)
-    optim = JointOptim(torch.optim.Adam, {"lr": 5e-3, "fused": True}, network=network, variational_rate=30)
+    optim = JointOptim(torch.optim.Adam, {"lr": 5e-3, "fused": True}, network=network, posterior_lr_factor=30)
 
     def interrupt(record: Epoch) -> None:
         if record.epoch == stop:

@@ -15,7 +15,7 @@ from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, compiled_kernels,
 compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 
-def laws(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def distributions(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Modes inside, on a bound, and so far outside that the exact inverse takes over; narrow and wide."""
     loc = torch.tensor([-60.0, -21.0, -19.9, -10.0, -0.1, 0.0, 0.01, 0.3, 40.0], dtype=dtype)
     scale = torch.tensor([0.0067, 0.05, 0.4, 3.0, 130.0], dtype=dtype)
@@ -29,7 +29,7 @@ def by_the_distribution(loc: Tensor, scale: Tensor, prior: LogUniform, p: Tensor
 
 
 def values_and_gradients(kernels: Kernels | None, dtype: torch.dtype, draws: tuple[int, ...]) -> list[Tensor]:
-    loc, scale = laws(dtype)
+    loc, scale = distributions(dtype)
     prior = LogUniform()
     p = torch.rand(*draws, len(loc), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     theta, kl = (
@@ -64,7 +64,7 @@ def test_quantiles_of_steep_laws_keep_their_tails() -> None:
 
 
 def test_ends_of_the_unit_interval() -> None:
-    loc, scale = laws(torch.float64)
+    loc, scale = distributions(torch.float64)
     prior = LogUniform()
     p = torch.tensor([[0.0], [1.0 - 2.0**-53]], dtype=torch.float64).expand(2, len(loc))
     theta, _ = draw_with_kl(loc, scale, prior, p)

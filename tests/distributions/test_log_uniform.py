@@ -35,26 +35,28 @@ def test_agrees_with_scipy(low: float, high: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), INTERVALS)
 def test_variance_by_quadrature(low: float, high: float) -> None:
-    law = LogUniform(double(low), double(high))
+    distribution = LogUniform(double(low), double(high))
     u = torch.linspace(math.log(low), math.log(high), 200_001, dtype=torch.float64)
-    variance = torch.trapezoid((u.exp() - law.mean) ** 2, u) / law.log_width
+    variance = torch.trapezoid((u.exp() - distribution.mean) ** 2, u) / distribution.log_width
     # the closed form subtracts: 12 eps/width² of it is rounding, 3e-7 at the width of 2e-4 here
-    torch.testing.assert_close(law.variance, variance, rtol=1e-6, atol=0)
-    torch.testing.assert_close(law.signal_to_noise, law.mean / variance.sqrt(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(distribution.variance, variance, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        distribution.signal_to_noise, distribution.mean / variance.sqrt(), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_follow_the_law(dtype: torch.dtype) -> None:
-    law = LogUniform(torch.tensor(PRIOR_LOW, dtype=dtype), 1.0)
-    draws = law.sample((20_000,))
+    distribution = LogUniform(torch.tensor(PRIOR_LOW, dtype=dtype), 1.0)
+    draws = distribution.sample((20_000,))
     assert draws.dtype == dtype
-    assert law.support.check(draws).all()
+    assert distribution.support.check(draws).all()
     assert stats.kstest(draws.double().log().numpy(), stats.uniform(-20, 20).cdf).pvalue > 1e-3
 
 
 def test_density_outside_the_interval() -> None:
-    law = LogUniform(0.1, 1.0, validate_args=False)
-    assert law.log_prob(torch.tensor([0.05, 1.5])).tolist() == [-math.inf, -math.inf]
+    distribution = LogUniform(0.1, 1.0, validate_args=False)
+    assert distribution.log_prob(torch.tensor([0.05, 1.5])).tolist() == [-math.inf, -math.inf]
     with pytest.raises(ValueError, match="support"):
         LogUniform(0.1, 1.0, validate_args=True).log_prob(torch.tensor(1.5))
 
@@ -70,26 +72,26 @@ def test_mass_below_values_outside_the_interval() -> None:
 
 
 def test_expand() -> None:
-    law = LogUniform(torch.tensor([[0.1], [0.2]]), 1.0)
-    assert law.batch_shape == (2, 1)
-    wide = law.expand([4, 2, 3])
+    distribution = LogUniform(torch.tensor([[0.1], [0.2]]), 1.0)
+    assert distribution.batch_shape == (2, 1)
+    wide = distribution.expand([4, 2, 3])
     assert type(wide) is LogUniform
     assert wide.sample().shape == (4, 2, 3)
     assert wide.sample().unique().numel() == 24
     assert wide.mean.shape == (4, 2, 3)
-    assert torch.equal(wide.mean[0, :, :1], law.mean)
+    assert torch.equal(wide.mean[0, :, :1], distribution.mean)
     with pytest.raises(RuntimeError):
-        law.expand([3, 3])
+        distribution.expand([3, 3])
 
 
 def test_results_are_over_the_whole_batch() -> None:
-    law = LogUniform().expand([7, 5])
+    distribution = LogUniform().expand([7, 5])
     for value in (torch.tensor(0.5), torch.full((5,), 0.5), torch.full((7, 1), 0.5), torch.full((7, 5), 0.5)):
-        for result in (law.log_prob(value), law.cdf(value), law.icdf(value)):
+        for result in (distribution.log_prob(value), distribution.cdf(value), distribution.icdf(value)):
             assert result.shape == (7, 5)
             assert result.unique().numel() == 1
-        assert law.to_event(1).log_prob(value).shape == (7,)
-    assert law.log_prob(torch.full((2, 7, 5), 0.5)).shape == (2, 7, 5)
+        assert distribution.to_event(1).log_prob(value).shape == (7,)
+    assert distribution.log_prob(torch.full((2, 7, 5), 0.5)).shape == (2, 7, 5)
     assert LogUniform().cdf(torch.full((3,), 0.5)).shape == (3,)
 
 

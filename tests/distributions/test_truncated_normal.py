@@ -1,4 +1,4 @@
-"""The law of log θ: the error bounds that the rule states, against 50 digits."""
+"""The distribution of log θ: the error bounds that the rule states, against 50 digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG_SCALES = (-7.0, -5.0, -3.0, -1.5, 0.0, 0.8, 1.5, 2.5, 5.0)
 GRID = [(loc, math.exp(log_scale)) for loc in LOCS for log_scale in LOG_SCALES]
 
 
-def law(low: float = -20.0, high: float = 0.0) -> TruncatedNormal:
+def distribution(low: float = -20.0, high: float = 0.0) -> TruncatedNormal:
     columns = torch.tensor(GRID, dtype=torch.float64).T
     return TruncatedNormal(*columns, *torch.tensor([low, high], dtype=torch.float64))
 
@@ -25,7 +25,9 @@ def law(low: float = -20.0, high: float = 0.0) -> TruncatedNormal:
 def test_integral_to_1e_12() -> None:
     exact = [reference.log_z(*case, mp.exp(-20), 1) for case in GRID]
     # log Z itself is large where loc is far out: compare what is left after the part that is exact
-    for ours, slope, (_, scale), truth in zip(law().integral, law().slope, GRID, exact, strict=True):
+    for ours, slope, (_, scale), truth in zip(
+        distribution().integral, distribution().slope, GRID, exact, strict=True
+    ):
         norm = mp.exp(truth + mp.mpf(slope.item()) ** 2 / 2) * mp.mpf(scale) * mp.sqrt(2 * mp.pi)
         # slope carries one rounding, which its square magnifies
         bound = 1e-12 + 4e-16 * slope.item() ** 2
@@ -34,7 +36,7 @@ def test_integral_to_1e_12() -> None:
 
 @pytest.mark.parametrize("width", [0.01, 20.0, 50.0])
 def test_tilted_rule_to_1e_10(width: float) -> None:
-    cut = law(low=-width)
+    cut = distribution(low=-width)
     offset, mass = cut.grid(count=48, tilt=2.0)
     for power in (1, 2):
         ours = power * cut.mode + ((mass * (power * cut.scale * offset).exp()).sum(0) / mass.sum(0)).log()
@@ -44,8 +46,8 @@ def test_tilted_rule_to_1e_10(width: float) -> None:
 
 
 def log_mass(low: float, high: float) -> Tensor:
-    part = law().cut(*torch.tensor([low, high], dtype=torch.float64))
-    return law().log_density(part.mode) + part.integral.log()
+    part = distribution().cut(*torch.tensor([low, high], dtype=torch.float64))
+    return distribution().log_density(part.mode) + part.integral.log()
 
 
 def test_mass_of_a_part() -> None:

@@ -30,7 +30,12 @@ MODELS = Path(__file__).parents[2] / "models"
 @pytest.mark.parametrize("method", ["none", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4"])
 def test_a_run_of_every_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     quick = replace(
-        poster.PROTOCOLS["ours"], epochs=9, fine_tune_epochs=1, batch_size=64, lr=1e-3, variational_rate=100.0
+        poster.PROTOCOLS["ours"],
+        epochs=9,
+        fine_tune_epochs=1,
+        batch_size=64,
+        lr=1e-3,
+        posterior_lr_factor=100.0,
     )
     monkeypatch.setitem(poster.PROTOCOLS, "ours", quick)
     (config,) = poster.grid("ours", ["mlp"], ["digits"], [method], [5.0])

@@ -21,7 +21,7 @@ MODELS = Path(__file__).parents[2] / "models"
 CONFIG = {
     "method": "snr",
     "kl_weight": "cost-macs:3",
-    "variational_rate": 300.0,
+    "posterior_lr_factor": 300.0,
     "label_smoothing": 0.0,
     "warm_up": 1,
     "epochs": 5,
@@ -138,8 +138,8 @@ def test_the_command_adds_to_its_file(
 
 @pytest.mark.filterwarnings("ignore:.*min_keep")
 def test_a_run_begins_anew_and_only_with_sound_options(root: Path, tmp_path: Path) -> None:
-    wrong = {**CONFIG, "network": "lenet_fc", "variational_rate": -1.0}
-    with pytest.raises(ValueError, match="variational_rate is -1"):
+    wrong = {**CONFIG, "network": "lenet_fc", "posterior_lr_factor": -1.0}
+    with pytest.raises(ValueError, match="posterior_lr_factor is -1"):
         sbp.run(wrong, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
     assert not list(tmp_path.iterdir())
     config = {**CONFIG, "network": "lenet_fc", "epochs": 1, "warm_up": 0}

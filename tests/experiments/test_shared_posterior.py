@@ -29,7 +29,7 @@ from tests.experiments.in_process import Here
 
 MODELS = Path(__file__).parents[2] / "models"
 QUICK = replace(
-    poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, variational_rate=100.0
+    poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0
 )
 STRUCTURES = 6 * 256  # of models/mlp.py
 pytestmark = pytest.mark.filterwarnings("ignore:.*min_keep")

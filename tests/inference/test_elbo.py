@@ -226,7 +226,7 @@ def test_kl_weights_follow_their_definitions() -> None:
     assert KLWeight("mean", 0.3).scales(network, NUM_DATA) == pytest.approx(
         {s.name: 0.3 * NUM_DATA / (2 * s.size) for s in network.structures}
     )
-    # by hand: writers and readers of hidden layer 1 hold 5·12 + 12 + 12·12 values, of layer 2 12·12 + 12 + 12·3
+    # by hand: producers and consumers of hidden layer 1 hold 5·12 + 12 + 12·12 values, of layer 2 12·12 + 12 + 12·3
     first, second = 5 * 12 + 12 + 144, 144 + 12 + 36
     shares = [first / (first + second), second / (first + second)]
     scales = KLWeight("cost", 2.0).scales(network, NUM_DATA)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from bmrs_pyro.network import FeatureSelection, Structure
+from bmrs_pyro.network import FeatureSelection, StructureFamily
 
 
 def mlp() -> nn.Module:
@@ -183,7 +183,7 @@ class Words(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its inputs and the families it has, sizes by first writer."""
+    """A network, its inputs and the families it has, sizes by first producer."""
 
     build: Callable[[], nn.Module]
     inputs: tuple[tuple[int, ...], ...]
@@ -244,7 +244,7 @@ CASES = {
 }  # fmt: skip
 
 
-def masks(structures: Sequence[Structure], share: float = 0.5) -> dict[str, Tensor]:
+def masks(structures: Sequence[StructureFamily], share: float = 0.5) -> dict[str, Tensor]:
     """Keep each structure with a probability, and one of each family at least."""
     keep = {family.name: torch.rand(family.size) < share for family in structures}
     for mask in keep.values():
@@ -253,7 +253,7 @@ def masks(structures: Sequence[Structure], share: float = 0.5) -> dict[str, Tens
 
 
 def gains(
-    structures: Sequence[Structure], *batch: int, dtype: torch.dtype = torch.float64
+    structures: Sequence[StructureFamily], *batch: int, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
     """Draw gains between 0.1 and 1."""
     return {

@@ -74,7 +74,7 @@ def test_removal_error_sees_a_removal_that_is_not_exact() -> None:
     network = NoisyNetwork(net, torch.randn(2, 5))
     x = torch.randn(4, 5)
     assert removal_error(network, x) < 1e-5
-    # a reader that forgets its gate computes with all eight neurons
+    # a consumer that forgets its gate computes with all eight neurons
     net[2]._forward_pre_hooks.clear()
     assert removal_error(network, x) > 1e-2
 

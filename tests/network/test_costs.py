@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_shares, writer_norms
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_shares, producer_norms
 from tests.network.networks import CASES, lenet5, masks
 
 
@@ -77,18 +77,18 @@ def test_norms_by_brute_force(name: str) -> None:
     for family in network.structures:
         squares = torch.zeros(family.size, dtype=torch.float64)
         for member in family.members:
-            if member.role == "write":
+            if member.role == "produce":
                 weight, dim = member.tensors[0]
                 for position, structure in zip(member.positions, member.structures, strict=True):
                     squares[structure] += state[weight].select(dim, int(position)).square().sum()
-        assert torch.allclose(writer_norms(network)[family.name], squares.sqrt(), rtol=1e-12)
+        assert torch.allclose(producer_norms(network)[family.name], squares.sqrt(), rtol=1e-12)
 
 
 def test_norms_of_a_residual_stream_by_hand() -> None:
     network: Any = NoisyNetwork(CASES["residual"].make(), *CASES["residual"].draw())
     stem, block = network.net[0].weight, network.net[3].body[3].weight
     expected = torch.cat([stem.flatten(1), block.flatten(1)], 1).norm(dim=1)
-    assert torch.allclose(writer_norms(network)["theta.0"], expected)
+    assert torch.allclose(producer_norms(network)["theta.0"], expected)
     network.remove_(masks(network.structures))
-    assert [len(norm) for norm in writer_norms(network).values()] == [f.size for f in network.structures]
+    assert [len(norm) for norm in producer_norms(network).values()] == [f.size for f in network.structures]
     assert isinstance(network.net, nn.Sequential)

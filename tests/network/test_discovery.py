@@ -35,15 +35,15 @@ def test_families_and_sizes(name: str) -> None:
 def test_writers_readers_and_index_maps() -> None:
     structures = find_structures(lenet5(), torch.zeros(1, 1, 32, 32))
     second = structures[1]
-    assert (second.name, second.writers) == ("theta.3", ("3",))
-    (reader,) = second.consumers
-    assert (reader.module, reader.size) == ("7", 400)
+    assert (second.name, second.producers) == ("theta.3", ("3",))
+    (consumer,) = second.consumers
+    assert (consumer.module, consumer.size) == ("7", 400)
     assert torch.equal(
-        reader.structures, torch.arange(16).repeat_interleave(25)
+        consumer.structures, torch.arange(16).repeat_interleave(25)
     )  # a channel has 5 × 5 features
     stream = find_structures(residual(), IMAGE)[0]
-    assert stream.writers == ("0", "3.body.3")
-    assert [reader.module for reader in stream.consumers] == ["3.body.0", "4.body.0", "4.shortcut"]
+    assert stream.producers == ("0", "3.body.3")
+    assert [consumer.module for consumer in stream.consumers] == ["3.body.0", "4.body.0", "4.shortcut"]
 
 
 class Planted(nn.Module):
@@ -181,7 +181,7 @@ class Auxiliary(nn.Module):
 def test_layers_that_only_training_runs_are_seen() -> None:
     structures = find_structures(Auxiliary(), torch.randn(2, 4))
     assert sizes(structures) == {"first": 6, "auxiliary.0": 5}
-    assert {reader.module for reader in structures[0].consumers} == {"second", "auxiliary.0"}
+    assert {consumer.module for consumer in structures[0].consumers} == {"second", "auxiliary.0"}
 
 
 class Routed(nn.Module):
@@ -212,7 +212,7 @@ def test_layers_that_the_example_inputs_do_not_reach_are_named_once() -> None:
     ) as caught:
         structures = find_structures(net, x)
     assert len(caught) == 1
-    assert [reader.module for reader in structures[0].consumers] == ["low"]
+    assert [consumer.module for consumer in structures[0].consumers] == ["low"]
     with pytest.warns(UserWarning, match="do not reach 'low'"):
         find_structures(net, x + 20)
     assert not find_structures(net, x, exclude="first")  # nothing is offered, so there is nothing to warn of

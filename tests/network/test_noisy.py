@@ -1,4 +1,4 @@
-"""Gains at the readers' inputs, against networks that have them in their weights, one per example."""
+"""Gains at the consumers' inputs, against networks that have them in their weights, one per example."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.reduction import (
     Criterion,
-    ExpectedNoise,
+    ExpectedGain,
     ModelReduction,
     SignalToNoise,
     WeightNorm,
@@ -22,7 +22,7 @@ from bmrs_pyro.reduction import (
     bmrs_u,
     delta_f,
     low_precision,
-    score,
+    score_structures,
     select,
     spike,
 )
@@ -72,8 +72,8 @@ def test_thresholds_include_equality() -> None:
     snr, mean = q.signal_to_noise[1].item(), q.mean[1].item()
     assert (SignalToNoise(snr)(q, PRIOR) > 0).tolist() == [False, True]
     assert (SignalToNoise(math.nextafter(snr, 0))(q, PRIOR) > 0).tolist() == [False, False]
-    assert (ExpectedNoise(mean)(q, PRIOR) > 0).tolist() == [False, True]
-    assert (ExpectedNoise(math.nextafter(mean, 0))(q, PRIOR) > 0).tolist() == [False, False]
+    assert (ExpectedGain(mean)(q, PRIOR) > 0).tolist() == [False, True]
+    assert (ExpectedGain(math.nextafter(mean, 0))(q, PRIOR) > 0).tolist() == [False, False]
     normal = dist.Normal(torch.tensor([1.0, 4.0]), 2.0)
     torch.testing.assert_close(SignalToNoise()(normal, PRIOR), torch.tensor([0.5, -1.0]).double())
 
@@ -92,15 +92,17 @@ def test_weight_norm_removes_its_share_of_ties() -> None:
 
 
 def test_weight_norm_needs_fitting_norms() -> None:
-    with pytest.raises(ValueError, match=r"writer_norms\(network\)"):
-        score(POSTERIORS, PRIOR, WeightNorm(0.5))
+    with pytest.raises(ValueError, match=r"producer_norms\(network\)"):
+        score_structures(POSTERIORS, PRIOR, WeightNorm(0.5))
     with pytest.raises(ValueError, match=r"no norms for 'theta\.b'"):
-        score(POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3)}))
+        score_structures(POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3)}))
     with pytest.raises(ValueError, match=r"'theta\.b' have shape \(7,\)"):
-        score(POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.ones(7)}))
+        score_structures(
+            POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.ones(7)})
+        )
     broken = WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.tensor([1.0, math.nan])})
     with pytest.raises(ValueError, match=r"theta\.b: 1 scores are NaN"):
-        score(POSTERIORS, PRIOR, broken)
+        score_structures(POSTERIORS, PRIOR, broken)
     with pytest.raises(ValueError, match="fraction"):
         WeightNorm(1.5)
 
@@ -117,23 +119,23 @@ def test_any_callable_is_a_criterion_and_priors_may_differ() -> None:
     assert seen == list(priors.values())
     assert keep["theta.a"].tolist() == [True, False, False]
     with pytest.raises(ValueError, match=r"no prior for 'theta\.b'"):
-        score(POSTERIORS, {"theta.a": PRIOR}, median)
+        score_structures(POSTERIORS, {"theta.a": PRIOR}, median)
 
 
 def test_bad_scores_name_the_family() -> None:
     with pytest.raises(ValueError, match=r"theta\.a: .*shape \(\).*expected \(3,\)"):
-        score(POSTERIORS, PRIOR, lambda q, p: torch.tensor(1.0))
+        score_structures(POSTERIORS, PRIOR, lambda q, p: torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"theta\.a: 3 scores are NaN"):
-        score(POSTERIORS, PRIOR, lambda q, p: torch.full(q.batch_shape, math.nan))
+        score_structures(POSTERIORS, PRIOR, lambda q, p: torch.full(q.batch_shape, math.nan))
 
 
 def test_selecting_is_pure_and_scores_carry_no_graph() -> None:
     loc = torch.tensor([-0.1, -25.0], requires_grad=True)
     posteriors = {"theta": TruncatedLogNormal(loc, 0.5)}
-    scores = score(posteriors, PRIOR, bmrs_n())
+    scores = score_structures(posteriors, PRIOR, bmrs_n())
     assert not scores["theta"].requires_grad
     assert select(posteriors, PRIOR, bmrs_n()) == select(posteriors, PRIOR, bmrs_n())
-    assert torch.equal(score(posteriors, PRIOR, bmrs_n())["theta"], scores["theta"])
+    assert torch.equal(score_structures(posteriors, PRIOR, bmrs_n())["theta"], scores["theta"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
@@ -148,7 +150,7 @@ def test_same_decision_on_an_accelerator(criterion: Criterion) -> None:
 
 def test_min_keep_keeps_the_lowest_scores_and_says_so() -> None:
     dead = {"theta.dead": TruncatedLogNormal(torch.tensor([-25.0, -22.0, -30.0]), 0.3)}
-    scores = score(dead, PRIOR, bmrs_n())["theta.dead"]
+    scores = score_structures(dead, PRIOR, bmrs_n())["theta.dead"]
     for min_keep in (1, 2):
         with pytest.warns(UserWarning, match=rf"theta\.dead.*min_keep={min_keep}"):
             keep = select(dead, PRIOR, bmrs_n(), min_keep=min_keep)["theta.dead"]

@@ -29,7 +29,7 @@ CASES = [
 ]
 
 
-def laws(case: tuple[tuple[float, float], ...], dtype: torch.dtype = torch.float64) -> list[Normal]:
+def distributions(case: tuple[tuple[float, float], ...], dtype: torch.dtype = torch.float64) -> list[Normal]:
     return [Normal(torch.tensor(mean, dtype=dtype), torch.tensor(scale, dtype=dtype)) for mean, scale in case]
 
 
@@ -55,10 +55,10 @@ def tilted_moments(case: tuple[tuple[float, float], ...]) -> tuple[mpf, mpf, mpf
 @pytest.mark.parametrize("case", CASES)
 def test_delta_f_and_reduced_posterior_by_quadrature(case: tuple[tuple[float, float], ...]) -> None:
     log_mass, mean, deviation = tilted_moments(case)
-    found = delta_f(*laws(case))
+    found = delta_f(*distributions(case))
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(float(log_mass), rel=1e-10, abs=1e-10)
-    reduced = reduced_posterior(*laws(case))
+    reduced = reduced_posterior(*distributions(case))
     assert reduced.loc.item() == pytest.approx(float(mean), rel=1e-9, abs=1e-12)
     assert reduced.scale.item() == pytest.approx(float(deviation), rel=1e-9)
 
@@ -95,7 +95,7 @@ def test_groups_are_sums() -> None:
     prior, reduced = Normal(torch.zeros(4, 3, 2), 1.0), Normal(torch.zeros(4, 3, 2), 1e-8)
     elementwise = delta_f(posterior, prior, reduced)
     for dims in (1, 2, 3):
-        group = delta_f(*(Independent(law, dims) for law in (posterior, prior, reduced)))
+        group = delta_f(*(Independent(distribution, dims) for distribution in (posterior, prior, reduced)))
         torch.testing.assert_close(group, elementwise.sum(tuple(range(-dims, 0))))
     with pytest.raises(ValueError, match="use one to_event"):
         delta_f(Independent(posterior, 1), Independent(prior, 2), Independent(reduced, 2))
@@ -103,9 +103,9 @@ def test_groups_are_sums() -> None:
 
 def test_posterior_wider_than_its_prior() -> None:
     case = ((0.0, 2.0), (0.0, 1.0), (0.0, 5.0))
-    assert delta_f(*laws(case)).item() == math.inf
+    assert delta_f(*distributions(case)).item() == math.inf
     with pytest.raises(ValueError, match="wider than their prior"):
-        reduced_posterior(*laws(case))
+        reduced_posterior(*distributions(case))
 
 
 def test_gradient_by_the_reduced_scale() -> None:
@@ -117,7 +117,7 @@ def test_gradient_by_the_reduced_scale() -> None:
 
 
 def exact_regression(design: np.ndarray, prior_scales: np.ndarray, noise: float, y: np.ndarray) -> float:
-    """Log evidence of y = Xβ + ε, from the marginal law of y."""
+    """Log evidence of y = Xβ + ε, from the marginal distribution of y."""
     covariance = (design * prior_scales**2) @ design.T + noise**2 * np.eye(len(y))
     return float(multivariate_normal.logpdf(y, np.zeros(len(y)), covariance))
 

@@ -1,4 +1,4 @@
-"""Figures of networks side by side: memory and file sizes counted by hand, widths, what the table says."""
+"""NetworkMetrics of networks side by side: memory and file sizes counted by hand, widths, what the table says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures show the numbers they were given."""
+"""NetworkMetrics show the numbers they were given."""
 
 from __future__ import annotations
 

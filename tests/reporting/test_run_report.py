@@ -98,15 +98,21 @@ def test_the_command_to_repeat_gives_the_same_configuration(
     assert words[:2] == ["bmrs", "fit"]
     command = get_command(app).commands["fit"]
     found = command.make_context("fit", words[2:]).params
-    for name in ("epochs", "fine_tune_epochs", "batch_size", "kl_weight", "variational_rate", "seed", "lr"):
+    for name in (
+        "epochs",
+        "fine_tune_epochs",
+        "batch_size",
+        "kl_weight",
+        "posterior_lr_factor",
+        "seed",
+        "lr",
+    ):
         assert found[name] == getattr(config, name)
     assert (found["model"], found["dataset"]) == (config.model, config.data)
 
 
 def test_no_command_is_promised_for_what_it_did_not_make(finished_run: RunDirectory, tmp_path: Path) -> None:
-    names = (
-        "data_root criterion epochs fine_tune_epochs batch_size lr variational_rate kl_weight validation seed"
-    )
+    names = "data_root criterion epochs fine_tune_epochs batch_size lr posterior_lr_factor kl_weight validation seed"
     options = {name: getattr(finished_run.config, name) for name in names.split()}
     config = run_config(NetworkSource(finished_run.config.model), load("digits").train, **options)
     copy = RunDirectory.create(tmp_path / "run", config)

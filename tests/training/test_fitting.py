@@ -263,8 +263,8 @@ class ByHand(nn.Module):
                 scale = pyro.param(
                     f"{family.name}.scale", torch.full((family.size,), 0.01), constraint=constraints.positive
                 )
-                law = TruncatedLogNormal(loc, scale, model.prior.low, model.prior.high)
-                pyro.sample(family.name, law.expand([*draws, family.size]).to_event(1))
+                distribution = TruncatedLogNormal(loc, scale, model.prior.low, model.prior.high)
+                pyro.sample(family.name, distribution.expand([*draws, family.size]).to_event(1))
 
 
 @pytest.mark.parametrize("form", ["module", "function"])

@@ -32,11 +32,11 @@ def run(optim_for: object, *, register: bool, steps: int = 4) -> list[torch.Tens
 
 def test_equals_pyros_optimiser_where_rates_are_equal() -> None:
     ours = run(
-        lambda m: JointOptim(torch.optim.Adam, {"lr": 0.01}, network=m.network, variational_rate=1.0),
+        lambda m: JointOptim(torch.optim.Adam, {"lr": 0.01}, network=m.network, posterior_lr_factor=1.0),
         register=False,
     )
     registered = run(
-        lambda m: JointOptim(torch.optim.Adam, {"lr": 0.01}, network=m.network, variational_rate=1.0),
+        lambda m: JointOptim(torch.optim.Adam, {"lr": 0.01}, network=m.network, posterior_lr_factor=1.0),
         register=True,
     )
     stock = run(lambda m: Adam({"lr": 0.01}), register=True)
@@ -48,7 +48,7 @@ def test_equals_pyros_optimiser_where_rates_are_equal() -> None:
 def test_variational_parameters_have_their_own_rate() -> None:
     model, guide = program()
     model.register_weights = False
-    optim = JointOptim(torch.optim.SGD, {"lr": 1e-4}, network=model.network, variational_rate=10.0)
+    optim = JointOptim(torch.optim.SGD, {"lr": 1e-4}, network=model.network, posterior_lr_factor=10.0)
     svi = SVI(model, guide, optim, MeanFieldELBO())
     x, y = blobs()
     svi.step(x, y)
@@ -67,11 +67,11 @@ def test_variational_parameters_have_their_own_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lr", "variational_rate"), [(-1.0, 10.0), (1e-3, -3.0), (float("nan"), 10.0), (1e-3, float("inf"))]
+    ("lr", "posterior_lr_factor"), [(-1.0, 10.0), (1e-3, -3.0), (float("nan"), 10.0), (1e-3, float("inf"))]
 )
-def test_rates_that_lead_nowhere_are_refused(lr: float, variational_rate: float) -> None:
+def test_rates_that_lead_nowhere_are_refused(lr: float, posterior_lr_factor: float) -> None:
     with pytest.raises(ValueError, match="finite and at least 0"):
-        JointOptim(torch.optim.Adam, {"lr": lr}, variational_rate=variational_rate)
+        JointOptim(torch.optim.Adam, {"lr": lr}, posterior_lr_factor=posterior_lr_factor)
 
 
 def test_state_survives_a_file_and_continues_the_same(tmp_path: Path) -> None:

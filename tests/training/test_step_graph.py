@@ -95,18 +95,18 @@ def test_a_loss_that_is_not_finite_touches_no_weight() -> None:
 
 def test_a_draw_without_branches_is_the_same_draw() -> None:
     loc = torch.linspace(-60, 40, 4001, dtype=torch.float64)
-    laws = [
+    distributions = [
         TruncatedNormal(
             loc, torch.full_like(loc, scale), torch.tensor(-20.0).double(), torch.tensor(0.0).double()
         )
         for scale in (0.01, 0.3, 1.0, 5.0, 40.0)
     ]
     p = torch.rand(16, len(loc), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for law in laws:
-        ours = branch_free_offset(law, p)
-        assert torch.equal(ours, drawn_offset(law, p))
+    for distribution in distributions:
+        ours = branch_free_offset(distribution, p)
+        assert torch.equal(ours, drawn_offset(distribution, p))
         assert ours.isfinite().all()
-    slopes = torch.cat([law.slope.abs() for law in laws])
+    slopes = torch.cat([distribution.slope.abs() for distribution in distributions])
     assert (slopes < 5).any()
     assert ((slopes > 5) & (slopes < 35)).any()
     assert (slopes > 35).any()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bmrs_pyro import NoisyNetwork, SupervisedModel
-from bmrs_pyro.training.validation import score
+from bmrs_pyro.training.validation import validate
 from tests.inference.programs import CLASSES, FEATURES, NUM_DATA, batches, blobs, categorical, program
 
 
@@ -32,17 +32,17 @@ def test_several_inputs_may_be_a_list() -> None:
     examples = [((a[:3], a[3:]), b) for a, b in zip(x, y, strict=True)]
     loader: DataLoader[Any] = DataLoader(examples, batch_size=16)  # type: ignore[arg-type]
     assert isinstance(next(iter(loader))[0], list)
-    law = dist.Categorical(logits=network((x[:, :3], x[:, 3:])))
-    found = score(model, {}, loader)
-    assert found.log_likelihood == pytest.approx(law.log_prob(y).mean().item(), rel=1e-5)
-    assert found.accuracy == pytest.approx((law.logits.argmax(-1) == y).double().mean().item())
+    distribution = dist.Categorical(logits=network((x[:, :3], x[:, 3:])))
+    found = validate(model, {}, loader)
+    assert found.log_likelihood == pytest.approx(distribution.log_prob(y).mean().item(), rel=1e-5)
+    assert found.accuracy == pytest.approx((distribution.logits.argmax(-1) == y).double().mean().item())
 
 
 def test_a_batch_without_examples_counts_nothing() -> None:
     model, _ = program()
     empty = torch.zeros(0, FEATURES), torch.zeros(0, dtype=torch.long)
-    assert score(model, {}, [empty, *batches(), empty]) == score(model, {}, batches())
+    assert validate(model, {}, [empty, *batches(), empty]) == validate(model, {}, batches())
     with pytest.raises(ValueError, match="the validation data hold no examples"):
-        score(model, {}, [empty])
+        validate(model, {}, [empty])
     with pytest.raises(ValueError, match="the validation data hold no examples"):
-        score(model, {}, DataLoader(TensorDataset(*empty), batch_size=4))
+        validate(model, {}, DataLoader(TensorDataset(*empty), batch_size=4))

@@ -74,5 +74,5 @@ def test_packaged_program_has_the_same_elbo_and_prunes_the_same(source: ModuleTy
 
     masks, rule = source.prune(net), SpikeAndSlab()
     for layer in model.layers[:-1]:
-        law = dist.Normal(locs[layer.name], scales[layer.name])
-        assert torch.equal(masks[layer.name], rule(layer, law, torch.ones(layer.shape)))
+        distribution = dist.Normal(locs[layer.name], scales[layer.name])
+        assert torch.equal(masks[layer.name], rule(layer, distribution, torch.ones(layer.shape)))

@@ -1,4 +1,4 @@
-"""Gradient estimators: the law of outputs against the exact one, and the variance of gradients against plain draws."""
+"""Gradient estimators: exact distributions of outputs, variance of gradients against plain draws."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_moments_of_outputs(estimator: type[Estimator], layer: nn.Module, shape:
     model, guide = fixed(layer)
     x = torch.randn(shape)
     found = outputs(model, guide, x, estimator())
-    law = guide.laws()["weights"].base_dist
+    distribution = guide.distributions()["weights"].base_dist
     with torch.no_grad():
-        mean = torch.func.functional_call(layer, model.layers[0].parameters(0.5 * law.loc), (x,))
-        variance_of = model.layers[0].parameters(0.25 * law.scale**2)
+        mean = torch.func.functional_call(layer, model.layers[0].parameters(0.5 * distribution.loc), (x,))
+        variance_of = model.layers[0].parameters(0.25 * distribution.scale**2)
         variance = torch.func.functional_call(layer, variance_of, (x.square(),))
     error = (variance / DRAWS).sqrt()
     assert ((found.mean(0) - mean).abs() < 5 * error).all()
@@ -156,7 +156,7 @@ def test_a_point_estimate_is_refused(estimator: type[Estimator]) -> None:
     model, guide = program()
     x, _ = blobs(count=5)
     with estimator() as used:
-        _output(model, guide, x)  # the laws of an earlier guide do not count
+        _output(model, guide, x)  # the distributions of an earlier guide do not count
         trace = poutine.trace(PointEstimate(model.draw)).get_trace()
         with pytest.raises(
             TypeError, match=rf"'weights.0' was drawn from a Delta.*{estimator.__name__} needs"

@@ -54,8 +54,8 @@ def test_pruned_weights_are_spikes_at_zero_that_cost_no_kl() -> None:
     posterior = weight_posteriors(model, guide)["weights.2"]
     assert (posterior.loc[pruned] == 0).all()
     assert (posterior.scale[pruned] < 1e-7).all()
-    law = guide.laws()["weights.2"].base_dist
-    divergence = torch.distributions.kl_divergence(law, dist.Normal(0.0, 1.0))
+    distribution = guide.distributions()["weights.2"].base_dist
+    divergence = torch.distributions.kl_divergence(distribution, dist.Normal(0.0, 1.0))
     torch.testing.assert_close(divergence[pruned], torch.zeros(16), rtol=0, atol=1e-6)
     weights = dict(mean_network(model, guide).named_parameters())["2.weight"]
     assert (weights[:, 0] == 0).all()

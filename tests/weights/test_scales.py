@@ -31,8 +31,8 @@ def test_kl_from_log_normal_to_gamma(m: float, s: float, a: float, b: float) -> 
         return q.pdf(log_u) * (q.logpdf(log_u) - p.logpdf(math.exp(log_u)) - log_u)
 
     expected = integrate.quad(integrand, m - 12 * s, m + 12 * s, epsabs=1e-10, limit=400)[0]
-    law = dist.LogNormal(torch.tensor(m).double(), torch.tensor(s).double())
-    found = kl_divergence(law, dist.Gamma(torch.tensor(a).double(), torch.tensor(b).double()))
+    distribution = dist.LogNormal(torch.tensor(m).double(), torch.tensor(s).double())
+    found = kl_divergence(distribution, dist.Gamma(torch.tensor(a).double(), torch.tensor(b).double()))
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -80,5 +80,5 @@ def test_all_is_drawn_on_the_networks_device(scales: Scales) -> None:
     assert {site["value"].device.type for _, site in prior.iter_stochastic_nodes()} == {"cuda"}
     assert guide.loc.device.type == output.device.type == "cuda"
     for name, site in posterior.iter_stochastic_nodes():
-        laws: tuple[Any, Any] = site["fn"], prior.nodes[name]["fn"]
-        assert kl_divergence(*laws).device.type == "cuda"
+        distributions: tuple[Any, Any] = site["fn"], prior.nodes[name]["fn"]
+        assert kl_divergence(*distributions).device.type == "cuda"
