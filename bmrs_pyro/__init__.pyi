@@ -39,9 +39,11 @@ from .reporting import to_inference_data as to_inference_data
 from .runs import load as load
 from .runs import load_weights_ as load_weights_
 from .training import Checkpoint as Checkpoint
+from .training import Hardware as Hardware
 from .training import History as History
 from .training import JointOptim as JointOptim
 from .training import Limits as Limits
+from .training import Recipe as Recipe
 from .training import fit as fit
 from .training import linear_decay as linear_decay
 from .training import reestimate_batch_norm_ as reestimate_batch_norm_

@@ -12,7 +12,7 @@ from typing import Any
 _TRAINING = (
     *("Checkpoint", "CheckpointError", "CompileError", "Epoch", "History", "JointOptim", "Limits"),
     *("TrainingState", "compile_network_", "compile_steps_", "fit", "frozen", "linear_decay"),
-    *("reestimate_batch_norm_", "refuse_schedule", "refuse_unrecordable", "remove_structures_"),
+    *("reestimate_batch_norm_", "refuse_unrecordable", "remove_structures_"),
 )
 _RUNS = (
     *("NetworkSource", "RunConfig", "RunDirectory", "RunError", "SourceError", "WeightsError", "load"),

@@ -26,7 +26,17 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     folder = tmp_path_factory.mktemp("reliability")
     source, out = folder / "network.py", folder / "run"
     source.write_text(SOURCE)
-    options = ["--batch-size", "16", "--posterior-lr-factor", "50", "--kl-weight", "mean:0.3", "--quiet"]
+    options = [
+        "--batch-size",
+        "16",
+        "--lr",
+        "1e-3",
+        "--posterior-lr-factor",
+        "50",
+        "--kl-weight",
+        "mean:0.3",
+        "--quiet",
+    ]
     options += ["--epochs", "4", "--fine-tune-epochs", "1"]
     app(["fit", str(source), "--out", str(out), *options], standalone_mode=False)
     return RunDirectory(out)

@@ -19,7 +19,7 @@ from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
 from bmrs_pyro.cli.reproduce import reproduce
-from bmrs_pyro.experiments.allocator import keep_freed_memory
+from bmrs_pyro.training.allocator import keep_freed_memory
 
 app = typer.Typer(
     help="Bayesian structured pruning: fit a network with random gains, remove what the data do not need.",

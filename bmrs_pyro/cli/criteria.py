@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["RANKED", "named_criterion", "ranked_criterion"]
+__all__ = ["RANKED", "ranked_criterion"]
 
 from collections.abc import Mapping
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.experiments.shared_posterior import SmallestGains
 from bmrs_pyro.network import NoisyNetwork, producer_norms
-from bmrs_pyro.reduction import Criterion, SignalToNoise, WeightNorm, bmrs_n, bmrs_u, select
+from bmrs_pyro.reduction import Criterion, WeightNorm, bmrs_n, select
 
 RANKED = ("expected", "l2")
-
-
-def named_criterion(name: str) -> Criterion | None:
-    """Return the threshold-free criterion of a name: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``; None for ``none``.
-
-    Raises:
-        ValueError: the name is none of these.
-    """
-    if name == "none":
-        return None
-    if name == "bmrs-n":
-        return bmrs_n()
-    if name == "snr":
-        return SignalToNoise()
-    kind, _, bits = name.rpartition("-")
-    if kind == "bmrs-u" and bits.isdigit():
-        return bmrs_u(int(bits))
-    raise ValueError(f"criterion {name!r} is unknown here; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")
 
 
 def ranked_criterion(
@@ -56,4 +37,4 @@ def ranked_criterion(
         fraction = reference.removed / max(reference.total, 1)
     if name == "l2":
         return WeightNorm(fraction, producer_norms(network))
-    return SmallestGains(fraction)
+    return WeightNorm(fraction, {site: q.mean for site, q in posteriors.items()})

@@ -11,13 +11,13 @@ import typer
 from torch import nn
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.criteria import RANKED, named_criterion, ranked_criterion
+from bmrs_pyro.cli.criteria import RANKED, ranked_criterion
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact
-from bmrs_pyro.reduction import Criterion, Decision, KeepMask, score_structures
+from bmrs_pyro.reduction import Criterion, Decision, KeepMask, named_criterion, score_structures
 from bmrs_pyro.runs import RunDirectory, RunError, run_data, training_batches
 from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
 

@@ -13,13 +13,12 @@ import torch
 import typer
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.criteria import named_criterion
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.files import write_atomically
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reduction import ModelReduction
+from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting import family_table, html_report, plot_evidence, save_figure
 from bmrs_pyro.runs import RunDirectory, run_data
 

@@ -9,7 +9,6 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.markdown import Markdown
 
@@ -20,8 +19,6 @@ from bmrs_pyro.cli.results import added, prepare, write_page
 from bmrs_pyro.experiments import sbp as experiment
 from bmrs_pyro.experiments.sbp_page import RECIPE, page
 from bmrs_pyro.experiments.sweep import Sweep
-from bmrs_pyro.inference import KLWeight, SmoothedLikelihood
-from bmrs_pyro.training import JointOptim, Limits, refuse_schedule
 
 _KEYS = (*RECIPE, "seed")
 
@@ -66,12 +63,6 @@ def sbp(
     networks = chosen(network or experiment.NETWORKS, experiment.NETWORKS, "network")
     chosen([method], ("snr", "bmrs-n"), "method")
     weights = list(dict.fromkeys(kl_weight or ["mean:0.3"]))
-    # what is wrong with these shows before hours of runs
-    for weight in weights:
-        KLWeight.parse(weight)
-    SmoothedLikelihood(label_smoothing)
-    JointOptim(torch.optim.Adam, {"lr": 1e-3}, posterior_lr_factor=posterior_lr_factor)
-    refuse_schedule(epochs, fine_tune_epochs, prune_every=1, criterion=None, limits=Limits())
     if out is not None:
         prepare(out / "sbp.json", _KEYS)
     output = Output(json, quiet)
@@ -94,6 +85,8 @@ def sbp(
         experiment.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
     )
     intact = functools.partial(experiment.has_networks, cache=str(cache))
+    for config in configs:
+        experiment.recipe_of(config)
     results = Sweep(run, cache, workers, intact).execute(configs, progress=output.progress)
     rows = [
         {**config, **result, **experiment.measured(config, cache=str(cache))}

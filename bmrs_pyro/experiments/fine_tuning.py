@@ -13,11 +13,11 @@ from typing import Annotated
 import torch
 import typer
 
-from bmrs_pyro.data import Batches, load
-from bmrs_pyro.experiments.allocator import keep_freed_memory
+from bmrs_pyro.data import Batches
 from bmrs_pyro.experiments.pretraining import Stage, pretrain, run_command
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.runs import RunDirectory
+from bmrs_pyro.runs import RunDirectory, run_data
+from bmrs_pyro.training.allocator import keep_freed_memory
 
 
 def main(
@@ -30,14 +30,8 @@ def main(
     schedule = Stage.parse(stages)
     directory = RunDirectory(run)
     config = directory.config
-    splits = load(
-        config.data,
-        data_root=Path(config.data_root) if config.data_root else None,
-        size=config.size,
-        validation=config.validation,
-        seed=config.seed,
-    )
-    torch.manual_seed(config.seed)
+    splits = run_data(directory)
+    torch.manual_seed(config.recipe.seed or 0)
     log = run / "fine_tuning.jsonl"
     small = pretrain(directory.small(), splits, schedule, log, peak_rate)
     accuracy = evaluate(small, Batches(splits.validation, 500), splits.validation.num_classes).accuracy

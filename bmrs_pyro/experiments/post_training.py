@@ -118,7 +118,7 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     first = next(iter(posteriors.values()))
     prior, protocol = LogUniform(first.low, first.high), PROTOCOLS[config["protocol"]]
     splits = data.load(
-        config["dataset"], data_root=data_root, size=directory.config.size, seed=config["seed"]
+        config["dataset"], data_root=data_root, size=directory.config.data.size, seed=config["seed"]
     )
     scores = pooled_scores(network, posteriors, prior, protocol)
     sizes = {family: len(q.loc) for family, q in posteriors.items()}

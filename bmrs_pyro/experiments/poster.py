@@ -21,7 +21,7 @@ __all__ = [
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -36,7 +36,7 @@ from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
 from bmrs_pyro.runs import NetworkSource
-from bmrs_pyro.training import Checkpoint, Epoch, History, JointOptim, fit, linear_decay
+from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
 
 Config = Mapping[str, Any]
 
@@ -78,11 +78,7 @@ class Protocol:
     """How a run is trained.
 
     Attributes:
-        epochs, fine_tune_epochs: with pruning after each, and without.
-        batch_size: examples per step.
-        lr: Adam's learning rate for the weights.
-        posterior_lr_factor: learning rate of the posteriors relative to that.
-        decay: whether the rates fall linearly to 0 over the second half.
+        recipe: what all its runs have in common.
         label_smoothing: ε of the likelihood, by network.
         margin: log prior odds of BMRS_N and BMRS_U, nats.
         kind: kind of the KL weight, by network.
@@ -90,27 +86,35 @@ class Protocol:
         default: the one of them to take where nothing else is known, by network.
     """
 
-    epochs: int
-    fine_tune_epochs: int
-    batch_size: int
-    lr: float
-    posterior_lr_factor: float
-    decay: bool
+    recipe: Recipe
     label_smoothing: Mapping[str, float]
     margin: tuple[float, float]
     kind: Mapping[str, str]
     grid: Mapping[str, tuple[float, ...]]
     default: Mapping[str, float]
 
+    def recipe_of(self, config: Config) -> Recipe:
+        """Return the recipe of one run; without gains to learn, the KL weight is too small to matter."""
+        network = config["network"]
+        pruned = config["method"] != "none"
+        return replace(
+            self.recipe,
+            kl_weight=f"{self.kind[network]}:{config['kl_weight']}" if pruned else "mean:1e-9",
+            label_smoothing=self.label_smoothing[network],
+            seed=config["seed"],
+        )
+
 
 PROTOCOLS = {
     "published": Protocol(
-        epochs=50,
-        fine_tune_epochs=10,
-        batch_size=64,
-        lr=1e-3,
-        posterior_lr_factor=1.0,
-        decay=False,
+        recipe=Recipe(
+            epochs=50,
+            fine_tune_epochs=10,
+            batch_size=64,
+            lr=1e-3,
+            posterior_lr_factor=1.0,
+            schedule="constant",
+        ),
         label_smoothing={"mlp": 0.0, "lenet5": 0.0},
         # the published code compares ΔF + ½ log 2π with 0: it drops that constant
         margin=(0.5 * math.log(2 * math.pi), 0.0),
@@ -119,12 +123,14 @@ PROTOCOLS = {
         default={"mlp": 1.0, "lenet5": 1.0},
     ),
     "ours": Protocol(
-        epochs=20,
-        fine_tune_epochs=12,
-        batch_size=128,
-        lr=1.5e-3,
-        posterior_lr_factor=13.0,
-        decay=True,
+        recipe=Recipe(
+            epochs=20,
+            fine_tune_epochs=12,
+            batch_size=128,
+            lr=1.5e-3,
+            posterior_lr_factor=13.0,
+            schedule="linear-decay",
+        ),
         label_smoothing={"mlp": 0.0, "lenet5": 0.02},
         margin=(1.0, 0.0),
         kind={"mlp": "cost", "lenet5": "cost"},
@@ -207,10 +213,11 @@ class Trial:
         network = NoisyNetwork(net, self.example)
         self.structures = sum(family.size for family in network.structures)
         pruned = config["method"] != "none"
-        # without gains to learn the weights are trained at gains of one: a KL weight too small to matter
-        weight = (self.protocol.kind[name], config["kl_weight"]) if pruned else ("mean", 1e-9)
-        likelihood = SmoothedLikelihood(self.protocol.label_smoothing[name])
-        self.model = SupervisedModel(network, likelihood, len(self.splits.train), kl_weight=weight)
+        self.recipe = self.protocol.recipe_of(config)
+        likelihood = SmoothedLikelihood(self.recipe.label_smoothing)
+        self.model = SupervisedModel(
+            network, likelihood, len(self.splits.train), kl_weight=self.recipe.kl_weight
+        )
         self.guide = AutoTruncatedLogNormal(self.model, init_log_scale=-5.0 if pruned else -12.0)
         if not pruned:
             self.guide.requires_grad_(False)
@@ -230,20 +237,11 @@ class Trial:
         history = fit(
             self.model,
             self.guide,
-            data.Batches(self.splits.train, self.protocol.batch_size, shuffle=True, seed=self.seed),
-            epochs=self.protocol.epochs,
-            fine_tune_epochs=self.protocol.fine_tune_epochs,
+            data.Batches(self.splits.train, self.recipe.batch_size, shuffle=True, seed=self.seed),
+            self.recipe,
             criterion=criterion,
             prune_every=prune_every,
             validation=data.Batches(self.splits.validation, 1000) if validate else None,
-            optim=JointOptim(
-                torch.optim.Adam,
-                {"lr": self.protocol.lr, "fused": True},
-                network=self.model.network,
-                posterior_lr_factor=self.protocol.posterior_lr_factor,
-            ),
-            schedule=linear_decay if self.protocol.decay else lambda progress: 1.0,
-            seed=self.seed,
             progress=False,
             channels_last=True,  # the same numbers but for rounding, a quarter sooner where images have three channels
             callbacks=callbacks,

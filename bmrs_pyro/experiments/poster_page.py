@@ -61,6 +61,7 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
 
 
 def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
+    recipe = protocol.recipe
     weights: dict[str, set[float]] = {}
     for row in rows:
         if row["kl_weight"]:
@@ -73,10 +74,10 @@ def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
         f"{network} {protocol.label_smoothing[network]:g}"
         for network in sorted({row["network"] for row in rows})
     )
-    rates = "falling linearly to 0 over the second half" if protocol.decay else "constant"
+    rates = "falling linearly to 0 over the second half" if recipe.schedule == "linear-decay" else "constant"
     return (
-        f"{protocol.epochs} epochs with pruning after each and {protocol.fine_tune_epochs} without; batch "
-        f"{protocol.batch_size}, Adam at {protocol.lr:g}, posteriors at {protocol.posterior_lr_factor:g} × that, "
+        f"{recipe.epochs} epochs with pruning after each and {recipe.fine_tune_epochs} without; batch "
+        f"{recipe.batch_size}, Adam at {recipe.lr:g}, posteriors at {recipe.posterior_lr_factor:g} × that, "
         f"{rates}.\n"
         f"Log prior odds in nats: {protocol.margin[0]:.3g} for BMRS_N, {protocol.margin[1]:.3g} for BMRS_U.\n"
         f"Label smoothing: {smoothing}.\n"

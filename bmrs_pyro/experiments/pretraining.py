@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from bmrs_pyro.data import Augmentation, Batches, Splits, load
-from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.training.allocator import keep_freed_memory
 
 
 class Stage(NamedTuple):

@@ -5,30 +5,31 @@ from __future__ import annotations
 __all__ = ["run_config"]
 
 from importlib.metadata import version
-from typing import Any
 
-from bmrs_pyro.data import Dataset
+from bmrs_pyro.data import Dataset, DataSource
 from bmrs_pyro.runs import NetworkSource, RunConfig
+from bmrs_pyro.training import Recipe
 
 
-def run_config(source: NetworkSource, train: Dataset, **options: Any) -> RunConfig:
-    """Return the configuration of a run on named data, one draw per example, pruning every epoch.
+def run_config(
+    source: NetworkSource, train: Dataset, recipe: Recipe, data_root: str, validation: float
+) -> RunConfig:
+    """Return the configuration of a run on named data.
 
     Args:
         source: the network's file.
         train: the training part.
-        **options: what else :class:`RunConfig` asks for.
+        recipe: how it is trained.
+        data_root: folder of the data sets.
+        validation: share of the training data that is held out.
     """
     return RunConfig(
         model=str(source.file),
-        data=train.name,
+        data=DataSource(train.name, data_root, size=source.input_size(), validation=validation),
+        recipe=recipe,
         input_shape=train.input_shape,
         num_classes=train.num_classes,
         mean=train.mean,
         std=train.std,
-        size=source.input_size(),
-        prune_every=1,
-        draws="example",
         versions={"bmrs_pyro": version("bmrs-pyro")},
-        **options,
     )

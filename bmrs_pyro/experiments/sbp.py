@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "PUBLISHED", "Published", "has_networks", "measured", "run", "widths"]
+__all__ = ["NETWORKS", "PUBLISHED", "Published", "has_networks", "measured", "recipe_of", "run", "widths"]
 
 import copy
 import shutil
@@ -25,9 +25,9 @@ from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, Supe
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import evaluate, latency
 from bmrs_pyro.network import FeatureSelection, NoisyNetwork, compact, complexity
-from bmrs_pyro.reduction import Decision, SignalToNoise, bmrs_n
+from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs import NetworkSource, RunDirectory
-from bmrs_pyro.training import JointOptim, fit
+from bmrs_pyro.training import Recipe, fit
 
 NETWORKS = ("lenet_fc", "lenet5_caffe")
 
@@ -66,26 +66,8 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     source = NetworkSource(f"{models}/{config['network']}.py")
     splits = data.load("mnist", data_root=data_root, seed=config["seed"], validation=1 / 6)
     train = _joined(splits.train, splits.validation) if config["refit"] else splits.train
-    settings = run_config(
-        source,
-        train,
-        data_root=data_root,
-        criterion=config["method"],
-        batch_size=100,
-        lr=1e-3,
-        validation=1 / 6,
-        **{
-            key: config[key]
-            for key in (
-                "epochs",
-                "fine_tune_epochs",
-                "posterior_lr_factor",
-                "kl_weight",
-                "label_smoothing",
-                "seed",
-            )
-        },
-    )
+    recipe = recipe_of(config)
+    settings = run_config(source, train, recipe, data_root, validation=1 / 6)
     start = time.perf_counter()
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *train.input_shape)
@@ -96,18 +78,12 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     network = NoisyNetwork(net, example)
     model = SupervisedModel(
         network,
-        SmoothedLikelihood(config["label_smoothing"]),
+        SmoothedLikelihood(recipe.label_smoothing),
         len(train),
-        kl_weight=config["kl_weight"],
+        kl_weight=recipe.kl_weight,
     )
     guide = AutoTruncatedLogNormal(model)
-    criterion = SignalToNoise() if config["method"] == "snr" else bmrs_n()
-    optim = JointOptim(
-        torch.optim.Adam,
-        {"lr": 1e-3, "fused": True},
-        network=network,
-        posterior_lr_factor=config["posterior_lr_factor"],
-    )
+    criterion = named_criterion(config["method"])
     directory = _directory(config, cache)
     # what an interrupted run left is of no use: this one begins anew
     shutil.rmtree(directory.path, ignore_errors=True)
@@ -116,12 +92,8 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         model,
         guide,
         batches,
-        epochs=config["epochs"],
-        fine_tune_epochs=config["fine_tune_epochs"],
-        criterion=criterion,
+        recipe,
         validation=None if config["refit"] else data.Batches(splits.validation, 1000),
-        optim=optim,
-        seed=config["seed"],
         progress=False,
         callbacks=[directory.append_metrics],
     )
@@ -142,6 +114,22 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         "seconds": time.perf_counter() - start,
         "version": version("bmrs-pyro"),
     }
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Return the recipe of a configuration."""
+    return Recipe(
+        criterion=config["method"],
+        batch_size=100,
+        lr=1e-3,
+        **{
+            key: config[key]
+            for key in (
+                *("epochs", "fine_tune_epochs", "posterior_lr_factor"),
+                *("kl_weight", "label_smoothing", "seed"),
+            )
+        },
+    )
 
 
 def has_networks(config: Config, *, cache: str) -> bool:

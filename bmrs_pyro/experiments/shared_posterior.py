@@ -20,7 +20,7 @@ __all__ = [
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,27 +102,14 @@ def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[
     trial = Trial(config, models=models, data_root=data_root)
     directory = posterior_directory(config, cache)
     if not directory.exists():
-        protocol = trial.protocol
-        settings = run_config(
-            trial.source,
-            trial.splits.train,
-            data_root=data_root,
-            criterion="none",
-            epochs=protocol.epochs,
-            fine_tune_epochs=protocol.fine_tune_epochs,
-            batch_size=protocol.batch_size,
-            lr=protocol.lr,
-            posterior_lr_factor=protocol.posterior_lr_factor,
-            kl_weight=f"{protocol.kind[config['network']]}:{config['kl_weight']}",
-            validation=0.2,
-            seed=config["seed"],
-        )
+        recipe = replace(trial.recipe, criterion="none")
+        settings = run_config(trial.source, trial.splits.train, recipe, data_root, validation=0.2)
         directory = RunDirectory.create(directory.path, settings)
     state = directory.checkpoint.path
 
     def keep_fork(epoch: Epoch) -> None:
         # called before the epoch is saved: the state on disk is still that of the epoch before
-        if epoch.epoch == trial.protocol.epochs and state.exists():
+        if epoch.epoch == trial.recipe.epochs and state.exists():
             write_atomically(directory.path / _FORK, lambda file: shutil.copyfile(state, file))
 
     callbacks = [directory.append_metrics, keep_fork]
@@ -146,6 +133,6 @@ def _ranked(config: Config, models: str, data_root: str, cache: str) -> dict[str
     own = Checkpoint(Path(cache) / f"{run_key(config)}.state.safetensors")
     if fork.exists() and not own.path.exists():
         write_atomically(own.path, lambda file: shutil.copyfile(fork, file))
-    history = trial.fit(criterion, prune_every=trial.protocol.epochs, checkpoint=own)
+    history = trial.fit(criterion, prune_every=trial.recipe.epochs, checkpoint=own)
     own.path.unlink(missing_ok=True)
     return trial.result(history) | {"share_removed": share}

@@ -28,8 +28,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bmrs_pyro.experiments.allocator import keep_freed_memory
 from bmrs_pyro.files import WriteError, write_atomically
+from bmrs_pyro.training.allocator import keep_freed_memory
 
 try:
     import fcntl

@@ -7,8 +7,12 @@ __all__ = ["KLWeight"]
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bmrs_pyro.network import NoisyNetwork, cost_shares
+import bmrs_pyro.network as networks  # imports torch when it is used, not before
+
+if TYPE_CHECKING:
+    from bmrs_pyro.network import NoisyNetwork
 
 _KINDS = ("elbo", "mean", "cost")
 
@@ -75,5 +79,5 @@ class KLWeight:
         if self.kind == "mean":
             shares = dict.fromkeys(sizes, 1.0 / max(len(sizes), 1))
         else:
-            shares = cost_shares(network, self.cost)
+            shares = networks.cost_shares(network, self.cost)
         return {name: self.factor * num_data * shares[name] / size for name, size in sizes.items()}

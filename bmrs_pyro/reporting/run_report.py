@@ -23,8 +23,6 @@ from bmrs_pyro.reporting.page import document, figure, section, table
 from bmrs_pyro.runs import RunConfig, RunDirectory
 from bmrs_pyro.training import Epoch
 
-# fields of a configuration that the command finds out by itself
-_FOUND = {"model", "data", "input_shape", "num_classes", "mean", "std", "source_sha256", "versions"}
 _CLOSE_CALLS = 5
 
 
@@ -35,12 +33,11 @@ def repeat_command(config: RunConfig, out: str = "RUN") -> str:
         config: the run's configuration.
         out: directory the repetition writes to.
     """
-    words = ["bmrs", "fit", config.model, "--data", config.data, "--out", out]
-    for option in fields(config):
-        value = getattr(config, option.name)
-        if option.name in _FOUND or value is None or value is False:
+    words = ["bmrs", "fit", config.model, "--out", out]
+    for name, value in config.options().items():
+        if name == "model" or value is None or value is False:
             continue
-        words.append(f"--{option.name.replace('_', '-')}")
+        words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(str(value))
     return shlex.join(words)
@@ -62,7 +59,7 @@ def html_report(
         RunError: the run is not finished or a file is damaged.
     """
     report = _Report(run, evaluations or {}, reduced)
-    title = f"{run.path.resolve().name}: {report.config.model} on {report.config.data}"
+    title = f"{run.path.resolve().name}: {report.config.model} on {report.config.data.data}"
     return document(title, report.sections())
 
 
@@ -124,7 +121,7 @@ class _Report:
         )
         return (
             f'<header>\n<p class="kicker">bmrs_pyro · {escape(str(self.run.path.resolve().name))}</p>\n'
-            f"<h1>{escape(self.config.model)} on {escape(self.config.data)}</h1>\n"
+            f"<h1>{escape(self.config.model)} on {escape(self.config.data.data)}</h1>\n"
             f'<p class="lede"><strong>{keep.removed:,} of {keep.total:,}</strong> structures were not needed. '
             f"The network that is left has <strong>{small.parameters / dense.parameters:.0%}</strong> of the "
             f"parameters and does <strong>{small.macs / dense.macs:.0%}</strong> of the work.</p>\n"

@@ -1,10 +1,13 @@
+from .config import RunConfig as RunConfig
 from .loading import load as load
 from .loading import save_portable as save_portable
-from .run_directory import RunConfig as RunConfig
 from .run_directory import RunDirectory as RunDirectory
 from .run_directory import RunError as RunError
+from .running import begin_run as begin_run
+from .running import train_run as train_run
 from .source import NetworkSource as NetworkSource
 from .source import SourceError as SourceError
+from .splits import load_splits as load_splits
 from .splits import run_data as run_data
 from .splits import training_batches as training_batches
 from .weight_files import WeightsError as WeightsError

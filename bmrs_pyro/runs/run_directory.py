@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["RunConfig", "RunDirectory", "RunError"]
+__all__ = ["RunDirectory", "RunError"]
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors, seal, unseal, write_atomically
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
+from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.source import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History
 
@@ -26,57 +27,6 @@ SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
 
 class RunError(ValueError):
     """A run directory cannot be used; the message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run was asked to do; enough to repeat it.
-
-    Attributes:
-        model: network source, see :class:`NetworkSource`.
-        data: name or path of the data set.
-        data_root: folder the data set is looked for in.
-        input_shape: shape of one example.
-        num_classes: number of labels.
-        mean, std: per-channel normalisation of the inputs.
-        size: height and width images are resized to, in pixels; None leaves them.
-        criterion: name of the continuous pruning criterion, ``"none"`` for none.
-        epochs, fine_tune_epochs, prune_every, batch_size, lr, posterior_lr_factor, kl_weight, draws, validation, seed,
-            gains_only, label_smoothing, augment, bfloat16, round_to, max_macs, max_params: as the command's options.
-        weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
-        source_sha256: digest of the run's copy of the network's file, None for other sources.
-        versions: of bmrs_pyro, torch, pyro and Python.
-    """
-
-    model: str
-    data: str
-    data_root: str | None
-    input_shape: tuple[int, ...]
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int | None
-    criterion: str
-    epochs: int
-    fine_tune_epochs: int
-    prune_every: int
-    batch_size: int
-    lr: float
-    posterior_lr_factor: float
-    kl_weight: str
-    draws: str
-    validation: float
-    seed: int
-    weights: str | None = None
-    gains_only: bool = False
-    label_smoothing: float = 0.0
-    augment: bool = False
-    bfloat16: bool = False
-    round_to: int = 1
-    max_macs: int | None = None
-    max_params: int | None = None
-    source_sha256: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +74,7 @@ class RunDirectory:
                 write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
             if dense is not None:
                 save_tensors(run._file(DENSE), dense, {})
-            run._write_json("config.json", asdict(config))
+            run._write_json("config.json", config.to_json())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
         return run
@@ -136,13 +86,11 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The run's configuration."""
-        record = self._read_json("config.json")
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
-        }
         try:
-            return RunConfig(**fields)
-        except TypeError as error:
+            return RunConfig.from_json(self._read_json("config.json"))
+        except RunError:
+            raise
+        except (TypeError, ValueError) as error:
             raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
 
     @property
@@ -161,7 +109,7 @@ class RunDirectory:
         """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
         config = self.config
         with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.recipe.seed or 0)
             net = self.source().build(config.input_shape, config.num_classes)
         if config.weights is not None:
             net.load_state_dict(self._read_tensors(DENSE)[0])

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["run_data", "training_batches"]
+__all__ = ["load_splits", "run_data", "training_batches"]
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 from torch import Tensor
 
 from bmrs_pyro import data
-from bmrs_pyro.runs.run_directory import RunConfig, RunDirectory, RunError
+from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.run_directory import RunDirectory, RunError
+
+
+def load_splits(source: data.DataSource, seed: int) -> data.Splits:
+    """Load a data set, split by a seed."""
+    return data.load(
+        source.data,
+        data_root=source.data_root,
+        download=source.download,
+        size=source.size,
+        validation=source.validation,
+        seed=seed,
+    )
 
 
 def run_data(run: RunDirectory) -> data.Splits:
@@ -22,16 +35,10 @@ def run_data(run: RunDirectory) -> data.Splits:
         RunError: they are not those that the run was made with.
     """
     config = run.config
-    splits = data.load(
-        config.data,
-        data_root=Path(config.data_root) if config.data_root else None,
-        size=config.size,
-        validation=config.validation,
-        seed=config.seed,
-    )
+    splits = load_splits(replace(config.data, download=False), config.recipe.seed or 0)
     if change := _change(splits.train, config):
         raise RunError(
-            f"{config.data} holds other data than {run.path} was made with: {change}; "
+            f"{config.data.data} holds other data than {run.path} was made with: {change}; "
             "put those back, or fit these into a directory of their own"
         )
     return splits
@@ -39,7 +46,7 @@ def run_data(run: RunDirectory) -> data.Splits:
 
 def training_batches(run: RunDirectory) -> Iterator[tuple[Tensor, Tensor]]:
     """Serve a run's training data as they are; they are loaded when the first batch is asked for."""
-    yield from data.Batches(run_data(run).train, run.config.batch_size, shuffle=True)
+    yield from data.Batches(run_data(run).train, run.config.recipe.batch_size, shuffle=True)
 
 
 def _change(train: data.Dataset, config: RunConfig) -> str | None:

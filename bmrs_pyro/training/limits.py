@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bmrs_pyro.network import NoisyNetwork, cost_model
 from bmrs_pyro.reduction import KeepMask, rounded, within_budget
+from bmrs_pyro.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Limits:
+        """Return the limits of a recipe."""
+        return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
 
     def refuse_impossible(self, network: NoisyNetwork) -> None:
         """Raise ValueError if the smallest network that keeps something of every family is over a budget."""

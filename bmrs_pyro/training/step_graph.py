@@ -61,9 +61,9 @@ class CudaRecorder:
         return graph.replay
 
 
-def refuse_unrecordable(device: torch.device) -> None:
+def refuse_unrecordable(device: torch.device | str) -> None:
     """Raise ValueError if steps on the device, by as many processes as there are, cannot be recorded."""
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
     if world_size() > 1:
         raise ValueError("CUDA graphs are recorded in one process alone; train without them")

@@ -39,6 +39,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.removal import remove_structures_
+from bmrs_pyro.training.schedule import EpochPlan
 from bmrs_pyro.training.step_graph import Recorder, StepGraph
 from bmrs_pyro.training.validation import validate
 
@@ -78,42 +79,32 @@ class Trainer:
         self.device = next(model.network.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
 
-    def epoch(
-        self,
-        epoch: int,
-        phase: str,
-        rate: float,
-        loader: Batches,
-        validation: Batches | None,
-        pruning: bool,
-        last: bool,
-        bar: EpochBar,
-    ) -> Epoch:
+    def epoch(self, plan: EpochPlan, loader: Batches, validation: Batches | None, bar: EpochBar) -> Epoch:
         """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
         if hasattr(loader, "set_epoch"):
-            loader.set_epoch(epoch)
+            loader.set_epoch(plan.epoch)
         self.model.network.train()
         start = time.perf_counter()
         with global_batch_norm(self.model.network, self.batch):
-            elbo, x, seen = self._steps(epoch, loader, bar)
+            elbo, x, seen = self._steps(plan.epoch, loader, bar)
         seconds = time.perf_counter() - start
         found = posteriors(self.guide, x)
-        removed = self._prune(found, last) if pruning else 0
+        removed = self._prune(found, plan.last) if plan.pruning else 0
         if removed:
             found = posteriors(self.guide, x)
         result = None
         if validation is not None:
             result = validate(self.model, {name: q.mean for name, q in found.items()}, validation)
         record = Epoch(
-            epoch=epoch,
-            phase=phase,
+            epoch=plan.epoch,
+            phase=plan.phase,
             elbo=elbo,
             kl=sum(kl_divergence(q, self.model.prior).sum().item() for q in found.values()),
             accuracy=result.accuracy if result else None,
             log_likelihood=result.log_likelihood if result else None,
             removed=removed,
             structures={structure.name: structure.size for structure in self.model.structures},
-            learning_rate=rate * self.optim.lr,
+            learning_rate=plan.rate * self.optim.lr,
             seconds=seconds,
             examples=all_gather_int(seen),
         )

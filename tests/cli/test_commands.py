@@ -116,7 +116,7 @@ def test_evaluate_and_report(run: Path, tmp_path: Path) -> None:
 
 def validation_accuracy(run: Path) -> float:
     config = RunDirectory(run).config
-    held_out = data.load(config.data, size=config.size).validation
+    held_out = data.load(config.data.data, size=config.data.size).validation
     return evaluate(load(run), data.Batches(held_out, 500), 10).accuracy
 
 
@@ -138,7 +138,7 @@ def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, t
 def test_an_accuracy_that_cannot_be_measured_is_left_out(finished_run: RunDirectory, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished_run.path, copy)
-    change(copy / "config.json", data="gone.npz")
+    change(copy / "config.json", data={"data": "gone.npz"})
     result = command("prune", copy, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["validation_accuracy"] is None
@@ -292,7 +292,7 @@ def test_what_only_training_would_notice_is_refused_before_a_run_is_made(
 
 def test_a_run_is_resumed_with_its_own_options(finished_run: RunDirectory) -> None:
     config = finished_run.config
-    options = ["--data", "mnist", "--epochs", config.epochs, "--kl-weight", "mean:9", "--augment"]
+    options = ["--data", "mnist", "--epochs", config.recipe.epochs, "--kl-weight", "mean:9", "--augment"]
     result = command("fit", LENET5, "--out", finished_run.path, "--resume", *options)
     assert result.returncode == 2
     assert (

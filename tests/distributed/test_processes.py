@@ -107,7 +107,12 @@ def twenty_steps(folder: Path, kind: str, draws: Draws) -> None:
     share = rank(), world_size()
     batches = Batches(train, SIZE, shuffle=True, augmentation=Augmentation(shift=1), share=share)
     assert len(batches) == 20
-    save(folder, model, guide, fit(model, guide, batches, epochs=1, fine_tune_epochs=0, progress=False))
+    save(
+        folder,
+        model,
+        guide,
+        fit(model, guide, batches, epochs=1, fine_tune_epochs=0, progress=False, criterion=None),
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def out_of_step(folder: Path) -> None:
     batches = list(Batches(replace(train, images=train.images[:96], labels=train.labels[:96]), SIZE))
     guide = AutoTruncatedLogNormal(model)
     with pytest.raises(ValueError, match=r"loader of process 1 ended after 3 batches, others went on"):
-        fit(model, guide, batches[: 4 - rank()], epochs=1, progress=False)
+        fit(model, guide, batches[: 4 - rank()], epochs=1, progress=False, criterion=None)
 
 
 def test_processes_with_different_numbers_of_batches_are_told(tmp_path: Path) -> None:
@@ -226,7 +231,7 @@ def until_one_dies(folder: Path) -> None:
 
     batches = Batches(train, SIZE, share=(rank(), world_size()))
     try:
-        fit(model, AutoTruncatedLogNormal(model), batches, progress=False, callbacks=[die])
+        fit(model, AutoTruncatedLogNormal(model), batches, progress=False, callbacks=[die], criterion=None)
     except LostProcess as error:
         (folder / "message").write_text(str(error))
 

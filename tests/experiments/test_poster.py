@@ -22,6 +22,7 @@ from bmrs_pyro.experiments.poster_summary import (
     plot_fronts,
     verdict_table,
 )
+from bmrs_pyro.training import Recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -31,11 +32,7 @@ MODELS = Path(__file__).parents[2] / "models"
 def test_a_run_of_every_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     quick = replace(
         poster.PROTOCOLS["ours"],
-        epochs=9,
-        fine_tune_epochs=1,
-        batch_size=64,
-        lr=1e-3,
-        posterior_lr_factor=100.0,
+        recipe=Recipe(epochs=9, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0),
     )
     monkeypatch.setitem(poster.PROTOCOLS, "ours", quick)
     (config,) = poster.grid("ours", ["mlp"], ["digits"], [method], [5.0])
@@ -164,7 +161,7 @@ def test_runs_of_another_recipe_are_cached_elsewhere(monkeypatch: pytest.MonkeyP
     assert key != poster.recipe_key("published", models)
     monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, grid={"mlp": (7.0,), "lenet5": (7.0,)}))
     assert poster.recipe_key("ours", models) == key
-    monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, lr=ours.lr / 2))
+    monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, recipe=replace(ours.recipe, lr=1e-4)))
     assert poster.recipe_key("ours", models) != key
 
 

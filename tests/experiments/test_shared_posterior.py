@@ -25,11 +25,13 @@ from bmrs_pyro.experiments.post_training_summary import plot_curves, post_traini
 from bmrs_pyro.experiments.sweep import cached, run_key
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
+from bmrs_pyro.training import Recipe
 from tests.experiments.in_process import Here
 
 MODELS = Path(__file__).parents[2] / "models"
 QUICK = replace(
-    poster.PROTOCOLS["ours"], epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0
+    poster.PROTOCOLS["ours"],
+    recipe=Recipe(epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0),
 )
 STRUCTURES = 6 * 256  # of models/mlp.py
 pytestmark = pytest.mark.filterwarnings("ignore:.*min_keep")

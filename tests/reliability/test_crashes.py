@@ -29,7 +29,17 @@ from bmrs_pyro.runs import RunDirectory
 from tests.distributed.processes import FORKS, PATIENCE
 from tests.finished_run import SOURCE
 
-OPTIONS = ["--batch-size", "64", "--posterior-lr-factor", "120", "--kl-weight", "mean:0.1", "--quiet"]
+OPTIONS = [
+    "--batch-size",
+    "64",
+    "--lr",
+    "1e-3",
+    "--posterior-lr-factor",
+    "120",
+    "--kl-weight",
+    "mean:0.1",
+    "--quiet",
+]
 OPTIONS += ["--epochs", "7", "--fine-tune-epochs", "1"]
 WRITES = 2 + 2 * 8 + 3  # source and configuration, metrics and state of every epoch, what came out
 PHASES = ("half written", "written", "renamed")

@@ -107,14 +107,13 @@ def test_the_command_to_repeat_gives_the_same_configuration(
         "seed",
         "lr",
     ):
-        assert found[name] == getattr(config, name)
-    assert (found["model"], found["dataset"]) == (config.model, config.data)
+        assert found[name] == getattr(config.recipe, name)
+    assert (found["model"], found["data"]) == (config.model, config.data.data)
 
 
 def test_no_command_is_promised_for_what_it_did_not_make(finished_run: RunDirectory, tmp_path: Path) -> None:
-    names = "data_root criterion epochs fine_tune_epochs batch_size lr posterior_lr_factor kl_weight validation seed"
-    options = {name: getattr(finished_run.config, name) for name in names.split()}
-    config = run_config(NetworkSource(finished_run.config.model), load("digits").train, **options)
+    source, recipe = NetworkSource(finished_run.config.model), finished_run.config.recipe
+    config = run_config(source, load("digits").train, recipe, ".", validation=0.2)
     copy = RunDirectory.create(tmp_path / "run", config)
     for file in ("metrics.jsonl", "network.safetensors", "reduction.json", "compact.safetensors"):
         shutil.copy(finished_run.path / file, copy.path)

@@ -145,6 +145,6 @@ def test_missing_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> 
     )
     model, guide = program()
     with pytest.raises(CompileError, match=r"No working C\+\+ compiler found.*g\+\+") as error:
-        fit(model, guide, batches(), epochs=1, compile=True, progress=False)
+        fit(model, guide, batches(), epochs=1, compile=True, progress=False, criterion=None)
     assert "\n" not in str(error.value)
     assert guide.kernels is EAGER

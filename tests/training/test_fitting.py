@@ -35,7 +35,7 @@ from bmrs_pyro import (
     select,
 )
 from bmrs_pyro.inference import NonFiniteLoss
-from bmrs_pyro.training import CheckpointError, Epoch, History, Limits
+from bmrs_pyro.training import CheckpointError, Epoch, History
 from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, mlp, program
 
 
@@ -200,7 +200,15 @@ def test_any_likelihood(likelihood: object, target: object) -> None:
     data = [(part, target(part)) for part in x.split(32)]
     optim = JointOptim(torch.optim.Adam, {"lr": 0.01}, network=network)
     history = fit(
-        model, guide, data, epochs=5, fine_tune_epochs=0, validation=data, optim=optim, progress=False
+        model,
+        guide,
+        data,
+        epochs=5,
+        fine_tune_epochs=0,
+        validation=data,
+        optim=optim,
+        progress=False,
+        criterion=None,
     )
     assert history[-1].log_likelihood > history[0].log_likelihood + 0.1
     if history[-1].accuracy is not None:
@@ -213,7 +221,7 @@ def test_data_loader_with_short_last_batch_and_a_second_model() -> None:
     for _ in range(2):
         model, guide = program()
         before = model.network.net[0].weight.clone()
-        fit(model, guide, loader, epochs=1, fine_tune_epochs=1, progress=False)
+        fit(model, guide, loader, epochs=1, fine_tune_epochs=1, progress=False, criterion=None)
         assert not torch.equal(before, model.network.net[0].weight)
     assert len(pyro.get_param_store()) == 0
 
@@ -234,7 +242,7 @@ def test_nan_in_the_data_stops_with_epoch_step_and_culprit() -> None:
         data = batches()
         data[position - 1][0][0, 0] = math.nan
         with pytest.raises(NonFiniteLoss, match=f"epoch 1, step {position}: .*the data") as caught:
-            fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
+            fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False, criterion=None)
         assert "\n" not in str(caught.value)
         assert all(torch.isfinite(p).all() for p in model.parameters())
 
@@ -284,13 +292,14 @@ def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, 
         validation=_Varying(worse),
         progress=False,
         callbacks=[lambda _: seen.append({n: q.loc.clone() for n, q in posteriors(guide, x).items()})],
+        criterion=None,
     )
     assert history.best_epoch < 6
     for name, q in posteriors(guide, x).items():
         assert torch.equal(q.loc, seen[history.best_epoch - 1][name])
         assert not torch.equal(q.loc, torch.zeros_like(q.loc))
     with pytest.raises(ValueError, match="a checkpoint does not reach them"):
-        fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"))
+        fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"), criterion=None)
 
 
 class _Varying:
@@ -318,6 +327,7 @@ def test_a_score_that_is_no_number_is_not_the_best() -> None:
             fine_tune_epochs=0,
             validation=_Varying([[(x * math.nan, target)], [(x, target)]]),
             progress=False,
+            criterion=None,
         )
     assert math.isnan(history[0].score)
     assert history.best_epoch > 1
@@ -333,24 +343,31 @@ def test_other_criteria_prune_continuously(criterion: object) -> None:
 def test_wrong_use_is_refused_by_name() -> None:
     model, guide = program()
     with pytest.raises(TypeError, match="SupervisedModel"):
-        fit(lambda x, y: None, guide, batches())  # type: ignore[arg-type]
+        fit(lambda x, y: None, guide, batches(), criterion=None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cannot shrink"):
         fit(model, lambda x, y=None: None, batches(), criterion=bmrs_n())
     with (
         pyro.settings.context(module_local_params=True),
         pytest.raises(ValueError, match="module_local_params"),
     ):
-        fit(model, guide, batches())
+        fit(model, guide, batches(), criterion=None)
     with pytest.raises(ValueError, match="at least one"):
-        fit(model, guide, batches(), epochs=0, fine_tune_epochs=0)
+        fit(model, guide, batches(), epochs=0, fine_tune_epochs=0, criterion=None)
     with pytest.raises(ValueError, match="no batches"):
-        fit(model, guide, [], epochs=1, progress=False)
+        fit(model, guide, [], epochs=1, progress=False, criterion=None)
     with pytest.raises(ValueError, match="batch 1 has no examples"):
-        fit(model, guide, [(torch.zeros(0, FEATURES), torch.zeros(0))], epochs=1, progress=False)
-    with pytest.raises(ValueError, match=r"max_parameters=20\) would not be heeded.*there is no criterion"):
-        fit(model, guide, batches(), limits=Limits(max_parameters=20))
+        fit(
+            model,
+            guide,
+            [(torch.zeros(0, FEATURES), torch.zeros(0))],
+            epochs=1,
+            progress=False,
+            criterion=None,
+        )
+    with pytest.raises(ValueError, match=r"max_params=20 would not be heeded.*there is no criterion"):
+        fit(model, guide, batches(), max_params=20, criterion=None)
     with pytest.raises(ValueError, match=r"would not be heeded.*prune_every=5 of 3 epochs"):
-        fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, limits=Limits(round_to=4))
+        fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, round_to=4)
     with pytest.raises(TypeError, match="wrap it first"):
         SupervisedModel(mlp(), lambda out: dist.Categorical(logits=out), 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="draws"):
@@ -408,5 +425,7 @@ def test_multiple_inputs(container: Callable[..., Any]) -> None:
     model = SupervisedModel(network, lambda out: dist.Categorical(logits=out), NUM_DATA)
     guide = AutoTruncatedLogNormal(model)
     data = [(container([x[:, :3], x[:, 3:]]), y) for x, y in batches()]
-    history = fit(model, guide, data, epochs=10, fine_tune_epochs=0, validation=data, progress=False)
+    history = fit(
+        model, guide, data, epochs=10, fine_tune_epochs=0, validation=data, progress=False, criterion=None
+    )
     assert history[-1].accuracy > history[0].accuracy

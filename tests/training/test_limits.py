@@ -22,7 +22,7 @@ def fitted(**options: object) -> tuple[SupervisedModel, AutoTruncatedLogNormal, 
 
 
 def test_all_widths_are_multiples_at_every_event() -> None:
-    _, _, history = fitted(limits=Limits(round_to=4))
+    _, _, history = fitted(round_to=4)
     assert history.keep.removed > 0
     assert {size % 4 for epoch in history for size in epoch.structures.values()} == {0}
 
@@ -30,7 +30,7 @@ def test_all_widths_are_multiples_at_every_event() -> None:
 def test_the_budget_is_met_when_pruning_ends_and_not_before() -> None:
     *_, unlimited = fitted()
     free = sum(unlimited[-1].structures.values())
-    model, _, history = fitted(limits=Limits(max_parameters=60))
+    model, _, history = fitted(max_params=60)
     assert complexity(model.network).parameters <= 60
     assert sum(history[-3].structures.values()) >= free
     assert history[-1].accuracy is None
@@ -38,7 +38,7 @@ def test_the_budget_is_met_when_pruning_ends_and_not_before() -> None:
 
 
 def test_macs_are_counted_for_one_example() -> None:
-    model, _, _ = fitted(limits=Limits(max_macs=50))
+    model, _, _ = fitted(max_macs=50)
     assert complexity(model.network, torch.zeros(1, 5)).macs <= 50
 
 
@@ -47,8 +47,7 @@ def test_budgets_hold_in_double_precision() -> None:
     model.double()
     guide.double()
     loader = [(x.double(), y) for x, y in batches()]
-    limits = Limits(max_macs=50, max_parameters=60)
-    fit(model, guide, loader, epochs=1, fine_tune_epochs=0, criterion=bmrs_n(), limits=limits, progress=False)
+    fit(model, guide, loader, epochs=1, fine_tune_epochs=0, max_macs=50, max_params=60, progress=False)
     cost = complexity(model.network, torch.zeros(1, 5))
     assert cost.macs <= 50
     assert cost.parameters <= 60
@@ -78,7 +77,7 @@ def test_gains_alone_are_fitted_until_fine_tuning() -> None:
     optim = JointOptim(torch.optim.Adam, {"lr": 0.02}, network=model.network)
     fit(
         model, guide, batches(), optim=optim, epochs=2, fine_tune_epochs=1, gains_only=True,
-        progress=False, callbacks=[note],
+        progress=False, callbacks=[note], criterion=None,
     )  # fmt: skip
     for name, value in before.items():
         assert torch.equal(weights[1][name], value)

@@ -24,7 +24,7 @@ def test_a_loader_over_a_stream_has_no_length_and_trains() -> None:
     loader = DataLoader(Stream(), batch_size=32)
     with pytest.raises(TypeError, match="no len"):
         len(loader)
-    history = fit(model, guide, loader, epochs=1, fine_tune_epochs=1, progress=False)
+    history = fit(model, guide, loader, epochs=1, fine_tune_epochs=1, progress=False, criterion=None)
     assert [sum(epoch.examples) for epoch in history.epochs] == [480, 480]
 
 

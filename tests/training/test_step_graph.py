@@ -154,7 +154,7 @@ def test_nothing_in_a_recorded_step_looks_at_numbers_or_leaves_the_device(device
 def test_what_cannot_be_recorded_is_refused() -> None:
     model, guide = program(mlp())
     with pytest.raises(ValueError, match="need a GPU, and the network is on 'cpu'"):
-        fit(model, guide, batches(), epochs=1, cuda_graphs=True, progress=False)
+        fit(model, guide, batches(), epochs=1, cuda_graphs=True, progress=False, criterion=None)
     with pytest.raises(ValueError, match=r"Adam cannot be recorded.*fused=True or capturable=True"):
         adam(model, fused=False).capturable_()
 

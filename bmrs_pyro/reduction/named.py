@@ -1,0 +1,25 @@
+"""Criteria by name."""
+
+from __future__ import annotations
+
+__all__ = ["named_criterion"]
+
+from bmrs_pyro.reduction.criteria import Criterion, SignalToNoise, bmrs_n, bmrs_u
+
+
+def named_criterion(name: str) -> Criterion | None:
+    """Return the threshold-free criterion of a name: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``; None for ``none``.
+
+    Raises:
+        ValueError: the name is none of these.
+    """
+    if name == "none":
+        return None
+    if name == "bmrs-n":
+        return bmrs_n()
+    if name == "snr":
+        return SignalToNoise()
+    kind, _, bits = name.rpartition("-")
+    if kind == "bmrs-u" and bits.isdigit():
+        return bmrs_u(int(bits))
+    raise ValueError(f"criterion {name!r} is unknown here; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")

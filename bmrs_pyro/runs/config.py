@@ -1,0 +1,70 @@
+"""The configuration of a run: what is in ``config.json``."""
+
+from __future__ import annotations
+
+__all__ = ["RunConfig"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from bmrs_pyro.data import DataSource
+from bmrs_pyro.training import Recipe
+
+# names that fields had in runs of earlier versions
+_RENAMED = {"variational_rate": "posterior_lr_factor"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run was asked to do; enough to repeat it.
+
+    Attributes:
+        model: network source, see :class:`NetworkSource`.
+        data: the data set.
+        recipe: how the network is trained.
+        input_shape: shape of one example.
+        num_classes: number of labels.
+        mean, std: per-channel normalisation of the inputs.
+        weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
+        source_sha256: digest of the run's copy of the network's file, None for other sources.
+        versions: of bmrs_pyro, torch, pyro and Python.
+    """
+
+    model: str
+    data: DataSource
+    recipe: Recipe
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str | None = None
+    source_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a record for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration of a record of this version, or of the version whose records were flat.
+
+        Raises:
+            TypeError: fields are missing or unknown.
+            ValueError: a value is out of range.
+        """
+        values: dict[str, Any] = {
+            _RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value
+            for name, value in record.items()
+        }
+        if not isinstance(values.get("recipe"), Mapping):
+            for name, kind in (("recipe", Recipe), ("data", DataSource)):
+                part = {one.name: values.pop(one.name) for one in fields(kind) if one.name in values}
+                values[name] = part
+        return cls(**{**values, "recipe": Recipe(**values["recipe"]), "data": DataSource(**values["data"])})
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of ``bmrs fit`` that the run was made with, by name."""
+        record = {"model": self.model, **asdict(self.data), **asdict(self.recipe), "weights": self.weights}
+        return {name: value for name, value in record.items() if name != "download"}

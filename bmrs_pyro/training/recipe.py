@@ -1,0 +1,157 @@
+"""The recipe: everything that says how a network is trained and pruned, and on what hardware."""
+
+from __future__ import annotations
+
+__all__ = ["Hardware", "Recipe", "with_options"]
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from bmrs_pyro.inference.kl_weight import KLWeight
+
+_CRITERION = re.compile(r"bmrs-n|bmrs-u-\d+|snr|none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained and pruned; the defaults are the best values known.
+
+    In Python ``criterion`` may also be any criterion of :mod:`bmrs_pyro.reduction` (or None), and ``schedule`` any
+    function from the share of the epochs already done, in [0, 1), to a factor of the learning rates.
+
+    Attributes:
+        criterion: Continuous pruning by bmrs-n, bmrs-u-BITS, snr, or none.
+        kl_weight: elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; a larger one prunes more.
+        epochs: Epochs with pruning.
+        fine_tune_epochs: Epochs after them, without.
+        prune_every: Epochs between pruning events.
+        min_keep: Structures that every family keeps at least.
+        batch_size: Examples per step.
+        lr: Adam's learning rate for the weights.
+        posterior_lr_factor: The posteriors' learning rate, relative to the weights'.
+        schedule: linear-decay (rates fall to 0 over the second half) or constant.
+        draws: One draw of the gains per 'example' or per 'batch'.
+        gains_only: Leave the weights as they are until the epochs without pruning.
+        label_smoothing: Probability that a label is not believed.
+        augment: Shift training images by up to 4 pixels, mirror half of them.
+        bfloat16: Train in mixed precision, where the processor is faster at it.
+        round_to: Numbers of channels kept are multiples of this.
+        max_macs: Most multiply-accumulates for one example of the small network.
+        max_params: Most parameters of the small network.
+        seed: Seed of the split, the weights and every epoch.
+
+    Raises:
+        ValueError: a value is out of range, or would not be heeded.
+    """
+
+    criterion: Any = "bmrs-n"
+    kl_weight: str = "cost:0.22"
+    epochs: int = 20
+    fine_tune_epochs: int = 12
+    prune_every: int = 1
+    min_keep: int = 1
+    batch_size: int = 128
+    lr: float = 1.5e-3
+    posterior_lr_factor: float = 13.0
+    schedule: Any = "linear-decay"
+    draws: str = "example"
+    gains_only: bool = False
+    label_smoothing: float = 0.02
+    augment: bool = False
+    bfloat16: bool = False
+    round_to: int = 1
+    max_macs: int | None = None
+    max_params: int | None = None
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        self._refuse_unknown_names()
+        self._refuse_numbers()
+        if self.epochs < 0 or self.fine_tune_epochs < 0 or self.epochs + self.fine_tune_epochs < 1:
+            raise ValueError(
+                f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one, and "
+                "no number of them may be negative"
+            )
+        limits = {name: getattr(self, name) for name in ("round_to", "max_macs", "max_params")}
+        limits = {name: value for name, value in limits.items() if value not in (None, 1)}
+        if limits and (not self.prunes or self.epochs < self.prune_every):
+            why = (
+                f"prune_every={self.prune_every} of {self.epochs} epochs"
+                if self.prunes
+                else "there is no criterion"
+            )
+            given = ", ".join(f"{name}={value}" for name, value in limits.items())
+            raise ValueError(
+                f"{given} would not be heeded, for nothing is pruned ({why}); prune, or drop the limits"
+            )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether there is a criterion."""
+        return self.criterion not in (None, "none")
+
+    def _refuse_unknown_names(self) -> None:
+        if isinstance(self.criterion, str) and not _CRITERION.fullmatch(self.criterion):
+            raise ValueError(
+                f"criterion {self.criterion!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none"
+            )
+        if isinstance(self.schedule, str) and self.schedule not in ("linear-decay", "constant"):
+            raise ValueError(f"schedule {self.schedule!r} is unknown; use 'linear-decay' or 'constant'")
+        if self.draws not in ("example", "batch"):
+            raise ValueError(f"draws is {self.draws!r}; use 'example' or 'batch'")
+        KLWeight.parse(self.kl_weight)
+
+    def _refuse_numbers(self) -> None:
+        for name in ("prune_every", "min_keep", "batch_size", "round_to", "max_macs", "max_params"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("lr", "posterior_lr_factor"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be finite and at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a network is trained on, which changes the time it takes but not what is trained.
+
+    Attributes:
+        device: cpu, cuda, cuda:1, ...; by default where the network is.
+        compile: Run steps by torch.compile, where that is faster; needs a C++ compiler.
+        cuda_graphs: Record steps as CUDA graphs, anew in every epoch.
+        channels_last: Memory order that convolutions on GPUs are faster in.
+    """
+
+    device: str | None = None
+    compile: bool = False
+    cuda_graphs: bool = False
+    channels_last: bool = False
+
+
+def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any]) -> tuple[Recipe, Hardware]:
+    """Return a recipe and hardware with some fields changed.
+
+    Args:
+        recipe: what the other fields of a recipe are taken from.
+        hardware: likewise.
+        options: new values, by the names of the fields of either.
+
+    Raises:
+        TypeError: neither has a field of that name.
+    """
+    ours = {field.name for field in fields(Recipe)}
+    machine = {field.name for field in fields(Hardware)}
+    if unknown := options.keys() - ours - machine:
+        raise TypeError(
+            f"unknown option {', '.join(sorted(unknown))}; a recipe has {', '.join(sorted(ours | machine))}"
+        )
+    return (
+        replace(recipe, **{name: value for name, value in options.items() if name in ours}),
+        replace(hardware, **{name: value for name, value in options.items() if name in machine}),
+    )
