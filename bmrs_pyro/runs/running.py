@@ -6,13 +6,14 @@ __all__ = ["begin_run", "train_run"]
 
 import platform
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pyro
 import torch
 from torch import nn
 
-from bmrs_pyro import __version__, data
+from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
 from bmrs_pyro.metrics import evaluate
@@ -70,7 +71,7 @@ def begin_run(
         std=splits.train.std,
         weights=str(weights) if weights else None,
         versions={
-            "bmrs_pyro": __version__,
+            "bmrs_pyro": version("bmrs-pyro"),
             "torch": str(torch.__version__),
             "pyro": pyro.__version__,
             "python": platform.python_version(),
