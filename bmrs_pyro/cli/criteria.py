@@ -6,20 +6,19 @@ __all__ = ["RANKED", "ranked_criterion"]
 
 from collections.abc import Mapping
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.network import NoisyNetwork, producer_norms
-from bmrs_pyro.reduction import Criterion, WeightNorm, bmrs_n, select
+from bmrs_pyro import distributions, reduction
+from bmrs_pyro import network as networks
 
 RANKED = ("expected", "l2")
 
 
 def ranked_criterion(
     name: str,
-    network: NoisyNetwork,
-    posteriors: Mapping[str, TruncatedLogNormal],
-    prior: LogUniform,
+    network: networks.NoisyNetwork,
+    posteriors: Mapping[str, distributions.TruncatedLogNormal],
+    prior: distributions.LogUniform,
     fraction: float | None,
-) -> Criterion:
+) -> reduction.Criterion:
     """Return ``expected`` or ``l2``, which rank structures and need to be told how many to remove.
 
     Args:
@@ -33,8 +32,8 @@ def ranked_criterion(
         ValueError: when scoring, the fraction is outside [0, 1].
     """
     if fraction is None:
-        reference = select(posteriors, prior, bmrs_n())
+        reference = reduction.select(posteriors, prior, reduction.bmrs_n())
         fraction = reference.removed / max(reference.total, 1)
     if name == "l2":
-        return WeightNorm(fraction, producer_norms(network))
-    return WeightNorm(fraction, {site: q.mean for site, q in posteriors.items()})
+        return reduction.WeightNorm(fraction, networks.producer_norms(network))
+    return reduction.WeightNorm(fraction, {site: q.mean for site, q in posteriors.items()})

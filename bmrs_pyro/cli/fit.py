@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import distributed, files, runs, training
-from bmrs_pyro.cli.devices import refuse_unusable
 from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
@@ -48,7 +47,7 @@ def fit(
 
     with distributed.init_distributed(hardware.device) as device:
         own = replace(hardware, device=device or "cpu")
-        refuse_unusable(own.device or "cpu")
+        training.refuse_unusable(own.device or "cpu")
         if hardware.cuda_graphs:
             training.refuse_unrecordable(own.device or "cpu")
         distributed.main_process_first(prepare)

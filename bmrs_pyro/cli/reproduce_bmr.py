@@ -4,28 +4,19 @@ from __future__ import annotations
 
 __all__ = ["bmr"]
 
-import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from bmrs_pyro import data, experiments
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare
-from bmrs_pyro.data import load
-from bmrs_pyro.experiments.bmr import METHODS, NETWORKS, run, step_times
-from bmrs_pyro.experiments.sweep import Sweep
-from bmrs_pyro.reporting import comparison_table, save_figure
 
 DATA = ("fashion_mnist", "cifar10")
-COLOURS = dict(zip(METHODS, ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
-Result = Mapping[str, Any]
 
 _KEYS = ("network", "data", "epochs", "warm_up", "steps", "batch", "draws")
 
@@ -35,7 +26,10 @@ def bmr(
     dataset: Annotated[
         list[str] | None, typer.Option("--data", help="fashion_mnist or cifar10; repeat for both.")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; all by default.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="map, flat, tiered, bmr-spike-and-slab, ... Repeat for several."),
+    ] = None,
     seeds: Seeds = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run; the published runs have 50.")] = 16,
     steps: Annotated[
@@ -54,9 +48,9 @@ def bmr(
     quiet: Quiet = False,
 ) -> None:
     """Compare MAP, flat, hierarchical and two reducing posteriors of all weights: accuracy, calibration, size, time."""
-    networks = chosen(network or ["lenet"], NETWORKS, "network")
+    networks = chosen(network or ["lenet"], experiments.bmr.NETWORKS, "network")
     datasets = chosen(dataset or ["fashion_mnist"], DATA, "data set")
-    methods = chosen(method or METHODS, METHODS, "method")
+    methods = chosen(method or experiments.bmr.METHODS, experiments.bmr.METHODS, "method")
     if not 0 <= warm_up < epochs:
         raise ValueError(
             f"--warm-up is {warm_up}; it must lie between 0 and --epochs={epochs}, which it is a part of"
@@ -72,7 +66,7 @@ def bmr(
     if out is not None:
         prepare(out / "bmr.json", _KEYS)
     output = Output(json, quiet)
-    sweep = Sweep(run, cache, workers)
+    sweep = experiments.sweep.Sweep(experiments.bmr.run, cache, workers)
     record = []
     for net, name in product(networks, datasets):
         configs = [
@@ -80,75 +74,16 @@ def bmr(
             for seed, one in product(range(seeds), methods)
         ]
         results = sweep.execute(configs, progress=output.progress)
-        by_method: dict[str, list[Result]] = defaultdict(list)
+        by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for config, result in zip(configs, results, strict=True):
             by_method[str(config["method"])].append(result)
-        times = step_times(net, load(name, data_root=data_root).train)
-        output.show(_table(by_method, times, f"{net} on {name}", steps))
+        times = experiments.bmr.step_times(net, data.load(name, data_root=data_root).train)
+        output.show(experiments.bmr_page.table(by_method, times, f"{net} on {name}", steps))
         record.append(
             {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}
         )
         del record[-1]["data_root"]
         if out is not None:
-            _draw(by_method, out / f"bmr-{net}-{name}.png")
+            experiments.bmr_page.draw(by_method, out / f"bmr-{net}-{name}.png")
             added(out / "bmr.json", record[-1:], _KEYS)
     output.result({"experiments": record})
-
-
-def _table(
-    by_method: Mapping[str, Sequence[Result]], times: Mapping[str, float], title: str, steps: int
-) -> Any:
-    columns = {}
-    for method, results in by_method.items():
-        epoch = steps * times[method] + times.get(f"{method} reduction", 0.0)
-        flat = steps * times["flat"]
-        columns[method] = {
-            "test accuracy [%]": _spread(100 * result["accuracy"] for result in results),
-            "NLL [nats]": _spread(result["nll"] for result in results),
-            "calibration error [%]": _spread(100 * result["ece"] for result in results),
-            "weights pruned [%]": _spread(
-                100 * (1 - result["active"] / result["weights"]) for result in results
-            ),
-            "parameters when cut": _spread(result["parameters"][1] for result in results),
-            f"seconds for {steps} steps": f"{epoch:.1f}",
-            "relative to flat": f"{epoch / flat:.2f}",
-        }
-    return comparison_table(columns, title=title)
-
-
-def _spread(values: Iterable[float]) -> str:
-    numbers = list(values)
-    mean = f"{statistics.mean(numbers):.4g}"
-    return f"{mean} ± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else mean
-
-
-def _draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
-    """Draw what is left of the weights by epoch, and accuracy against what is left at the end."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for method, results in by_method.items():
-        for index, result in enumerate(results):
-            label = method if index == 0 else None
-            history = result["history"]
-            left.plot(
-                range(1, len(history) + 1),  # the epochs of the warm-up are counted apart in the history
-                [100 * epoch["active"] for epoch in history],
-                color=COLOURS[method],
-                label=label,
-            )
-            right.scatter(
-                100 * result["active"] / result["weights"],
-                100 * result["accuracy"],
-                color=COLOURS[method],
-                label=label,
-            )
-    left.set_xlabel("epoch")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    left.set_ylabel("weights left [%]")
-    right.set_xlabel("weights left [%]")
-    right.set_ylabel("test accuracy [%]")
-    right.legend(fontsize="small")
-    for ax in (left, right):
-        ax.spines[["top", "right"]].set_visible(False)
-    save_figure(left, path)

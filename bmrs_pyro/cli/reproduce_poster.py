@@ -12,21 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.markdown import Markdown
 
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare, write_page
-from bmrs_pyro.experiments import post_training, shared_posterior
-from bmrs_pyro.experiments import poster as experiment
-from bmrs_pyro.experiments.post_training_summary import (
-    plot_curves,
-    plot_decisions,
-    plot_evidence_of,
-    post_training_page,
-)
-from bmrs_pyro.experiments.poster_page import poster_page
-from bmrs_pyro.experiments.poster_summary import fronts, markdown, plot_fronts, verdict_table
-from bmrs_pyro.experiments.sweep import Sweep
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets: torchvision's layout or NAME.npz.")
@@ -69,11 +59,11 @@ def poster(
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
     output, cache = Output(json, quiet), _of_recipe(cache, protocol)
-    methods = chosen(method or experiment.METHODS, experiment.METHODS, "method")
+    methods = chosen(method or experiments.poster.METHODS, experiments.poster.METHODS, "method")
     configs = _grid(protocol, network, dataset, methods, kl_weight or (), seeds)
-    sweep = Sweep(
+    sweep = experiments.sweep.Sweep(
         functools.partial(
-            shared_posterior.run,
+            experiments.shared_posterior.run,
             models=str(LENET5.parent),
             data_root=_required(data_root, rebuild),
             cache=str(cache),
@@ -85,20 +75,22 @@ def poster(
         prepare(out / "poster.json", _KEYS)
     if not rebuild:
         # in this order: ranked methods go on from posteriors, and remove as much as BMRS_N's runs did
-        for stage in (shared_posterior.prerequisites(configs), configs):
+        for stage in (experiments.shared_posterior.prerequisites(configs), configs):
             if stage:
                 sweep.execute(stage, progress=output.progress)
     rows = _finished(sweep, configs)
     if out is not None:
         rows = added(out / "poster.json", rows, _KEYS)
-    points = fronts(rows, protocol)
-    output.show(Markdown(verdict_table(points) + "\n" + markdown(points)))
+    summary = experiments.poster_summary
+    points = summary.fronts(rows, protocol)
+    output.show(Markdown(summary.verdict_table(points) + "\n" + summary.markdown(points)))
     output.result({"runs": rows})
     if out is not None:
         for name in {str(row["protocol"]) for row in rows}:
-            figure = plot_fronts(fronts(rows, name), experiment.PROTOCOLS[name].default)
+            default = experiments.poster.PROTOCOLS[name].default
+            figure = summary.plot_fronts(summary.fronts(rows, name), default)
             figure.savefig(out / f"poster-{name}.png", dpi=120)
-        write_page(out / "poster.md", poster_page(rows))
+        write_page(out / "poster.md", experiments.poster_page.poster_page(rows))
 
 
 def curves(
@@ -123,7 +115,7 @@ def curves(
     """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
     output, root = Output(json, quiet), _required(data_root, rebuild)
     cache = _of_recipe(cache, protocol)
-    networks = chosen(network or experiment.NETWORKS, experiment.NETWORKS, "network")
+    networks = chosen(network or experiments.poster.NETWORKS, experiments.poster.NETWORKS, "network")
     configs = [
         config
         for name in networks
@@ -131,24 +123,24 @@ def curves(
             protocol,
             [name],
             dataset,
-            [shared_posterior.POSTERIOR],
-            kl_weight or [experiment.PROTOCOLS[protocol].default[name]],
+            [experiments.shared_posterior.POSTERIOR],
+            kl_weight or [experiments.poster.PROTOCOLS[protocol].default[name]],
             seeds,
         )
     ]
     readings = [{**config, "method": "curves"} for config in configs]
     train = functools.partial(
-        shared_posterior.run, models=str(LENET5.parent), data_root=root, cache=str(cache)
+        experiments.shared_posterior.run, models=str(LENET5.parent), data_root=root, cache=str(cache)
     )
-    read = functools.partial(post_training.read, data_root=root, cache=str(cache))
-    intact = functools.partial(shared_posterior.has_posterior, cache=str(cache))
-    sweep = Sweep(read, cache, workers)
+    read = functools.partial(experiments.post_training.read, data_root=root, cache=str(cache))
+    intact = functools.partial(experiments.shared_posterior.has_posterior, cache=str(cache))
+    sweep = experiments.sweep.Sweep(read, cache, workers)
     if out is not None:
         prepare(out / "curves.json", _KEYS)
     if not rebuild:
         unread = [one for one, reading in zip(configs, readings, strict=True) if not sweep.results([reading])]
         if unread:
-            Sweep(train, cache, workers, intact).execute(unread, progress=output.progress)
+            experiments.sweep.Sweep(train, cache, workers, intact).execute(unread, progress=output.progress)
         sweep.execute(readings, progress=output.progress)
     rows = _finished(sweep, readings)
     if out is not None:
@@ -156,13 +148,13 @@ def curves(
     output.result({"posteriors": rows})
     if not rows:
         raise ValueError(f"no posterior is finished in {cache} or in --out; run without --rebuild")
-    page = post_training_page(rows)
+    page = experiments.post_training_summary.post_training_page(rows)
     output.show(Markdown(page))
     if out is not None:
         for name, figure in (
-            ("curves", plot_curves(rows)),
-            ("evidence", plot_evidence_of(rows)),
-            ("decisions", plot_decisions(rows)),
+            ("curves", experiments.post_training_summary.plot_curves(rows)),
+            ("evidence", experiments.post_training_summary.plot_evidence_of(rows)),
+            ("decisions", experiments.post_training_summary.plot_decisions(rows)),
         ):
             figure.savefig(out / f"{name}.png", dpi=120)
         write_page(out / "curves.md", page)
@@ -170,8 +162,8 @@ def curves(
 
 def _of_recipe(cache: Path, protocol: str) -> Path:
     """Return the folder of runs made as they would be made now."""
-    chosen([protocol], experiment.PROTOCOLS, "protocol")
-    return cache / experiment.recipe_key(protocol, str(LENET5.parent))
+    chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
+    return cache / experiments.poster.recipe_key(protocol, str(LENET5.parent))
 
 
 def _grid(
@@ -181,10 +173,10 @@ def _grid(
     methods: Sequence[str],
     weights: Sequence[float],
     seeds: int,
-) -> list[experiment.Config]:
-    networks = chosen(networks or experiment.NETWORKS, experiment.NETWORKS, "network")
-    datasets = chosen(datasets or experiment.DATASETS, experiment.DATASETS, "data set")
-    return experiment.grid(protocol, networks, datasets, methods, list(dict.fromkeys(weights)), seeds)
+) -> list[experiments.poster.Config]:
+    networks = chosen(networks or experiments.poster.NETWORKS, experiments.poster.NETWORKS, "network")
+    datasets = chosen(datasets or experiments.poster.DATASETS, experiments.poster.DATASETS, "data set")
+    return experiments.poster.grid(protocol, networks, datasets, methods, list(dict.fromkeys(weights)), seeds)
 
 
 def _required(data_root: Path | None, rebuild: bool) -> str:
@@ -193,5 +185,7 @@ def _required(data_root: Path | None, rebuild: bool) -> str:
     return str(data_root)
 
 
-def _finished(sweep: Sweep, configs: Sequence[experiment.Config]) -> list[dict[str, Any]]:
+def _finished(
+    sweep: experiments.sweep.Sweep, configs: Sequence[experiments.poster.Config]
+) -> list[dict[str, Any]]:
     return [{**config, **result} for config in configs for result in sweep.results([config])]

@@ -12,15 +12,13 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.demo import LENET5
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare, write_page
-from bmrs_pyro.experiments import sbp as experiment
-from bmrs_pyro.experiments.sbp_page import RECIPE, page
-from bmrs_pyro.experiments.sweep import Sweep
 
-_KEYS = (*RECIPE, "seed")
+_KEYS = (*experiments.sbp_page.RECIPE, "seed")
 
 
 def sbp(
@@ -60,7 +58,7 @@ def sbp(
 
     Runs are cached; speeds are measured anew each time, after all runs: ask again when the machine is quiet.
     """
-    networks = chosen(network or experiment.NETWORKS, experiment.NETWORKS, "network")
+    networks = chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network")
     chosen([method], ("snr", "bmrs-n"), "method")
     weights = list(dict.fromkeys(kl_weight or ["mean:0.3"]))
     if out is not None:
@@ -82,17 +80,17 @@ def sbp(
         for seed, name, weight in itertools.product(range(seeds), networks, weights)
     ]
     run = functools.partial(
-        experiment.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
+        experiments.sbp.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
     )
-    intact = functools.partial(experiment.has_networks, cache=str(cache))
+    intact = functools.partial(experiments.sbp.has_networks, cache=str(cache))
     for config in configs:
-        experiment.recipe_of(config)
-    results = Sweep(run, cache, workers, intact).execute(configs, progress=output.progress)
+        experiments.sbp.recipe_of(config)
+    results = experiments.sweep.Sweep(run, cache, workers, intact).execute(configs, progress=output.progress)
     rows = [
-        {**config, **result, **experiment.measured(config, cache=str(cache))}
+        {**config, **result, **experiments.sbp.measured(config, cache=str(cache))}
         for config, result in zip(configs, results, strict=True)
     ]
-    output.show(Markdown(page(rows)))
+    output.show(Markdown(experiments.sbp_page.page(rows)))
     output.result({"runs": rows})
     if out is not None:
-        write_page(out / "sbp.md", page(added(out / "sbp.json", rows, _KEYS)))
+        write_page(out / "sbp.md", experiments.sbp_page.page(added(out / "sbp.json", rows, _KEYS)))

@@ -1,6 +1,8 @@
 from .architectures import Survey as Survey
 from .architectures import removal_error as removal_error
+from .architectures import smallest_members as smallest_members
 from .architectures import survey as survey
+from .architectures import survey_source as survey_source
 from .architectures import survey_table as survey_table
 from .comparison import NetworkMetrics as NetworkMetrics
 from .comparison import compare_networks as compare_networks

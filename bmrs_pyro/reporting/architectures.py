@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Survey", "removal_error", "survey", "survey_table"]
 
 import copy
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from bmrs_pyro.network import LeftOut, NoisyNetwork, compact, find_structures, reachable
 from bmrs_pyro.network.untouched import tensor_outputs
+from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import reestimate_batch_norm_
 
 
@@ -146,3 +149,38 @@ def _by_reason(left_out: Iterable[LeftOut]) -> Iterable[tuple[str, list[str]]]:
 def _names(families: list[str]) -> str:
     shown = ", ".join(f"`{family}`" for family in families[:3])
     return shown if len(families) <= 3 else f"{shown} and {len(families) - 3} more"
+
+
+def survey_source(spec: str) -> Survey:
+    """Survey the network of a source, at the size it was made for.
+
+    Args:
+        spec: as :class:`bmrs_pyro.runs.NetworkSource` takes it.
+    """
+    torch.manual_seed(0)
+    source = NetworkSource(spec)
+    size = source.input_size() or _trained_size(spec)
+    return survey(source.build((3, size, size), 10), torch.randn(4, 3, size, size))
+
+
+def smallest_members() -> list[str]:
+    """Return the smallest network of every family that torchvision has for image classification.
+
+    A family is what a name begins with, up to digits or a size: ``resnet``, ``resnext``, ``mobilenet_v3``, …
+    """
+    families: dict[str, tuple[int, str]] = {}
+    for name in models.list_models(module=models):
+        match = re.match(r"[a-z]+(_v\d)?", name)
+        family = match.group() if match else name
+        size = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        families[family] = min(families.get(family, (size, name)), (size, name))
+    return [f"torchvision:{name}" for _, (_, name) in sorted(families.items())]
+
+
+def _trained_size(spec: str) -> int:
+    """Return the height and width that torchvision's weights were trained for; 224 for other networks."""
+    zoo, _, name = spec.partition(":")
+    if zoo != "torchvision" or name not in models.list_models():
+        return 224
+    size: int = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+    return size

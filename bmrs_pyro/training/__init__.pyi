@@ -1,3 +1,4 @@
+from .allocator import keep_freed_memory as keep_freed_memory
 from .batch_norm import reestimate_batch_norm_ as reestimate_batch_norm_
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
@@ -5,6 +6,7 @@ from .checkpoint import TrainingState as TrainingState
 from .compilation import CompileError as CompileError
 from .compilation import compile_network_ as compile_network_
 from .compilation import compile_steps_ as compile_steps_
+from .devices import refuse_unusable as refuse_unusable
 from .fitting import default_optim as default_optim
 from .fitting import fit as fit
 from .freezing import frozen as frozen

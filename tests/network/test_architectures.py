@@ -9,9 +9,8 @@ import warnings
 import pytest
 import torch
 
-from bmrs_pyro.cli.architectures import smallest_members
 from bmrs_pyro.network import NoisyNetwork, compact
-from bmrs_pyro.reporting import Survey, removal_error, survey
+from bmrs_pyro.reporting import Survey, removal_error, smallest_members, survey
 from bmrs_pyro.runs import NetworkSource
 
 SMALL = [

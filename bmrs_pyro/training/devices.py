@@ -1,4 +1,4 @@
-"""Which devices the command can be told to compute on."""
+"""Which devices torch can compute on here."""
 
 from __future__ import annotations
 
