@@ -72,7 +72,7 @@ def test_bare_svi_loop_then_query_and_prune_from_the_parameter_store(name: str, 
     assert all(torch.equal(again[key].loc, posterior.loc) for key, posterior in found.items())
 
     keep = select(again, LogUniform(source.LOW, source.HIGH), bmrs_n())
-    small = compact(net, keep, {key: posterior.mean for key, posterior in again.items()}).eval()
+    small = compact(net, keep, {key: posterior.mean for key, posterior in again.items()})
     assert keep.removed > 0
     images, labels = next(iter(Batches(test, len(test), shuffle=False)))
     assert (small(images).argmax(-1) == labels).float().mean() > 0.85

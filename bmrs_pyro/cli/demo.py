@@ -74,7 +74,7 @@ def demo(
 
     output.show(str(history.keep))
     batch = next(iter(test))[0][:128]
-    nets = {"dense": dense.eval(), "small": small.eval()}
+    nets = {"dense": dense.eval(), "small": small}
     seconds = latency(nets, batch)
     columns, record = {}, {}
     for name, net in nets.items():

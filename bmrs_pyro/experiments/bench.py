@@ -192,7 +192,7 @@ def inference(setting: Setting) -> Record:
     for name, (make, shape) in cases.items():
         dense, example = make().eval(), torch.zeros(1, *shape)
         network = NoisyNetwork(make(), example)
-        small = compact(network, _half(network)).eval()
+        small = compact(network, _half(network))
         macs = complexity(dense, example).macs / complexity(small, example).macs
         for batch in (1, 128):
             seconds = latency(

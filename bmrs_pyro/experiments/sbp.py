@@ -98,7 +98,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         callbacks=[directory.append_metrics],
     )
     found = posteriors_of(guide)
-    small = compact(network, {}, {site: q.mean for site, q in found.items()}).eval()
+    small = compact(network, {}, {site: q.mean for site, q in found.items()})
     directory.save_network(network, found, history)
     decision = Decision.by(criterion, config["method"], history.keep, history.scores)
     directory.save_decision(decision, small)

@@ -17,10 +17,10 @@ from bmrs_pyro.network.untouched import shared_copy
 def compact(
     network: NoisyNetwork, keep: Mapping[str, Tensor], theta: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """Return a small plain network that computes what ``network(x, theta * keep)`` does.
+    """Return a small plain network, in evaluation mode, that computes what ``network(x, theta * keep)`` does.
 
     W[:, c] ← θ_c W[:, c] in every consumer of structure c, then what belongs to removed structures is cut out
-    of all layers. The argument stays as it is.
+    of all layers. The argument stays as it is. Call ``.train()`` to train the small network further.
 
     Args:
         network: the network with gains.
@@ -46,4 +46,4 @@ def compact(
     for parameter in small.parameters():
         if parameter.data_ptr() in own:
             parameter.data = parameter.data.clone()
-    return small
+    return small.eval()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bmrs_pyro.network.noisy import NoisyNetwork
@@ -32,7 +33,7 @@ class Complexity:
 
     Attributes:
         parameters: number of weights; tied ones count once.
-        macs: multiply-accumulates of one evaluation of the example inputs, all examples together.
+        macs: multiply-accumulates for one example.
         bytes: of parameters and buffers.
     """
 
@@ -44,16 +45,22 @@ class Complexity:
 def complexity(net: nn.Module, *example_inputs: Tensor) -> Complexity:
     """Count parameters, multiply-accumulates (matrix products, convolutions, attention) and bytes.
 
+    The example inputs may hold a batch: dimension 0 of the first one counts the examples, and MACs are for one.
+
     Args:
         net: a network, or one with gains, of which the wrapped network counts.
         *example_inputs: its inputs, on any device and in any precision; a NoisyNetwork has its own.
+
+    Raises:
+        ValueError: there are no example inputs, or they hold no example.
     """
     if isinstance(net, NoisyNetwork):
         return complexity(net.net, *(example_inputs or net.example_inputs))
     tensors = [*net.parameters(), *net.buffers()]
+    counter, examples = _counted(net, example_inputs)
     return Complexity(
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        macs=_macs(net, example_inputs).get_total_flops() // 2,
+        macs=counter.get_total_flops() // (2 * examples),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )
 
@@ -65,7 +72,7 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
 
     Args:
         network: the network with gains.
-        cost: what counts, ``"parameters"`` or ``"macs"`` (of the example inputs).
+        cost: what counts, ``"parameters"`` or ``"macs"``.
 
     Raises:
         ValueError: the cost is unknown.
@@ -133,7 +140,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
 
     Args:
         network: the network with gains.
-        cost: ``"parameters"``, or ``"macs"`` of the example inputs, all examples together.
+        cost: ``"parameters"``, or ``"macs"`` for one example.
 
     Raises:
         ValueError: the cost is unknown.
@@ -195,23 +202,28 @@ def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
 
 
 def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
-    """Return how many multiply-accumulates of the example inputs each entry of a layer's weight takes part in."""
-    counts = _macs(network.net, network.example_inputs).get_flop_counts()
+    """Return in how many multiply-accumulates for one example each entry of a layer's weight takes part."""
+    counter, examples = _counted(network.net, network.example_inputs)
+    counts = counter.get_flop_counts()
     root = type(network.net).__name__
     return {
-        f"{name}.weight": sum(counts[f"{root}.{name}"].values()) / 2 / module.weight.numel()
+        f"{name}.weight": sum(counts[f"{root}.{name}"].values()) / (2 * examples * module.weight.numel())
         for name, module in network.net.named_modules()
         if f"{root}.{name}" in counts and isinstance(getattr(module, "weight", None), Tensor)
     }
 
 
-def _macs(net: nn.Module, inputs: tuple[Tensor, ...]) -> FlopCounterMode:
+def _counted(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[FlopCounterMode, int]:
+    """Run the network on its inputs; return the counter, and the number of examples that it counted."""
     if not inputs:
         raise ValueError("no example inputs to count multiply-accumulates with; give the network's inputs")
+    examples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
+    if not examples:
+        raise ValueError("the example inputs hold no example: dimension 0 of the first one, the batch, is 0")
     like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
     if like is not None:  # the network may have moved since it was given its inputs
         inputs = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for x in inputs)
     counter = FlopCounterMode(display=False)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
         net.eval()(*inputs)
-    return counter
+    return counter, examples

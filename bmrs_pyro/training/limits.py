@@ -75,11 +75,7 @@ class Limits:
         keep = rounded(keep, scores, multiples)
         if not budgets:
             return keep
-        examples = len(network.example_inputs[0])
-        for cost, budget in (
-            ("macs", self.max_macs and self.max_macs * examples),
-            ("parameters", self.max_parameters),
-        ):
+        for cost, budget in (("macs", self.max_macs), ("parameters", self.max_parameters)):
             if budget:
                 model = cost_model(network, cost)
                 keep = within_budget(keep, scores, model, budget, multiples=multiples, min_keep=min_keep)

@@ -69,6 +69,7 @@ def test_layers_say_their_new_sizes(name: str) -> None:
                 assert module.weight.shape == (module.num_parameters,)
             case nn.Embedding():
                 assert module.weight.shape[1] == module.embedding_dim
+    assert not any(module.training for module in small.modules())
     assert complexity(small, *case.draw()).parameters < complexity(network).parameters
 
 

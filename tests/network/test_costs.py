@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_shares, producer_norms
+from bmrs_pyro.network.costs import macs_per_weight
 from tests.network.networks import CASES, lenet5, masks
 
 
@@ -20,7 +21,7 @@ def test_lenet5_by_hand() -> None:
     for cost in (complexity(network), complexity(network.net, x)):
         assert cost.parameters == sum(weights) + 6 + 16 + 120 + 84 + 10
         assert cost.bytes == 4 * cost.parameters
-        assert cost.macs == 2 * sum(weight * place for weight, place in zip(weights, places, strict=True))
+        assert cost.macs == sum(weight * place for weight, place in zip(weights, places, strict=True))
 
 
 def test_counting_changes_nothing() -> None:
@@ -34,6 +35,18 @@ def test_counting_changes_nothing() -> None:
     assert all(torch.equal(value, statistics[name]) for name, value in net.state_dict().items())
     with pytest.raises(ValueError, match="no example inputs"):
         complexity(net)
+    with pytest.raises(ValueError, match="hold no example"):
+        complexity(net, inputs[0][:0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_macs_are_for_one_example_whatever_the_batch(name: str) -> None:
+    case = CASES[name]
+    batch = case.draw()
+    one, many = (NoisyNetwork(case.make(), *inputs) for inputs in ([x[:1] for x in batch], batch))
+    assert len(many.example_inputs[0]) > 1
+    assert complexity(many).macs == complexity(one).macs
+    assert macs_per_weight(many) == pytest.approx(macs_per_weight(one))
 
 
 @pytest.mark.parametrize("name", CASES)

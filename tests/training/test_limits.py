@@ -42,6 +42,16 @@ def test_macs_are_counted_for_one_example() -> None:
     assert complexity(model.network, torch.zeros(1, 5)).macs <= 50
 
 
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_half_of_the_macs_is_half_whatever_batch_the_example_holds(batch: int) -> None:
+    network = NoisyNetwork(mlp(16), torch.zeros(batch, 5))
+    before = complexity(network).macs
+    scores = {family.name: -torch.arange(1.0, family.size + 1) for family in network.structures}
+    keep = Limits(max_macs=before // 2).applied(network, KeepMask.from_scores(scores), scores)
+    network.remove_(keep)
+    assert 0.4 * before < complexity(network).macs <= before // 2
+
+
 def test_budgets_hold_in_double_precision() -> None:
     model, guide = program(mlp(16), kl_weight=("mean", 0.3))
     model.double()
