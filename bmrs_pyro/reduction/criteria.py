@@ -125,14 +125,18 @@ class WeightNorm:
 
     Args:
         fraction: Share of all structures to remove, in [0, 1]; rounded to a whole number of them.
-        norms: L2 norms by site name, each of shape `(C,)`, from `producer_norms(network)`.
+        norms: L2 norms by site name, each of shape `(C,)`, from `producer_norms(network)`. `fit` sets them.
+        total: Number of structures that the fraction is a share of; those already removed count as removed by it.
+            None takes the structures that are scored. `fit` sets the number at its start.
 
     Raises:
-        ValueError: `fraction` is outside [0, 1]; when scoring, the norms are missing or do not fit.
+        ValueError: `fraction` is outside [0, 1]; when scoring, the norms are missing or do not fit, or `total` is
+            less than what is scored.
     """
 
     fraction: float
     norms: Mapping[str, Tensor] | None = None
+    total: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
@@ -157,6 +161,10 @@ class WeightNorm:
         pooled = torch.cat([self.norms[name].detach().double() for name in posteriors])
         rank = pooled.argsort(stable=True).argsort()
         # NaN would rank as the largest norm and be kept without a word
-        scores = (round(self.fraction * len(pooled)) - 0.5 - rank).where(~pooled.isnan(), torch.nan)
+        total = len(pooled) if self.total is None else self.total
+        if total < len(pooled):
+            raise ValueError(f"WeightNorm scores {len(pooled)} structures, more than the total of {total}")
+        remove = max(round(self.fraction * total) - (total - len(pooled)), 0)
+        scores = (remove - 0.5 - rank).where(~pooled.isnan(), torch.nan)
         sizes = [self.norms[name].numel() for name in posteriors]
         return dict(zip(posteriors, scores.split(sizes), strict=True))

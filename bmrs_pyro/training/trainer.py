@@ -162,8 +162,9 @@ class Trainer:
         scores = {name: torch.empty(q.batch_shape, dtype=torch.float64) for name, q in found.items()}
         if rank() == 0:
             if isinstance(criterion, WeightNorm):
-                # the norms of the weights as they are now
-                criterion = replace(criterion, norms=producer_norms(self.model.network))
+                # the norms of the weights as they are now; the share is of the network at the start
+                norms = producer_norms(self.model.network)
+                criterion = replace(criterion, norms=norms, total=self.history.keep.total)
             for name, values in score_structures(found, self.model.prior, criterion).items():
                 scores[name].copy_(values)
         broadcast_(scores.values())

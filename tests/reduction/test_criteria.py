@@ -91,6 +91,15 @@ def test_weight_norm_removes_its_share_of_ties() -> None:
     assert select(posterior, PRIOR, WeightNorm(0.3, {"theta": torch.ones(10)})).removed == 3
 
 
+def test_a_share_of_a_larger_network_counts_what_has_left_it_already() -> None:
+    posterior = {"theta": TruncatedLogNormal(torch.zeros(10), 1.0)}
+    removed = [
+        select(posterior, PRIOR, WeightNorm(0.4, {"theta": torch.arange(10.0)}, total)).removed
+        for total in (10, 14, 17, 30)
+    ]
+    assert removed == [4, 6 - 4, 7 - 7, 0]
+
+
 def test_weight_norm_needs_fitting_norms() -> None:
     with pytest.raises(ValueError, match=r"producer_norms\(network\)"):
         score_structures(POSTERIORS, PRIOR, WeightNorm(0.5))
@@ -100,6 +109,9 @@ def test_weight_norm_needs_fitting_norms() -> None:
         score_structures(
             POSTERIORS, PRIOR, WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.ones(7)})
         )
+    ones = {"theta.a": torch.ones(3), "theta.b": torch.ones(2)}
+    with pytest.raises(ValueError, match="scores 5 structures, more than the total of 4"):
+        score_structures(POSTERIORS, PRIOR, WeightNorm(0.5, ones, total=4))
     broken = WeightNorm(0.5, {"theta.a": torch.ones(3), "theta.b": torch.tensor([1.0, math.nan])})
     with pytest.raises(ValueError, match=r"theta\.b: 1 scores are NaN"):
         score_structures(POSTERIORS, PRIOR, broken)

@@ -340,6 +340,18 @@ def test_other_criteria_prune_continuously(criterion: object) -> None:
     assert history.keep.removed > 0
 
 
+@pytest.mark.parametrize("epochs", [1, 3, 8])
+def test_a_share_is_of_the_network_at_the_start_however_often_it_is_asked(epochs: int, tmp_path: Path) -> None:
+    def run(until: int) -> History:
+        model, guide = program()
+        return quickly(
+            model, guide, criterion=WeightNorm(0.5), epochs=until, checkpoint=Checkpoint(tmp_path / "state")
+        )
+
+    assert run(epochs).keep.removed == 12  # of 24
+    assert run(epochs + 2).keep.removed == 12  # resumed
+
+
 def test_wrong_use_is_refused_by_name() -> None:
     model, guide = program()
     with pytest.raises(TypeError, match="SupervisedModel"):
