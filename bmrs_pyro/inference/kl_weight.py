@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ["KLWeight"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import bmrs_pyro.network as networks  # imports torch when it is used, not before
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from bmrs_pyro.network import NoisyNetwork
 
 _KINDS = ("elbo", "mean", "cost")
+# what users write -> kind and cost
+_NAMES = {
+    **{kind: (kind, "parameters") for kind in _KINDS},
+    "cost-parameters": ("cost", "parameters"),
+    "cost-macs": ("cost", "macs"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class KLWeight:
         cost: what ``"cost"`` counts, ``"parameters"`` or ``"macs"``.
 
     Raises:
-        ValueError: unknown kind or cost, or a factor that is not positive and finite.
+        ValueError: unknown kind or cost, a cost that the kind does not count, or a factor that is not positive and
+            finite.
     """
 
     kind: str = "elbo"
@@ -51,25 +59,35 @@ class KLWeight:
             raise ValueError(f"KL weight factor is {self.factor}; it must be positive and finite")
         if self.cost not in ("parameters", "macs"):
             raise ValueError(f"KL weight cost is {self.cost!r}; use 'parameters' or 'macs'")
+        if self.kind != "cost" and self.cost != "parameters":
+            raise ValueError(f"KL weight {self.kind!r} counts no cost; write KLWeight('cost', ..., {self.cost!r})")
 
     @classmethod
     def parse(cls, value: KLWeight | str | float | tuple[str, float]) -> KLWeight:
-        """Read ``"mean"``, ``("mean", 0.3)``, ``"mean:0.3"``, ``"cost-macs:0.3"`` or a number λ (of the ELBO)."""
+        """Read ``"mean"``, ``("mean", 0.3)``, ``"mean:0.3"``, ``"cost-macs:0.3"`` or a number λ (of the ELBO).
+
+        Raises:
+            ValueError: the value is none of these, or as the class says.
+        """
         if isinstance(value, KLWeight):
             return value
-        if isinstance(value, int | float):
-            return cls("elbo", float(value))
+        name: Any = value
+        factor: Any = 1.0
         if isinstance(value, str):
-            kind, _, factor = value.partition(":")
-            try:
-                value = (kind, float(factor) if factor else 1.0)
-            except ValueError:
-                raise ValueError(
-                    f"KL weight {value!r}: {factor!r} is no number; write e.g. 'mean:0.3'"
-                ) from None
-        kind, number = value
-        kind, _, cost = kind.partition("-")
-        return cls(kind, float(number), cost or "parameters")
+            name, colon, number = value.partition(":")
+            factor = number if colon else 1.0
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            name, factor = "elbo", value
+        elif isinstance(value, Sequence) and len(value) == 2:
+            name, factor = value
+        try:
+            (kind, cost), factor = _NAMES[name], float(factor)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"KL weight {value!r} is unknown; use {', '.join(_NAMES)}, alone or with a factor as in 'mean:0.3' or "
+                "('mean', 0.3), or a number"
+            ) from None
+        return cls(kind, factor, cost)
 
     def scales(self, network: NoisyNetwork, num_data: int) -> Mapping[str, float]:
         """Return what the sum of each family's KL is multiplied by, keyed by site name."""

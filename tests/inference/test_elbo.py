@@ -207,17 +207,30 @@ def test_non_finite_loss_names_the_culprit() -> None:
         ("mean:0.3", KLWeight("mean", 0.3)),
         (("cost", 0.05), KLWeight("cost", 0.05)),
         ("cost-macs:2", KLWeight("cost", 2.0, "macs")),
+        ("cost-parameters", KLWeight("cost", 1.0)),
+        (["cost-macs", 1], KLWeight("cost", 1.0, "macs")),
         (0.5, KLWeight("elbo", 0.5)),
+        (2, KLWeight("elbo", 2.0)),
     ],
 )
 def test_kl_weight_is_read(value: object, expected: KLWeight) -> None:
     assert KLWeight.parse(value) == expected  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", ["middle", "mean:x", "mean:-1", ("cost-time", 1.0), 0.0, "mean:nan"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("middle", "mean:x", "mean:-1", "mean:nan", "mean-macs:0.3", "elbo-parameters", "mean-", "cost-:1", "mean:"),
+        *("cost-macs-macs:1", "mean:0.3:0.4", ("cost-time", 1.0), ("mean-macs", 0.3), ("mean", 0.3, "macs")),
+        *(("mean", None), (0.3, "mean"), 0.0, True, None, {"mean": 0.3}),
+    ],
+)
 def test_bad_kl_weight_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="KL weight"):
+    with pytest.raises(ValueError, match="KL weight") as caught:
         KLWeight.parse(value)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="counts no cost"):
+        KLWeight("mean", 0.3, "macs")
 
 
 def test_kl_weights_follow_their_definitions() -> None:
