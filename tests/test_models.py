@@ -50,7 +50,7 @@ def noisy(source: ModuleType, shape: tuple[int, ...] = (1, 32, 32)) -> NoisyNetw
 def test_bare_svi_loop_then_query_and_prune_from_the_parameter_store(name: str, tmp_path: Path) -> None:
     source = program(name)
     train, _, test = load("digits", size=32)
-    batches = Batches(train, 64, shuffle=True)
+    batches = Batches(train, 64)
     net = noisy(source)
     optim = Adam(lambda parameter: {"lr": 0.05 if "theta" in parameter else 2e-3})
     svi = SVI(source.model, source.guide, optim, TraceMeanField_ELBO())

@@ -37,7 +37,7 @@ def compare(
     test = run_data(directory).test
     figures = compare_networks(
         {"dense": dense, "small": small},
-        data.Batches(test, 500),
+        data.Batches(test, 500, shuffle=False),
         test.num_classes,
         untrained=() if trained else ("dense",),
         repeats=repeats,

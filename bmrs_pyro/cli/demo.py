@@ -39,7 +39,7 @@ def demo(
     output = Output(json, quiet)
     splits = data.load("digits", size=32)
     # 1150 images: small batches and a fast posterior make up for the few steps of an epoch
-    train, test = data.Batches(splits.train, 16, shuffle=True), data.Batches(splits.test, 500)
+    train, test = data.Batches(splits.train, 16), data.Batches(splits.test, 500, shuffle=False)
     source = NetworkSource(str(LENET5))
     example = torch.zeros(1, *splits.train.input_shape)
     fine_tune = max(epochs // 3, 1)
@@ -67,7 +67,7 @@ def demo(
         epochs=epochs,
         fine_tune_epochs=fine_tune,
         criterion=bmrs_n(),
-        validation=data.Batches(splits.validation, 500),
+        validation=data.Batches(splits.validation, 500, shuffle=False),
         progress=output.progress,
     )
     small = compact(network, {}, {name: q.mean for name, q in posteriors(guide).items()})

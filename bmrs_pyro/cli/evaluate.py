@@ -39,7 +39,7 @@ def evaluate(
     small = directory.small()
     torch.manual_seed(0)
     predict = small if draws is None else averaged(*directory.network()[:2], draws)
-    batches = data.Batches(test, 500)
+    batches = data.Batches(test, 500, shuffle=False)
     inputs = batches if corruption is None else corrupted(batches, corruption, severity)
     result = evaluate_network(predict, inputs, test.num_classes)
     example = directory.example()

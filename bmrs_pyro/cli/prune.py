@@ -77,4 +77,6 @@ def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
         splits = run_data(run)
     except (data.DataError, RunError):
         return None
-    return evaluate(small, data.Batches(splits.validation, 1000), splits.validation.num_classes).accuracy
+    return evaluate(
+        small, data.Batches(splits.validation, 1000, shuffle=False), splits.validation.num_classes
+    ).accuracy

@@ -76,7 +76,7 @@ def show_report(run: RunDirectory, output: Output) -> None:
 
 def _evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
     test = run_data(run).test
-    batches, small = data.Batches(test, 500), run.small()
+    batches, small = data.Batches(test, 500, shuffle=False), run.small()
     yield "test data", evaluate(small, batches, test.num_classes)
     network, posteriors, _ = run.network()
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ class Batches:
     Args:
         dataset: what to serve.
         batch_size: examples per batch; the last one may be shorter.
-        shuffle: draw a new order each epoch; otherwise the order of the data.
+        shuffle: draw a new order each epoch, as training needs it; False keeps the order of the data.
         seed: of the order, non-negative.
         device: where the data are kept and the batches made.
         drop_last: leave a shorter last batch out.
@@ -42,7 +42,7 @@ class Batches:
         dataset: Dataset,
         batch_size: int,
         *,
-        shuffle: bool = False,
+        shuffle: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
         drop_last: bool = False,

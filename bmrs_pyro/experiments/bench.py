@@ -149,7 +149,7 @@ def whole_run(setting: Setting) -> Record:
             model = SupervisedModel(
                 NoisyNetwork(net, example), SmoothedLikelihood(), len(train), kl_weight=("mean", 0.3)
             )
-            batches = data.Batches(train, 64, shuffle=True)
+            batches = data.Batches(train, 64)
             history = fit(model, AutoTruncatedLogNormal(model), batches, criterion=criterion, progress=False)
             seconds[run] = math.fsum(epoch.seconds for epoch in history)
         record[f"LeNet5, {name}"] = {**seconds, "ratio": seconds["pruned"] / seconds["unpruned"]}

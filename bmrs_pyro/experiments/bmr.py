@@ -102,9 +102,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     pyro.set_rng_seed(config["seed"])
     method = METHODS[config["method"]]
     model, guide = _program(config["network"], splits.train, method)
-    batches = _Steps(
-        Batches(splits.train, config["batch"], shuffle=True, seed=config["seed"]), config["steps"]
-    )
+    batches = _Steps(Batches(splits.train, config["batch"], seed=config["seed"]), config["steps"])
     example = torch.zeros(1, *splits.train.input_shape)
     dense = complexity(model.net, example)
     with pyro.validation_enabled(False):
@@ -121,7 +119,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             schedule=_late_decay,
             seed=config["seed"],
         )
-        test = Batches(splits.test, 1000)
+        test = Batches(splits.test, 1000, shuffle=False)
         draws = 1 if method.point else config["draws"]
         result = evaluate(predictive(model, guide, draws), test, splits.test.num_classes)
     network = NoisyNetwork(mean_network(model, guide).eval(), example)
@@ -146,7 +144,7 @@ def step_times(network: str, train: Dataset, *, batch: int = 120, rounds: int = 
 
     The two reducing methods also report, under ``NAME reduction``, the seconds of one reduction.
     """
-    batches = Batches(train, batch, shuffle=True)
+    batches = Batches(train, batch)
     seconds: dict[str, list[float]] = {}
     programs = {}
     for name, method in METHODS.items():

@@ -145,8 +145,8 @@ class _Reader:
         self.network, self.gains = network, gains
         self.num_classes = splits.test.num_classes
         # small enough that a layer's activations stay in the cache
-        self.validation = data.Batches(splits.validation, 250)
-        self.test = data.Batches(splits.test, 250)
+        self.validation = data.Batches(splits.validation, 250, shuffle=False)
+        self.test = data.Batches(splits.test, 250, shuffle=False)
         self.parameters = complexity(network).parameters
         self.known: dict[bytes, float] = {}
 

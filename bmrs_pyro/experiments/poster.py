@@ -237,11 +237,11 @@ class Trial:
         history = fit(
             self.model,
             self.guide,
-            data.Batches(self.splits.train, self.recipe.batch_size, shuffle=True, seed=self.seed),
+            data.Batches(self.splits.train, self.recipe.batch_size, seed=self.seed),
             self.recipe,
             criterion=criterion,
             prune_every=prune_every,
-            validation=data.Batches(self.splits.validation, 1000) if validate else None,
+            validation=data.Batches(self.splits.validation, 1000, shuffle=False) if validate else None,
             progress=False,
             channels_last=True,  # the same numbers but for rounding, a quarter sooner where images have three channels
             callbacks=callbacks,
@@ -254,7 +254,9 @@ class Trial:
         """Return the row of the table: compression (of the parameters) and accuracies in percent, and what it took."""
         gains = {site: q.mean for site, q in posteriors_of(self.guide).items()}
         small = compact(self.model.network, {}, gains)
-        test = evaluate(small, data.Batches(self.splits.test, 1000), self.splits.test.num_classes)
+        test = evaluate(
+            small, data.Batches(self.splits.test, 1000, shuffle=False), self.splits.test.num_classes
+        )
         best = history.best()
         assert best is not None
         return {

@@ -58,8 +58,8 @@ def pretrain(
         log: file that takes one JSON record per epoch.
         peak_rate: largest learning rate.
     """
-    train = Batches(splits.train, 128, shuffle=True, drop_last=True, augmentation=Augmentation())
-    validation = Batches(splits.validation, 500)
+    train = Batches(splits.train, 128, drop_last=True, augmentation=Augmentation())
+    validation = Batches(splits.validation, 500, shuffle=False)
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=peak_rate, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -112,7 +112,7 @@ def main(
     net = NetworkSource(model).build(splits.train.input_shape, splits.train.num_classes)
     pretrain(net, splits, schedule, out.with_suffix(".jsonl"))
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, out)
-    result = evaluate(net, Batches(splits.test, 500), splits.test.num_classes)
+    result = evaluate(net, Batches(splits.test, 500, shuffle=False), splits.test.num_classes)
     typer.echo(f"test accuracy {result.accuracy:.2%}, weights in {out}")
 
 

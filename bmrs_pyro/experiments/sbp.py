@@ -72,7 +72,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     pyro.set_rng_seed(config["seed"])
     example = torch.zeros(1, *train.input_shape)
     net = source.build(train.input_shape, train.num_classes)
-    batches = data.Batches(train, 100, shuffle=True, seed=config["seed"])
+    batches = data.Batches(train, 100, seed=config["seed"])
     _warm_up(net, batches, config["warm_up"])
     dense = copy.deepcopy(net).eval()
     network = NoisyNetwork(net, example)
@@ -93,7 +93,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         guide,
         batches,
         recipe,
-        validation=None if config["refit"] else data.Batches(splits.validation, 1000),
+        validation=None if config["refit"] else data.Batches(splits.validation, 1000, shuffle=False),
         progress=False,
         callbacks=[directory.append_metrics],
     )
@@ -105,7 +105,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     best = history.best()
     assert best is not None
     return {
-        "error": 100 * (1 - evaluate(small, data.Batches(splits.test, 1000), 10).accuracy),
+        "error": 100 * (1 - evaluate(small, data.Batches(splits.test, 1000, shuffle=False), 10).accuracy),
         "validation_error": None if best.accuracy is None else 100 * (1 - best.accuracy),
         "widths": widths(small),
         "structures": dict(best.structures),

@@ -60,7 +60,9 @@ class KLWeight:
         if self.cost not in ("parameters", "macs"):
             raise ValueError(f"KL weight cost is {self.cost!r}; use 'parameters' or 'macs'")
         if self.kind != "cost" and self.cost != "parameters":
-            raise ValueError(f"KL weight {self.kind!r} counts no cost; write KLWeight('cost', ..., {self.cost!r})")
+            raise ValueError(
+                f"KL weight {self.kind!r} counts no cost; write KLWeight('cost', ..., {self.cost!r})"
+            )
 
     @classmethod
     def parse(cls, value: KLWeight | str | float | tuple[str, float]) -> KLWeight:

@@ -112,7 +112,7 @@ def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: 
         _training_batches(splits.train, recipe, device, share),
         recipe,
         hardware=hardware,
-        validation=data.Batches(splits.validation, 1000, device=device, share=share),
+        validation=data.Batches(splits.validation, 1000, shuffle=False, device=device, share=share),
         progress=progress,
         callbacks=[run.append_metrics] if rank() == 0 else [],
         checkpoint=run.checkpoint,
@@ -124,9 +124,9 @@ def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: 
     found = posteriors(guide)
     run.save_network(model.network, found, history)
     small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
-    reestimate_batch_norm_(small, data.Batches(splits.train, recipe.batch_size, shuffle=True))
+    reestimate_batch_norm_(small, data.Batches(splits.train, recipe.batch_size))
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
-    quality = evaluate(small, data.Batches(splits.validation, 1000), config.num_classes)
+    quality = evaluate(small, data.Batches(splits.validation, 1000, shuffle=False), config.num_classes)
     run.save_decision(decision, small, quality.accuracy)
 
 
@@ -148,7 +148,6 @@ def _training_batches(
     return data.Batches(
         train,
         recipe.batch_size,
-        shuffle=True,
         seed=recipe.seed or 0,
         device=device,
         augmentation=data.Augmentation() if recipe.augment else None,

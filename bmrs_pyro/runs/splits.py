@@ -46,7 +46,7 @@ def run_data(run: RunDirectory) -> data.Splits:
 
 def training_batches(run: RunDirectory) -> Iterator[tuple[Tensor, Tensor]]:
     """Serve a run's training data as they are; they are loaded when the first batch is asked for."""
-    yield from data.Batches(run_data(run).train, run.config.recipe.batch_size, shuffle=True)
+    yield from data.Batches(run_data(run).train, run.config.recipe.batch_size)
 
 
 def _change(train: data.Dataset, config: RunConfig) -> str | None:

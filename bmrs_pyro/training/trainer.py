@@ -40,6 +40,7 @@ from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.schedule import EpochPlan
+from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.step_graph import Recorder, StepGraph
 from bmrs_pyro.training.validation import validate
 
@@ -81,8 +82,7 @@ class Trainer:
 
     def epoch(self, plan: EpochPlan, loader: Batches, validation: Batches | None, bar: EpochBar) -> Epoch:
         """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(plan.epoch)
+        set_epoch(loader, plan.epoch)
         self.model.network.train()
         start = time.perf_counter()
         with global_batch_norm(self.model.network, self.batch):

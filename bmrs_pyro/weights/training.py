@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.training import JointOptim, linear_decay
+from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.weights.adabelief import AdaBelief
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.model import WeightModel
@@ -65,7 +66,7 @@ def fit_weights(
     Args:
         model: its gains become 0 where weights are pruned.
         guide: a :class:`MeanField`, or a :class:`PointEstimate` (then with ``elbo=Trace_ELBO()`` and no rule).
-        batches: ``(x, y)``; where it has ``set_epoch`` that is called with the epoch's number.
+        batches: ``(x, y)``; where it or its sampler has ``set_epoch`` that is called with the epoch's number.
         epochs: how many.
         rule: what prunes, such as :class:`SpikeAndSlab`; None leaves all weights.
         warm_up: epochs without pruning at the start: a posterior still on its way says little about the evidence.
@@ -98,8 +99,7 @@ def fit_weights(
         for epoch in range(1, epochs + 1):
             if seed is not None:
                 pyro.set_rng_seed((seed * 1_000_003 + epoch) % 2**32)
-            if hasattr(batches, "set_epoch"):
-                batches.set_epoch(epoch)
+            set_epoch(batches, epoch)
             optim.scale_rates(schedule((epoch - 1) / epochs))
             start = time.perf_counter()
             with estimator or nullcontext():

@@ -117,7 +117,7 @@ def test_evaluate_and_report(run: Path, tmp_path: Path) -> None:
 def validation_accuracy(run: Path) -> float:
     config = RunDirectory(run).config
     held_out = data.load(config.data.data, size=config.data.size).validation
-    return evaluate(load(run), data.Batches(held_out, 500), 10).accuracy
+    return evaluate(load(run), data.Batches(held_out, 500, shuffle=False), 10).accuracy
 
 
 def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, tmp_path: Path) -> None:

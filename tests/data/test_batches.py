@@ -30,7 +30,7 @@ def order(batches: Batches) -> list[int]:
 def test_values_are_those_normalised_one_by_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     data = toy(*shape, dtype=dtype)
     stored = data.images.clone()
-    for x, y in Batches(data, 2, shuffle=True):
+    for x, y in Batches(data, 2):
         assert (x.dtype, y.dtype, x.shape[1:]) == (torch.float32, torch.int64, data.input_shape)
         for image, label in zip(x, y, strict=True):
             for c, channel in enumerate(image):
@@ -41,7 +41,7 @@ def test_values_are_those_normalised_one_by_one(shape: tuple[int, ...], dtype: t
 
 def test_default_statistics_leave_values_alone() -> None:
     data = Dataset(torch.arange(6.0).view(3, 2), torch.zeros(3, dtype=torch.int64), 1)
-    (x, _), *rest = Batches(data, 3)
+    (x, _), *rest = Batches(data, 3, shuffle=False)
     assert torch.equal(x, data.images)
     assert not rest
 
@@ -58,12 +58,18 @@ def test_sizes(size: int, drop_last: bool, sizes: list[int]) -> None:
 
 
 def test_without_shuffling_the_order_is_that_of_the_data() -> None:
-    batches = Batches(toy(10, 3), 4)
+    batches = Batches(toy(10, 3), 4, shuffle=False)
     assert order(batches) == order(batches) == list(range(10))
 
 
+def test_classes_that_come_sorted_are_mixed_unless_told_otherwise() -> None:
+    data = Dataset(torch.zeros(200, 2), torch.arange(200) // 20, 10)
+    assert min(len(y.unique()) for _, y in Batches(data, 20)) >= 5
+    assert all(len(y.unique()) == 1 for _, y in Batches(data, 20, shuffle=False))
+
+
 def test_each_pass_is_a_new_epoch_with_every_example_once() -> None:
-    batches = Batches(toy(50, 3), 8, shuffle=True)
+    batches = Batches(toy(50, 3), 8)
     epochs = [order(batches) for _ in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -71,25 +77,25 @@ def test_each_pass_is_a_new_epoch_with_every_example_once() -> None:
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     data = toy(50, 3)
-    batches = Batches(data, 8, shuffle=True, seed=5)
+    batches = Batches(data, 8, seed=5)
     epochs = [order(batches) for _ in range(3)]
     next(iter(batches))  # an abandoned pass
 
-    resumed = Batches(data, 16, shuffle=True, seed=5)
+    resumed = Batches(data, 16, seed=5)
     resumed.set_epoch(2)
     torch.manual_seed(123)
     assert order(resumed) == epochs[2]
     batches.set_epoch(0)
     assert order(batches) == epochs[0]
     # seed and epoch are not simply added
-    neighbour = Batches(data, 8, shuffle=True, seed=4)
+    neighbour = Batches(data, 8, seed=4)
     neighbour.set_epoch(1)
     assert order(neighbour) != epochs[0]
 
 
 def test_global_random_state_is_left_alone() -> None:
     before: Tensor = torch.get_rng_state()
-    order(Batches(toy(10, 3), 4, shuffle=True))
+    order(Batches(toy(10, 3), 4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -109,7 +115,7 @@ def test_refuses_bad_options(options: dict[str, int], message: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu_batches_are_the_same() -> None:
     data = toy(10, 3, 4, 4)
-    pairs = zip(Batches(data, 4, shuffle=True), Batches(data, 4, shuffle=True, device="cuda"), strict=True)
+    pairs = zip(Batches(data, 4), Batches(data, 4, device="cuda"), strict=True)
     for (x, y), (x_gpu, y_gpu) in pairs:
         assert x_gpu.is_cuda
         torch.testing.assert_close(x_gpu.cpu(), x)
@@ -119,7 +125,7 @@ def test_on_a_gpu_batches_are_the_same() -> None:
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_shares_put_together_are_the_batches(parts: int) -> None:
     data = toy(17, 3, 6, 6)
-    options: dict[str, Any] = {"shuffle": True, "seed": 3, "augmentation": Augmentation(shift=2)}
+    options: dict[str, Any] = {"seed": 3, "augmentation": Augmentation(shift=2)}
     whole = list(Batches(data, 8, **options))
     shares = [list(Batches(data, 8, share=(part, parts), **options)) for part in range(parts)]
     assert [len(share) for share in shares] == [len(whole)] * parts

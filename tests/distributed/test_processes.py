@@ -105,7 +105,7 @@ def twenty_steps(folder: Path, kind: str, draws: Draws) -> None:
     )
     guide = AutoTruncatedLogNormal(model)
     share = rank(), world_size()
-    batches = Batches(train, SIZE, shuffle=True, augmentation=Augmentation(shift=1), share=share)
+    batches = Batches(train, SIZE, augmentation=Augmentation(shift=1), share=share)
     assert len(batches) == 20
     save(
         folder,
@@ -156,7 +156,7 @@ def pruned(folder: Path, stop: int | None) -> None:
             raise Interrupted
 
     share = rank(), world_size()
-    loaders = [InFloat64(Batches(part, SIZE, shuffle=True, share=share)) for part in (train, validation)]
+    loaders = [InFloat64(Batches(part, SIZE, share=share)) for part in (train, validation)]
     try:
         history = fit(
             *(model, guide, loaders[0]),
@@ -193,7 +193,9 @@ def out_of_step(folder: Path) -> None:
     train = load("digits").train
     network = NoisyNetwork(small_lenet5(), torch.zeros(2, 1, 8, 8))
     model = SupervisedModel(network, lambda z: dist.Categorical(logits=z), len(train))
-    batches = list(Batches(replace(train, images=train.images[:96], labels=train.labels[:96]), SIZE))
+    batches = list(
+        Batches(replace(train, images=train.images[:96], labels=train.labels[:96]), SIZE, shuffle=False)
+    )
     guide = AutoTruncatedLogNormal(model)
     with pytest.raises(ValueError, match=r"loader of process 1 ended after 3 batches, others went on"):
         fit(model, guide, batches[: 4 - rank()], epochs=1, progress=False, criterion=None)
@@ -229,7 +231,7 @@ def until_one_dies(folder: Path) -> None:
         if record.epoch == 2 and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    batches = Batches(train, SIZE, share=(rank(), world_size()))
+    batches = Batches(train, SIZE, shuffle=False, share=(rank(), world_size()))
     try:
         fit(model, AutoTruncatedLogNormal(model), batches, progress=False, callbacks=[die], criterion=None)
     except LostProcess as error:

@@ -220,7 +220,17 @@ def test_kl_weight_is_read(value: object, expected: KLWeight) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *("middle", "mean:x", "mean:-1", "mean:nan", "mean-macs:0.3", "elbo-parameters", "mean-", "cost-:1", "mean:"),
+        *(
+            "middle",
+            "mean:x",
+            "mean:-1",
+            "mean:nan",
+            "mean-macs:0.3",
+            "elbo-parameters",
+            "mean-",
+            "cost-:1",
+            "mean:",
+        ),
         *("cost-macs-macs:1", "mean:0.3:0.4", ("cost-time", 1.0), ("mean-macs", 0.3), ("mean", 0.3, "macs")),
         *(("mean", None), (0.3, "mean"), 0.0, True, None, {"mean": 0.3}),
     ],

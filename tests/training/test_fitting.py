@@ -14,7 +14,7 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 from bmrs_pyro import (
     AutoTruncatedLogNormal,
@@ -226,6 +226,26 @@ def test_data_loader_with_short_last_batch_and_a_second_model() -> None:
     assert len(pyro.get_param_store()) == 0
 
 
+@pytest.mark.parametrize("where", ["sampler", "batch_sampler"])
+def test_samplers_hear_which_epoch_begins(where: str) -> None:
+    x, y = blobs()
+    data = TensorDataset(torch.cat([x[:, :4], torch.arange(NUM_DATA)[:, None]], 1), y)
+    sampler = DistributedSampler(data, num_replicas=2, rank=0)
+    if where == "sampler":
+        loader = DataLoader(data, batch_size=48, sampler=sampler)
+    else:
+        loader = DataLoader(data, batch_sampler=BatchSampler(sampler, 48, drop_last=False))
+    seen: list[list[float]] = []
+    model, guide = program()
+    model.network.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4].tolist()))
+    fit(model, guide, loader, epochs=3, fine_tune_epochs=0, progress=False)
+    epochs = [sum(seen[first : first + 5], []) for first in range(0, 15, 5)]
+    for number, order in enumerate(epochs, 1):
+        sampler.set_epoch(number)
+        assert order == [float(index) for index in sampler]
+    assert epochs[0] != epochs[1]
+
+
 def test_frozen_weights_stay_and_the_gains_learn() -> None:
     model, guide = program()
     model.network.net.requires_grad_(False)
@@ -341,7 +361,9 @@ def test_other_criteria_prune_continuously(criterion: object) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 8])
-def test_a_share_is_of_the_network_at_the_start_however_often_it_is_asked(epochs: int, tmp_path: Path) -> None:
+def test_a_share_is_of_the_network_at_the_start_however_often_it_is_asked(
+    epochs: int, tmp_path: Path
+) -> None:
     def run(until: int) -> History:
         model, guide = program()
         return quickly(
