@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from bmrs_pyro.data.dataset import DataError, Dataset
@@ -20,6 +20,16 @@ from bmrs_pyro.data.preparation import check_room, check_size
 
 _DEEP = ("I", "F")  # first letters of Pillow's 16 and 32 bit modes, which it clips when it converts them
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # which one depends on the format
+# how an image is turned upright, by the orientation that its EXIF data give
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _Sample(NamedTuple):
@@ -35,7 +45,7 @@ class _Format(NamedTuple):
 def read_folder(path: Path, size: int | None = None, channels: int | None = None) -> dict[str, Dataset]:
     """Decode an image folder once, into uint8 arrays in memory.
 
-    The folder holds one subfolder per class, or ``train/`` (and ``test/``, ``val/``) that hold them. With
+    Images are turned upright as their EXIF data say. The folder holds one subfolder per class, or ``train/`` (and ``test/``, ``val/``) that hold them. With
     both ``val/`` and ``test/`` the first is for validation; alone, either is the test part.
 
     Args:
@@ -114,9 +124,21 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 
 def _format(sample: _Sample) -> _Format:
-    """Read the head of one file only."""
+    """Read the head of one file; all of a TIFF, and of a PNG without EXIF data there, for they may come last."""
     with _opened(sample.path) as image:
-        return _Format(image.mode, image.size)
+        on_its_side = _orientation(image) >= 5
+        return _Format(image.mode, image.size[:: -1 if on_its_side else 1])
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how EXIF says the image lies, from 1 for upright to 8; 1 where it does not say so, or is damaged."""
+    if image.format == "TIFF":
+        image.load()  # turns it upright
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever the parser stumbles over: the pixels are whole
+        return 1
+    return found if found in _UPRIGHT else 1
 
 
 def _common_format(
@@ -148,7 +170,9 @@ def _decoded(pool: Executor, samples: Sequence[_Sample], target: _Format) -> tor
 
     def decode(sample: _Sample) -> np.ndarray:
         with _opened(sample.path) as image:
-            fitted = ImageOps.fit(image.convert(target.mode), target.size, Image.Resampling.BILINEAR)
+            turn = _UPRIGHT.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            fitted = ImageOps.fit(upright.convert(target.mode), target.size, Image.Resampling.BILINEAR)
         return np.asarray(fitted).reshape(*fitted.size[::-1], -1).transpose(2, 0, 1)
 
     images = np.empty((len(samples), *_shape(target)), dtype=np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from bmrs_pyro.data import DataError, load, preparation
 from bmrs_pyro.data.folder import read_folder
@@ -89,6 +89,32 @@ def refused(path: Path, message: str, size: int | None = None) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read_folder(path, size=size)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_are_turned_upright_as_exif_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "ant" / f"a.{suffix}"
+    pixels = write(path, 4, 6, 3)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        assert upright.size == ((4, 6) if 5 <= orientation <= 8 else (6, 4))
+        expected = np.asarray(upright.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_folder(tmp_path)["train"].images[0], expected)
+    # scaled and cut, too
+    square = read_folder(tmp_path, size=4)["train"].images[0].numpy()
+    cut = expected[:, 1:5] if 5 <= orientation <= 8 else expected[:, :, 1:5]
+    np.testing.assert_array_equal(square, cut)
+
+
+def test_damaged_exif_data_leave_an_image_as_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "ant" / "a.png"
+    pixels = write(path, 4, 6, 3)
+    Image.fromarray(pixels).save(path, exif=b"Exif\x00\x00no TIFF")
+    np.testing.assert_array_equal(read_folder(tmp_path)["train"].images[0], pixels.transpose(2, 0, 1))
 
 
 def test_refuses_what_cannot_be_read(tmp_path: Path) -> None:
