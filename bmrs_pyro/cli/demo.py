@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["demo"]
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import pyro
@@ -22,10 +21,8 @@ from bmrs_pyro.metrics import evaluate, file_bytes, latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.reporting import comparison_table
-from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.runs import MODELS, NetworkSource
 from bmrs_pyro.training import JointOptim, fit
-
-LENET5 = Path(bmrs_pyro.__file__).parent.parent / "models" / "lenet5.py"
 
 
 def demo(
@@ -40,7 +37,7 @@ def demo(
     splits = data.load("digits", size=32)
     # 1150 images: small batches and a fast posterior make up for the few steps of an epoch
     train, test = data.Batches(splits.train, 16), data.Batches(splits.test, 500, shuffle=False)
-    source = NetworkSource(str(LENET5))
+    source = NetworkSource(str(MODELS / "lenet5.py"))
     example = torch.zeros(1, *splits.train.input_shape)
     fine_tune = max(epochs // 3, 1)
 

@@ -30,7 +30,7 @@ def prune(
     fraction: Annotated[
         float | None,
         typer.Option(
-            help="For expected and l2: share of structures to remove; by default as many as bmrs-n."
+            help="For expected and l2: share to remove of the structures training left; else as many as bmrs-n."
         ),
     ] = None,
     round_to: Annotated[int, typer.Option(help="Numbers of channels kept are multiples of this.")] = 1,

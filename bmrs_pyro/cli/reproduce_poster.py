@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments
-from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro import experiments, runs
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare, write_page
@@ -64,7 +63,7 @@ def poster(
     sweep = experiments.sweep.Sweep(
         functools.partial(
             experiments.shared_posterior.run,
-            models=str(LENET5.parent),
+            models=str(runs.MODELS),
             data_root=_required(data_root, rebuild),
             cache=str(cache),
         ),
@@ -130,7 +129,7 @@ def curves(
     ]
     readings = [{**config, "method": "curves"} for config in configs]
     train = functools.partial(
-        experiments.shared_posterior.run, models=str(LENET5.parent), data_root=root, cache=str(cache)
+        experiments.shared_posterior.run, models=str(runs.MODELS), data_root=root, cache=str(cache)
     )
     read = functools.partial(experiments.post_training.read, data_root=root, cache=str(cache))
     intact = functools.partial(experiments.shared_posterior.has_posterior, cache=str(cache))
@@ -163,7 +162,7 @@ def curves(
 def _of_recipe(cache: Path, protocol: str) -> Path:
     """Return the folder of runs made as they would be made now."""
     chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
-    return cache / experiments.poster.recipe_key(protocol, str(LENET5.parent))
+    return cache / experiments.poster.recipe_key(protocol, str(runs.MODELS))
 
 
 def _grid(

@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments
-from bmrs_pyro.cli.demo import LENET5
+from bmrs_pyro import experiments, runs
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare, write_page
@@ -80,7 +79,7 @@ def sbp(
         for seed, name, weight in itertools.product(range(seeds), networks, weights)
     ]
     run = functools.partial(
-        experiments.sbp.run, models=str(LENET5.parent), data_root=str(data_root), cache=str(cache)
+        experiments.sbp.run, models=str(runs.MODELS), data_root=str(data_root), cache=str(cache)
     )
     intact = functools.partial(experiments.sbp.has_networks, cache=str(cache))
     for config in configs:

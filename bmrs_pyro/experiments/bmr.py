@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,7 +21,7 @@ from bmrs_pyro.data import Batches, Dataset, load
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
-from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.runs import MODELS, NetworkSource
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
@@ -44,7 +43,6 @@ from bmrs_pyro.weights import (
 )
 from bmrs_pyro.weights.scales import Scales
 
-MODELS = Path(__file__).parents[2] / "models"
 NETWORKS = ("mlp", "lenet", "vit")
 _BLOCK = 20  # steps in a row, so that a machine that slows down slows all methods alike
 

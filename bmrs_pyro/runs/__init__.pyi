@@ -1,3 +1,4 @@
+from .bundled import MODELS as MODELS
 from .config import RunConfig as RunConfig
 from .loading import load as load
 from .loading import save_portable as save_portable
