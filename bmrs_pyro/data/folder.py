@@ -45,8 +45,9 @@ class _Format(NamedTuple):
 def read_folder(path: Path, size: int | None = None, channels: int | None = None) -> dict[str, Dataset]:
     """Decode an image folder once, into uint8 arrays in memory.
 
-    Images are turned upright as their EXIF data say. The folder holds one subfolder per class, or ``train/`` (and ``test/``, ``val/``) that hold them. With
-    both ``val/`` and ``test/`` the first is for validation; alone, either is the test part.
+    The folder holds one subfolder per class, or ``train/`` (and ``test/``, ``val/``) that hold them. With
+    both ``val/`` and ``test/`` the first is for validation; alone, either is the test part. Images are turned
+    upright as their EXIF data say.
 
     Args:
         path: the folder.

@@ -56,7 +56,7 @@ class SmoothedCategorical(dist.Categorical):
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         logits = self._param.expand(*shape, self._num_events).reshape(-1, self._num_events)
-        labels = value.expand(shape).reshape(-1)
+        labels = value.expand(shape).reshape(-1).long()
         losses = cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.smoothing, ignore_index=_NO_LABEL
         )

@@ -32,6 +32,7 @@ from bmrs_pyro.training import (
     default_optim,
     fit,
     reestimate_batch_norm_,
+    refuse_labels,
 )
 
 
@@ -83,7 +84,7 @@ def begin_run(
     program = _program(dense, config, len(splits.train))
     Limits.of(recipe).refuse_impossible(program.network)
     default_optim(recipe, program)
-    next(iter(_training_batches(splits.train, recipe)))
+    refuse_labels(program, *next(iter(_training_batches(splits.train, recipe))), config.num_classes)
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
     return RunDirectory.create(path, config, dense.state_dict() if weights else None)

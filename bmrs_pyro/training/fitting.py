@@ -76,7 +76,8 @@ def fit(
         CompileError: torch.compile does not work here.
         NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
         LostProcess: another process has died.
-        ValueError: an option is out of range, there are no batches, processes are out of step, CUDA graphs cannot be
+        ValueError: an option is out of range, there are no batches, labels are outside the support of the likelihood,
+            processes are out of step, CUDA graphs cannot be
             recorded, or a checkpoint or several processes meet a guide whose parameters live in Pyro's store alone.
     """
     recipe, hardware = with_options(recipe or Recipe(), hardware or Hardware(), options)

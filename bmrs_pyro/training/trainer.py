@@ -35,6 +35,7 @@ from bmrs_pyro.network import producer_norms
 from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.labels import refuse_labels
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.progress import EpochBar
@@ -76,7 +77,7 @@ class Trainer:
         )
         self.best: _Best | None = None
         self.svi = SVI(model, guide, optim, MeanFieldELBO())
-        self.recorder = recorder
+        self.recorder, self.labels_fit = recorder, False
         self.device = next(model.network.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
 
@@ -124,15 +125,16 @@ class Trainer:
                 raise ValueError(f"the loader's batch {steps + 1} has no examples; leave such batches out")
             x = inputs_on(self.device, x)
             try:
+                if not self.labels_fit:
+                    num_classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
+                    refuse_labels(self.model, x, y.to(self.device), num_classes)
+                    self.labels_fit = True
                 # the first step of an epoch checks shapes and arguments for all of them
                 with pyro.validation_enabled(checked and steps == 0):
                     loss = step(x, y.to(self.device, non_blocking=True))
-            except (NonFiniteLoss, ValueError) as error:
-                # with validation on, a distribution notices NaN in its arguments before there is a loss
-                culprit = self._culprit(x) or (str(error) if isinstance(error, NonFiniteLoss) else None)
-                if culprit is None:
-                    raise
-                raise NonFiniteLoss(f"epoch {epoch}, step {steps + 1}: {culprit}") from None
+            except (NonFiniteLoss, ValueError, IndexError, RuntimeError) as error:
+                self._explain(error, x, y, f"epoch {epoch}, step {steps + 1}")
+                raise
             weight = 1.0 if self.batch is None else self.batch.weight
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
@@ -142,6 +144,19 @@ class Trainer:
             )
         elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
+
+    def _explain(self, error: Exception, x: Any, y: Tensor, where: str) -> None:
+        """Raise a clearer error than a step did, where there is one."""
+        # with validation on, a distribution notices NaN in its arguments before there is a loss
+        if isinstance(error, NonFiniteLoss | ValueError):
+            culprit = self._culprit(x) or (str(error) if isinstance(error, NonFiniteLoss) else None)
+            if culprit is not None:
+                raise NonFiniteLoss(f"{where}: {culprit}") from None
+        if self.labels_fit and self.device.type == "cpu":  # a GPU computes no more after a label out of range
+            try:
+                refuse_labels(self.model, x, y)
+            except ValueError as misfit:
+                raise ValueError(f"{where}: {misfit}") from None
 
     def _culprit(self, x: Any) -> str | None:
         """Say which input or parameter is not finite, if one is."""

@@ -268,6 +268,21 @@ def test_bad_arrays_end_in_one_line_and_status_2(tmp_path: Path) -> None:
     assert "y_train" in result.stderr
 
 
+def test_a_network_with_fewer_outputs_than_classes_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "five.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def network(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 5))\n"
+    )
+    result = command("fit", file, "--out", tmp_path / "run", "--quiet")
+    assert result.returncode == 2
+    assert "the network has 5 outputs for 10 classes: give its last layer 10 outputs" in " ".join(
+        result.stderr.split()
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_only_training_would_notice_is_refused_before_a_run_is_made(
     finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from bmrs_pyro import (
     remove_structures_,
     select,
 )
-from bmrs_pyro.inference import NonFiniteLoss
+from bmrs_pyro.data import Batches, Dataset
+from bmrs_pyro.inference import NonFiniteLoss, SmoothedLikelihood
 from bmrs_pyro.training import CheckpointError, Epoch, History
-from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, mlp, program
+from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, categorical, mlp, program
 
 
 def quickly(model: SupervisedModel, guide: AutoTruncatedLogNormal, **options: object) -> History:
@@ -239,7 +241,8 @@ def test_samplers_hear_which_epoch_begins(where: str) -> None:
     model, guide = program()
     model.network.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4].tolist()))
     fit(model, guide, loader, epochs=3, fine_tune_epochs=0, progress=False)
-    epochs = [sum(seen[first : first + 5], []) for first in range(0, 15, 5)]
+    # the labels were held against the outputs once
+    epochs = [list(chain(*seen[first : first + 5])) for first in range(1, 16, 5)]
     for number, order in enumerate(epochs, 1):
         sampler.set_epoch(number)
         assert order == [float(index) for index in sampler]
@@ -372,6 +375,84 @@ def test_a_share_is_of_the_network_at_the_start_however_often_it_is_asked(
 
     assert run(epochs).keep.removed == 12  # of 24
     assert run(epochs + 2).keep.removed == 12  # resumed
+
+
+def _labels(change: Callable[[Tensor], Tensor], at: int) -> list[tuple[Tensor, Tensor]]:
+    data = batches()
+    x, y = data[at]
+    data[at] = (x, change(y))
+    return data
+
+
+def _with_first(value: float, dtype: torch.dtype = torch.int64) -> Callable[[Tensor], Tensor]:
+    return lambda y: torch.cat([torch.tensor([value], dtype=dtype), y[1:].to(dtype)])
+
+
+@pytest.mark.parametrize("likelihood", [categorical, SmoothedLikelihood(), SmoothedLikelihood(0.1)])
+@pytest.mark.parametrize(
+    ("change", "message", "at"),
+    [
+        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but the labels go from -1 to 2", 0),
+        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but the labels go from -1 to 2", 3),
+        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but the labels go from 0 to 3", 0),
+        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but the labels go from 0 to 3", 3),
+        (_with_first(0.5, torch.float32), "1 of the first 32 labels are no classes, such as 0.5", 0),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_in_one_line(
+    change: Callable[[Tensor], Tensor], message: str, at: int, likelihood: Callable[[Tensor], Any]
+) -> None:
+    model, guide = program()
+    model.likelihood = likelihood
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(model, guide, _labels(change, at), epochs=1, fine_tune_epochs=0, progress=False)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).startswith("epoch 1, step 4: ") == (at == 3)
+    if at == 0:
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float32])
+def test_labels_may_be_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
+    data = [(x, y.to(dtype)) for x, y in batches()]
+    for likelihood in (categorical, SmoothedLikelihood()):
+        model, guide = program()
+        model.likelihood = likelihood
+        fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
+
+
+def test_fewer_outputs_than_classes_are_refused_before_training() -> None:
+    images, labels = blobs()
+    data = Batches(Dataset(images, labels, 10), 32)
+    model, guide = program()
+    with pytest.raises(ValueError, match="the network has 3 outputs for 10 classes: give its last layer 10"):
+        fit(model, guide, data, progress=False)
+
+
+def test_values_outside_the_support_are_named_unless_the_likelihood_takes_them() -> None:
+    x, y = blobs()
+    data = [(x, y.float() - 0.5)]
+
+    def poisson(validate: bool | None) -> Callable[[Tensor], dist.TorchDistribution]:
+        return lambda z: dist.Poisson(z[:, 0].exp(), validate_args=validate)
+
+    for validate in (None, False):
+        model = SupervisedModel(NoisyNetwork(mlp(), torch.zeros(1, FEATURES)), poisson(validate), NUM_DATA)
+        guide = AutoTruncatedLogNormal(model)
+        if validate is False:
+            fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
+            continue
+        with pytest.raises(
+            ValueError, match="480 of the first 480 labels are no values of the likelihood, a Poiss"
+        ):
+            fit(model, guide, data, progress=False)
+    y = torch.full((NUM_DATA,), 1.0)
+    y[7] = math.nan
+    model.likelihood = lambda z: dist.Normal(z[:, 0], 1.0)
+    with pytest.raises(ValueError, match=r"1 of the first 480 labels are no values .* a Normal, such as nan"):
+        fit(model, guide, [(x, y)], progress=False)
 
 
 def test_wrong_use_is_refused_by_name() -> None:
