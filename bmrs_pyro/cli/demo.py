@@ -16,9 +16,9 @@ from torch import nn
 import bmrs_pyro
 from bmrs_pyro import data
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel, posteriors
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.metrics import evaluate, file_bytes, latency
-from bmrs_pyro.network import NoisyNetwork, compact, complexity
+from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.reporting import comparison_table
 from bmrs_pyro.runs import MODELS, NetworkSource
@@ -67,11 +67,10 @@ def demo(
         validation=data.Batches(splits.validation, 500, shuffle=False),
         progress=output.progress,
     )
-    small = compact(network, {}, {name: q.mean for name, q in posteriors(guide).items()})
 
     output.show(str(history.keep))
     batch = next(iter(test))[0][:128]
-    nets = {"dense": dense.eval(), "small": small}
+    nets = {"dense": dense.eval(), "small": history.network}
     seconds = latency(nets, batch)
     columns, record = {}, {}
     for name, net in nets.items():

@@ -31,9 +31,8 @@ import torch
 from bmrs_pyro import data
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
-from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork, compact, complexity
+from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
@@ -252,8 +251,7 @@ class Trial:
 
     def result(self, history: History) -> dict[str, Any]:
         """Return the row of the table: compression (of the parameters) and accuracies in percent, and what it took."""
-        gains = {site: q.mean for site, q in posteriors_of(self.guide).items()}
-        small = compact(self.model.network, {}, gains)
+        small = history.network
         test = evaluate(
             small, data.Batches(self.splits.test, 1000, shuffle=False), self.splits.test.num_classes
         )

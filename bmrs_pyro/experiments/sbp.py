@@ -24,7 +24,7 @@ from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import evaluate, latency
-from bmrs_pyro.network import FeatureSelection, NoisyNetwork, compact, complexity
+from bmrs_pyro.network import FeatureSelection, NoisyNetwork, complexity
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs import NetworkSource, RunDirectory
 from bmrs_pyro.training import Recipe, fit
@@ -97,9 +97,8 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         progress=False,
         callbacks=[directory.append_metrics],
     )
-    found = posteriors_of(guide)
-    small = compact(network, {}, {site: q.mean for site, q in found.items()})
-    directory.save_network(network, found, history)
+    small = history.network
+    directory.save_network(network, posteriors_of(guide), history)
     decision = Decision.by(criterion, config["method"], history.keep, history.scores)
     directory.save_decision(decision, small)
     best = history.best()

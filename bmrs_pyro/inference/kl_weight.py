@@ -82,13 +82,16 @@ class KLWeight:
             name, factor = "elbo", value
         elif isinstance(value, Sequence) and len(value) == 2:
             name, factor = value
-        try:
-            (kind, cost), factor = _NAMES[name], float(factor)
-        except (KeyError, TypeError, ValueError):
+        if not isinstance(name, str) or name not in _NAMES:
             raise ValueError(
-                f"KL weight {value!r} is unknown; use {', '.join(_NAMES)}, alone or with a factor as in 'mean:0.3' or "
+                f"KL weight {name!r} is unknown; use {', '.join(_NAMES)}, alone or with a factor as in 'mean:0.3' or "
                 "('mean', 0.3), or a number"
-            ) from None
+            )
+        kind, cost = _NAMES[name]
+        try:
+            factor = float(factor)
+        except (TypeError, ValueError):
+            raise ValueError(f"KL weight {value!r}: {factor!r} is no number; write e.g. 'mean:0.3'") from None
         return cls(kind, factor, cost)
 
     def scales(self, network: NoisyNetwork, num_data: int) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.run_directory import RunDirectory
@@ -122,9 +122,8 @@ def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: 
         return
     model.to("cpu")
     guide.to("cpu")
-    found = posteriors(guide)
-    run.save_network(model.network, found, history)
-    small = compact(model.network, {}, {name: q.mean for name, q in found.items()})
+    run.save_network(model.network, posteriors(guide), history)
+    small = history.network.to("cpu")
     reestimate_batch_norm_(small, data.Batches(splits.train, recipe.batch_size))
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
     quality = evaluate(small, data.Batches(splits.validation, 1000, shuffle=False), config.num_classes)

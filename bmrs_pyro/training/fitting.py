@@ -49,7 +49,7 @@ def fit(
     After each ``prune_every``-th of the first ``epochs`` epochs the criterion is asked. What it names is cut from
     network, guide and optimiser at once. Then follow ``fine_tune_epochs`` without pruning. At the end network and
     guide carry the weights of the best epoch by validation score among those with the final structures. Without
-    validation data that is the last epoch.
+    validation data that is the last epoch. ``network`` of the history returned is the small network with them.
 
     Where torch.distributed runs several processes, each calls this with its part of every batch (``share`` of
     :class:`bmrs_pyro.data.Batches`). They train the model that one process would with the whole batches. What

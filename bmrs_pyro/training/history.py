@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.reduction import KeepMask
 
@@ -78,6 +78,27 @@ class History:
     epochs: list[Epoch] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int | None = None
+    _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The small network: a plain module in evaluation mode with the best weights and E[θ] folded into them.
+
+        It is where the model was trained, and shares nothing with it.
+
+        Raises:
+            RuntimeError: :func:`fit` has not ended, or trained a hand-written guide.
+        """
+        if self._network is None:
+            raise RuntimeError(
+                "there is no small network before fit() has ended, nor of a hand-written guide; make one with "
+                "posteriors(), select() and compact()"
+            )
+        return self._network
+
+    @network.setter
+    def network(self, small: nn.Module) -> None:
+        self._network = small
 
     def note_scores(self, scores: Mapping[str, Tensor]) -> None:
         """Take down the scores of the structures that are left, ``(left,)`` per family."""

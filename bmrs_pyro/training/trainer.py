@@ -31,7 +31,7 @@ from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.network import producer_norms
+from bmrs_pyro.network import compact, producer_norms
 from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
@@ -278,7 +278,7 @@ class Trainer:
             )
 
     def finish(self) -> None:
-        """Give network and guide the best epoch's weights."""
+        """Give network and guide the best epoch's weights, and the history the small network."""
         if self.best is None:
             return
         self.model.network.load_state_dict(self.best.network)
@@ -288,7 +288,11 @@ class Trainer:
             value.data.copy_(self.best.stored.get(name, value))
         self.history.best_epoch = self.best.epoch
         if isinstance(self.guide, AutoTruncatedLogNormal):
-            self._scores(self.guide.posteriors())
+            found = self.guide.posteriors()
+            self._scores(found)
+            self.history.network = compact(
+                self.model.network, {}, {name: q.mean for name, q in found.items()}
+            )
 
 
 def _copy(module: object) -> dict[str, Tensor]:

@@ -67,6 +67,12 @@ def test_continuous_pruning_removes_structures_and_keeps_the_function() -> None:
     small = compact(model.network, {}, means)
     torch.testing.assert_close(small(x), model.network(x, means), rtol=1e-5, atol=1e-5)
     assert not any(isinstance(module, NoisyNetwork) for module in small.modules())
+    for (name, weight), other in zip(history.network.named_parameters(), small.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+    with torch.no_grad():
+        model.network.net[0].weight.zero_()
+    torch.testing.assert_close(history.network(x), small(x))
+    assert not history.network.training
 
 
 def test_scores_of_removed_and_kept_structures_are_noted() -> None:
@@ -321,6 +327,8 @@ def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, 
     for name, q in posteriors(guide, x).items():
         assert torch.equal(q.loc, seen[history.best_epoch - 1][name])
         assert not torch.equal(q.loc, torch.zeros_like(q.loc))
+    with pytest.raises(RuntimeError, match=r"nor of a hand-written guide; make one with .* compact\(\)"):
+        _ = history.network
     with pytest.raises(ValueError, match="a checkpoint does not reach them"):
         fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"), criterion=None)
 
