@@ -128,7 +128,8 @@ def _format(sample: _Sample) -> _Format:
     """Read the head of one file; all of a TIFF, and of a PNG without EXIF data there, for they may come last."""
     with _opened(sample.path) as image:
         on_its_side = _orientation(image) >= 5
-        return _Format(image.mode, image.size[:: -1 if on_its_side else 1])
+        width, height = image.size
+        return _Format(image.mode, (height, width) if on_its_side else (width, height))
 
 
 def _orientation(image: Image.Image) -> int:

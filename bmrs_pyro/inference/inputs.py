@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["inputs_on"]
+__all__ = ["inputs_on", "on_device_of"]
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.inference.model import Inputs
 
@@ -17,3 +19,11 @@ def inputs_on(device: torch.device, x: Tensor | Sequence[Tensor]) -> Inputs:
     if isinstance(x, Tensor):
         return x.to(device, non_blocking=True)
     return tuple(part.to(device, non_blocking=True) for part in x)
+
+
+def on_device_of(net: object, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Move the inputs of batches to where a network's weights are; those of a function stay as they are."""
+    weights = chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else iter(())
+    like = next(weights, None)
+    for x, y in batches:
+        yield (x if like is None else inputs_on(like.device, x)), y

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["KLWeight"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ class KLWeight:
             factor = number if colon else 1.0
         elif isinstance(value, Real) and not isinstance(value, bool):
             name, factor = "elbo", value
-        elif isinstance(value, Sequence) and len(value) == 2:
+        elif isinstance(value, tuple | list) and len(value) == 2:
             name, factor = value
         if not isinstance(name, str) or name not in _NAMES:
             raise ValueError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss, one_hot, pad
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.network.untouched import modes_kept
 
 _BINS = 15
@@ -62,14 +63,17 @@ def evaluate(
 
     Args:
         predict: maps inputs ``(B, …)`` to logits ``(B, K)``.
-        batches: pairs of inputs and int64 labels ``(B,)``, on the device that ``predict`` expects.
+        batches: pairs of inputs and int64 labels ``(B,)``; a module's inputs are moved to its device.
         num_classes: K.
 
     Raises:
         ValueError: there are no examples, or the logits have another shape or hold NaN or infinity.
     """
     with evaluation_mode(predict):
-        parts = [(_log_probabilities(predict(x), num_classes, len(y)), y.cpu()) for x, y in batches]
+        parts = [
+            (_log_probabilities(predict(x), num_classes, len(y)), y.cpu())
+            for x, y in on_device_of(predict, batches)
+        ]
     if not parts:
         raise ValueError("there are no batches to evaluate on")
     log_p, y = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.network.untouched import modes_kept
 
 
@@ -24,7 +25,7 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
 
     Args:
         net: the network; its layers other than batch norms run in evaluation mode meanwhile.
-        batches: pairs of inputs and labels; the labels are not used.
+        batches: pairs of inputs and labels; inputs are moved to the network's device, labels are not used.
         limit: number of batches that suffice.
 
     Raises:
@@ -35,7 +36,7 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
     ]
     if not norms:
         return
-    rest = islice(batches, limit)
+    rest = islice(on_device_of(net, batches), limit)
     first = next(rest, None)
     if first is None:
         raise ValueError("there are no batches to estimate batch-norm statistics from; give one at least")

@@ -35,7 +35,7 @@ from bmrs_pyro.network import compact, producer_norms
 from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
-from bmrs_pyro.training.labels import refuse_labels
+from bmrs_pyro.training.labels import labels_misfit, refuse_labels
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.progress import EpochBar
@@ -126,8 +126,8 @@ class Trainer:
             x = inputs_on(self.device, x)
             try:
                 if not self.labels_fit:
-                    num_classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
-                    refuse_labels(self.model, x, y.to(self.device), num_classes)
+                    classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
+                    refuse_labels(self.model, x, y.to(self.device), classes)
                     self.labels_fit = True
                 # the first step of an epoch checks shapes and arguments for all of them
                 with pyro.validation_enabled(checked and steps == 0):
@@ -139,24 +139,22 @@ class Trainer:
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
         if not steps:
-            raise ValueError(
-                "the loader gives no batches; is the data set smaller than one batch with drop_last?"
-            )
+            raise ValueError("the loader gives no batches; are the data fewer than one batch with drop_last?")
         elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
 
     def _explain(self, error: Exception, x: Any, y: Tensor, where: str) -> None:
         """Raise a clearer error than a step did, where there is one."""
-        # with validation on, a distribution notices NaN in its arguments before there is a loss
-        if isinstance(error, NonFiniteLoss | ValueError):
-            culprit = self._culprit(x) or (str(error) if isinstance(error, NonFiniteLoss) else None)
-            if culprit is not None:
-                raise NonFiniteLoss(f"{where}: {culprit}") from None
-        if self.labels_fit and self.device.type == "cpu":  # a GPU computes no more after a label out of range
-            try:
-                refuse_labels(self.model, x, y)
-            except ValueError as misfit:
-                raise ValueError(f"{where}: {misfit}") from None
+        culprit = str(error) if isinstance(error, NonFiniteLoss) else None
+        if isinstance(
+            error, NonFiniteLoss | ValueError
+        ):  # a distribution may notice NaN before there is a loss
+            culprit = self._culprit(x) or culprit
+        if culprit is not None:
+            raise NonFiniteLoss(f"{where}: {culprit}") from None
+        usable = self.device.type == "cpu"  # a GPU computes no more after a label out of range
+        if self.labels_fit and usable and (misfit := labels_misfit(self.model, x, y)):
+            raise ValueError(f"{where}: {misfit}") from None
 
     def _culprit(self, x: Any) -> str | None:
         """Say which input or parameter is not finite, if one is."""

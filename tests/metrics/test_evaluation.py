@@ -48,6 +48,16 @@ def test_agrees_with_the_definitions(example: tuple[Tensor, Tensor], shift: floa
     assert result.ece == pytest.approx(calibration_error(p, y), abs=1e-4 if shift else 1e-6)
 
 
+def test_batches_are_moved_to_the_network(example: tuple[Tensor, Tensor]) -> None:
+    class Elsewhere(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.device == self.weight.device
+            return torch.zeros(len(x), K)
+
+    result = evaluate(Elsewhere(K, K, device="meta"), batches(*example), K)
+    assert result.nll == pytest.approx(math.log(K))
+
+
 def test_logits_inside_the_unit_interval_are_logits() -> None:
     logits = torch.tensor([[0.0, 1.0], [0.2, 0.8]])
     p = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-0.6))

@@ -37,6 +37,26 @@ def test_a_later_norm_sees_what_the_earlier_one_makes_of_its_batch() -> None:
     assert not net.training
 
 
+class Elsewhere(nn.Module):
+    """A network with a weight on the device "meta", which takes no inputs of another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.device == self.weight.device
+        out: torch.Tensor = self.norm(torch.ones(len(x), 2))
+        return out
+
+
+def test_batches_are_moved_to_the_network() -> None:
+    net = Elsewhere()
+    reestimate_batch_norm_(net, [(torch.randn(4, 2), torch.zeros(4))])
+    torch.testing.assert_close(net.norm.running_mean, torch.ones(2))
+
+
 def test_a_network_without_norms_asks_for_no_batches() -> None:
     def nothing() -> object:
         raise AssertionError

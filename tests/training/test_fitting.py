@@ -238,7 +238,7 @@ def test_data_loader_with_short_last_batch_and_a_second_model() -> None:
 def test_samplers_hear_which_epoch_begins(where: str) -> None:
     x, y = blobs()
     data = TensorDataset(torch.cat([x[:, :4], torch.arange(NUM_DATA)[:, None]], 1), y)
-    sampler = DistributedSampler(data, num_replicas=2, rank=0)
+    sampler: DistributedSampler[Any] = DistributedSampler(data, num_replicas=2, rank=0)
     if where == "sampler":
         loader = DataLoader(data, batch_size=48, sampler=sampler)
     else:
@@ -400,11 +400,11 @@ def _with_first(value: float, dtype: torch.dtype = torch.int64) -> Callable[[Ten
 @pytest.mark.parametrize(
     ("change", "message", "at"),
     [
-        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but the labels go from -1 to 2", 0),
-        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but the labels go from -1 to 2", 3),
-        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but the labels go from 0 to 3", 0),
-        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but the labels go from 0 to 3", 3),
-        (_with_first(0.5, torch.float32), "1 of the first 32 labels are no classes, such as 0.5", 0),
+        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but those of a batch go from -1 to 2", 0),
+        (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but those of a batch go from -1 to 2", 3),
+        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but those of a batch go from 0 to 3", 0),
+        (_with_first(3), "has 3 outputs, for labels from 0 to 2, but those of a batch go from 0 to 3", 3),
+        (_with_first(0.5, torch.float32), "1 of the 32 labels of a batch are no classes, such as 0.5", 0),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_in_one_line(
@@ -453,13 +453,15 @@ def test_values_outside_the_support_are_named_unless_the_likelihood_takes_them()
             fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
             continue
         with pytest.raises(
-            ValueError, match="480 of the first 480 labels are no values of the likelihood, a Poiss"
+            ValueError, match="480 of the 480 labels of a batch are no values of the likelihood, a Poiss"
         ):
             fit(model, guide, data, progress=False)
     y = torch.full((NUM_DATA,), 1.0)
     y[7] = math.nan
     model.likelihood = lambda z: dist.Normal(z[:, 0], 1.0)
-    with pytest.raises(ValueError, match=r"1 of the first 480 labels are no values .* a Normal, such as nan"):
+    with pytest.raises(
+        ValueError, match=r"1 of the 480 labels of a batch are no values .* a Normal, such as nan"
+    ):
         fit(model, guide, [(x, y)], progress=False)
 
 
