@@ -38,6 +38,7 @@ from .reporting import compare_networks as compare_networks
 from .reporting import to_inference_data as to_inference_data
 from .runs import load as load
 from .runs import load_weights_ as load_weights_
+from .runs import save as save
 from .training import Checkpoint as Checkpoint
 from .training import Hardware as Hardware
 from .training import History as History

@@ -2,6 +2,7 @@ from .bundled import MODELS as MODELS
 from .config import RunConfig as RunConfig
 from .loading import load as load
 from .loading import save_portable as save_portable
+from .portable import save as save
 from .run_directory import RunDirectory as RunDirectory
 from .run_directory import RunError as RunError
 from .running import begin_run as begin_run

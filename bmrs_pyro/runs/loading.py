@@ -14,6 +14,7 @@ from torch import nn
 from bmrs_pyro.files import load_tensors, save_tensors
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_directory import RunDirectory, RunError
 from bmrs_pyro.runs.source import NetworkSource
 
@@ -25,8 +26,9 @@ def load(path: str | Path, net: nn.Module | None = None) -> nn.Module:
     run the code of; or give the network yourself, and no code is imported. It stays as it is.
 
     Args:
-        path: a run directory, or a ``.safetensors`` file that ``bmrs export`` wrote.
-        net: a dense network of the kind it was made from; by default made from its source.
+        path: a run directory, or a ``.safetensors`` file that ``bmrs export`` or :func:`save` wrote.
+        net: a dense network of the kind it was made from; by default made from its source, which a file of
+            :func:`save` does not name.
 
     Raises:
         RunError: a file is missing, damaged, of a newer format, or of another network.
@@ -55,6 +57,10 @@ def _portable(path: Path, net: nn.Module | None) -> nn.Module:
         tensors, meta = load_tensors(path)
     except ValueError as error:
         raise RunError(f"{path} is damaged or no file of bmrs export ({error})") from None
+    if SIZES in meta:
+        if net is None:
+            raise RunError(f"{path} holds no network's source; give a dense network: load(path, net)")
+        return restored(path, tensors, meta, net)
     try:
         shape, num_classes = tuple(json.loads(meta["input_shape"])), int(meta["num_classes"])
         keep = KeepMask.from_json(meta["keep"])

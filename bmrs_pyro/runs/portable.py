@@ -1,0 +1,83 @@
+"""A small network in one file, without a run: its weights, and the sizes of its layers."""
+
+from __future__ import annotations
+
+__all__ = ["SIZES", "restored", "save"]
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bmrs_pyro.files import save_tensors
+from bmrs_pyro.runs.run_directory import RunError
+from bmrs_pyro.training import History
+
+SIZES = "sizes"
+"""The entry of a file's metadata that such a file is known by."""
+
+
+def save(small: nn.Module | History, path: str | Path) -> None:
+    """Write a small network to a ``.safetensors`` file, which :func:`load` reads into a network of the dense kind.
+
+    The file holds tensors, and the whole numbers that are attributes of layers, such as ``out_features``; no code.
+
+    Args:
+        small: the network, or the history of the fit that made it.
+        path: the file.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    net = small.network if isinstance(small, History) else small
+    sizes = {name: dict(_numbers(module)) for name, module in net.named_modules()}
+    save_tensors(Path(path), net.state_dict(), {SIZES: json.dumps(sizes)})
+
+
+def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], net: nn.Module) -> nn.Module:
+    """Shrink a dense network, in place, to what a file holds, and return it in evaluation mode.
+
+    Args:
+        path: the file, for messages.
+        tensors: its tensors.
+        meta: its metadata.
+        net: the dense network.
+
+    Raises:
+        RunError: the network is of another kind.
+    """
+    try:
+        sizes = json.loads(meta[SIZES])
+        found = {name: dict(_numbers(module)) for name, module in net.named_modules()}
+        state = net.state_dict(keep_vars=True)
+        _compare("modules", found, sizes)
+        _compare("tensors", state, tensors)
+        for name, own in found.items():
+            _compare(f"sizes of {name!r}", own, sizes[name])
+            if not all(type(number) is int for number in sizes[name].values()):
+                raise ValueError(f"the sizes of {name!r} are no whole numbers")
+        for name, tensor in state.items():
+            new, old = tensors[name].shape, tensor.shape
+            if len(new) != len(old) or not all(n == o or 0 < n < o for n, o in zip(new, old, strict=True)):
+                raise ValueError(f"{name} has shape {tuple(new)}, and cannot be cut from {tuple(old)}")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} does not fit the network it was given ({error})") from None
+    for name, module in net.named_modules():
+        for attribute, number in sizes[name].items():
+            setattr(module, attribute, number)
+    for name, tensor in state.items():
+        tensor.data = tensors[name].to(tensor)
+    return net.eval()
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    for name, value in vars(module).items():
+        if type(value) is int and not name.startswith("_"):
+            yield name, value
+
+
+def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    if other := sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(f"{what} differ: {other[0]!r}")
