@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Mixture", "Outcome", "mixture", "observed"]
+__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "mixture", "observed"]
 
 import math
 from collections.abc import Iterable, Sequence
@@ -129,9 +129,9 @@ def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistri
     outcome = Outcome.of(first)
     if outcome.log_p is None:
         return Mixture([first, *found])
-    log_p, count = outcome.log_p.double(), 1
+    log_p, count = outcome.log_p, 1
     for one in found:
-        log_p, count = torch.logaddexp(log_p, _log_p(one)), count + 1
+        log_p, count = torch.logaddexp(log_p, class_log_probabilities(one)), count + 1
     log_p = log_p - math.log(count)
     if outcome.one_hot:
         merged = dist.OneHotCategorical(logits=log_p)
@@ -158,10 +158,23 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
     )
 
 
-def _log_p(distribution: td.Distribution) -> Tensor:
+def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:
+    """Return log-probabilities ``(batch, K)`` where every example has one class, and else the distribution."""
+    if isinstance(distribution, td.Categorical) and len(distribution.batch_shape) == 1:
+        return distribution.logits
+    return distribution
+
+
+def class_log_probabilities(distribution: td.Distribution) -> Tensor:
+    """Return log p of the classes, ``(batch, …, K)``.
+
+    Raises:
+        ValueError: the distribution is not of classes.
+    """
     log_p = Outcome.of(distribution).log_p
-    assert log_p is not None
-    return log_p.double()
+    if log_p is None:
+        raise ValueError(f"a {type(distribution).__name__} is not of classes, as the one before it was")
+    return log_p
 
 
 def _mean(distribution: td.Distribution) -> Tensor | None:
