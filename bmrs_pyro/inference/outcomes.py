@@ -152,6 +152,10 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
         return y
     if [size for size in y.shape if size != 1] == [size for size in expected if size != 1]:
         return y.reshape(expected)
+    if y.dim() > len(
+        expected
+    ):  # a distribution of the user's own may score more dimensions than it says it has
+        return y
     raise ValueError(
         f"y has shape {tuple(y.shape)}, but the likelihood is of values of shape {tuple(expected)}: "
         "change the likelihood, the network's outputs, or y"

@@ -84,7 +84,9 @@ def score_batch(
         columns = _of_labels(outcome, outcome.log_p.double(), y)
         return BatchScores(len(y), outcome.log_p.shape[-1], outcome.event_dims, columns)
     nll = -distribution.log_prob(y).double().reshape(len(y), -1).sum(1)
-    squares = nll[:0] if outcome.mean is None else (y - outcome.mean)[outcome.counted(y)].double().square()
+    squares = nll[:0]
+    if outcome.mean is not None and outcome.mean.shape == y.shape:
+        squares = (y - outcome.mean)[outcome.counted(y)].double().square()
     return BatchScores(len(y), None, outcome.event_dims, (nll.cpu(), squares.cpu()))
 
 

@@ -53,7 +53,7 @@ class _Sums(NamedTuple):
             counted = outcome.counted(labels)
             hits = (outcome.log_p.argmax(-1) == labels)[counted]
             return cls(len(y), log_likelihood, labels=hits.numel(), hits=hits.sum().item())
-        if outcome.mean is None:
+        if outcome.mean is None or outcome.mean.shape != y.shape:
             return cls(len(y), log_likelihood, unknown=1)
         squares = (y - outcome.mean)[outcome.counted(y)].double().square()
         return cls(len(y), log_likelihood, values=squares.numel(), squares=squares.sum().item())
