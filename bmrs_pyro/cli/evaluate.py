@@ -16,7 +16,7 @@ from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.metrics import averaged, corrupted
 from bmrs_pyro.metrics import evaluate as evaluate_network
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting import comparison_table
+from bmrs_pyro.reporting import comparison_table, evaluation_record, evaluation_rows
 from bmrs_pyro.runs import RunDirectory, run_data
 
 
@@ -44,13 +44,7 @@ def evaluate(
     result = evaluate_network(predict, inputs, test.num_classes)
     example = directory.example()
     sizes = {"dense": complexity(directory.dense(), example), "small": complexity(small, example)}
-    quality = {
-        "test accuracy": f"{result.accuracy:.2%}",
-        "test top 5": f"{result.top5:.2%}",
-        "test NLL": f"{result.nll:.4f} nats",
-        "Brier score": f"{result.brier:.4f}",
-        "calibration error": f"{result.ece:.2%}",
-    }
+    quality = {f"test {row}": entry for row, entry in evaluation_rows(result).items()}
     columns = {
         name: {
             **{row: entry if name == "small" else "" for row, entry in quality.items()},
@@ -60,5 +54,6 @@ def evaluate(
         for name, size in sizes.items()
     }
     output.show(comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
-    quality_record = {key: value for key, value in asdict(result).items() if key != "bins"}
-    output.result({"run": str(run), **quality_record, **{name: asdict(size) for name, size in sizes.items()}})
+    output.result(
+        {"run": str(run), **evaluation_record(result), **{name: asdict(size) for name, size in sizes.items()}}
+    )

@@ -10,3 +10,5 @@ from bmrs_pyro.distributions.interval import IntervalDistribution as IntervalDis
 from bmrs_pyro.distributions.log_uniform import LogUniform as LogUniform
 from bmrs_pyro.distributions.truncated_log_normal import TruncatedLogNormal as TruncatedLogNormal
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal as TruncatedNormal
+from bmrs_pyro.distributions.wrappers import Unwrapped as Unwrapped
+from bmrs_pyro.distributions.wrappers import unwrapped as unwrapped

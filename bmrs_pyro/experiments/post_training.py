@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.regression import spearman_corrcoef
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
@@ -96,10 +95,17 @@ def pooled_scores(
 
 def spearman(scores: Mapping[str, Tensor]) -> dict[str, float]:
     """Return Spearman's rank correlation of every pair of criteria, by ``first~second``."""
+    ranks = {name: _ranks(values) for name, values in scores.items()}
     return {
-        f"{one}~{other}": spearman_corrcoef(scores[one], scores[other]).item()
+        f"{one}~{other}": torch.corrcoef(torch.stack([ranks[one], ranks[other]]))[0, 1].item()
         for one, other in itertools.combinations(scores, 2)
     }
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return ranks from 1; equal values share the mean of theirs."""
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(0) - (count - 1) / 2).double()[place]
 
 
 def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:

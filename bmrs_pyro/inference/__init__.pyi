@@ -3,5 +3,13 @@ from .elbo import NonFiniteLoss as NonFiniteLoss
 from .guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
 from .guide_posteriors import posteriors as posteriors
 from .kl_weight import KLWeight as KLWeight
+from .likelihoods import ScaledLikelihood as ScaledLikelihood
 from .likelihoods import SmoothedLikelihood as SmoothedLikelihood
+from .likelihoods import as_likelihood as as_likelihood
 from .model import SupervisedModel as SupervisedModel
+from .outcomes import Mixture as Mixture
+from .outcomes import Outcome as Outcome
+from .outcomes import as_logits as as_logits
+from .outcomes import class_log_probabilities as class_log_probabilities
+from .outcomes import mixture as mixture
+from .outcomes import observed as observed

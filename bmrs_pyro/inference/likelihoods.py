@@ -1,20 +1,47 @@
-"""A likelihood for labels that are not believed entirely."""
+"""Likelihoods by name: what a network's outputs say of classes, values and counts."""
 
 from __future__ import annotations
 
-__all__ = ["SmoothedCategorical", "SmoothedLikelihood"]
+__all__ = [
+    "IGNORED",
+    "Likelihood",
+    "ScaledLikelihood",
+    "SmoothedCategorical",
+    "SmoothedLikelihood",
+    "as_likelihood",
+]
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
+
+Likelihood = Callable[[Any], TorchDistribution]
+IGNORED = -100
+"""The label that is not scored where an example has several, as in torch and transformers."""
 
 # cross_entropy scores a label of -100 as 0 unless told another one to ignore; no label is to be ignored here
 _NO_LABEL = torch.iinfo(torch.int64).min
+
+
+class _Labels(constraints.Constraint):
+    """Labels of K classes, or one that is not scored."""
+
+    is_discrete = True
+
+    def __init__(self, classes: int, ignored: int) -> None:
+        self.classes, self.ignored = classes, ignored
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value == self.ignored) | ((value % 1 == 0) & (value >= 0) & (value < self.classes))
 
 
 class SmoothedCategorical(dist.Categorical):
@@ -26,14 +53,15 @@ class SmoothedCategorical(dist.Categorical):
     Args:
         logits: ``(*batch, K)``.
         smoothing: ε in [0, 1).
+        ignored: a label that is not scored; None for none.
 
     Reference: Szegedy et al., CVPR 2016, section 7.
     """
 
-    def __init__(self, logits: Tensor, smoothing: float) -> None:
+    def __init__(self, logits: Tensor, smoothing: float, ignored: int | None = None) -> None:
         self._param = logits
         self._num_events = logits.shape[-1]
-        self.smoothing = smoothing
+        self.smoothing, self.ignored = smoothing, ignored
         # not Categorical's own, which normalises
         TorchDistribution.__init__(self, logits.shape[:-1])
 
@@ -42,13 +70,24 @@ class SmoothedCategorical(dist.Categorical):
         """Log-probabilities ``(*batch, K)``."""
         return self._param.log_softmax(-1)
 
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        """The classes, and the label that is not scored."""
+        return (
+            constraints.integer_interval(0, self._num_events - 1)
+            if self.ignored is None
+            else _Labels(self._num_events, self.ignored)
+        )
+
     def expand(
         self,
         batch_shape: torch.Size | list[int] | tuple[int, ...],
         _instance: SmoothedCategorical | None = None,
     ) -> SmoothedCategorical:
         """Return the distribution of more labels."""
-        return SmoothedCategorical(self._param.expand(*batch_shape, self._num_events), self.smoothing)
+        return SmoothedCategorical(
+            self._param.expand(*batch_shape, self._num_events), self.smoothing, self.ignored
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the smoothed log-likelihood of labels."""
@@ -57,8 +96,9 @@ class SmoothedCategorical(dist.Categorical):
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         logits = self._param.expand(*shape, self._num_events).reshape(-1, self._num_events)
         labels = value.expand(shape).reshape(-1).long()
+        ignored = _NO_LABEL if self.ignored is None else self.ignored
         losses = cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.smoothing, ignore_index=_NO_LABEL
+            logits, labels, reduction="none", label_smoothing=self.smoothing, ignore_index=ignored
         )
         return -losses.view(shape)
 
@@ -67,19 +107,171 @@ class SmoothedCategorical(dist.Categorical):
 class SmoothedLikelihood:
     """The likelihood of a classifier's labels with label smoothing, to be called with its logits.
 
+    Logits ``(B, K)`` have labels ``(B,)``, ``(B, T, K)`` have labels ``(B, T)``, and maps ``(B, K, H, W)`` have
+    labels ``(B, H, W)``. Of several labels per example those that are -100, such as padding, are not scored.
+
     Args:
         smoothing: ε in [0, 1); 0 is the categorical likelihood itself.
+        next_token: the logits at position t are of label t + 1, so that the labels ``(B, T)`` of a language model
+            are its input; the first label is not scored.
 
     Raises:
-        ValueError: ε is outside [0, 1).
+        ValueError: ε is outside [0, 1), or the outputs have no such shape.
     """
 
     smoothing: float = 0.0
+    next_token: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"label smoothing is {self.smoothing}; it must lie in [0, 1)")
 
-    def __call__(self, logits: Tensor) -> SmoothedCategorical:
-        """Return the distribution of labels ``(batch,)`` for logits ``(batch, K)``."""
-        return SmoothedCategorical(logits, self.smoothing)
+    def __call__(self, outputs: Any) -> TorchDistribution:
+        """Return the distribution of the labels, with batch shape ``(B,)``."""
+        logits = _tensor(outputs)
+        if logits.dim() < 2 or (self.next_token and logits.dim() != 3):
+            wanted = "(batch, tokens, K)" if self.next_token else "(batch, K)"
+            raise ValueError(f"the logits have shape {tuple(logits.shape)}; expected {wanted}")
+        if logits.dim() == 2:
+            return SmoothedCategorical(logits, self.smoothing)
+        logits = logits.movedim(_feature_axis(logits), -1)
+        if not self.next_token:
+            return SmoothedCategorical(logits, self.smoothing, IGNORED).to_event(logits.dim() - 2)
+        distribution = SmoothedCategorical(logits.roll(1, 1), self.smoothing, IGNORED)
+        return distribution.mask(torch.arange(logits.shape[1], device=logits.device) > 0).to_event(1)
+
+
+class _WholeBernoulli(dist.Bernoulli):
+    """Bernoulli whose labels may be integers or booleans."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value.to(self.logits.dtype))
+
+
+def _bernoulli(outputs: Any) -> TorchDistribution:
+    logits = _outcomes(_tensor(outputs))
+    return _WholeBernoulli(logits=logits).to_event(logits.dim() - 1)
+
+
+def _poisson(outputs: Any) -> TorchDistribution:
+    log_rate = _outcomes(_tensor(outputs))
+    return dist.Poisson(log_rate.exp()).to_event(log_rate.dim() - 1)
+
+
+class ScaledLikelihood(nn.Module):
+    """The likelihood of real values: the network's outputs are their locations.
+
+    Args:
+        family: ``"normal"``, or ``"student-t"`` (4 degrees of freedom) for values with outliers.
+        scale: of the noise, in units of the values: a number; ``"learned"``, one for all values, a parameter that
+            starts at 1; or ``"predicted"``, softplus of the second half of the network's outputs.
+
+    Raises:
+        ValueError: the family is unknown, or the scale is not positive; or half of the outputs are none.
+    """
+
+    def __init__(self, family: str = "normal", scale: float | str = "learned") -> None:
+        super().__init__()
+        if family not in ("normal", "student-t"):
+            raise ValueError(f"family is {family!r}; use 'normal' or 'student-t'")
+        known = isinstance(scale, float | int) and 0 < scale < math.inf
+        if not known and scale not in ("learned", "predicted"):
+            raise ValueError(f"scale is {scale!r}; use a positive number, 'learned' or 'predicted'")
+        self.family, self.scale = family, scale
+        if scale == "learned":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs: Any) -> TorchDistribution:
+        """Return the distribution of values ``(B, …)``, with batch shape ``(B,)``."""
+        loc = _tensor(outputs)
+        if self.scale == "predicted":
+            axis = _feature_axis(loc)
+            if loc.dim() < 2 or loc.shape[axis] % 2:
+                raise ValueError(
+                    f"the outputs have shape {tuple(loc.shape)}; a predicted scale needs as many scales as locations"
+                )
+            loc, raw = loc.chunk(2, axis)
+            scale = _outcomes(softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)
+        else:
+            scale = self.log_scale.exp() if self.scale == "learned" else loc.new_tensor(self.scale)
+        loc = _outcomes(loc)
+        distribution = dist.Normal(loc, scale) if self.family == "normal" else dist.StudentT(4.0, loc, scale)
+        return distribution.to_event(loc.dim() - 1)
+
+
+_NAMED: dict[str, Callable[[str | None], Likelihood]] = {
+    "categorical": lambda smoothing: SmoothedLikelihood(float(smoothing or 0)),
+    "next-token": lambda smoothing: SmoothedLikelihood(float(smoothing or 0), next_token=True),
+    "bernoulli": lambda _: _bernoulli,
+    "normal": lambda scale: ScaledLikelihood("normal", _scale(scale)),
+    "student-t": lambda scale: ScaledLikelihood("student-t", _scale(scale)),
+    "poisson": lambda _: _poisson,
+}
+
+
+def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
+    """Return a likelihood by its name; a function or module is one already.
+
+    ======================== ============================================ =========================
+    name                     the network's outputs                        y
+    ======================== ============================================ =========================
+    ``categorical[:ε]``      logits, see :class:`SmoothedLikelihood`      class of each position
+    ``next-token[:ε]``       logits ``(B, T, K)``                         tokens ``(B, T)``
+    ``bernoulli``            logits                                       0 or 1, one or several
+    ``normal[:SCALE]``       locations, see :class:`ScaledLikelihood`     real values
+    ``student-t[:SCALE]``    locations                                    real values with outliers
+    ``poisson``              logarithms of the rates                      counts
+    ======================== ============================================ =========================
+
+    Where y is not classes it has the outputs' shape, and one output ``(B, 1)`` is the same as ``(B,)``. ε is label
+    smoothing, SCALE a number, ``learned`` (the default) or ``predicted``. Outputs that are not one tensor are read
+    from their field ``logits`` or ``out``.
+
+    Raises:
+        ValueError: no likelihood has that name.
+        TypeError: it is neither a name nor callable.
+    """
+    if not isinstance(likelihood, str):
+        if not callable(likelihood):
+            raise TypeError(
+                f"likelihood is a {type(likelihood).__name__}; give a name or a function from outputs to a distribution"
+            )
+        return likelihood
+    name, colon, option = likelihood.partition(":")
+    takes = name not in ("bernoulli", "poisson")
+    if name not in _NAMED or (colon and not (takes and option)):
+        raise ValueError(
+            f"likelihood is {likelihood!r}; use {', '.join(_NAMED)}, or a function from outputs to a distribution"
+        )
+    try:
+        return _NAMED[name](option or None)
+    except ValueError as error:
+        raise ValueError(f"likelihood is {likelihood!r}: {error}") from None
+
+
+def _scale(option: str | None) -> float | str:
+    return option or "learned" if option in (None, "learned", "predicted") else float(option)
+
+
+def _feature_axis(outputs: Tensor) -> int:
+    """Classes and features come last, but before the places of a map."""
+    return 1 if outputs.dim() >= 4 else -1
+
+
+def _outcomes(values: Tensor) -> Tensor:
+    """Return one output per example as ``(B,)``."""
+    return values.squeeze(1) if values.dim() == 2 and values.shape[1] == 1 else values
+
+
+def _tensor(outputs: Any) -> Tensor:
+    """Pick the tensor that the likelihood is about."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    for field in ("logits", "out"):
+        found = outputs.get(field) if isinstance(outputs, Mapping) else getattr(outputs, field, None)
+        if isinstance(found, Tensor):
+            return found
+    raise TypeError(
+        f"the network's outputs are a {type(outputs).__name__} without a tensor 'logits'; give a function that "
+        "picks one, such as likelihood=lambda outputs: dist.Categorical(logits=outputs[0])"
+    )

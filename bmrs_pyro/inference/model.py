@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.kl_weight import KLWeight
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
 
@@ -57,8 +58,8 @@ class SupervisedModel(nn.Module):
 
     Args:
         network: the network with its gains as arguments.
-        likelihood: maps outputs to a distribution with batch shape ``(batch,)``, such as
-            ``lambda logits: dist.Categorical(logits=logits)``.
+        likelihood: a name, see :func:`as_likelihood`, or a function or module that maps outputs to a distribution
+            with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
         draws: ``"example"`` or ``"batch"``.
@@ -81,7 +82,7 @@ class SupervisedModel(nn.Module):
     def __init__(
         self,
         network: NoisyNetwork,
-        likelihood: Callable[[Tensor], dist.TorchDistribution],
+        likelihood: str | Likelihood,
         num_data: int,
         *,
         prior: LogUniform | None = None,
@@ -102,7 +103,7 @@ class SupervisedModel(nn.Module):
         if draws not in ("example", "batch"):
             raise ValueError(f"draws is {draws!r}; use 'example' or 'batch'")
         self.network = network
-        self.likelihood = likelihood
+        self.likelihood = as_likelihood(likelihood)
         self.num_data = num_data
         self.prior = prior
         self.draws = draws

@@ -1,12 +1,16 @@
 from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import corrupted as corrupted
+from .evaluation import ClassEvaluation as ClassEvaluation
 from .evaluation import Evaluation as Evaluation
+from .evaluation import ValueEvaluation as ValueEvaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluation_mode as evaluation_mode
 from .footprint import file_bytes as file_bytes
 from .footprint import peak_bytes as peak_bytes
 from .footprint import peak_of as peak_of
+from .prediction import ClassPrediction as ClassPrediction
 from .prediction import Prediction as Prediction
+from .prediction import ValuePrediction as ValuePrediction
 from .prediction import averaged as averaged
 from .prediction import predict as predict
 from .queries import hdi as hdi

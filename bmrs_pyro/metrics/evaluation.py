@@ -1,21 +1,21 @@
-"""How well a classifier predicts labelled data, and how far its probabilities can be trusted."""
+"""How well a network predicts held-out data, and how far its probabilities can be trusted."""
 
 from __future__ import annotations
 
-__all__ = ["Bin", "Evaluation", "evaluate", "evaluation_mode"]
+__all__ = ["Bin", "ClassEvaluation", "Evaluation", "ValueEvaluation", "evaluate", "evaluation_mode"]
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import nll_loss, one_hot, pad
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.metrics.scoring import score_batch
 from bmrs_pyro.network.untouched import modes_kept
 
 _BINS = 15
@@ -33,65 +33,107 @@ class Bin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Quality of predicted class probabilities p on N examples with labels y.
+class ClassEvaluation:
+    """Quality of predicted class probabilities p on N examples with labels y, one or several per example.
 
     Attributes:
         count: N.
-        accuracy: share of examples whose most probable class is y.
-        top5: share of examples with y among the five most probable classes; 1 where there are no more.
-        nll: mean of −log p_y, in nats.
+        labels: how many labels count; N where every example has one.
+        accuracy: share of labels y that are the most probable class.
+        top5: share of labels y among the five most probable classes; 1 where there are no more.
+        nll: mean of −log p_y, in nats per label.
         brier: mean of Σ_k (p_k − [k = y])², between 0 and 2 (Brier 1950).
         ece: expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal bins of the
             highest probability (Guo et al. 2017, eq. 3).
+        perplexity: exp(nll) of sequences of labels; None of other labels.
+        mean_iou: mean over classes, which are predicted or true somewhere, of intersection over union, of maps of
+            labels; None of other labels.
         bins: these bins, from 0 to 1.
     """
 
     count: int
+    labels: int
     accuracy: float
     top5: float
     nll: float
     brier: float
     ece: float
+    perplexity: float | None
+    mean_iou: float | None
     bins: tuple[Bin, ...]
 
 
+@dataclass(frozen=True)
+class ValueEvaluation:
+    """Quality of predicted distributions of values or counts y on N examples.
+
+    Attributes:
+        count: N.
+        values: how many values count; N where every example has one.
+        rmse: root mean square of y − E[y | x], in units of y; None where the distribution has no mean.
+        nll: mean of −log p(y | x), in nats per example.
+    """
+
+    count: int
+    values: int
+    rmse: float | None
+    nll: float
+
+
+Evaluation = ClassEvaluation | ValueEvaluation
+
+
+@overload
 def evaluate(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
+    predict: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor]], num_classes: int
+) -> ClassEvaluation: ...
+@overload
+def evaluate(
+    predict: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Tensor]],
+    num_classes: int | None = None,
+    *,
+    likelihood: str | Likelihood,
+) -> Evaluation: ...
+def evaluate(
+    predict: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Tensor]],
+    num_classes: int | None = None,
+    *,
+    likelihood: str | Likelihood = "categorical",
 ) -> Evaluation:
-    """Evaluate a classifier without gradients; a module is put into evaluation mode for the time it takes.
+    """Evaluate a network without gradients; a module is put into evaluation mode for the time it takes.
 
     Args:
-        predict: maps inputs ``(B, …)`` to logits ``(B, K)``.
-        batches: pairs of inputs and int64 labels ``(B,)``; a module's inputs are moved to its device.
-        num_classes: K.
+        predict: maps inputs ``(B, …)`` to the likelihood's inputs, such as logits ``(B, K)``, or to a distribution.
+        batches: pairs of inputs and labels or values ``(B, …)``, a module's inputs are moved to its device.
+        num_classes: K, which is checked; None takes what the outputs have.
+        likelihood: what the outputs say of y, a name or a function: see :func:`bmrs_pyro.inference.as_likelihood`.
+
+    Returns:
+        a :class:`ClassEvaluation` of classes and of 0 and 1, a :class:`ValueEvaluation` of all else.
 
     Raises:
-        ValueError: there are no examples, or the logits have another shape or hold NaN or infinity.
+        ValueError: there are no examples, or the outputs have another shape or hold NaN or infinity.
     """
     with evaluation_mode(predict):
         parts = [
-            (_log_probabilities(predict(x), num_classes, len(y)), y.cpu())
-            for x, y in on_device_of(predict, batches)
+            score_batch(predict(x), y, likelihood, num_classes) for x, y in on_device_of(predict, batches)
         ]
     if not parts:
         raise ValueError("there are no batches to evaluate on")
-    log_p, y = (torch.cat(part) for part in zip(*parts, strict=True))
-    # as probabilities, not logits: torchmetrics takes logits that happen to lie in [0, 1] for probabilities
-    p = log_p.exp()
-    if num_classes == 1:  # which torchmetrics takes for a mistake
-        num_classes, p = 2, pad(p, (0, 1))
-    bins = _bins(p, y)
-    return Evaluation(
-        count=len(y),
-        accuracy=multiclass_accuracy(p, y, num_classes, average="micro").item(),
-        top5=multiclass_accuracy(p, y, num_classes, average="micro", top_k=min(5, num_classes)).item(),
-        nll=nll_loss(log_p, y).item(),
-        brier=(p - one_hot(y, num_classes)).square().sum(1).mean().item(),
-        # not torchmetrics', which has a 16th bin for a highest probability of exactly 1
-        ece=math.fsum(b.examples * abs(b.accuracy - b.confidence) for b in bins if b.examples) / len(y),
-        bins=bins,
-    )
+    first = parts[0]
+    if any(
+        (part.num_classes, len(part.columns)) != (first.num_classes, len(first.columns)) for part in parts
+    ):
+        raise ValueError("the likelihood gives classes for some batches and others, or none, for the rest")
+    count = sum(part.examples for part in parts)
+    columns = [torch.cat(column) for column in zip(*(part.columns for part in parts), strict=True)]
+    if first.num_classes is None:
+        nll, squares = columns
+        rmse = squares.mean().sqrt().item() if len(squares) else None
+        return ValueEvaluation(count, len(squares), rmse, nll.mean().item())
+    return _of_classes(count, first.num_classes, first.event_dims, columns)
 
 
 @contextmanager
@@ -104,22 +146,43 @@ def evaluation_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
         yield
 
 
-def _bins(p: Tensor, y: Tensor) -> tuple[Bin, ...]:
-    confidence, guess = p.max(1)
+def _of_classes(count: int, num_classes: int, event_dims: int, columns: list[Tensor]) -> ClassEvaluation:
+    y, guess, confidence, in_top5, nll, brier = columns
+    if not len(y):
+        raise ValueError("none of the labels counts: all are masked or ignored")
+    bins = _bins(confidence, guess == y)
+    mean_nll = nll.mean().item()
+    return ClassEvaluation(
+        count=count,
+        labels=len(y),
+        accuracy=_share(guess == y),
+        top5=_share(in_top5),
+        nll=mean_nll,
+        brier=brier.mean().item(),
+        ece=math.fsum(b.examples * abs(b.accuracy - b.confidence) for b in bins if b.examples) / len(y),
+        perplexity=math.exp(min(mean_nll, 709.0)) if event_dims == 1 else None,
+        mean_iou=_mean_iou(y, guess, num_classes) if event_dims > 1 else None,
+        bins=bins,
+    )
+
+
+def _share(hits: Tensor) -> float:
+    return int(hits.sum()) / len(hits)
+
+
+def _mean_iou(y: Tensor, guess: Tensor, num_classes: int) -> float:
+    true, guessed, both = (torch.bincount(one, minlength=num_classes) for one in (y, guess, y[guess == y]))
+    union = true + guessed - both
+    return (both / union)[union > 0].double().mean().item()
+
+
+def _bins(confidence: Tensor, hits: Tensor) -> tuple[Bin, ...]:
+    # a highest probability of exactly 1 is in the last bin
     place = (confidence * _BINS).long().clamp(max=_BINS - 1)
 
     def total(values: Tensor) -> Tensor:
         return torch.zeros(_BINS, dtype=torch.float64).index_add(0, place, values.double())
 
     count = total(torch.ones_like(confidence))
-    shares = (count, total(confidence) / count, total(guess == y) / count)
+    shares = (count, total(confidence) / count, total(hits) / count)
     return tuple(Bin(int(n), c, a) for n, c, a in zip(*(s.tolist() for s in shares), strict=True))
-
-
-def _log_probabilities(logits: Tensor, num_classes: int, count: int) -> Tensor:
-    if logits.shape != (count, num_classes):
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; expected {(count, num_classes)}")
-    log_p = logits.double().log_softmax(1).cpu()
-    if log_p.isnan().any():  # of an infinite logit too, unless it only rules a class out
-        raise ValueError("logits hold NaN or infinity; the network's weights or inputs are not finite")
-    return log_p

@@ -1,31 +1,38 @@
-"""What a classifier predicts when its gains are drawn from the posterior, and how sure it is."""
+"""What a network predicts when its gains are drawn from the posterior, and how sure it is."""
 
 from __future__ import annotations
 
-__all__ = ["Prediction", "averaged", "predict"]
+__all__ = ["ClassPrediction", "Prediction", "ValuePrediction", "averaged", "predict"]
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bmrs_pyro.inference import Outcome, as_logits, class_log_probabilities, mixture
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.evaluation import evaluation_mode
+from bmrs_pyro.metrics.scoring import predicted
 from bmrs_pyro.network import NoisyNetwork
 
 DRAWS = 100
 
 
 @dataclass(frozen=True)
-class Prediction:
+class ClassPrediction:
     """Class probabilities p(θ) of B examples over draws of the gains, in float64.
 
+    Where an example has several labels their dimensions stand before the classes; 0 and 1 are two classes.
+
     Attributes:
-        log_mean: log E[p], ``(B, K)``; as logits it gives E[p].
-        variance: Var[p], ``(B, K)``.
-        expected_entropy: E[H(p)], ``(B,)`` nats: the doubt that better known gains would leave.
+        log_mean: log E[p], ``(B, …, K)``; as logits it gives E[p].
+        variance: Var[p], ``(B, …, K)``.
+        expected_entropy: E[H(p)], ``(B, …)`` nats: the doubt that better known gains would leave.
     """
 
     log_mean: Tensor
@@ -34,64 +41,166 @@ class Prediction:
 
     @property
     def mean(self) -> Tensor:
-        """E[p], ``(B, K)``: the posterior predictive probabilities."""
+        """E[p], ``(B, …, K)``: the posterior predictive probabilities."""
         return self.log_mean.exp()
 
     @property
     def entropy(self) -> Tensor:
-        """H(E[p]), ``(B,)`` nats: all doubt about the label."""
+        """H(E[p]), ``(B, …)`` nats: all doubt about the label."""
         return _entropy(self.log_mean)
 
     @property
     def mutual_information(self) -> Tensor:
-        """H(E[p]) − E[H(p)], ``(B,)`` nats: what the label would tell about the gains (Houlsby et al. 2011)."""
+        """H(E[p]) − E[H(p)], ``(B, …)`` nats: what the label would tell about the gains (Houlsby et al. 2011)."""
         return (self.entropy - self.expected_entropy).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class ValuePrediction:
+    """Values or counts of B examples over draws of the gains, in their own units.
+
+    Attributes:
+        mean: E[y], ``(B, …)``.
+        variance: Var[y], ``(B, …)``: all doubt about the value.
+        expected_variance: E[Var(y | θ)], ``(B, …)``: the noise that better known gains would leave.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    expected_variance: Tensor
+
+
+Prediction = ClassPrediction | ValuePrediction
+
+
+@overload
 def predict(
-    network: NoisyNetwork, posteriors: Mapping[str, Distribution], x: Tensor, draws: int = DRAWS
+    network: NoisyNetwork, posteriors: Mapping[str, Distribution], x: Any, draws: int = DRAWS
+) -> ClassPrediction: ...
+@overload
+def predict(
+    network: NoisyNetwork,
+    posteriors: Mapping[str, Distribution],
+    x: Any,
+    draws: int = DRAWS,
+    *,
+    likelihood: str | Likelihood,
+) -> Prediction: ...
+def predict(
+    network: NoisyNetwork,
+    posteriors: Mapping[str, Distribution],
+    x: Any,
+    draws: int = DRAWS,
+    *,
+    likelihood: str | Likelihood | None = None,
 ) -> Prediction:
-    """Predict the classes of a batch under draws of the gains; one draw serves all examples.
+    """Predict a batch under draws of the gains; one draw serves all examples.
 
     Moments are updated draw by draw (Welford), so that memory does not grow with the draws.
 
     Args:
-        network: maps inputs and gains to logits ``(B, K)``.
+        network: maps inputs and gains to outputs.
         posteriors: q(θ_f) by site name, from which the gains are drawn.
         x: inputs ``(B, …)``, on the network's device.
         draws: number of draws, at least 1.
+        likelihood: what the outputs say of y, such as ``model.likelihood`` or a name, see
+            :func:`bmrs_pyro.inference.as_likelihood`; by default they are logits ``(B, K)`` of two or more classes.
+
+    Returns:
+        a :class:`ClassPrediction` of classes and of 0 and 1, a :class:`ValuePrediction` of all else.
 
     Raises:
-        ValueError: fewer than one draw, or the outputs are no logits of shape ``(B, K)``.
+        ValueError: fewer than one draw, or the outputs do not fit the likelihood.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
+    _check(draws)
     with evaluation_mode(network):
-        for number in range(1, draws + 1):
-            theta = {name: posterior.sample() for name, posterior in posteriors.items()}
-            logits = network(x, theta)
-            if logits.dim() != 2:
-                raise ValueError(f"the outputs have shape {tuple(logits.shape)}; expected logits (batch, K)")
-            log_p = logits.double().log_softmax(1)
-            p, entropy = log_p.exp(), _entropy(log_p)
-            if number == 1:
-                log_sum, mean, squares, doubt = log_p, p, torch.zeros_like(p), entropy
-                continue
-            log_sum = torch.logaddexp(log_sum, log_p)
-            step = p - mean
-            mean = mean + step / number
-            squares = squares + step * (p - mean)
-            doubt = doubt + (entropy - doubt) / number
-    return Prediction(log_sum - math.log(draws), squares / draws, doubt)
+        found = _draws(network, posteriors, x, draws, likelihood)
+        first = next(found)
+        outcome = Outcome.of(first)
+        if outcome.log_p is not None:
+            return _of_classes(outcome.log_p, found)
+        if outcome.mean is None:
+            raise ValueError(
+                f"a {type(first).__name__} has no mean to predict; use averaged for its distribution"
+            )
+        return _of_values(first, found)
 
 
 def averaged(
-    network: NoisyNetwork, posteriors: Mapping[str, Distribution], draws: int = DRAWS
-) -> Callable[[Tensor], Tensor]:
-    """Return a function from inputs to log E[p], which :func:`bmrs_pyro.reporting.evaluate` takes for logits."""
-    return lambda x: predict(network, posteriors, x, draws).log_mean
+    network: NoisyNetwork,
+    posteriors: Mapping[str, Distribution],
+    draws: int = DRAWS,
+    *,
+    likelihood: str | Likelihood = "categorical",
+) -> Callable[[Any], Any]:
+    """Return a function from inputs to what the draws of the gains predict together, for :func:`evaluate`.
+
+    That is log E[p] ``(B, K)``, which serves as logits, where every example has one class, and else the
+    distribution: of classes with their mean probabilities, of values the mixture of the draws' distributions.
+    """
+    _check(draws)
+
+    def predict_together(x: Any) -> Any:
+        with evaluation_mode(network):
+            return as_logits(mixture(_draws(network, posteriors, x, draws, likelihood)))
+
+    return predict_together
+
+
+def _check(draws: int) -> None:
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be at least 1")
+
+
+def _draws(
+    network: NoisyNetwork,
+    posteriors: Mapping[str, Distribution],
+    x: Any,
+    draws: int,
+    likelihood: str | Likelihood | None,
+) -> Iterator[TorchDistribution]:
+    for _ in range(draws):
+        outputs = network(x, {name: posterior.sample() for name, posterior in posteriors.items()})
+        if (
+            likelihood is None
+            and isinstance(outputs, Tensor)
+            and (outputs.dim() != 2 or outputs.shape[1] < 2)
+        ):
+            raise ValueError(
+                f"the outputs have shape {tuple(outputs.shape)}; expected logits (batch, K) of two or more classes: "
+                "for other outputs say what they are, with likelihood='normal:0.1', 'bernoulli', model.likelihood ..."
+            )
+        yield predicted(outputs, likelihood or "categorical")
+
+
+def _of_classes(log_p: Tensor, others: Iterable[TorchDistribution]) -> ClassPrediction:
+    log_sum = log_p = log_p.double()
+    mean, doubt, number = log_p.exp(), _entropy(log_p), 1
+    squares = torch.zeros_like(mean)
+    for other in others:
+        number += 1
+        log_p = class_log_probabilities(other).double()
+        p = log_p.exp()
+        log_sum = torch.logaddexp(log_sum, log_p)
+        step = p - mean
+        mean = mean + step / number
+        squares = squares + step * (p - mean)
+        doubt = doubt + (_entropy(log_p) - doubt) / number
+    return ClassPrediction(log_sum - math.log(number), squares / number, doubt)
+
+
+def _of_values(first: TorchDistribution, others: Iterable[TorchDistribution]) -> ValuePrediction:
+    mean, noise, number = first.mean, first.variance, 1
+    squares = torch.zeros_like(mean)
+    for other in others:
+        number += 1
+        step = other.mean - mean
+        mean = mean + step / number
+        squares = squares + step * (other.mean - mean)
+        noise = noise + (other.variance - noise) / number
+    return ValuePrediction(mean, squares / number + noise, noise)
 
 
 def _entropy(log_p: Tensor) -> Tensor:
     # a probability of 0 is no doubt, where 0 · −inf is NaN
-    return -(log_p.exp() * log_p.clamp(min=-1e4)).sum(1)
+    return -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 __all__ = ["hdi", "probability_below", "quantile"]
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions import TruncatedLogNormal, unwrapped
 
 Posteriors = Mapping[str, TruncatedLogNormal]
 
@@ -75,7 +76,9 @@ def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
 
 @torch.no_grad()
 def _each(posteriors: Posteriors, ask: Callable[[TruncatedLogNormal], Tensor]) -> dict[str, Tensor]:
-    return {name: ask(q) for name, q in posteriors.items()}
+    # a hand-written guide's may be under to_event
+    inner = {name: unwrapped(q) for name, q in posteriors.items()}
+    return {name: ask(cast(TruncatedLogNormal, q.base.expand(q.shape))) for name, q in inner.items()}
 
 
 def _check(name: str, value: float, valid: bool, expected: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, TruncatedNormal
+from bmrs_pyro.reduction.elements import Elements
 from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f
 
 Types = tuple[type[Distribution], type[Distribution], type[Distribution]]
@@ -26,7 +27,8 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF = log p̃(data) − log p(data) = log E_q[p̃(θ) / p(θ)]
 
     Positive where the data prefer the reduced model. The closed form registered for the three types is used,
-    else a Monte Carlo estimate, with a warning that states its standard error.
+    else a Monte Carlo estimate, with a warning that states its standard error. Of distributions under ``to_event``
+    the elements' ΔF add up, as they are independent; elements under a mask count 0.
 
     Args:
         posterior: q(θ), fitted under `prior`; batch shape `(C,)`.
@@ -37,15 +39,20 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF in nats, float64, of shape `posterior.batch_shape`; −inf where p̃ excludes all of the posterior.
 
     Raises:
-        ValueError: The posterior reaches outside the prior's interval.
+        ValueError: The posterior reaches outside the prior's interval, the event shapes differ, or fewer than ten
+            draws carry the Monte Carlo estimate.
 
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
     """
-    types = type(posterior), type(prior), type(reduced)
-    form = _most_specific(types)
+    form = _most_specific((type(posterior), type(prior), type(reduced)))
     if form is not None:
         return form(posterior, prior, reduced).expand(posterior.batch_shape)
+    elements = Elements.of(posterior, prior, reduced)
+    types = type(elements.posterior), type(elements.prior), type(elements.reduced)
+    form = _most_specific(types)
+    if form is not None:
+        return elements.total(form(elements.posterior, elements.prior, elements.reduced))
     estimate = monte_carlo_delta_f(posterior, prior, reduced)
     warnings.warn(
         f"no closed form of delta_f for ({_names(types)}): Monte Carlo estimate with a standard error "

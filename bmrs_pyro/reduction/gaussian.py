@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Normal
 
-from bmrs_pyro.reduction.evidence import delta_f, register_delta_f
-
-_Group = Independent[Distribution]
+from bmrs_pyro.reduction.evidence import register_delta_f
 
 
 class _Exchange(NamedTuple):
@@ -75,20 +73,6 @@ def _delta_f_normal(q: Normal, p: Normal, reduced: Normal) -> Tensor:
     gain = exchange.variance / growth * exchange.shift.square()
     change = (exchange.q_precision.log() - exchange.p_precision.log() - growth.log() - energy + gain) / 2
     return change.where(growth > 0, torch.inf)
-
-
-@register_delta_f(Independent, Independent, Independent)
-def _delta_f_independent(q: _Group, p: _Group, reduced: _Group) -> Tensor:
-    """ΔF of a group of independent parameters exchanged together: the sum of theirs."""
-    dims = {distribution.reinterpreted_batch_ndims for distribution in (q, p, reduced)}
-    if len(dims) > 1:
-        raise ValueError(
-            f"posterior, prior and reduced prior join {sorted(dims)} dimensions: use one to_event(n)"
-        )
-    change = delta_f(q.base_dist, p.base_dist, reduced.base_dist)
-    for _ in range(dims.pop()):
-        change = change.sum(-1)
-    return change
 
 
 def _exchange(q: Normal, p: Normal, reduced: Normal) -> _Exchange:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bmrs_pyro.reduction.elements import Elements
+
 
 class Estimate(NamedTuple):
     """A Monte Carlo estimate."""
@@ -21,6 +23,9 @@ class Estimate(NamedTuple):
     """Its standard error in nats, to first order; inf where no draw fell inside the reduced prior."""
 
 
+_FEWEST = 10
+
+
 @torch.no_grad()
 def monte_carlo_delta_f(
     posterior: Distribution, prior: Distribution, reduced: Distribution, num_samples: int = 10_000
@@ -28,7 +33,8 @@ def monte_carlo_delta_f(
     """Estimate ΔF = log E_q[p̃(θ)/p(θ)] from draws of the posterior.
 
     With ratios r_i, the value is log mean(r) and its standard error √((mean(r²)/mean(r)² − 1)/n), both in log
-    space. A reduced prior far from the posterior's mass needs a closed form: the draws miss it.
+    space. Of distributions under ``to_event`` the elements' estimates add up, as they are independent. A reduced
+    prior far from the posterior's mass needs a closed form: the draws miss it.
 
     Args:
         posterior: q(θ), batch shape `(C,)`.
@@ -38,13 +44,25 @@ def monte_carlo_delta_f(
 
     Returns:
         The estimate with its standard error, each of shape `posterior.batch_shape`.
+
+    Raises:
+        ValueError: The effective sample size (Σr)²/Σr² is below 10 for some of the C, though not 0, so that neither
+            the estimate nor its standard error can be trusted; or the event shapes differ.
     """
-    theta = posterior.sample(torch.Size((num_samples,)))
-    log_ratio = _log_prob_or_zero(reduced, theta) - prior.log_prob(theta).double()
+    q, p, wanted, *_ = elements = Elements.of(posterior, prior, reduced)
+    theta = q.expand(elements.shape).sample(torch.Size((num_samples,)))
+    log_ratio = _log_prob_or_zero(wanted, theta) - p.log_prob(theta).double()
     log_n = math.log(num_samples)
     first, second = log_ratio.logsumexp(0) - log_n, (2 * log_ratio).logsumexp(0) - log_n
-    error = ((second - 2 * first).expm1().clamp(min=0) / num_samples).sqrt()
-    return Estimate(first, error.where(first.isfinite(), torch.inf))
+    hit = first.isfinite()
+    size = (2 * first - second + log_n).exp().where(hit & elements.counted, torch.inf)
+    if (size < min(_FEWEST, num_samples)).any():
+        raise ValueError(
+            f"{size.min():.2g} of {num_samples} draws of the posterior carry the Monte Carlo estimate of delta_f: the "
+            "reduced prior lies where the posterior hardly reaches. Add a closed form with register_delta_f"
+        )
+    square = ((second - 2 * first).expm1().clamp(min=0) / num_samples).where(hit, torch.inf)
+    return Estimate(elements.total(first), elements.total(square).sqrt())
 
 
 def _log_prob_or_zero(distribution: Distribution, theta: Tensor) -> Tensor:

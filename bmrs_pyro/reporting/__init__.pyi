@@ -19,6 +19,8 @@ from .plots import save_figure as save_figure
 from .run_report import html_report as html_report
 from .run_report import repeat_command as repeat_command
 from .tables import comparison_table as comparison_table
+from .tables import evaluation_record as evaluation_record
+from .tables import evaluation_rows as evaluation_rows
 from .tables import family_table as family_table
 from .widths import layer_widths as layer_widths
 from .widths import plot_layer_widths as plot_layer_widths

@@ -12,9 +12,10 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import Evaluation, evaluate, file_bytes, latency, peak_bytes
 from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting.tables import comparison_table
+from bmrs_pyro.reporting.tables import comparison_table, evaluation_record, evaluation_rows
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,16 @@ class NetworkMetrics:
         """Return plain JSON types, without the bins of the calibration error."""
         record = asdict(self)
         if self.evaluation is not None:
-            del record["evaluation"]["bins"]
+            record["evaluation"] = evaluation_record(self.evaluation)
         return record
 
 
 def compare_networks(
     nets: Mapping[str, nn.Module],
     test: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
+    num_classes: int | None = None,
     *,
+    likelihood: str | Likelihood = "categorical",
     untrained: Iterable[str] = (),
     batch_sizes: Collection[int] = (1, 128),
     repeats: int = 5,
@@ -57,9 +59,10 @@ def compare_networks(
     """Evaluate networks and measure them in turns.
 
     Args:
-        nets: classifiers of one kind of input, by name.
+        nets: networks of one kind of input and output, by name.
         test: batches to evaluate on; the first one gives the inputs of the measurements.
-        num_classes: number of classes.
+        num_classes: number of classes, which is checked.
+        likelihood: what the outputs say of the data, see :func:`bmrs_pyro.metrics.evaluate`.
         untrained: names of those that are not worth evaluating.
         batch_sizes: of the measurements.
         repeats: rounds of ten calls each, see :func:`bmrs_pyro.metrics.timing`.
@@ -73,7 +76,7 @@ def compare_networks(
     for name, net in nets.items():
         cost = complexity(net, x[:1])
         figures[name] = NetworkMetrics(
-            evaluation=None if name in skipped else evaluate(net, test, num_classes),
+            evaluation=None if name in skipped else evaluate(net, test, num_classes, likelihood=likelihood),
             parameters=cost.parameters,
             macs=cost.macs,
             file_bytes=file_bytes(net),
@@ -85,15 +88,19 @@ def compare_networks(
 
 def figures_table(figures: Mapping[str, NetworkMetrics], *, title: str) -> Table:
     """Return figures as a table, one column per network."""
-    return comparison_table({name: _column(one) for name, one in figures.items()}, title=title)
+    # an untrained network has the rows of the others, which are of one kind
+    trained = [one.evaluation for one in figures.values() if one.evaluation is not None]
+    rows = [f"test {row}" for row in evaluation_rows(trained[0])] if trained else []
+    return comparison_table({name: _column(one, rows) for name, one in figures.items()}, title=title)
 
 
-def _column(one: NetworkMetrics) -> dict[str, str]:
-    quality = one.evaluation
-    column = {
-        "test accuracy": f"{quality.accuracy:.2%}" if quality else "not trained",
-        "test NLL [nats]": f"{quality.nll:.4f}" if quality else "",
-        "calibration error": f"{quality.ece:.2%}" if quality else "",
+def _column(one: NetworkMetrics, rows: list[str]) -> dict[str, str]:
+    column = dict.fromkeys(rows, "")
+    if one.evaluation is None:
+        column[next(iter(rows), "test data")] = "not trained"
+    else:
+        column |= {f"test {row}": entry for row, entry in evaluation_rows(one.evaluation).items()}
+    column |= {
         "parameters": f"{one.parameters:,}",
         "MACs": f"{one.macs:,}",
         "file": f"{one.file_bytes / 2**10:,.0f} KiB",

@@ -6,19 +6,19 @@ __all__ = ["to_inference_data"]
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 import xarray
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import AutoTruncatedLogNormal
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
@@ -34,7 +34,7 @@ class _Program:
     posteriors: Mapping[str, TruncatedLogNormal]
     keep: KeepMask | None
     network: NoisyNetwork | None = None
-    likelihood: Callable[[Tensor], dist.TorchDistribution] = lambda logits: dist.Categorical(logits=logits)
+    likelihood: Likelihood = field(default_factory=SmoothedLikelihood)
 
 
 def to_inference_data(
@@ -50,13 +50,14 @@ def to_inference_data(
     There is one variable per structure family, under its site name ``theta.NAME``, with dimensions ``chain``
     (one), ``draw`` and ``NAME``, whose coordinates are the channels' numbers in the dense network. With data
     there are also the groups ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` of ``y``, with
-    dimension ``example``; every draw of the gains serves all examples. The draws are independent: ``reff`` of
-    ``az.loo`` is 1.
+    dimension ``example``, and ``y_dim_0``, ``y_dim_1`` ... where an example has several labels or values; its
+    log-likelihood is that of all of them. Every draw of the gains serves all examples. The draws are independent:
+    ``reff`` of ``az.loo`` is 1.
 
     Args:
         source: a guide, a run directory or its path, or the posteriors of any guide (these without data).
         draws: number of draws, at least 1.
-        data: one batch of inputs and labels, on the network's device.
+        data: one batch of inputs and labels or values, on the network's device.
         keep: of a guide, what training has kept (``history.keep``): numbers the channels as in the dense network;
             a run knows.
         seed: of the draws; the random state of the caller stays as it is.
@@ -115,23 +116,21 @@ def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset
 
 
 def _predictions(
-    network: NoisyNetwork,
-    likelihood: Callable[[Tensor], dist.TorchDistribution],
-    theta: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
+    network: NoisyNetwork, likelihood: Likelihood, theta: Mapping[str, Tensor], x: Any, y: Tensor
 ) -> dict[str, xarray.Dataset]:
-    labels, log_likelihood = [], []
+    values, log_likelihood = [], []
     with evaluation_mode(network):
         for draw in zip(*theta.values(), strict=True):
             distribution = likelihood(network(x, dict(zip(theta, draw, strict=True))))
-            labels.append(distribution.sample())
+            y = observed(distribution, y)
+            values.append(distribution.sample())
             log_likelihood.append(distribution.log_prob(y))
-    dims = ("chain", "draw", "example")
+    example = ("example", *(f"y_dim_{number}" for number in range(y.dim() - 1)))
+    dims = ("chain", "draw")
     return {
-        "posterior_predictive": _dataset({"y": (dims, _array(torch.stack(labels)))}),
-        "log_likelihood": _dataset({"y": (dims, _array(torch.stack(log_likelihood).double()))}),
-        "observed_data": xarray.Dataset({"y": ("example", y.cpu().numpy())}),
+        "posterior_predictive": _dataset({"y": ((*dims, *example), _array(torch.stack(values)))}),
+        "log_likelihood": _dataset({"y": ((*dims, "example"), _array(torch.stack(log_likelihood).double()))}),
+        "observed_data": xarray.Dataset({"y": (example, y.cpu().numpy())}),
     }
 
 

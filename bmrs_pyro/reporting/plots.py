@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.metrics import Evaluation
+from bmrs_pyro.metrics import ClassEvaluation
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.training import Epoch
 
@@ -39,6 +39,7 @@ CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
     "elbo": ("ELBO [nats]", lambda epoch: epoch.elbo),
     "kl": ("KL(q ‖ p) [nats]", lambda epoch: epoch.kl),
     "accuracy": ("validation accuracy", lambda epoch: epoch.accuracy),
+    "rmse": ("validation RMSE", lambda epoch: epoch.rmse),
     "structures": ("structures left", lambda epoch: epoch.size),
     "seconds": ("seconds per epoch", lambda epoch: epoch.seconds),
 }
@@ -206,7 +207,7 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
     return _finished(ax, "parameters left", "validation accuracy")
 
 
-def plot_reliability(evaluation: Evaluation, ax: Axes | None = None) -> Axes:
+def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axes:
     """Draw how often predictions are right against how sure they were; honest ones lie on the diagonal.
 
     Args:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.metrics import Evaluation
+from bmrs_pyro.metrics import ClassEvaluation, Evaluation
 from bmrs_pyro.network import Complexity, NoisyNetwork, complexity, cost_model
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.page import document, figure, section, table
+from bmrs_pyro.reporting.tables import evaluation_rows
 from bmrs_pyro.runs import RunConfig, RunDirectory
 from bmrs_pyro.training import Epoch
 
@@ -114,7 +115,8 @@ class _Report:
         if accuracy is not None:
             tiles["validation accuracy"] = (f"{accuracy:.1%}", "of the small network")
         for name, result in list(self.evaluations.items())[:1]:
-            tiles["test accuracy"] = (f"{result.accuracy:.1%}", f"{result.count:,} examples, {name}")
+            figure_name, value = next(iter(evaluation_rows(result).items()))
+            tiles[f"test {figure_name}"] = (value, f"{result.count:,} examples, {name}")
         cells = "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
             for name, (value, note) in tiles.items()
@@ -235,6 +237,7 @@ class _Report:
             "elbo": "Evidence lower bound",
             "kl": "Information in the posteriors",
             "accuracy": "Accuracy",
+            "rmse": "Root mean square error",
             "structures": "Structures left",
             "seconds": "Time of an epoch",
         }
@@ -242,7 +245,7 @@ class _Report:
         figures = [
             figure(plots.plot_training(self.epochs, curve), title)
             for curve, title in titles.items()
-            if curve != "accuracy" or scored
+            if any(plots.CURVES[curve][1](epoch) is not None for epoch in self.epochs)
         ]
         if scored:
             network = NoisyNetwork(self.run.dense(), self.run.example())
@@ -253,24 +256,20 @@ class _Report:
         return section("How it was trained", _grid(figures))
 
     def trust(self) -> str:
-        rows = [
-            (
-                name,
-                f"{result.accuracy:.2%}",
-                f"{result.top5:.2%}",
-                f"{result.nll:.4f}",
-                f"{result.brier:.4f}",
-                f"{result.ece:.2%}",
-            )
-            for name, result in self.evaluations.items()
-        ]
+        shown = {name: evaluation_rows(result) for name, result in self.evaluations.items()}
         first = next(iter(self.evaluations.values()))
+        columns = list(next(iter(shown.values())))
+        rows = [(name, *(row.get(column, "") for column in columns)) for name, row in shown.items()]
+        figures = table(["inputs", *columns], rows)
+        nll = "NLL is the mean negative log-likelihood in nats; for it, "
+        if not isinstance(first, ClassEvaluation):
+            note = f"<p>{nll}and the root mean square error in units of the values, less is better.</p>"
+            return section("What it predicts", note, figures)
         return section(
             "What its probabilities are worth",
-            "<p>A network that is right in 90 % of the cases in which it is 90 % sure lies on the diagonal. NLL is the "
-            "mean negative log-likelihood in nats; for it, the Brier score and the calibration error, less is better."
-            "</p>",
-            table(["inputs", "accuracy", "top 5", "NLL", "Brier", "calibration error"], rows),
+            "<p>A network that is right in 90 % of the cases in which it is 90 % sure lies on the diagonal. "
+            f"{nll}the Brier score and the calibration error, less is better.</p>",
+            figures,
             _grid([figure(plots.plot_reliability(first), "Reliability")]),
         )
 

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-__all__ = ["comparison_table", "family_table"]
+__all__ = ["comparison_table", "evaluation_record", "evaluation_rows", "family_table"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 
+from bmrs_pyro.metrics import Evaluation
 from bmrs_pyro.reduction import Decision
+
+_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", "{:.2%}".format),
+    "mean_iou": ("mean intersection over union", "{:.2%}".format),
+    "rmse": ("RMSE", "{:.4g}".format),
+    "top5": ("top 5", "{:.2%}".format),
+    "nll": ("NLL [nats]", "{:.4f}".format),
+    "perplexity": ("perplexity", "{:.4g}".format),
+    "brier": ("Brier score", "{:.4f}".format),
+    "ece": ("calibration error", "{:.2%}".format),
+}
+
+
+def evaluation_rows(evaluation: Evaluation) -> dict[str, str]:
+    """Return an evaluation's figures as they are printed, the first one first; those that it has.
+
+    Args:
+        evaluation: of classes or of values.
+    """
+    found = evaluation_record(evaluation)
+    return {label: shown(found[name]) for name, (label, shown) in _FIGURES.items() if name in found}
+
+
+def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation's figures as plain JSON types, those that it has, without the bins."""
+    return {name: value for name, value in asdict(evaluation).items() if name != "bins" and value is not None}
 
 
 def family_table(decision: Decision) -> Table:

@@ -23,13 +23,14 @@ class Epoch:
         phase: ``"prune"`` or ``"fine-tune"``.
         elbo: mean over steps of the (weighted) evidence lower bound, nats for all N examples.
         kl: Σ KL(q ‖ p) over all structures left, unweighted, nats.
-        accuracy: validation accuracy at E[θ], None without validation data or for a regression.
+        accuracy: validation accuracy at E[θ], None without validation data or where they have no classes.
         log_likelihood: mean validation log p(y | x, E[θ]), nats per example.
         removed: structures removed at the end of this epoch.
         structures: structures left, by family.
         learning_rate: of the weights, during this epoch.
         seconds: wall-clock time of the training steps.
         examples: training examples that each process had, by rank.
+        rmse: root mean square of y − E[y | x, E[θ]] on the validation data, None for classes.
     """
 
     epoch: int
@@ -43,6 +44,7 @@ class Epoch:
     learning_rate: float
     seconds: float
     examples: Sequence[int] = ()
+    rmse: float | None = None
 
     @property
     def size(self) -> int:

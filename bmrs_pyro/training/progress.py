@@ -64,10 +64,11 @@ class EpochBar:
 
     def finish(self, record: Epoch) -> None:
         """Show an epoch's record."""
-        accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2%}"
+        quality = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2%}"
+        quality = quality if record.rmse is None else f"  RMSE {record.rmse:.4g}"
         self._bar.update(
             self._task,
             completed=record.epoch * max(self._per_epoch, 1),
             epoch=f"{record.epoch}/{self._epochs}",
-            status=f"ELBO {record.elbo:.4g}  KL {record.kl:.4g}{accuracy}  structures {record.size}",
+            status=f"ELBO {record.elbo:.4g}  KL {record.kl:.4g}{quality}  structures {record.size}",
         )

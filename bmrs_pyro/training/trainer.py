@@ -108,6 +108,7 @@ class Trainer:
             learning_rate=plan.rate * self.optim.lr,
             seconds=seconds,
             examples=all_gather_int(seen),
+            rmse=result.rmse if result else None,
         )
         self.history.epochs.append(record)
         self._remember(record, validation is not None)

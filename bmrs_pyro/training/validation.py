@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Score", "validate"]
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,29 +15,48 @@ from torch import Tensor
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on
 from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.outcomes import Outcome, observed
 
 
 class Score(NamedTuple):
     """Validation score.
 
     Attributes:
-        accuracy: share of labels hit by the most probable one, None where the likelihood is not discrete.
+        accuracy: share of labels hit by the most probable one, over all that count; None where the likelihood is not
+            of classes.
         log_likelihood: mean log p(y | x, θ), nats per example.
+        rmse: root mean square of y − E[y | x, θ], over all values that count, in units of y; None of classes.
     """
 
     accuracy: float | None
     log_likelihood: float
+    rmse: float | None = None
 
 
-def _hits(distribution: dist.TorchDistribution, y: Tensor) -> Tensor | None:
-    """Return per example whether the label is hit, ``(batch,)``; None for a continuous likelihood."""
-    while isinstance(distribution, dist.Independent):
-        distribution = distribution.base_dist
-    if isinstance(distribution, dist.Categorical):
-        return distribution.logits.argmax(-1) == y
-    if isinstance(distribution, dist.Bernoulli):
-        return ((distribution.logits > 0) == y.bool()).float().reshape(len(y), -1).mean(-1)
-    return None
+class _Sums(NamedTuple):
+    examples: float = 0
+    log_likelihood: float = 0.0
+    labels: float = 0
+    hits: float = 0
+    values: float = 0
+    squares: float = 0.0
+    unknown: float = 0
+    """Batches with neither classes nor a mean."""
+
+    @classmethod
+    def of(cls, distribution: dist.TorchDistribution, y: Tensor) -> _Sums:
+        y = observed(distribution, y)
+        outcome = Outcome.of(distribution)
+        log_likelihood = distribution.log_prob(y).double().sum().item()
+        if outcome.log_p is not None:
+            labels = outcome.labels(y)
+            counted = outcome.counted(labels)
+            hits = (outcome.log_p.argmax(-1) == labels)[counted]
+            return cls(len(y), log_likelihood, labels=hits.numel(), hits=hits.sum().item())
+        if outcome.mean is None or outcome.mean.shape != y.shape:
+            return cls(len(y), log_likelihood, unknown=1)
+        squares = (y - outcome.mean)[outcome.counted(y)].double().square()
+        return cls(len(y), log_likelihood, values=squares.numel(), squares=squares.sum().item())
 
 
 @torch.no_grad()
@@ -58,25 +78,23 @@ def validate(
     training = model.network.training
     model.network.eval()
     device = next(model.network.parameters()).device
-    count, hits, log_likelihood = 0, 0.0, 0.0
-    discrete = True
+    total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
     try:
         for x, y in batches:
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
             distribution = model.likelihood(model.network(x, theta))
-            log_likelihood += distribution.log_prob(y).double().sum().item()
-            hit = _hits(distribution, y)
-            if hit is None:
-                discrete = False
-            else:
-                hits += hit.sum().item()
-            count += len(y)
+            total += torch.tensor(_Sums.of(distribution, y), dtype=torch.float64)
     finally:
         model.network.train(training)
-    sums = torch.tensor([count, hits, log_likelihood, not discrete], dtype=torch.float64)
-    count, hits, log_likelihood, continuous = all_reduce_sum_(sums).tolist()
-    if not count:
+    sums = _Sums(*all_reduce_sum_(total).tolist())
+    if not sums.examples:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")
-    return Score(None if continuous else hits / count, log_likelihood / count)
+    only_labels = sums.labels and not (sums.values or sums.unknown)
+    only_values = sums.values and not (sums.labels or sums.unknown)
+    return Score(
+        accuracy=sums.hits / sums.labels if only_labels else None,
+        log_likelihood=sums.log_likelihood / sums.examples,
+        rmse=math.sqrt(sums.squares / sums.values) if only_values else None,
+    )

@@ -14,6 +14,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -46,7 +47,7 @@ class WeightModel(nn.Module):
 
     Args:
         net: any network; its parameters that are not selected stay deterministic and are trained along.
-        likelihood: maps outputs to a distribution of batch shape ``(batch,)``.
+        likelihood: a name, see :func:`as_likelihood`, or maps outputs to a distribution of batch shape ``(batch,)``.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         select: which parameters are random, by name; all by default.
         scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
@@ -64,7 +65,7 @@ class WeightModel(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        likelihood: Callable[[Tensor], dist.TorchDistribution],
+        likelihood: str | Likelihood,
         num_data: int,
         *,
         select: Callable[[str], bool] | None = None,
@@ -74,7 +75,7 @@ class WeightModel(nn.Module):
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
         self.net = net
-        self.likelihood = likelihood
+        self.likelihood = as_likelihood(likelihood)
         self.num_data = num_data
         self.layers = weight_layers(net, select)
         self.scales = scales

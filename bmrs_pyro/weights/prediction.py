@@ -5,20 +5,25 @@ from __future__ import annotations
 __all__ = ["mean_network", "predictive"]
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from bmrs_pyro.inference import as_logits, mixture
 from bmrs_pyro.weights.guide import MeanField, PointEstimate
 from bmrs_pyro.weights.model import WeightModel
 
 
-def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callable[[Tensor], Tensor]:
-    """Return x ↦ log (1/S) Σ_s p(y | x, W_s) for a categorical likelihood, with S draws of the weights per call.
+def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callable[[Tensor], Any]:
+    """Return a function from inputs to what S draws of the weights, anew for each call, predict together.
+
+    That is log (1/S) Σ_s p(y | x, W_s), which serves as logits, where every example has one class, and else the
+    distribution: of classes with their mean probabilities, of values the mixture of the draws' distributions.
 
     Args:
         model: the model.
@@ -31,17 +36,17 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be at least 1")
 
-    def log_probabilities(x: Tensor) -> Tensor:
+    def drawn(x: Tensor) -> Iterator[TorchDistribution]:
+        for _ in range(draws):
+            trace = poutine.trace(guide).get_trace()
+            yield model.likelihood(poutine.replay(model.output, trace=trace)(x))
+
+    def together(x: Tensor) -> Any:
         # a store of its own: names in the global one may belong to another guide
         with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
-            total = torch.tensor(-torch.inf)
-            for _ in range(draws):
-                trace = poutine.trace(guide).get_trace()
-                logits = model.likelihood(poutine.replay(model.output, trace=trace)(x)).logits
-                total = torch.logaddexp(total, logits)
-        return total - math.log(draws)
+            return as_logits(mixture(drawn(x)))
 
-    return log_probabilities
+    return together
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, brier_score_loss, jaccard_score, log_loss, root_mean_squared_error
 from torch import Tensor, nn
 
-from bmrs_pyro.metrics.evaluation import evaluate
+from bmrs_pyro.inference import Mixture, ScaledLikelihood
+from bmrs_pyro.metrics import ClassEvaluation, ValueEvaluation, evaluate
 
 N, K = 203, 4
 
@@ -136,7 +138,102 @@ def test_refuses_what_it_cannot_score(example: tuple[Tensor, Tensor]) -> None:
         evaluate(nn.Identity(), [], K)
     with pytest.raises(ValueError, match=r"logits have shape \(50, 4\); expected \(50, 7\)"):
         evaluate(nn.Identity(), batches(logits, y), 7)
-    with pytest.raises(ValueError, match="logits hold NaN"):
+    with pytest.raises(ValueError, match="outputs hold NaN"):
         evaluate(nn.Identity(), batches(logits * torch.nan, y), K)
     with pytest.raises(ValueError, match="or infinity"):
         evaluate(nn.Identity(), batches(logits.abs() * torch.inf, y), K)
+
+
+def test_tokens_have_a_perplexity() -> None:
+    logits, y = torch.randn(30, 6, K), torch.randint(0, K, (30, 6))
+    y[:10, 4:] = -100
+    result = evaluate(nn.Identity(), batches(logits, y, 7), likelihood="categorical")
+    assert isinstance(result, ClassEvaluation)
+    flat, p = y[y >= 0], logits.double().softmax(-1)[y >= 0]
+    assert (result.count, result.labels) == (30, 160)
+    assert result.accuracy == pytest.approx(accuracy_score(flat, p.argmax(-1)))
+    assert result.nll == pytest.approx(log_loss(flat, p, labels=range(K)), rel=1e-12)
+    assert result.perplexity == pytest.approx(math.exp(result.nll))
+    assert result.ece == pytest.approx(calibration_error(p, flat), abs=1e-6)
+    assert result.mean_iou is None
+
+
+def test_next_tokens_are_those_that_come_after() -> None:
+    logits, y = torch.randn(8, 6, K), torch.randint(0, K, (8, 6))
+    after = evaluate(nn.Identity(), batches(logits, y, 3), likelihood="next-token")
+    shifted = evaluate(nn.Identity(), [(logits[:, :-1], y[:, 1:])], likelihood="categorical")
+    assert str(after) == str(shifted)
+
+
+def test_maps_have_a_mean_intersection_over_union() -> None:
+    logits, y = torch.randn(6, 5, 8, 7), torch.randint(0, 3, (6, 8, 7))  # no pixel is of class 3 or 4
+    logits[:, 4] = -9  # and none is taken for the last
+    result = evaluate(nn.Identity(), batches(logits, y, 4), likelihood="categorical")
+    assert isinstance(result, ClassEvaluation)
+    expected = jaccard_score(y.flatten(), logits.argmax(1).flatten(), average="macro", labels=range(4))
+    assert result.mean_iou == pytest.approx(expected)
+    assert (result.labels, result.perplexity) == (6 * 8 * 7, None)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3)])
+def test_zeros_and_ones_are_two_classes(shape: tuple[int, ...]) -> None:
+    logits, y = torch.randn(shape), torch.randint(0, 2, shape)
+    result = evaluate(nn.Identity(), batches(logits, y, 7), likelihood="bernoulli")
+    assert isinstance(result, ClassEvaluation)
+    p = logits.double().sigmoid().flatten()
+    assert result.accuracy == pytest.approx(accuracy_score(y.flatten(), p > 0.5))
+    assert result.nll == pytest.approx(log_loss(y.flatten(), p), rel=1e-12)
+    assert result.brier == pytest.approx(2 * brier_score_loss(y.flatten(), p), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3), (40, 2, 3)])
+def test_values_have_error_and_likelihood(shape: tuple[int, ...]) -> None:
+    loc, y = torch.randn(shape), torch.randn(shape)
+    result = evaluate(nn.Identity(), batches(loc, y, 7), likelihood="normal:0.5")
+    log_p = torch.distributions.Normal(loc.double(), 0.5).log_prob(y).reshape(40, -1).sum(1)
+    assert isinstance(result, ValueEvaluation)
+    assert (result.count, result.values) == (40, y.numel())
+    assert result.rmse == pytest.approx(root_mean_squared_error(y.flatten(), loc.flatten()), rel=1e-6)
+    assert result.nll == pytest.approx(-log_p.mean().item(), rel=1e-6)
+
+
+def test_any_distribution_is_scored() -> None:
+    x, y = torch.randn(40, 3), torch.randn(40, 3)
+    covariance = torch.tensor([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 2.0]])
+    result = evaluate(lambda x: dist.MultivariateNormal(x, covariance), batches(x, y, 7), likelihood="normal")
+    assert result.nll == pytest.approx(
+        -dist.MultivariateNormal(x, covariance).log_prob(y).mean().item(), rel=1e-5
+    )
+    one_hot = torch.nn.functional.one_hot(y.argmax(1)).float()
+    result = evaluate(lambda x: dist.OneHotCategorical(logits=x), [(x, one_hot)], likelihood="categorical")
+    assert str(result) == str(evaluate(lambda x: dist.Categorical(logits=x), [(x, y.argmax(1))], 3))
+
+
+def test_a_mixture_is_torch_s_mixture() -> None:
+    torch.manual_seed(0)
+    loc, y = torch.randn(5, 4, 3), torch.randn(4, 3)
+    ours = Mixture([dist.Normal(one, 0.5).to_event(1) for one in loc])
+    parts = torch.distributions.Independent(torch.distributions.Normal(loc.transpose(0, 1), 0.5), 1)
+    theirs = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(4, 5)), parts)
+    torch.testing.assert_close(ours.log_prob(y), theirs.log_prob(y))
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    torch.testing.assert_close(ours.variance, theirs.variance)
+    draws = ours.sample((20_000,))
+    assert ((draws.mean(0) - ours.mean).abs() < 4 * (ours.variance / 20_000).sqrt()).all()
+    torch.testing.assert_close(draws.var(0), ours.variance, rtol=0.1, atol=0)
+
+
+def test_a_name_does_not_know_a_scale_that_was_learned() -> None:
+    with pytest.raises(ValueError, match=r"'normal' is learned.*likelihood=model\.likelihood"):
+        evaluate(nn.Identity(), [(torch.ones(3), torch.ones(3))], likelihood="normal")
+    result = evaluate(nn.Identity(), [(torch.ones(3), torch.ones(3))], likelihood=ScaledLikelihood())
+    assert result.nll == pytest.approx(0.5 * math.log(2 * math.pi))
+
+
+def test_labels_that_the_outputs_do_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels reach from 0 to 9, but the outputs have 5 classes"):
+        evaluate(nn.Identity(), [(torch.zeros(10, 5), torch.arange(10))], likelihood="categorical")
+    with pytest.raises(ValueError, match="none of the labels counts"):
+        evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.full((2, 3), -100))], likelihood="categorical")
+    with pytest.raises(ValueError, match=r"y has shape \(2,\), .* shape \(2, 3\)"):
+        evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.zeros(2))], likelihood="categorical")

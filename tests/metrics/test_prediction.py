@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import Tensor, nn
 
-from bmrs_pyro.metrics import averaged, evaluate, predict
+from bmrs_pyro.inference import AutoTruncatedLogNormal, Mixture, SupervisedModel
+from bmrs_pyro.metrics import ClassPrediction, ValuePrediction, averaged, evaluate, predict
 from bmrs_pyro.network import NoisyNetwork
 from tests.metrics.programs import K, N, program
 
@@ -70,3 +75,102 @@ def test_wrong_use_is_refused() -> None:
     guide, x, _ = program()
     with pytest.raises(ValueError, match="draws is 0"):
         predict(guide.model.network, guide.posteriors(), x, draws=0)
+
+
+class Sequence(nn.Module):
+    """Outputs for every time step of ``(batch, time, 5)``."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+def over_time(outputs: int, likelihood: str) -> tuple[AutoTruncatedLogNormal, Tensor]:
+    torch.manual_seed(0)
+    network = NoisyNetwork(Sequence(outputs), torch.zeros(1, 7, 5))
+    model = SupervisedModel(network, likelihood, N)
+    return AutoTruncatedLogNormal(model, init_loc=-1.0, init_log_scale=0.0), torch.randn(N, 7, 5)
+
+
+def test_values_have_moments_of_noise_and_of_gains() -> None:
+    guide, x = over_time(4, "normal:predicted")
+    network, posteriors = guide.model.network, guide.posteriors()
+    torch.manual_seed(3)
+    result = predict(network, posteriors, x, 50, likelihood=guide.model.likelihood)
+    assert isinstance(result, ValuePrediction)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        draws = [network(x, {name: q.sample() for name, q in posteriors.items()}) for _ in range(50)]
+    loc, raw = torch.stack(draws).double().chunk(2, -1)
+    noise = nn.functional.softplus(raw).square().mean(0)
+    assert result.mean.shape == (N, 7, 2)
+    torch.testing.assert_close(result.mean.double(), loc.mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.expected_variance.double(), noise, rtol=1e-4, atol=0)
+    torch.testing.assert_close(result.variance.double(), noise + loc.var(0, correction=0), rtol=1e-4, atol=0)
+
+
+def test_every_label_of_a_sequence_has_its_entropy() -> None:
+    guide, x = over_time(K, "categorical")
+    network, posteriors = guide.model.network, guide.posteriors()
+    torch.manual_seed(0)
+    result = predict(network, posteriors, x, 20, likelihood="categorical")
+    assert isinstance(result, ClassPrediction)
+    assert (result.mean.shape, result.entropy.shape) == ((N, 7, K), (N, 7))
+    # a time step at a time, as an example of its own
+    torch.manual_seed(0)
+    flat = predict(network, posteriors, x.flatten(0, 1), 20)
+    torch.testing.assert_close(result.mean.flatten(0, 1), flat.mean)
+    torch.testing.assert_close(result.mutual_information.flatten(), flat.mutual_information)
+
+
+def test_zero_and_one_have_the_entropy_of_two_classes() -> None:
+    guide, x = over_time(2, "bernoulli")
+    network, posteriors = guide.model.network, guide.posteriors()
+    torch.manual_seed(0)
+    result = predict(network, posteriors, x, 1, likelihood="bernoulli")
+    assert isinstance(result, ClassPrediction)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = network(x, {name: q.sample() for name, q in posteriors.items()}).double()
+    torch.testing.assert_close(result.mean[..., 1], logits.sigmoid())
+    torch.testing.assert_close(result.entropy, torch.distributions.Bernoulli(logits=logits).entropy())
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("normal:0.5", 2), ("categorical", K), ("next-token", K), ("bernoulli", 1)]
+)
+def test_averaged_feeds_the_evaluation_of_every_likelihood(name: str, outputs: int) -> None:
+    guide, x = over_time(outputs, name)
+    network, posteriors = guide.model.network, guide.posteriors()
+    y = torch.randn(N, 7, 2) if name == "normal:0.5" else torch.randint(0, 2, (N, 7))
+    y = y.unsqueeze(-1) if name == "bernoulli" else y
+    torch.manual_seed(0)
+    function = averaged(network, posteriors, 20, likelihood=name)
+    result = evaluate(function, [(x, y)], likelihood=name)
+    torch.manual_seed(0)
+    if name == "normal:0.5":
+        mixed = function(x)
+        assert isinstance(mixed, Mixture)
+        parts = torch.stack([part.log_prob(y) for part in mixed.components])
+        assert result.nll == pytest.approx(-(parts.logsumexp(0) - math.log(20)).mean().item(), rel=1e-9)
+        return
+    prediction = predict(network, posteriors, x, 20, likelihood=name)
+    p = prediction.mean.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    p = p[:, 1:] if name == "next-token" else p
+    assert result.nll == pytest.approx(-p.log().mean().item(), rel=1e-9)
+
+
+def test_one_output_is_not_taken_for_a_class() -> None:
+    guide, x = over_time(1, "normal:1")
+    with pytest.raises(
+        ValueError, match=r"\(40, 1\); expected logits .* of two or more classes.* likelihood="
+    ):
+        predict(guide.model.network, guide.posteriors(), x[:, 0])
+    with pytest.raises(ValueError, match="Cauchy has no mean"):
+        predict(
+            guide.model.network, guide.posteriors(), x[:, 0], likelihood=lambda z: dist.Cauchy(z[:, 0], 1.0)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy.integrate import quad
@@ -59,6 +60,12 @@ def test_no_interval_of_that_mass_is_shorter(share: float) -> None:
 def test_float32_posteriors_answer_too() -> None:
     gains = {"theta.a": TruncatedLogNormal(LOC.float(), SCALE.float())}
     torch.testing.assert_close(hdi(gains)["theta.a"], hdi(GAINS)["theta.a"], rtol=1e-5, atol=0)
+
+
+def test_posteriors_of_hand_written_guides_answer_too() -> None:
+    wrapped = {"theta.a": dist.MaskedDistribution(GAINS["theta.a"], True).to_event(1)}
+    for ask in (lambda gains: quantile(gains, 0.3), lambda gains: probability_below(gains, 0.1), hdi):
+        torch.testing.assert_close(ask(wrapped)["theta.a"], ask(GAINS)["theta.a"])
 
 
 def test_wrong_levels_are_named() -> None:

@@ -146,6 +146,57 @@ def test_fallback_takes_whole_events() -> None:
     assert value.isfinite().all()
 
 
+WRAPPED = {
+    "independent": (lambda q: q.to_event(1), lambda value: value.sum(-1)),
+    "masked": (
+        lambda q: q.mask(torch.tensor([True, False, True])).to_event(1),
+        lambda value: value[0] + value[2],
+    ),
+    "masked events": (lambda q: q.to_event(1).mask(torch.tensor(False)), lambda value: 0 * value.sum(-1)),
+    "expanded": (
+        lambda q: dist.ExpandedDistribution(q.to_event(1), [4]),
+        lambda value: value.sum(-1).expand(4),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_wrapped_distributions_have_the_closed_forms_of_what_is_inside(wrapped: str) -> None:
+    wrap, total = WRAPPED[wrapped]
+    q, prior = (
+        TruncatedLogNormal(torch.tensor([-3.5, -2.0, -9.0]), torch.tensor([148.4, 1.0, 2.0])),
+        LogUniform(),
+    )
+    expected = total(delta_f(q, prior, spike(prior)))
+    priors = [(prior, spike(prior)), (prior.expand([3]).to_event(1), spike(prior).expand([3]).to_event(1))]
+    for p, reduced in priors:
+        torch.testing.assert_close(delta_f(wrap(q), p, reduced), expected, rtol=1e-12, atol=0)
+
+
+def test_wrapped_monte_carlo_agrees_with_quadrature() -> None:
+    rates = torch.tensor([4.0, 6.0, 3.0])
+    prior, reduced = dist.Gamma(2.0, 1.0), dist.Gamma(3.0, 2.0)
+    q = dist.Gamma(rates, 5.0)
+    value, error = monte_carlo_delta_f(q.to_event(1), prior, reduced, 20_000)
+    theta = torch.linspace(1e-3, 12, 24_001, dtype=torch.float64).unsqueeze(-1)
+    ratio = (q.log_prob(theta) + reduced.log_prob(theta) - prior.log_prob(theta)).exp()
+    expected = torch.trapezoid(ratio, theta, dim=0).log().sum()
+    assert error < 0.05
+    assert abs(value - expected) < 4 * error + 1e-4
+
+
+def test_an_estimate_that_few_draws_carry_is_refused() -> None:
+    q, prior = dist.Gamma(torch.tensor([4.0, 4.0]), 5.0), dist.Gamma(2.0, 1.0)
+    with pytest.raises(ValueError, match=r"1 of 10000 draws .* carry .* register_delta_f"):
+        delta_f(q, prior, dist.Gamma(3.0, 1e4))
+
+
+def test_events_that_do_not_fit_are_refused() -> None:
+    q, prior = TruncatedLogNormal(torch.zeros(2, 3), 1.0), LogUniform()
+    with pytest.raises(ValueError, match=r"\(3,\), \(2, 3\), \(\): use one to_event"):
+        delta_f(q.to_event(1), prior.expand([2, 3]).to_event(2), spike(prior))
+
+
 class Base(dist.Normal):
     """A family of its own, for the registry."""
 

@@ -57,6 +57,19 @@ def test_figures_of_a_large_and_a_small_network() -> None:
     assert "1,800" in text
 
 
+def test_values_are_compared_by_their_error() -> None:
+    nets = {"dense": classifier(20), "small": classifier(4)}
+    batches = [(torch.randn(10, 6), torch.randn(10, 3)) for _ in range(3)]
+    figures = compare_networks(nets, batches, likelihood="normal:1", batch_sizes=(1,), repeats=1)
+    console = Console(width=120, record=True)
+    console.print(figures_table(figures, title="both"))
+    text = console.export_text()
+    assert "test RMSE" in text
+    assert "accuracy" not in text
+    record = json.loads(json.dumps(figures["small"].to_json(), allow_nan=False))
+    assert set(record["evaluation"]) == {"count", "values", "rmse", "nll"}
+
+
 def test_widths_of_layers_are_drawn(tmp_path: Path) -> None:
     dense = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8, 2)

@@ -8,10 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy.special import logsumexp
+from torch import nn
 
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
+from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.reporting import to_inference_data
 from bmrs_pyro.runs import RunDirectory
@@ -72,6 +76,30 @@ def test_log_likelihood_is_that_of_the_draws() -> None:
         np.testing.assert_allclose(
             dataset(tree, "log_likelihood")["y"].values[0, draw], expected.detach(), rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["categorical", "normal:0.5"])
+def test_examples_may_have_several_labels_or_values(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 4, 5)), name, N)
+    x = torch.randn(N, 4, 5)
+    y = torch.randint(0, 3, (N, 4)) if name == "categorical" else torch.randn(N, 4, 3)
+    tree = to_inference_data(AutoTruncatedLogNormal(model, init_loc=-1.0), draws=6, data=(x, y))
+    theta = {
+        family.name: torch.from_numpy(dataset(tree, "posterior")[family.name].values[0, 2])
+        for family in model.structures
+    }
+    outputs = model.network(x, theta)
+    outcomes = dist.Normal(outputs, 0.5) if name != "categorical" else dist.Categorical(logits=outputs)
+    expected = outcomes.log_prob(y).flatten(1).sum(1).detach()
+    found = dataset(tree, "log_likelihood")["y"]
+    assert found.dims == ("chain", "draw", "example")
+    np.testing.assert_allclose(found.values[0, 2], expected, rtol=1e-4)
+    drawn = dataset(tree, "posterior_predictive")["y"]
+    assert drawn.dims == ("chain", "draw", "example", *(f"y_dim_{n}" for n in range(y.dim() - 1)))
+    assert drawn.shape == (1, 6, *y.shape)
+    assert dataset(tree, "observed_data")["y"].shape == y.shape
 
 
 def test_loo_agrees_with_plain_importance_sampling() -> None:

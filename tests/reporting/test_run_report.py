@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 from typer.main import get_command
 
 from bmrs_pyro.cli.app import app
@@ -63,6 +64,27 @@ def test_the_page_is_well_formed_and_self_contained(page: str, finished_run: Run
     assert not re.search(r"<script|<link|@import|url\((?!#)", page)
     keep = finished_run.decision().keep
     assert reader.cells == {"kept": keep.kept, "removed": keep.removed}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "expected"),
+    [
+        ("normal:1", torch.zeros(50, 10), ["What it predicts", "test RMSE", "NLL"]),
+        (
+            "bernoulli",
+            torch.zeros(50, 10),
+            ["What its probabilities are worth", "test accuracy", "Brier score"],
+        ),
+    ],
+)
+def test_the_page_shows_what_fits_the_likelihood(
+    likelihood: str, y: Tensor, expected: list[str], finished_run: RunDirectory
+) -> None:
+    result = evaluate(finished_run.small(), [(torch.randn(50, 1, 8, 8), y)], likelihood=likelihood)
+    page = html_report(finished_run, {"test data": result})
+    for text in expected:
+        assert text in page
+    assert ("Reliability" in page) == (likelihood == "bernoulli")
 
 
 def test_the_page_answers_what_was_asked(page: str, finished_run: RunDirectory) -> None:

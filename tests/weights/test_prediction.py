@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -43,3 +46,19 @@ def test_two_guides_in_one_process_do_not_meet_in_the_parameter_store() -> None:
     predictive(two, p, 1)(x)
     torch.testing.assert_close(predictive(one, q, 200)(x), first, rtol=0, atol=0.4)
     assert len(list(pyro.get_param_store().keys())) == 0
+
+
+def test_values_are_a_mixture_of_the_draws() -> None:
+    model, guide = program()
+    model.likelihood = lambda z: dist.Normal(z, 0.5).to_event(1)
+    x, _ = blobs(count=9)
+    y = torch.randn(9, model.output(x).shape[1])
+    pyro.set_rng_seed(3)
+    found = predictive(model, guide, 7)(x)
+    pyro.set_rng_seed(3)
+    with torch.no_grad():
+        traces = [poutine.trace(guide).get_trace() for _ in range(7)]
+        parts = [
+            model.likelihood(poutine.replay(model.output, trace=trace)(x)).log_prob(y) for trace in traces
+        ]
+    torch.testing.assert_close(found.log_prob(y), torch.stack(parts).logsumexp(0) - math.log(7))

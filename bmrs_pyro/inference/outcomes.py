@@ -1,0 +1,189 @@
+"""What a likelihood's distribution says of the data: probabilities of classes, or a mean."""
+
+from __future__ import annotations
+
+__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "mixture", "observed"]
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+import torch.distributions as td
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+from torch.nn.functional import logsigmoid
+
+from bmrs_pyro.distributions import unwrapped
+from bmrs_pyro.inference.likelihoods import SmoothedCategorical
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A distribution of a batch's labels or values, without its wrappers.
+
+    Attributes:
+        log_p: normalised log-probabilities of classes, ``(batch, …, K)``, those of a Bernoulli as of two; None
+            where the outcomes are no classes.
+        mean: E[y], ``(batch, …)``; None of classes, and where the distribution has none.
+        mask: which labels or values count; None for all.
+        ignored: label that does not count; None for none.
+        event_dims: how many dimensions of the labels belong to one example.
+        one_hot: whether y holds a one for its class instead of the class's number.
+    """
+
+    log_p: Tensor | None
+    mean: Tensor | None
+    mask: Tensor | None
+    ignored: int | None
+    event_dims: int
+    one_hot: bool = False
+
+    @classmethod
+    def of(cls, distribution: td.Distribution) -> Outcome:
+        """Read a distribution; ``to_event``, ``expand`` and ``mask`` may be around it."""
+        outer = distribution.components[0] if isinstance(distribution, Mixture) else distribution
+        base, shape, event_dims, mask = unwrapped(outer)
+        mask = mask if mask is None else mask.expand(shape)
+        if isinstance(base, td.Categorical | td.OneHotCategorical):
+            log_p = base.logits.log_softmax(-1)
+        elif isinstance(base, td.Bernoulli):
+            log_p = torch.stack([logsigmoid(-base.logits), logsigmoid(base.logits)], -1)
+        else:
+            return cls(None, _mean(distribution), mask, None, event_dims)
+        one_hot = isinstance(base, td.OneHotCategorical)
+        log_p = log_p.expand(*shape, log_p.shape[-1])
+        return cls(log_p, None, mask, getattr(base, "ignored", None), event_dims, one_hot)
+
+    def labels(self, y: Tensor) -> Tensor:
+        """Return the numbers of the classes, ``(batch, …)``."""
+        return (y.argmax(-1) if self.one_hot else y).long()
+
+    def counted(self, y: Tensor) -> Tensor:
+        """Return which labels or values count, of their shape."""
+        counted = torch.ones_like(y, dtype=torch.bool)
+        if self.mask is not None:
+            # a multivariate value counts as a whole
+            counted &= self.mask.to(y.device).reshape(self.mask.shape + (1,) * (y.dim() - self.mask.dim()))
+        return counted if self.ignored is None else counted & (y != self.ignored)
+
+
+class Mixture(dist.TorchDistribution):
+    """The mixture of S equally likely distributions of one shape, each with all of an example's values.
+
+    Args:
+        components: the distributions, such as the likelihood's under S draws of the gains.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(self, components: Sequence[dist.TorchDistribution]) -> None:
+        self.components = tuple(components)
+        super().__init__(components[0].batch_shape, components[0].event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Constraint | None:
+        """The support of the first."""
+        return self.components[0].support
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y]."""
+        return torch.stack([one.mean for one in self.components]).mean(0)
+
+    @property
+    def expected_variance(self) -> Tensor:
+        """The components' mean variance, the noise that is left where the component is known."""
+        return torch.stack([one.variance for one in self.components]).mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var[y], of the noise and of the components' means."""
+        means = torch.stack([one.mean for one in self.components])
+        return self.expected_variance + means.var(0, correction=0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log (1/S) Σ_s p_s(value)."""
+        parts = torch.stack([one.log_prob(value) for one in self.components])
+        return parts.logsumexp(0) - math.log(len(self.components))
+
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draw values, each example's from a component of its own."""
+        draws = torch.stack([one.sample(torch.Size(sample_shape)) for one in self.components])
+        events = (1,) * len(self.event_shape)
+        chosen = torch.randint(len(self.components), (*sample_shape, *self.batch_shape), device=draws.device)
+        index = chosen.reshape(1, *chosen.shape, *events).expand(1, *draws.shape[1:])
+        return draws.gather(0, index).squeeze(0)
+
+
+def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistribution:
+    """Return what S equally likely distributions say together: of classes a categorical with their mean probabilities.
+
+    Args:
+        distributions: at least one, all of one kind and shape; read one after the other.
+    """
+    found = iter(distributions)
+    first = next(found)
+    outcome = Outcome.of(first)
+    if outcome.log_p is None:
+        return Mixture([first, *found])
+    log_p, count = outcome.log_p, 1
+    for one in found:
+        log_p, count = torch.logaddexp(log_p, class_log_probabilities(one)), count + 1
+    log_p = log_p - math.log(count)
+    if outcome.one_hot:
+        merged = dist.OneHotCategorical(logits=log_p)
+    else:
+        merged = SmoothedCategorical(log_p, 0.0, outcome.ignored)
+    merged = merged if outcome.mask is None else merged.mask(outcome.mask)
+    return merged.to_event(outcome.event_dims)
+
+
+def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
+    """Return labels or values in the shape that a distribution scores; dimensions of 1 may be missing or too many.
+
+    Raises:
+        ValueError: their shape is another one.
+    """
+    expected = distribution.batch_shape + distribution.event_shape
+    if y.shape == expected:
+        return y
+    if [size for size in y.shape if size != 1] == [size for size in expected if size != 1]:
+        return y.reshape(expected)
+    if y.dim() > len(
+        expected
+    ):  # a distribution of the user's own may score more dimensions than it says it has
+        return y
+    raise ValueError(
+        f"y has shape {tuple(y.shape)}, but the likelihood is of values of shape {tuple(expected)}: "
+        "change the likelihood, the network's outputs, or y"
+    )
+
+
+def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:
+    """Return log-probabilities ``(batch, K)`` where every example has one class, and else the distribution."""
+    if isinstance(distribution, td.Categorical) and len(distribution.batch_shape) == 1:
+        return distribution.logits
+    return distribution
+
+
+def class_log_probabilities(distribution: td.Distribution) -> Tensor:
+    """Return log p of the classes, ``(batch, …, K)``.
+
+    Raises:
+        ValueError: the distribution is not of classes.
+    """
+    log_p = Outcome.of(distribution).log_p
+    if log_p is None:
+        raise ValueError(f"a {type(distribution).__name__} is not of classes, as the one before it was")
+    return log_p
+
+
+def _mean(distribution: td.Distribution) -> Tensor | None:
+    try:
+        mean = distribution.mean
+    except NotImplementedError:
+        return None
+    return None if mean.isnan().all() else mean

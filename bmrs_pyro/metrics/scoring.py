@@ -1,0 +1,113 @@
+"""One batch scored through its likelihood, label by label or example by example."""
+
+from __future__ import annotations
+
+__all__ = ["BatchScores", "predicted", "score_batch"]
+
+from typing import Any, NamedTuple, cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bmrs_pyro.inference import Outcome, as_likelihood, observed
+from bmrs_pyro.inference.likelihoods import Likelihood
+
+
+class BatchScores(NamedTuple):
+    """Scores of one batch, on the CPU; sums over them do not depend on the batches' sizes.
+
+    Attributes:
+        examples: how many they are.
+        num_classes: K; None for values.
+        event_dims: how many dimensions of the labels belong to one example.
+        columns: of every label that counts: y, the most probable class, its probability, whether y is among the
+            five most probable, −log p_y, Σ_k (p_k − [k = y])². Else −log p(y | x) of every example and
+            (y − E[y | x])² of every value that counts, of none where there is no mean.
+    """
+
+    examples: int
+    num_classes: int | None
+    event_dims: int
+    columns: tuple[Tensor, ...]
+
+
+def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribution:
+    """Return the distribution of a batch for its outputs, in float64 where the likelihood is a named one.
+
+    Raises:
+        ValueError: the outputs hold NaN or infinity, or the named likelihood has a scale that is learned.
+    """
+    if isinstance(outputs, Distribution):
+        return cast(dist.TorchDistribution, outputs)
+    for leaf in tree_leaves(outputs):
+        # an infinite logit may rule a class out
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not (leaf < torch.inf).all():
+            raise ValueError(
+                "the outputs hold NaN or infinity; the network's weights or inputs are not finite"
+            )
+    if not isinstance(likelihood, str):
+        return likelihood(outputs)
+    named = as_likelihood(likelihood)
+    if isinstance(named, nn.Module) and any(True for _ in named.parameters()):
+        raise ValueError(
+            f"the scale of {likelihood!r} is learned, and a name does not know it: give the trained likelihood, "
+            f"likelihood=model.likelihood, or a number, likelihood='{likelihood.partition(':')[0]}:1.0'"
+        )
+    return named(tree_map(_double, outputs))
+
+
+def score_batch(
+    outputs: Any, y: Tensor, likelihood: str | Likelihood, num_classes: int | None = None
+) -> BatchScores:
+    """Score labels or values.
+
+    Args:
+        outputs: the network's, or a distribution.
+        y: labels or values ``(B, …)``.
+        likelihood: what the outputs say of y.
+        num_classes: K; None takes what the outputs have.
+
+    Raises:
+        ValueError: outputs and labels do not fit, or the outputs are not finite.
+    """
+    distribution = predicted(outputs, likelihood)
+    outcome = Outcome.of(distribution)
+    if num_classes is not None and (outcome.log_p is None or outcome.log_p.shape[-1] != num_classes):
+        shape = outputs.shape if isinstance(outputs, Tensor) else distribution.batch_shape
+        raise ValueError(f"logits have shape {tuple(shape)}; expected {(len(y), num_classes)}")
+    read = outcome.mean if outcome.log_p is None else outcome.log_p
+    y = observed(distribution, y if read is None else y.to(read.device))
+    if outcome.log_p is not None:
+        columns = _of_labels(outcome, outcome.log_p.double(), y)
+        return BatchScores(len(y), outcome.log_p.shape[-1], outcome.event_dims, columns)
+    nll = -distribution.log_prob(y).double().reshape(len(y), -1).sum(1)
+    squares = nll[:0]
+    if outcome.mean is not None and outcome.mean.shape == y.shape:
+        squares = (y - outcome.mean)[outcome.counted(y)].double().square()
+    return BatchScores(len(y), None, outcome.event_dims, (nll.cpu(), squares.cpu()))
+
+
+def _of_labels(outcome: Outcome, log_p: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    y = outcome.labels(y)
+    counted = outcome.counted(y)
+    y, log_p = y[counted], log_p[counted]
+    classes = log_p.shape[-1]
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(
+            f"the labels reach from {y.min()} to {y.max()}, but the outputs have {classes} classes"
+        )
+    if log_p.isnan().any():  # all logits −∞
+        raise ValueError("the outputs hold NaN or infinity; the network's weights or inputs are not finite")
+    p, label = log_p.exp(), y.unsqueeze(1)
+    confidence, guess = p.max(1)
+    in_top5 = (log_p.topk(min(5, classes)).indices == label).any(1)
+    brier = p.scatter_add(1, label, -torch.ones_like(label, dtype=p.dtype)).square().sum(1)
+    columns = y, guess, confidence, in_top5, -log_p.gather(1, label).squeeze(1), brier
+    return tuple(column.cpu() for column in columns)
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
