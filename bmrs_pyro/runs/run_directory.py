@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["RunDirectory", "RunError"]
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors, seal, unseal, write_atomically
+from bmrs_pyro.files import (
+    BusyError,
+    NewerFormat,
+    alone,
+    load_tensors,
+    save_tensors,
+    seal,
+    unseal,
+    write_atomically,
+)
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
-from bmrs_pyro.runs.source import NetworkSource
+from bmrs_pyro.runs.epoch_log import EpochLog
+from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
 
 SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
@@ -46,9 +57,12 @@ class RunDirectory:
 
     Args:
         path: the directory.
+        trust_source: import the module, or the file outside the directory, that the network comes from, where it has
+            no copy of one. The copy is imported in any case.
     """
 
     path: Path
+    trust_source: bool = False
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, dense: Mapping[str, Tensor] | None = None) -> RunDirectory:
@@ -62,22 +76,62 @@ class RunDirectory:
         Raises:
             RunError: the path holds a run already, or cannot be written.
         """
-        run = cls(path)
-        if run.exists():
-            raise RunError(f"{path} holds a run already; resume it with --resume or choose another directory")
+        run = cls(path, trust_source=True)  # it is the caller's
         source = NetworkSource(config.model)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if source.file:
-                content = source.file.read_bytes()
-                config = replace(config, source_sha256=source.digest())
-                write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
-            if dense is not None:
-                save_tensors(run._file(DENSE), dense, {})
-            run._write_json("config.json", config.to_json())
+            with run.locked():
+                if run.exists():
+                    raise RunError(
+                        f"{path} holds a run already; resume it with --resume or choose another directory"
+                    )
+                if source.file:
+                    content = source.read()
+                    config = replace(config, source_sha256=hashlib.sha256(content).hexdigest())
+                    write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
+                if dense is not None:
+                    save_tensors(run._file(DENSE), dense, {})
+                run._write_json("config.json", config.to_json())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
         return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here meanwhile.
+
+        Raises:
+            RunError: another one writes here.
+            WriteError: nothing can be written here.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is no run directory")
+        with ExitStack() as held:
+            try:
+                held.enter_context(alone(self._file(".lock")))
+            except BusyError:
+                raise RunError(
+                    f"another process is at work on {self.path}; wait until it is done, or stop it"
+                ) from None
+            yield
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep other processes from writing here, and mend the metrics from the state that training goes on from.
+
+        Raises:
+            RunError: another one writes here, or the metrics are of a newer format.
+            CheckpointError: the state cannot be read.
+            WriteError: nothing can be written here.
+        """
+        with self.locked():
+            state = self.checkpoint.load()
+            if state is not None:
+                try:
+                    self._log.mend(state.epochs)
+                except NewerFormat as error:
+                    raise RunError(f"{self._log.path} cannot be read ({error})") from None
+            yield
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -90,7 +144,7 @@ class RunDirectory:
             return RunConfig.from_json(self._read_json("config.json"))
         except RunError:
             raise
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
 
     @property
@@ -99,11 +153,21 @@ class RunDirectory:
         return Checkpoint(self._file("state.safetensors"))
 
     def source(self) -> NetworkSource:
-        """Return where the dense network comes from: the run's own copy of the file where there is one."""
-        config = self.config
+        """Return where the dense network comes from: the run's own copy of the file where there is one.
+
+        Raises:
+            SourceError: it comes from code outside the directory, which nobody has said to trust.
+        """
+        config, copy = self.config, self._file(SOURCE_COPY)
         if config.source_sha256 is None:
-            return NetworkSource(config.model)
-        return NetworkSource(str(self._file(SOURCE_COPY)), config.source_sha256)
+            source = NetworkSource(config.model)
+        else:
+            source = NetworkSource(str(copy), config.source_sha256)
+            if copy.resolve().parent == self.path.resolve():  # no link that leads out of it
+                return source
+        if source.imports and not self.trust_source:
+            raise SourceError(source.consent(self.path))
+        return source
 
     def dense(self) -> nn.Module:
         """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
@@ -120,23 +184,19 @@ class RunDirectory:
         return torch.zeros(1, *self.config.input_shape)
 
     def append_metrics(self, record: Epoch) -> None:
-        """Add an epoch's record; one of an interrupted run with the same or a later number gives way."""
-        earlier = self.metrics() if self._file("metrics.jsonl").exists() else []
-        kept = [*(epoch for epoch in earlier if epoch.epoch < record.epoch), record]
-        lines = "".join(json.dumps(seal(epoch.to_json())) + "\n" for epoch in kept)
-        write_atomically(self._file("metrics.jsonl"), lambda file: file.write_text(lines))
+        """Add an epoch's record; the first epoch's begins the file anew."""
+        self._log.append(record)
 
     def metrics(self) -> list[Epoch]:
         """Return the records of all epochs so far."""
-        file = self._file("metrics.jsonl")
         try:
-            records = [Epoch(**unseal(line)) for line in file.read_text().splitlines()]
-        except (OSError, TypeError, ValueError) as error:
-            raise RunError(f"{file} cannot be read ({error})") from None
-        numbers = [record.epoch for record in records]
-        if numbers != list(range(1, len(numbers) + 1)):
-            raise RunError(f"{file} is damaged (its epochs are numbered {numbers})")
-        return records
+            return self._log.records()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._log.path} cannot be read ({error})") from None
+
+    @property
+    def _log(self) -> EpochLog:
+        return EpochLog(self._file("metrics.jsonl"))
 
     def save_network(
         self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History

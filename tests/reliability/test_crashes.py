@@ -70,18 +70,24 @@ def _run(folder: Path, before: Callable[[], object], out: str) -> None:
 
 
 def die(write: int, phase: str) -> None:
-    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0."""
+    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0; a line may be added to one."""
     count = -1
     fsync, replace = os.fsync, Path.replace
+    metrics = Path("run", "metrics.jsonl")
 
     def counted(descriptor: int) -> None:
         nonlocal count
         count += 1
+        status = os.fstat(descriptor)
+        grows = metrics.exists() and os.path.samestat(status, metrics.stat())
         if count == write and phase == "half written":
-            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            before = len(b"".join(metrics.read_bytes().splitlines(True)[:-1])) if grows else 0
+            os.truncate(descriptor, (before + status.st_size) // 2)
         if count == write and phase != "renamed":
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(descriptor)
+        if count == write and grows:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def last(path: Path, target: Path) -> None:
         replace(path, target)
