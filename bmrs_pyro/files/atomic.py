@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["WriteError", "append_line", "refuse_unwritable", "write_atomically"]
+__all__ = ["WriteError", "append_text", "refuse_unwritable", "write_atomically"]
 
 import errno
 import hashlib
@@ -65,10 +65,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise WriteError(path, str(error).rpartition(": ")[2]) from None
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, which is made if there is none, and force it to disk.
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file, which is made if there is none, and force it to disk.
 
-    A process that is killed meanwhile leaves a part of the line, without its end.
+    A process that is killed meanwhile leaves a beginning of it.
 
     Raises:
         WriteError: the disk is full, the directory read-only, or the like.
@@ -78,7 +78,7 @@ def append_line(path: Path, line: str) -> None:
         with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             try:
-                left = f"{line}\n".encode()
+                left = text.encode()
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmrs_pyro.files import NewerFormat, append_line, seal, unseal, write_atomically
+from bmrs_pyro.files import NewerFormat, append_text, seal, unseal, write_atomically
 from bmrs_pyro.training import Epoch
 
 
@@ -30,9 +30,9 @@ class EpochLog:
             WriteError: the disk is full, or the like.
         """
         if record.epoch == 1:
-            self._write([record])
+            self._write(_text([record]))
         else:
-            append_line(self.path, _line(record))
+            append_text(self.path, _text([record]))
 
     def records(self) -> list[Epoch]:
         """Return the records; a last line that is not finished is left out, for it is being written, or was cut.
@@ -42,11 +42,14 @@ class EpochLog:
             ValueError: it is damaged.
             OSError: it cannot be read.
         """
-        lines = self.path.read_text().split("\n")[:-1]
+        *lines, rest = self.path.read_text().split("\n")
+        records = [_record(line) for line in lines]
         try:
-            records = [Epoch(**unseal(line)) for line in lines]
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+            records += [_record(rest)] if rest else []
+        except NewerFormat:
+            raise
+        except ValueError:
+            pass
         numbers = [record.epoch for record in records]
         if numbers != list(range(1, len(numbers) + 1)):
             raise ValueError(f"it is damaged: its epochs are numbered {numbers}")
@@ -59,20 +62,27 @@ class EpochLog:
             NewerFormat: the file is of a newer version.
             WriteError: it cannot be written.
         """
-        right = list(epochs)
+        text = _text(epochs)
         try:
-            if self.records() == right:
+            self.records()
+            if self.path.read_text() == text:
                 return
         except NewerFormat:
             raise
         except (OSError, ValueError):
             pass
-        self._write(right)
+        self._write(text)
 
-    def _write(self, records: Iterable[Epoch]) -> None:
-        lines = "".join(f"{_line(record)}\n" for record in records)
-        write_atomically(self.path, lambda file: file.write_text(lines))
+    def _write(self, text: str) -> None:
+        write_atomically(self.path, lambda file: file.write_text(text))
 
 
-def _line(record: Epoch) -> str:
-    return json.dumps(seal(record.to_json()))
+def _record(line: str) -> Epoch:
+    try:
+        return Epoch(**unseal(line))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _text(records: Iterable[Epoch]) -> str:
+    return "".join(f"{json.dumps(seal(record.to_json()))}\n" for record in records)

@@ -73,12 +73,11 @@ def die(write: int, phase: str) -> None:
     """Let the process be killed at a phase of its ``write``-th writing of a file, from 0; a line may be added to one."""
     count = -1
     fsync, replace = os.fsync, Path.replace
-    metrics = Path("run", "metrics.jsonl")
 
     def counted(descriptor: int) -> None:
         nonlocal count
         count += 1
-        status = os.fstat(descriptor)
+        status, metrics = os.fstat(descriptor), Path(sys.argv[sys.argv.index("--out") + 1], "metrics.jsonl")
         grows = metrics.exists() and os.path.samestat(status, metrics.stat())
         if count == write and phase == "half written":
             before = len(b"".join(metrics.read_bytes().splitlines(True)[:-1])) if grows else 0
