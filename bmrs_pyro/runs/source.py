@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -84,13 +84,14 @@ class NetworkSource:
                     f"a network is made for an input shape and a number of classes, got {number!r:.60} among them"
                 )
         factory = self._factory()
-        with suppress(ValueError):  # of a callable that does not tell its arguments
-            try:
-                inspect.signature(factory).bind(input_shape, num_classes)
-            except TypeError as error:
-                raise SourceError(
-                    f"{self.spec}: it is called with (input_shape, num_classes), which does not fit ({error})"
-                ) from None
+        try:
+            inspect.signature(factory).bind(input_shape, num_classes)
+        except TypeError as error:
+            raise SourceError(
+                f"{self.spec}: it is called with (input_shape, num_classes), which does not fit ({error})"
+            ) from None
+        except ValueError:
+            pass  # a callable that does not tell its arguments
         with self._blamed("fails to make a network"):
             net = factory(input_shape, num_classes)
         if not isinstance(net, nn.Module):

@@ -181,6 +181,35 @@ def test_killed_at_twenty_random_moments(straight: tuple[Path, float], folder: P
     assert killed >= 15  # a point in time may lie behind the end
 
 
+def pause(folder: Path) -> None:
+    """Let the process wait in the middle of its third epoch's metrics, until the file ``go`` is there."""
+    count, fsync = 0, os.fsync
+
+    def waiting(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        fsync(descriptor)
+        while count == 7 and not (folder / "go").exists():
+            (folder / "waiting").touch()
+            time.sleep(0.01)
+
+    os.fsync = waiting  # type: ignore[assignment]
+
+
+def test_a_run_that_is_still_running_is_not_resumed(straight: tuple[Path, float], folder: Path) -> None:
+    process = start(folder, before=partial(pause, folder))
+    while process.is_alive() and not (folder / "waiting").exists():
+        time.sleep(0.01)
+    assert len(RunDirectory(folder / "run").metrics()) == 3  # it can be read
+    for _ in range(2):
+        assert status(start(folder)) == 2
+        message = (folder / "errors").read_text()
+        assert message == "error: another process is at work on run; wait until it is done, or stop it\n"
+    (folder / "go").touch()
+    assert status(process) == 0
+    assert_same(straight[0], folder / "run")
+
+
 def interrupted(folder: Path, out: str = "run") -> bytes:
     """Make a run that was killed in its fourth epoch; return its last state."""
     assert status(start(folder, before=partial(die, 8, "half written"), out=out)) == -signal.SIGKILL
