@@ -7,6 +7,7 @@ __all__ = ["from_record", "parse_json"]
 import json
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,7 +33,7 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
         ValueError: a field is missing, unknown, or of another type than the class declares; of one declared ``Any``
             only texts, numbers and null are taken.
     """
-    hints, values = get_type_hints(kind), {}
+    hints, values = _hints(kind), {}  # type: ignore[arg-type]  # a class is hashable
     for name, value in record.items():
         if name not in hints:
             raise ValueError(f"the field {name!r} is unknown here")
@@ -46,6 +47,11 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
         return kind(**values)
     except TypeError as error:  # fields without a value
         raise ValueError(str(error)) from None
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fits(value: object, hint: Any) -> bool:

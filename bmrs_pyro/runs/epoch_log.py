@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmrs_pyro.files import NewerFormat, append_text, seal, unseal, write_atomically
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import Epoch
 
 
@@ -38,10 +39,32 @@ class EpochLog:
         """Return the records; a last line that is not finished is left out, for it is being written, or was cut.
 
         Raises:
-            NewerFormat: the file is of a newer version.
-            ValueError: it is damaged.
-            OSError: it cannot be read.
+            RunError: the file is missing, damaged or of a newer version.
         """
+        try:
+            return self._read()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} cannot be read ({error})") from None
+
+    def mend(self, epochs: Iterable[Epoch]) -> None:
+        """Make the file say what a run's state says, if it is behind it, ahead of it or damaged.
+
+        Raises:
+            RunError: the file is of a newer version.
+            WriteError: it cannot be written.
+        """
+        text = _text(epochs)
+        try:
+            self._read()
+            if self.path.read_text() == text:
+                return
+        except NewerFormat as error:
+            raise RunError(f"{self.path} cannot be read ({error})") from None
+        except (OSError, ValueError):
+            pass
+        self._write(text)
+
+    def _read(self) -> list[Epoch]:
         *lines, rest = self.path.read_text().split("\n")
         records = [_record(line) for line in lines]
         try:
@@ -54,24 +77,6 @@ class EpochLog:
         if numbers != list(range(1, len(numbers) + 1)):
             raise ValueError(f"it is damaged: its epochs are numbered {numbers}")
         return records
-
-    def mend(self, epochs: Iterable[Epoch]) -> None:
-        """Make the file say what a run's state says, if it is behind it, ahead of it or damaged.
-
-        Raises:
-            NewerFormat: the file is of a newer version.
-            WriteError: it cannot be written.
-        """
-        text = _text(epochs)
-        try:
-            self.records()
-            if self.path.read_text() == text:
-                return
-        except NewerFormat:
-            raise
-        except (OSError, ValueError):
-            pass
-        self._write(text)
 
     def _write(self, text: str) -> None:
         write_atomically(self.path, lambda file: file.write_text(text))

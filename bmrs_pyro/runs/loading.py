@@ -15,7 +15,8 @@ from torch import nn
 from bmrs_pyro.files import from_record, load_tensors, parse_json, save_tensors
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.runs.run_directory import RunDirectory, RunError
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["RunDirectory", "RunError"]
+__all__ = ["RunDirectory"]
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,11 @@ from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
 
 SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
-
-
-class RunError(ValueError):
-    """A run directory cannot be used; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +103,11 @@ class RunDirectory:
         """
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no run directory")
-        with ExitStack() as held:
-            try:
-                held.enter_context(alone(self._file(".lock")))
-            except BusyError:
-                raise RunError(
-                    f"another process is at work on {self.path}; wait until it is done, or stop it"
-                ) from None
-            yield
+        try:
+            with alone(self._file(".lock")):
+                yield
+        except BusyError:
+            raise RunError(f"another process is at work on {self.path}; wait for it, or stop it") from None
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -127,10 +121,7 @@ class RunDirectory:
         with self.locked():
             state = self.checkpoint.load()
             if state is not None:
-                try:
-                    self._log.mend(state.epochs)
-                except NewerFormat as error:
-                    raise RunError(f"{self._log.path} cannot be read ({error})") from None
+                self._log.mend(state.epochs)
             yield
 
     def exists(self) -> bool:
@@ -189,10 +180,7 @@ class RunDirectory:
 
     def metrics(self) -> list[Epoch]:
         """Return the records of all epochs so far."""
-        try:
-            return self._log.records()
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self._log.path} cannot be read ({error})") from None
+        return self._log.records()
 
     @property
     def _log(self) -> EpochLog:
@@ -249,8 +237,7 @@ class RunDirectory:
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 
     def validation_accuracy(self) -> float | None:
-        """Return the small network's accuracy on the validation data; None where nobody measured it."""
-        # runs of earlier versions hold none
+        """Return the small network's accuracy on the validation data; None where nobody has, as of early runs."""
         accuracy: float | None = self._read_json("reduction.json").get("validation_accuracy")
         return accuracy
 
@@ -292,22 +279,24 @@ class RunDirectory:
         try:
             return unseal(file.read_text())
         except FileNotFoundError:
-            raise RunError(
-                f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)"
-            ) from None
+            raise _missing(file) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read ({error})") from None
 
     def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = self._file(name)
         if not file.exists():
-            raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+            raise _missing(file)
         try:
             return load_tensors(file)
         except NewerFormat as error:
             raise RunError(f"{file} cannot be read ({error})") from None
         except ValueError as error:
             raise RunError(f"{file} is damaged ({error})") from None
+
+
+def _missing(file: Path) -> RunError:
+    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -60,10 +60,6 @@ class NetworkSource:
         """The Python file, None for other sources."""
         return Path(self.spec) if self.spec.endswith(".py") else None
 
-    def digest(self) -> str | None:
-        """Return the file's SHA-256, None for other sources."""
-        return hashlib.sha256(self.read()).hexdigest() if self.file else None
-
     def input_size(self) -> int | None:
         """Return the height and width the source asks for by ``input_size = 32``, None if any will do."""
         size = getattr(self._module(), "input_size", None) if self.file else None

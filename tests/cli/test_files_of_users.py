@@ -72,13 +72,13 @@ def test_layer_names_are_no_markup(tmp_path: Path) -> None:
         (
             "class Net(nn.Sequential):\n def forward(s, x): return super().forward(x) if len(x) < 64 else {}[64]\n"
             "def network(s, c): return Net(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, c))",
-            "net.py, line 3: KeyError: 64",  # in training
+            "model.py, line 3: KeyError: 64",  # in training, of the copy
         ),
     ],
 )
 def test_mistakes_in_the_networks_file_end_in_one_line(code: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(f"from torch import nn\n{code}\n")
-    result = command("fit", "net.py", "--out", "run", *SHORT, cwd=tmp_path)
+    result = command("fit", "net.py", "--out", "run", *SHORT, "--quiet", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr

@@ -70,7 +70,7 @@ def _run(folder: Path, before: Callable[[], object], out: str) -> None:
 
 
 def die(write: int, phase: str) -> None:
-    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0; a line may be added to one."""
+    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0, or of a line added."""
     count = -1
     fsync, replace = os.fsync, Path.replace
 
@@ -204,7 +204,7 @@ def test_a_run_that_is_still_running_is_not_resumed(straight: tuple[Path, float]
     for _ in range(2):
         assert status(start(folder)) == 2
         message = (folder / "errors").read_text()
-        assert message == "error: another process is at work on run; wait until it is done, or stop it\n"
+        assert message == "error: another process is at work on run; wait for it, or stop it\n"
     (folder / "go").touch()
     assert status(process) == 0
     assert_same(straight[0], folder / "run")
