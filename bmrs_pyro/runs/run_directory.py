@@ -79,9 +79,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             with run.locked():
                 if run.exists():
-                    raise RunError(
-                        f"{path} holds a run already; resume it with --resume or choose another directory"
-                    )
+                    raise RunError(f"{path} holds a run already; use --resume, or another directory")
                 if source.file:
                     content = source.read()
                     config = replace(config, source_sha256=hashlib.sha256(content).hexdigest())
@@ -98,8 +96,7 @@ class RunDirectory:
         """Keep other processes from writing here meanwhile.
 
         Raises:
-            RunError: another one writes here.
-            WriteError: nothing can be written here.
+            RunError, WriteError: another one writes here, or nothing can be written.
         """
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no run directory")
@@ -114,8 +111,7 @@ class RunDirectory:
         """Keep other processes from writing here, and mend the metrics from the state that training goes on from.
 
         Raises:
-            RunError: another one writes here, or the metrics are of a newer format.
-            CheckpointError: the state cannot be read.
+            RunError, CheckpointError: another one writes here, or a file cannot be read.
             WriteError: nothing can be written here.
         """
         with self.locked():
