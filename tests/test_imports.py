@@ -27,7 +27,9 @@ ROOMS = {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
         "metrics",
     },
-    "reporting": {"distributions", "network", "reduction", "inference", "training", "metrics", "runs"},
+    "reporting": {
+        *("distributions", "files", "network", "reduction", "inference", "training", "metrics", "runs"),
+    },
     "export": {"files", "runs"},
     "experiments": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),

@@ -19,6 +19,7 @@ from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
 from bmrs_pyro.cli.reproduce import reproduce
+from bmrs_pyro.runs import line_at_fault, told
 from bmrs_pyro.training.allocator import keep_freed_memory
 
 app = typer.Typer(
@@ -32,18 +33,21 @@ app.add_typer(reproduce, name="reproduce")
 
 
 def main() -> None:
-    """Run the command; bad input ends in one line on standard error and exit status 2.
+    """Run the command; bad input, and a mistake in a network's code, end in one line on standard error and status 2.
 
     With ``BMRS_DEBUG`` set in the environment errors keep their traceback.
     """
     keep_freed_memory()
     try:
         app(prog_name="bmrs")
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
-        if os.environ.get("BMRS_DEBUG"):
+    except Exception as error:
+        place = line_at_fault(error)
+        ours = place is None and not isinstance(error, ValueError | TypeError | OSError | ArithmeticError)
+        if ours or os.environ.get("BMRS_DEBUG"):
             raise
         # which of the processes that torchrun started
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         who = f" (process {os.environ['RANK']} of {processes})" if processes > 1 else ""
-        typer.echo(f"error{who}: {' '.join(str(error).split())}", err=True)
+        text = " ".join((told(error) if place else str(error)).split())
+        typer.echo(f"error{who}: {text}", err=True)
         sys.exit(2)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bmrs_pyro import reporting
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.files import write_atomically
+from bmrs_pyro.files import refuse_unwritable, write_atomically
 
 _HEAD = """# Architectures
 
@@ -46,7 +46,9 @@ def architectures(
     quiet: Quiet = False,
 ) -> None:
     """Look for structures in networks, remove half of them at random, and say what is found and how exact it is."""
-    console, output = Console(stderr=True, quiet=quiet), Output(json, quiet)
+    console, output = Console(stderr=True, quiet=quiet, markup=False), Output(json, quiet)
+    if out is not None:
+        refuse_unwritable(out)
     named = networks or []
     surveys = {}
     for spec in [*([] if only else reporting.smallest_members()), *named]:

@@ -10,8 +10,15 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.reporting import compare_networks, figures_table, layer_widths, plot_layer_widths, save_figure
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.reporting import (
+    compare_networks,
+    figures_table,
+    layer_widths,
+    plot_layer_widths,
+    refuse_figure,
+    save_figure,
+)
 from bmrs_pyro.runs import RunDirectory, load_weights_, run_data
 
 
@@ -25,11 +32,14 @@ def compare(
         Path | None, typer.Option(help="Picture of the layers' widths; by default widths.png in the run.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Rounds of ten calls that latencies are medians of.")] = 5,
+    trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, calibration, size, memory and latency of both networks, and draw their layers' widths."""
-    directory, output = RunDirectory(run), Output(json, quiet)
+    directory, output = RunDirectory(run, trust_source), Output(json, quiet)
+    picture = picture or directory.path / "widths.png"
+    refuse_figure(picture)
     dense, small = directory.dense(), directory.small()
     if weights is not None:
         load_weights_(dense, weights)
@@ -43,7 +53,6 @@ def compare(
         repeats=repeats,
     )
     output.show(figures_table(figures, title=f"{directory.path}: {len(test)} test examples"))
-    picture = picture or directory.path / "widths.png"
     save_figure(plot_layer_widths(layer_widths(dense), layer_widths(small)), picture)
     output.show(f"layer widths in {picture}")
     output.result({"run": str(run), **{name: one.to_json() for name, one in figures.items()}})

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.metrics import averaged, corrupted
 from bmrs_pyro.metrics import evaluate as evaluate_network
 from bmrs_pyro.network import complexity
@@ -30,11 +30,12 @@ def evaluate(
         str | None, typer.Option(help="Damage the inputs: noise, contrast, blur or occlusion.")
     ] = None,
     severity: Annotated[int, typer.Option(help="How much, from 1 to 5.")] = 3,
+    trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, likelihood and calibration on the test data, of the small network or over draws of its gains."""
-    directory, output = RunDirectory(run), Output(json, quiet)
+    directory, output = RunDirectory(run, trust_source), Output(json, quiet)
     test = run_data(directory).test
     small = directory.small()
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit a network with random gains, prune it as it learns, and keep the small network in a run directory."""
-    run = runs.RunDirectory(out)
+    run = runs.RunDirectory(out, trust_source=True)  # for it must be the one given here
 
     def prepare() -> None:
         if resume and run.exists():

@@ -12,7 +12,7 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.cli.criteria import RANKED, ranked_criterion
-from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import evaluate
@@ -38,6 +38,7 @@ def prune(
         int | None, typer.Option(help="Most multiply-accumulates for one example of the small network.")
     ] = None,
     max_params: Annotated[int | None, typer.Option(help="Most parameters of the small network.")] = None,
+    trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,7 +47,13 @@ def prune(
         raise ValueError(
             f"--fraction is for {' and '.join(RANKED)}; {criterion!r} decides by itself how much to remove"
         )
-    directory = RunDirectory(run)
+    directory = RunDirectory(run, trust_source)
+    with directory.locked():
+        _decide(directory, criterion, fraction, Limits(round_to, max_macs, max_params))
+    show_report(directory, Output(json, quiet))
+
+
+def _decide(directory: RunDirectory, criterion: str, fraction: float | None, limits: Limits) -> None:
     network, posteriors, kept = directory.network()
     first = next(iter(posteriors.values()))
     prior = LogUniform(first.low, first.high)
@@ -60,7 +67,6 @@ def prune(
             "criterion 'none' prunes nothing; use bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2"
         )
     scores = score_structures(posteriors, prior, decide)
-    limits = Limits(round_to, max_macs, max_params)
     keep = limits.applied(network, KeepMask.from_scores(scores), scores)
     history = History(kept)
     history.note_scores(scores)
@@ -68,7 +74,6 @@ def prune(
     reestimate_batch_norm_(small, training_batches(directory))
     decision = Decision.by(decide, criterion, kept.then(keep), history.scores)
     directory.save_decision(decision, small, _validation_accuracy(directory, small))
-    show_report(directory, Output(json, quiet))
 
 
 def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:

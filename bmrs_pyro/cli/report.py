@@ -13,13 +13,13 @@ import torch
 import typer
 
 from bmrs_pyro import data
-from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.files import write_atomically
+from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
 from bmrs_pyro.network import complexity
 from bmrs_pyro.reduction import ModelReduction, named_criterion
-from bmrs_pyro.reporting import family_table, html_report, plot_evidence, save_figure
+from bmrs_pyro.reporting import family_table, html_report, plot_evidence, refuse_figure, save_figure
 from bmrs_pyro.runs import RunDirectory, run_data
 
 _DRAWS = 30
@@ -33,11 +33,16 @@ def report(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with all figures into this file; needs the run's data.")
     ] = None,
+    trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Print size, survivors and range of ΔF of every structure family."""
-    directory, output = RunDirectory(run), Output(json, quiet)
+    directory, output = RunDirectory(run, trust_source), Output(json, quiet)
+    if picture is not None:
+        refuse_figure(picture)
+    if html is not None:
+        refuse_unwritable(html)
     show_report(directory, output)
     if picture is not None:
         save_figure(plot_evidence(directory.decision()), picture)

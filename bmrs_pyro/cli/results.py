@@ -5,11 +5,11 @@ from __future__ import annotations
 __all__ = ["added", "prepare", "write_page"]
 
 from collections.abc import Mapping, Sequence
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Any
 
-from bmrs_pyro.files import write_atomically
+from bmrs_pyro.files import parse_json, refuse_unwritable, write_atomically
 
 _BY_HAND = "<!-- written by hand from here on: the command keeps it -->"
 
@@ -23,10 +23,11 @@ def prepare(file: Path, keys: Sequence[str]) -> None:
 
     Raises:
         ValueError: the file holds something else than such runs.
-        OSError: the folder cannot be made, or the file not be read.
+        OSError: the folder cannot be made, or the file not be read or written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     _runs(file, keys)
+    refuse_unwritable(file)
 
 
 def added(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def _runs(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        runs = loads(file.read_text())
+        runs = parse_json(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); mend it or move it away") from None
     if not isinstance(runs, list) or not all(

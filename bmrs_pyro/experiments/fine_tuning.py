@@ -33,11 +33,12 @@ def main(
     splits = run_data(directory)
     torch.manual_seed(config.recipe.seed or 0)
     log = run / "fine_tuning.jsonl"
-    small = pretrain(directory.small(), splits, schedule, log, peak_rate)
-    accuracy = evaluate(
-        small, Batches(splits.validation, 500, shuffle=False), splits.validation.num_classes
-    ).accuracy
-    directory.save_decision(directory.decision(), small, accuracy)
+    with directory.locked():
+        small = pretrain(directory.small(), splits, schedule, log, peak_rate)
+        accuracy = evaluate(
+            small, Batches(splits.validation, 500, shuffle=False), splits.validation.num_classes
+        ).accuracy
+        directory.save_decision(directory.decision(), small, accuracy)
 
 
 if __name__ == "__main__":

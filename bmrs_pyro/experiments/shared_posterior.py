@@ -113,9 +113,10 @@ def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[
             write_atomically(directory.path / _FORK, lambda file: shutil.copyfile(state, file))
 
     callbacks = [directory.append_metrics, keep_fork]
-    history = trial.fit(None, validate=False, callbacks=callbacks, checkpoint=directory.checkpoint)
-    directory.save_network(trial.model.network, posteriors(trial.guide), history)
-    state.unlink(missing_ok=True)
+    with directory.training():
+        history = trial.fit(None, validate=False, callbacks=callbacks, checkpoint=directory.checkpoint)
+        directory.save_network(trial.model.network, posteriors(trial.guide), history)
+        state.unlink(missing_ok=True)
     return trial.result(history)
 
 

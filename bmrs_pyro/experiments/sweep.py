@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -28,13 +28,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bmrs_pyro.files import WriteError, write_atomically
+from bmrs_pyro.files import WriteError, alone, parse_json, write_atomically
 from bmrs_pyro.training.allocator import keep_freed_memory
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 Config = Mapping[str, Any]
 
@@ -47,7 +42,7 @@ def run_key(config: Config) -> str:
 def cached(config: Config, cache: Path) -> dict[str, Any] | None:
     """Return the result of a run, None where it is not finished or its file is damaged."""
     try:
-        record = json.loads(_file(config, cache).read_text())
+        record = parse_json(_file(config, cache).read_text())
     except (FileNotFoundError, ValueError):
         return None  # not run yet, or a file cut off by a crash: run it
     if not isinstance(record, dict) or run_key(record.get("config", {})) != run_key(config):
@@ -88,7 +83,7 @@ class Sweep:
             WriteError: the result cannot be written.
         """
         file = _file(config, self.cache)
-        with _alone(file.with_suffix(".lock")):
+        with alone(file.with_suffix(".lock"), wait=True):
             if self._finished(config) is None:
                 text = json.dumps({"config": dict(config), "result": dict(self.run(config))}, indent=1) + "\n"
                 write_atomically(file, lambda partial: partial.write_text(text))
@@ -144,20 +139,6 @@ class Sweep:
 
 def _file(config: Config, cache: Path) -> Path:
     return cache / f"{run_key(config)}.json"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes out that ask with the same path; the system lets them in when this one dies."""
-    if fcntl is None:
-        yield
-        return
-    with path.open("w") as file:
-        with suppress(OSError):  # a file system without locks has to do without
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        # not after an error: who waits with this file would be let in beside who comes anew
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.export.onnx_file import load_onnx, save_onnx
+from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, save_onnx
 from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
+from bmrs_pyro.files import WriteError, refuse_unwritable
 from bmrs_pyro.runs import RunDirectory, load, save_portable
 
 TOLERANCE = 1e-4
@@ -34,6 +35,20 @@ class Format(StrEnum):
     """Graph and weights for ONNX runtimes."""
     SAFETENSORS = "safetensors"
     """Weights, and how to rebuild the network from its source, for :func:`bmrs_pyro.load`."""
+
+    @classmethod
+    def of(cls, path: Path) -> Format:
+        """Return the format that a file's suffix names.
+
+        Raises:
+            ExportError: it names none.
+        """
+        try:
+            return cls(path.suffix[1:].lower())
+        except ValueError:
+            raise ExportError(
+                f"{path} ends in no format; end it in .{', .'.join(cls)}, or name the format"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -61,13 +76,20 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         path: the file; it takes any batch size.
 
     Raises:
-        ExportError: the folder is missing, the network cannot be captured, or the file computes something else; a
-            file that was there before is as it was.
+        ExportError: the folder is missing, the file's suffix names another format, the network cannot be captured, or
+            the file computes something else; a file that was there before is as it was.
+        ImportError: a package that ONNX files need is not installed.
         RunError: the run is not finished, or damaged.
+        WriteError: the file cannot be written.
     """
-    net = run.small()
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent}, where {path.name} shall go, is no folder; make it first")
+    if path.suffix[1:].lower() in set(Format) - {kind}:
+        raise ExportError(f"{path} ends in {path.suffix}, but the format is {kind}; make them agree")
+    if kind is Format.ONNX:
+        refuse_without_onnx()
+    refuse_unwritable(path)
+    net = run.small()
     random = torch.Generator().manual_seed(0)
     inputs = [torch.randn(size, *run.config.input_shape, generator=random) for size in _BATCHES]
     # in a folder of its own, for an ONNX file of more than 1.5 GB has a second one beside it, which it knows by name
@@ -79,9 +101,11 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
             else:
                 save = save_pt2 if kind is Format.PT2 else save_onnx
                 save(net, inputs[1], partial)
-            error = _difference(net, _reader(kind)(partial), inputs)
-        except (ImportError, OSError):
+            error = _difference(net, _read(kind, partial, run), inputs)
+        except ImportError:
             raise
+        except OSError as cause:
+            raise WriteError(path, cause.strerror or str(cause)) from None
         except Exception as cause:
             reason = next(iter(str(cause).splitlines()), "")
             raise ExportError(
@@ -96,8 +120,10 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
     return Export(path, path.stat().st_size, error)
 
 
-def _reader(kind: Format) -> Callable[[Path], Callable[[Tensor], Tensor]]:
-    return {Format.PT2: load_pt2, Format.ONNX: load_onnx, Format.SAFETENSORS: load}[kind]
+def _read(kind: Format, path: Path, run: RunDirectory) -> Callable[[Tensor], Tensor]:
+    if kind is Format.SAFETENSORS:
+        return load(path, run.dense())
+    return load_pt2(path) if kind is Format.PT2 else load_onnx(path)
 
 
 @torch.no_grad()

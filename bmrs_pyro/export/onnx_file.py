@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["load_onnx", "save_onnx"]
+__all__ = ["load_onnx", "refuse_without_onnx", "save_onnx"]
 
 import importlib
 import warnings
@@ -52,6 +52,12 @@ def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     runtime = _installed("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run([_OUTPUT], {_INPUT: x.numpy()})[0])
+
+
+def refuse_without_onnx() -> None:
+    """Raise ImportError unless ONNX files can be written and run."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _installed(name)
 
 
 def _installed(name: str) -> Any:

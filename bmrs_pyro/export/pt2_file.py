@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["captured", "load_pt2", "save_pt2"]
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -26,7 +27,9 @@ def captured(net: nn.Module, x: Tensor) -> ExportedProgram:
 
 def save_pt2(net: nn.Module, x: Tensor, path: Path) -> None:
     """Write a network's graph and weights, ``x`` being a batch of at least two examples."""
-    torch.export.save(captured(net, x), path)
+    content = BytesIO()  # on a full disk, torch's own writer ends the process
+    torch.export.save(captured(net, x), content)
+    path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: Path) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,13 @@
+from .atomic import WriteError as WriteError
+from .atomic import append_text as append_text
+from .atomic import refuse_unwritable as refuse_unwritable
+from .atomic import write_atomically as write_atomically
+from .locking import BusyError as BusyError
+from .locking import alone as alone
+from .records import from_record as from_record
+from .records import parse_json as parse_json
 from .sealed import NewerFormat as NewerFormat
-from .sealed import WriteError as WriteError
 from .sealed import load_tensors as load_tensors
 from .sealed import save_tensors as save_tensors
 from .sealed import seal as seal
 from .sealed import unseal as unseal
-from .sealed import write_atomically as write_atomically

@@ -5,20 +5,15 @@ from __future__ import annotations
 __all__ = [
     "FORMAT_VERSION",
     "NewerFormat",
-    "WriteError",
     "load_tensors",
     "save_tensors",
     "seal",
     "unseal",
-    "write_atomically",
 ]
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FORMAT_VERSION = 2  # version 1 had no checksums
+from bmrs_pyro.files.atomic import write_atomically
+from bmrs_pyro.files.records import parse_json
+
+FORMAT_VERSION = 2  # version 1 had no checksums, and is not read any more
 
 
 class NewerFormat(ValueError):
     """A file is of a later version of bmrs_pyro."""
-
-
-class WriteError(OSError):
-    """A file cannot be written; one that was there before is as it was.
-
-    Args:
-        path: the file.
-        reason: such as ``"No space left on device"``.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be written ({reason})")
-        self.path, self.reason = path, reason
-        self.strerror = reason
-
-    def __reduce__(self) -> tuple[type[WriteError], tuple[Path, str]]:
-        """Another process gets it as it was made: OSError alone would be made anew from the message."""
-        return WriteError, (self.path, self.reason)
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,12 +46,15 @@ def unseal(text: str) -> dict[str, Any]:
 
     Raises:
         NewerFormat: the record is of a newer version.
-        ValueError: the text is no such record, or was changed.
+        ValueError: the text is no such record, of version 1, or was changed.
     """
-    record = json.loads(text)
+    record = parse_json(text)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got a {type(record).__name__}")
-    _check(record, record.pop("checksum", None), record.get("format_version", 1), _checksum)
+    try:
+        _check(record, record.pop("checksum", None), record.get("format_version", 1), _checksum)
+    except RecursionError:  # a writer of JSON gives up a little earlier than a reader
+        raise ValueError("its JSON is nested too deeply") from None
     record.pop("format_version", None)
     return record
 
@@ -95,7 +78,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         NewerFormat: the file is of a newer version.
-        ValueError: the file is no safetensors file, or was changed.
+        ValueError: the file is no safetensors file, of version 1, or was changed.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -108,47 +91,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, meta
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all.
-
-    Several processes may write the same file; it is the last one's.
-
-    Raises:
-        WriteError: the disk is full, the directory read-only, or the like.
-    """
-    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
-        if _is_abandoned(left):
-            with suppress(OSError):  # another one's, in a folder of all
-                left.unlink()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(path, error.strerror or str(error)) from None
-    except SafetensorError as error:  # what the system said comes last
-        raise WriteError(path, str(error).rpartition(": ")[2]) from None
-
-
-def _is_abandoned(partial: Path) -> bool:
-    """Whether the process that a file was begun by, and is named after, was killed meanwhile."""
-    process = partial.name.split(".")[-2]
-    if os.name != "posix" or not process.isdecimal():
-        return False  # elsewhere os.kill kills
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass  # somebody else's
-    return False
-
-
 def _check(
     record: Mapping[str, Any], checksum: object, version: object, compute: Callable[[Mapping[str, Any]], str]
 ) -> None:
@@ -159,9 +101,9 @@ def _check(
         raise NewerFormat(
             f"it has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
         )
-    if checksum is None and version > 1:
-        raise ValueError("it has no checksum")
-    if checksum is not None and checksum != compute(record):
+    if version < FORMAT_VERSION or checksum is None:
+        raise ValueError("it has no checksum, as files of earlier versions; make it anew")
+    if checksum != compute(record):
         raise ValueError("its checksum does not fit its content: the file was changed or cut")
 
 

@@ -143,7 +143,7 @@ class KeepMask(Mapping[str, Tensor]):
             for name, bits in keep.items():
                 if not re.fullmatch("[01]*", bits):
                     raise ValueError(f"the mask of {name!r} holds more than 0 and 1")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not the JSON of a KeepMask ({type(error).__name__}: {error})") from None
         return cls(
             {

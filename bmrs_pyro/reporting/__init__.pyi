@@ -15,6 +15,7 @@ from .plots import plot_gains as plot_gains
 from .plots import plot_reliability as plot_reliability
 from .plots import plot_training as plot_training
 from .plots import plot_widths as plot_widths
+from .plots import refuse_figure as refuse_figure
 from .plots import save_figure as save_figure
 from .run_report import html_report as html_report
 from .run_report import repeat_command as repeat_command

@@ -12,6 +12,7 @@ __all__ = [
     "plot_reliability",
     "plot_training",
     "plot_widths",
+    "refuse_figure",
     "save_figure",
 ]
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.metrics import ClassEvaluation
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.training import Epoch
@@ -96,7 +98,7 @@ def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
             f"{count} of {size}", (size, place), xytext=(4, 0), textcoords="offset points", va="center"
         )
     ax.set_xlim(0, 1.3 * max(sizes))
-    ax.set_yticks(places, list(keep))
+    ax.set_yticks(places, list(keep), parse_math=False)
     ax.invert_yaxis()
     return _finished(ax, "structures", "")
 
@@ -225,19 +227,40 @@ def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axe
     return _finished(ax, "mean confidence", "accuracy")
 
 
-def save_figure(ax: Axes, path: Path) -> None:
+def save_figure(ax: Axes, path: str | Path) -> None:
     """Write the figure of axes to a file whose ending gives the format.
 
     Raises:
-        ValueError: the format is unknown or the folder missing.
+        ValueError: the format is unknown.
+        WriteError: the file cannot be written.
     """
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("the axes belong to no figure")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the figure cannot be written to {path} ({error})") from None
+    path = Path(path)
+    kind = _figure_format(path)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=kind))
+
+
+def refuse_figure(path: Path) -> None:
+    """Raise what :func:`save_figure` would, before there is a figure.
+
+    Raises:
+        ValueError: the format is unknown.
+        WriteError: the file cannot be written.
+    """
+    _figure_format(path)
+    refuse_unwritable(path)
+
+
+def _figure_format(path: Path) -> str:
+    kind, known = path.suffix[1:].lower(), FigureCanvasAgg.get_supported_filetypes()
+    if kind not in known:
+        raise ValueError(
+            f"the figure cannot be written to {path}: {kind or 'no suffix'} is no format of figures; use one of "
+            f"{', '.join(sorted(known))}"
+        )
+    return kind
 
 
 def _finished(ax: Axes, x: str, y: str) -> Axes:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from bmrs_pyro.metrics import Evaluation
 from bmrs_pyro.reduction import Decision
@@ -46,7 +47,7 @@ def family_table(decision: Decision) -> Table:
     Args:
         decision: a decision, with the score of every structure.
     """
-    table = Table(title=f"{decision.criterion}: what is kept")
+    table = Table(title=Text(f"{decision.criterion}: what is kept"))
     table.add_column("family")
     for header in ("size", "kept", f"{decision.quantity} of kept", f"{decision.quantity} of removed"):
         table.add_column(header, justify="right")
@@ -55,25 +56,25 @@ def family_table(decision: Decision) -> Table:
         ranges = (
             ["", ""] if values is None else [_range(values[keep].tolist()), _range(values[~keep].tolist())]
         )
-        table.add_row(name, str(len(keep)), str(int(keep.sum())), *ranges)
+        table.add_row(Text(name), str(len(keep)), str(int(keep.sum())), *ranges)
     table.add_section()
     table.add_row("all", str(decision.keep.total), str(decision.keep.kept), "", "")
     return table
 
 
 def comparison_table(columns: Mapping[str, Mapping[str, str]], *, title: str) -> Table:
-    """Return networks side by side.
+    """Return networks side by side; all texts appear as they are, with brackets too.
 
     Args:
         columns: per network, its entries by row name; every network has the same rows.
         title: the table's title.
     """
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for row in next(iter(columns.values())):
-        table.add_row(row, *(entries[row] for entries in columns.values()))
+        table.add_row(*map(Text, (row, *(entries[row] for entries in columns.values()))))
     return table
 
 

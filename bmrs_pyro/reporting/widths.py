@@ -41,7 +41,7 @@ def plot_layer_widths(dense: Mapping[str, int], small: Mapping[str, int]) -> Axe
         ax.annotate(
             f"{kept} of {width}", (width, row), (3, 0), textcoords="offset points", va="center", fontsize=7
         )
-    ax.set_yticks(rows, list(dense), fontsize=7)
+    ax.set_yticks(rows, list(dense), fontsize=7, parse_math=False)
     ax.invert_yaxis()
     ax.margins(x=0.15, y=0.01)
     ax.set_xlabel("channels or neurons")

@@ -1,10 +1,12 @@
 from .bundled import MODELS as MODELS
 from .config import RunConfig as RunConfig
+from .errors import RunError as RunError
 from .loading import load as load
 from .loading import save_portable as save_portable
+from .mistakes import line_at_fault as line_at_fault
+from .mistakes import told as told
 from .portable import save as save
 from .run_directory import RunDirectory as RunDirectory
-from .run_directory import RunError as RunError
 from .running import begin_run as begin_run
 from .running import train_run as train_run
 from .source import NetworkSource as NetworkSource

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bmrs_pyro.data import DataSource
+from bmrs_pyro.files import from_record
 from bmrs_pyro.training import Recipe
 
 # names that fields had in runs of earlier versions
@@ -51,18 +52,14 @@ class RunConfig:
         """Return the configuration of a record of this version, or of the version whose records were flat.
 
         Raises:
-            TypeError: fields are missing or unknown.
-            ValueError: a value is out of range.
+            ValueError: fields are missing or unknown, or a value is of another type or out of range.
         """
-        values: dict[str, Any] = {
-            _RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value
-            for name, value in record.items()
-        }
+        values = {_RENAMED.get(name, name): value for name, value in record.items()}
         if not isinstance(values.get("recipe"), Mapping):
             for name, kind in (("recipe", Recipe), ("data", DataSource)):
                 part = {one.name: values.pop(one.name) for one in fields(kind) if one.name in values}
                 values[name] = part
-        return cls(**{**values, "recipe": Recipe(**values["recipe"]), "data": DataSource(**values["data"])})
+        return from_record(cls, values)
 
     def options(self) -> dict[str, Any]:
         """Return the options of ``bmrs fit`` that the run was made with, by name."""

@@ -6,37 +6,44 @@ __all__ = ["load", "save_portable"]
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bmrs_pyro.files import load_tensors, save_tensors
+from bmrs_pyro.files import from_record, load_tensors, parse_json, save_tensors
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
-from bmrs_pyro.runs.run_directory import RunDirectory, RunError
-from bmrs_pyro.runs.source import NetworkSource
+from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 
-def load(path: str | Path, net: nn.Module | None = None) -> nn.Module:
+def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool = False) -> nn.Module:
     """Return a small network as a plain ``nn.Module`` in evaluation mode.
 
-    The network's source file is imported for that (of a run directory, the copy in it), so load only what you would
-    run the code of; or give the network yourself, and no code is imported. It stays as it is.
+    A run directory holds a copy of the network's source file, which is imported, so load only directories whose
+    ``model.py`` you would run. Code elsewhere, which a run or a file only names, is imported if you say so. Give the
+    network yourself, and no code is imported. It stays as it is.
 
     Args:
         path: a run directory, or a ``.safetensors`` file that ``bmrs export`` or :func:`save` wrote.
         net: a dense network of the kind it was made from; by default made from its source, which a file of
             :func:`save` does not name.
+        trust_source: import the module or file that the network's source names, if that is outside the directory or
+            the file. Networks of torchvision and timm need no such consent.
 
     Raises:
         RunError: a file is missing, damaged, of a newer format, or of another network.
-        SourceError: the network's source is missing, was changed or cannot be imported.
+        SourceError: the network's source is missing, was changed, cannot be imported, or is not trusted.
     """
     path = Path(path)
     dense = copy.deepcopy(net)  # it is about to get hooks
-    return _portable(path, dense) if path.is_file() else RunDirectory(path).small(dense)
+    if path.is_file():
+        return _portable(path, dense, trust_source)
+    return RunDirectory(path, trust_source).small(dense)
 
 
 def save_portable(run: RunDirectory, path: Path) -> None:
@@ -44,15 +51,25 @@ def save_portable(run: RunDirectory, path: Path) -> None:
     config = run.config
     meta = {
         "keep": run.decision().keep.to_json(),
+        "model": config.model,
         "input_shape": json.dumps(config.input_shape),
         "num_classes": str(config.num_classes),
-        "model": config.model,
         "sha256": config.source_sha256 or "",
     }
     save_tensors(path, run.small().state_dict(), meta)
 
 
-def _portable(path: Path, net: nn.Module | None) -> nn.Module:
+@dataclass(frozen=True)
+class _Origin:
+    """What a file says of the dense network."""
+
+    model: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    sha256: str
+
+
+def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Module:
     try:
         tensors, meta = load_tensors(path)
     except ValueError as error:
@@ -62,14 +79,18 @@ def _portable(path: Path, net: nn.Module | None) -> nn.Module:
             raise RunError(f"{path} holds no network's source; give a dense network: load(path, net)")
         return restored(path, tensors, meta, net)
     try:
-        shape, num_classes = tuple(json.loads(meta["input_shape"])), int(meta["num_classes"])
         keep = KeepMask.from_json(meta["keep"])
-        source = NetworkSource(meta["model"], meta["sha256"] or None)
-    except (KeyError, TypeError, ValueError) as error:
+        numbers = {name: parse_json(meta[name]) for name in ("input_shape", "num_classes")}
+        origin = from_record(_Origin, {"model": meta["model"], "sha256": meta["sha256"], **numbers})
+    except (KeyError, ValueError) as error:
         raise RunError(f"{path} is no file of bmrs export ({type(error).__name__}: {error})") from None
-    dense = source.build(shape, num_classes) if net is None else net
+    if net is None:
+        source = NetworkSource(origin.model, origin.sha256 or None)
+        if source.imports and not trust_source:
+            raise SourceError(f"{source.consent(path)}; or give the network: load(path, net)")
+        net = source.build(origin.input_shape, origin.num_classes)
     try:
-        small = compact(NoisyNetwork(dense, torch.zeros(1, *shape)), keep)
+        small = compact(NoisyNetwork(net, torch.zeros(1, *origin.input_shape)), keep)
         small.load_state_dict(tensors)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

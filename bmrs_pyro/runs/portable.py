@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bmrs_pyro.files import save_tensors
-from bmrs_pyro.runs.run_directory import RunError
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
 
 SIZES = "sizes"

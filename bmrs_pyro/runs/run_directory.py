@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RunDirectory", "RunError"]
+__all__ = ["RunDirectory"]
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,18 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors, seal, unseal, write_atomically
+from bmrs_pyro.files import (
+    BusyError,
+    NewerFormat,
+    alone,
+    load_tensors,
+    save_tensors,
+    seal,
+    unseal,
+    write_atomically,
+)
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
-from bmrs_pyro.runs.source import NetworkSource
+from bmrs_pyro.runs.epoch_log import EpochLog
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
 
 SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
-
-
-class RunError(ValueError):
-    """A run directory cannot be used; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,12 @@ class RunDirectory:
 
     Args:
         path: the directory.
+        trust_source: import the module, or the file outside the directory, that the network comes from, where it has
+            no copy of one. The copy is imported in any case.
     """
 
     path: Path
+    trust_source: bool = False
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, dense: Mapping[str, Tensor] | None = None) -> RunDirectory:
@@ -62,22 +73,52 @@ class RunDirectory:
         Raises:
             RunError: the path holds a run already, or cannot be written.
         """
-        run = cls(path)
-        if run.exists():
-            raise RunError(f"{path} holds a run already; resume it with --resume or choose another directory")
+        run = cls(path, trust_source=True)  # it is the caller's
         source = NetworkSource(config.model)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if source.file:
-                content = source.file.read_bytes()
-                config = replace(config, source_sha256=source.digest())
-                write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
-            if dense is not None:
-                save_tensors(run._file(DENSE), dense, {})
-            run._write_json("config.json", config.to_json())
+            with run.locked():
+                if run.exists():
+                    raise RunError(f"{path} holds a run already; use --resume, or another directory")
+                if source.file:
+                    content = source.read()
+                    config = replace(config, source_sha256=hashlib.sha256(content).hexdigest())
+                    write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
+                if dense is not None:
+                    save_tensors(run._file(DENSE), dense, {})
+                run._write_json("config.json", config.to_json())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
         return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here meanwhile.
+
+        Raises:
+            RunError, WriteError: another one writes here, or nothing can be written.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is no run directory")
+        try:
+            with alone(self._file(".lock")):
+                yield
+        except BusyError:
+            raise RunError(f"another process is at work on {self.path}; wait for it, or stop it") from None
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep other processes from writing here, and mend the metrics from the state that training goes on from.
+
+        Raises:
+            RunError, CheckpointError: another one writes here, or a file cannot be read.
+            WriteError: nothing can be written here.
+        """
+        with self.locked():
+            state = self.checkpoint.load()
+            if state is not None:
+                self._log.mend(state.epochs)
+            yield
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -90,7 +131,7 @@ class RunDirectory:
             return RunConfig.from_json(self._read_json("config.json"))
         except RunError:
             raise
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
 
     @property
@@ -99,11 +140,21 @@ class RunDirectory:
         return Checkpoint(self._file("state.safetensors"))
 
     def source(self) -> NetworkSource:
-        """Return where the dense network comes from: the run's own copy of the file where there is one."""
-        config = self.config
+        """Return where the dense network comes from: the run's own copy of the file where there is one.
+
+        Raises:
+            SourceError: it comes from code outside the directory, which nobody has said to trust.
+        """
+        config, copy = self.config, self._file(SOURCE_COPY)
         if config.source_sha256 is None:
-            return NetworkSource(config.model)
-        return NetworkSource(str(self._file(SOURCE_COPY)), config.source_sha256)
+            source = NetworkSource(config.model)
+        else:
+            source = NetworkSource(str(copy), config.source_sha256)
+            if copy.resolve().parent == self.path.resolve():  # no link that leads out of it
+                return source
+        if source.imports and not self.trust_source:
+            raise SourceError(source.consent(self.path))
+        return source
 
     def dense(self) -> nn.Module:
         """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
@@ -120,23 +171,16 @@ class RunDirectory:
         return torch.zeros(1, *self.config.input_shape)
 
     def append_metrics(self, record: Epoch) -> None:
-        """Add an epoch's record; one of an interrupted run with the same or a later number gives way."""
-        earlier = self.metrics() if self._file("metrics.jsonl").exists() else []
-        kept = [*(epoch for epoch in earlier if epoch.epoch < record.epoch), record]
-        lines = "".join(json.dumps(seal(epoch.to_json())) + "\n" for epoch in kept)
-        write_atomically(self._file("metrics.jsonl"), lambda file: file.write_text(lines))
+        """Add an epoch's record; the first epoch's begins the file anew."""
+        self._log.append(record)
 
     def metrics(self) -> list[Epoch]:
         """Return the records of all epochs so far."""
-        file = self._file("metrics.jsonl")
-        try:
-            records = [Epoch(**unseal(line)) for line in file.read_text().splitlines()]
-        except (OSError, TypeError, ValueError) as error:
-            raise RunError(f"{file} cannot be read ({error})") from None
-        numbers = [record.epoch for record in records]
-        if numbers != list(range(1, len(numbers) + 1)):
-            raise RunError(f"{file} is damaged (its epochs are numbered {numbers})")
-        return records
+        return self._log.records()
+
+    @property
+    def _log(self) -> EpochLog:
+        return EpochLog(self._file("metrics.jsonl"))
 
     def save_network(
         self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
@@ -189,8 +233,7 @@ class RunDirectory:
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 
     def validation_accuracy(self) -> float | None:
-        """Return the small network's accuracy on the validation data; None where nobody measured it."""
-        # runs of earlier versions hold none
+        """Return the small network's accuracy on the validation data; None where nobody has, as of early runs."""
         accuracy: float | None = self._read_json("reduction.json").get("validation_accuracy")
         return accuracy
 
@@ -232,22 +275,24 @@ class RunDirectory:
         try:
             return unseal(file.read_text())
         except FileNotFoundError:
-            raise RunError(
-                f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)"
-            ) from None
+            raise _missing(file) from None
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read ({error})") from None
 
     def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = self._file(name)
         if not file.exists():
-            raise RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+            raise _missing(file)
         try:
             return load_tensors(file)
         except NewerFormat as error:
             raise RunError(f"{file} cannot be read ({error})") from None
         except ValueError as error:
             raise RunError(f"{file} is damaged ({error})") from None
+
+
+def _missing(file: Path) -> RunError:
+    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["begin_run", "train_run"]
 
 import platform
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro import data
-from bmrs_pyro.distributed import rank, world_size
+from bmrs_pyro.distributed import main_process_first, rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork
@@ -99,8 +100,17 @@ def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: 
         run: the run.
         hardware: what to train on.
         progress: show a progress bar.
+
+    Raises:
+        RunError: another process trains it, or a file of it cannot be used.
+        WriteError: a file cannot be written.
     """
-    hardware = hardware or Hardware()
+    with ExitStack() as held:
+        main_process_first(lambda: held.enter_context(run.training()))
+        _train(run, hardware or Hardware(), progress)
+
+
+def _train(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     device = hardware.device or "cpu"
     config, recipe = run.config, run.config.recipe
     splits = run_data(run)

@@ -6,14 +6,17 @@ __all__ = ["NetworkSource", "SourceError"]
 
 import hashlib
 import importlib
-import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
+
+from bmrs_pyro.runs.mistakes import MARK, told
 
 
 class SourceError(ValueError):
@@ -37,18 +40,32 @@ class NetworkSource:
     sha256: str | None = None
 
     @property
+    def imports(self) -> bool:
+        """Whether code is imported that the spec names; torchvision's and timm's networks are in their registries."""
+        return not self.spec.startswith(("torchvision:", "timm:"))
+
+    def consent(self, where: Path) -> str:
+        """Say that a file names this source, which is not imported because of that alone.
+
+        Args:
+            where: the file or run directory.
+        """
+        return (
+            f"{where} says that its network comes from {self.spec!r}, which is code outside it; if you know and trust "
+            "that code, say so by trust_source=True, or --trust-source of a command"
+        )
+
+    @property
     def file(self) -> Path | None:
         """The Python file, None for other sources."""
         return Path(self.spec) if self.spec.endswith(".py") else None
 
-    def digest(self) -> str | None:
-        """Return the file's SHA-256, None for other sources."""
-        return hashlib.sha256(self._read()).hexdigest() if self.file else None
-
     def input_size(self) -> int | None:
         """Return the height and width the source asks for by ``input_size = 32``, None if any will do."""
         size = getattr(self._module(), "input_size", None) if self.file else None
-        return None if size is None else int(size)
+        if size is not None and type(size) is not int:
+            raise SourceError(f"{self.spec} says input_size = {size!r}; expected a whole number of pixels")
+        return size
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Make a freshly initialised network.
@@ -57,7 +74,22 @@ class NetworkSource:
             input_shape: shape of one example, such as ``(channels, height, width)``.
             num_classes: number of outputs.
         """
-        net = self._factory()(input_shape, num_classes)
+        for number in (*input_shape, num_classes):
+            if type(number) is not int:
+                raise SourceError(
+                    f"a network is made for an input shape and a number of classes, got {number!r:.60} among them"
+                )
+        factory = self._factory()
+        try:
+            inspect.signature(factory).bind(input_shape, num_classes)
+        except TypeError as error:
+            raise SourceError(
+                f"{self.spec}: it is called with (input_shape, num_classes), which does not fit ({error})"
+            ) from None
+        except ValueError:
+            pass  # a callable that does not tell its arguments
+        with self._blamed("fails to make a network"):
+            net = factory(input_shape, num_classes)
         if not isinstance(net, nn.Module):
             raise SourceError(f"{self.spec} gave a {type(net).__name__}; expected a torch.nn.Module")
         return net
@@ -105,32 +137,41 @@ class NetworkSource:
 
     def _module(self) -> ModuleType:
         if self.file:
-            if self.sha256 is not None and self.digest() != self.sha256:
+            content = self.read()
+            if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
                 raise SourceError(f"{self.file} was changed since the run was made; it is not imported")
-            self._read()
             # a name of its own, so that user files called alike do not shadow each other
             name = f"_bmrs_source_{hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]}"
-            spec = importlib.util.spec_from_file_location(name, self.file)
-            if spec is None or spec.loader is None:
-                raise SourceError(f"{self.file} cannot be imported")
-            module = importlib.util.module_from_spec(spec)
+            module = ModuleType(name)
+            module.__file__ = str(self.file)
+            setattr(module, MARK, True)
             sys.modules[name] = module
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:
-                raise SourceError(f"{self.file} fails to import ({type(error).__name__}: {error})") from error
+            # what was read is what is run: an importer would prefer compiled code that lies beside it
+            with self._blamed("fails to import"):
+                exec(compile(content, self.file, "exec"), vars(module))
             return module
         name, colon, _ = self.spec.partition(":")
         if not colon or not name:
             raise SourceError(
                 f"network {self.spec!r} is neither a .py file, nor module:callable, torchvision:NAME or timm:NAME"
             )
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            raise SourceError(f"module {name!r} cannot be imported ({error})") from error
+        with self._blamed(f"the module {name} cannot be imported"):
+            module = importlib.import_module(name)
+        setattr(module, MARK, True)
+        return module
 
-    def _read(self) -> bytes:
+    @contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        """Say of any error that it is the source's, and in which line."""
+        try:
+            yield
+        except SourceError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise SourceError(f"{self.spec}: {what} ({told(error)})") from error
+
+    def read(self) -> bytes:
+        """Return the file's content."""
         try:
             return Path(self.spec).read_bytes()
         except OSError as error:

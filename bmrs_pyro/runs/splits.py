@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bmrs_pyro import data
 from bmrs_pyro.runs.config import RunConfig
-from bmrs_pyro.runs.run_directory import RunDirectory, RunError
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.run_directory import RunDirectory
 
 
 def load_splits(source: data.DataSource, seed: int) -> data.Splits:

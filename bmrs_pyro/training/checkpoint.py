@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bmrs_pyro.files import NewerFormat, load_tensors, save_tensors
+from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.history import Epoch
 
@@ -58,14 +58,14 @@ class Checkpoint:
             return None
         try:
             flat, meta = load_tensors(self.path)
-            tensors: dict[str, dict[str, Tensor]] = {part: {} for part in json.loads(meta["parts"])}
+            tensors: dict[str, dict[str, Tensor]] = {part: {} for part in parse_json(meta["parts"])}
             for key, value in flat.items():
                 part, _, name = key.partition("::")
                 tensors[part][name] = value
-            best = json.loads(meta["best"])
+            best = parse_json(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
-                tuple(Epoch(**record) for record in json.loads(meta["epochs"])),
+                tuple(Epoch(**record) for record in parse_json(meta["epochs"])),
                 tuple(best) if best is not None else None,
                 tensors,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Epoch", "History"]
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class Epoch:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro import load
 from bmrs_pyro.export import ExportError, Format, export_run, load_onnx, load_pt2, save_onnx, save_pt2
+from bmrs_pyro.files import WriteError
 from bmrs_pyro.runs import NetworkSource, RunDirectory, RunError
 
 ALONE = """
@@ -82,9 +85,9 @@ def test_a_portable_file_needs_the_source_or_a_network(finished_run: RunDirector
     file = export_run(finished_run, Format.SAFETENSORS, tmp_path / "small.safetensors").path
     x = torch.randn(3, *finished_run.config.input_shape)
     dense = finished_run.dense()
-    torch.testing.assert_close(load(file)(x), finished_run.small()(x))
+    torch.testing.assert_close(load(file, trust_source=True)(x), finished_run.small()(x))
     torch.testing.assert_close(load(file, dense)(x), finished_run.small()(x))
-    assert type(load(file)) is nn.Sequential
+    assert type(load(file, trust_source=True)) is nn.Sequential
     with pytest.raises(RunError, match="does not fit the network it was given"):
         load(file, nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10)))
 
@@ -122,6 +125,51 @@ def test_what_cannot_be_captured_is_named_and_leaves_the_folder_as_it_was(
     assert "\n" not in str(caught.value)
     assert path.read_text() == "an earlier export"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_file_that_does_not_fit_is_refused_in_one_line(
+    kind: Format, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    needs(kind)
+    (tmp_path / f"small.{kind}").write_text("an earlier export")
+    code = (
+        "import resource, sys; from pathlib import Path; from bmrs_pyro.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)); main()"
+    )
+    command = [sys.executable, "-c", code, "export", str(finished_run.path), "--out", f"small.{kind}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"error: small.{kind} cannot be written ({os.strerror(errno.EFBIG)})"
+    )
+    assert (tmp_path / f"small.{kind}").read_text() == "an earlier export"
+    assert [file.name for file in tmp_path.iterdir()] == [f"small.{kind}"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.onnx", Format.ONNX), ("b.PT2", Format.PT2)])
+def test_the_suffix_names_the_format(name: str, kind: Format) -> None:
+    assert Format.of(Path(name)) is kind
+    with pytest.raises(ExportError, match=r"end it in \.pt2, \.onnx, \.safetensors, or name the format"):
+        Format.of(Path("small.bin"))
+
+
+def test_what_would_fail_at_the_end_is_refused_before_the_network_is_made(
+    finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(_: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(RunDirectory, "small", made)
+    with pytest.raises(ExportError, match=r"ends in \.onnx, but the format is pt2"):
+        export_run(finished_run, Format.PT2, tmp_path / "a.onnx")
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(WriteError, match="directory"):
+        export_run(finished_run, Format.PT2, tmp_path / "folder.pt2")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ImportError, match="ONNX files need onnxruntime"):
+        export_run(finished_run, Format.ONNX, tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("kind", list(Format))

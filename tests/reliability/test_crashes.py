@@ -70,18 +70,23 @@ def _run(folder: Path, before: Callable[[], object], out: str) -> None:
 
 
 def die(write: int, phase: str) -> None:
-    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0."""
+    """Let the process be killed at a phase of its ``write``-th writing of a file, from 0, or of a line added."""
     count = -1
     fsync, replace = os.fsync, Path.replace
 
     def counted(descriptor: int) -> None:
         nonlocal count
         count += 1
+        status, metrics = os.fstat(descriptor), Path(sys.argv[sys.argv.index("--out") + 1], "metrics.jsonl")
+        grows = metrics.exists() and os.path.samestat(status, metrics.stat())
         if count == write and phase == "half written":
-            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            before = len(b"".join(metrics.read_bytes().splitlines(True)[:-1])) if grows else 0
+            os.truncate(descriptor, (before + status.st_size) // 2)
         if count == write and phase != "renamed":
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(descriptor)
+        if count == write and grows:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def last(path: Path, target: Path) -> None:
         replace(path, target)
@@ -174,6 +179,35 @@ def test_killed_at_twenty_random_moments(straight: tuple[Path, float], folder: P
         assert status(start(folder)) == 0, (folder / "errors").read_text()
         assert_same(straight[0], folder / "run")
     assert killed >= 15  # a point in time may lie behind the end
+
+
+def pause(folder: Path) -> None:
+    """Let the process wait in the middle of its third epoch's metrics, until the file ``go`` is there."""
+    count, fsync = 0, os.fsync
+
+    def waiting(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        fsync(descriptor)
+        while count == 7 and not (folder / "go").exists():
+            (folder / "waiting").touch()
+            time.sleep(0.01)
+
+    os.fsync = waiting  # type: ignore[assignment]
+
+
+def test_a_run_that_is_still_running_is_not_resumed(straight: tuple[Path, float], folder: Path) -> None:
+    process = start(folder, before=partial(pause, folder))
+    while process.is_alive() and not (folder / "waiting").exists():
+        time.sleep(0.01)
+    assert len(RunDirectory(folder / "run").metrics()) == 3  # it can be read
+    for _ in range(2):
+        assert status(start(folder)) == 2
+        message = (folder / "errors").read_text()
+        assert message == "error: another process is at work on run; wait for it, or stop it\n"
+    (folder / "go").touch()
+    assert status(process) == 0
+    assert_same(straight[0], folder / "run")
 
 
 def interrupted(folder: Path, out: str = "run") -> bytes:

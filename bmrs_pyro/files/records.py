@@ -1,0 +1,69 @@
+"""JSON texts as records whose types are known."""
+
+from __future__ import annotations
+
+__all__ = ["from_record", "parse_json"]
+
+import json
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
+    """Make a dataclass of a JSON record, whose lists become tuples; a field may be a dataclass again.
+
+    Raises:
+        ValueError: a field is missing, unknown, or of another type than the class declares; of one declared ``Any``
+            only texts, numbers and null are taken.
+    """
+    hints, values = _hints(kind), {}  # type: ignore[arg-type]  # a class is hashable
+    for name, value in record.items():
+        if name not in hints:
+            raise ValueError(f"the field {name!r} is unknown here")
+        hint = hints[name]
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            value = from_record(hint, value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(values[name], hint):
+            raise ValueError(f"{name} is {value!r:.60}, expected {kind.__annotations__[name]}")
+    try:
+        return kind(**values)
+    except TypeError as error:  # fields without a value
+        raise ValueError(str(error)) from None
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(one, parts[0]) for one in value)
+    if origin is not None:
+        return isinstance(value, Mapping) and all(_fits(one, parts[1]) for one in value.values())
+    if hint is Any:
+        return not isinstance(value, tuple | Mapping)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is (NoneType if hint is None else hint)

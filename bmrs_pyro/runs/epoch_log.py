@@ -1,0 +1,93 @@
+"""The records of a run's epochs: one sealed line of JSON each."""
+
+from __future__ import annotations
+
+__all__ = ["EpochLog"]
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmrs_pyro.files import NewerFormat, append_text, seal, unseal, write_atomically
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.training import Epoch
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """A file that grows by a line with every epoch.
+
+    Args:
+        path: the file.
+    """
+
+    path: Path
+
+    def append(self, record: Epoch) -> None:
+        """Add an epoch's record; the first epoch's begins the file anew.
+
+        Raises:
+            WriteError: the disk is full, or the like.
+        """
+        if record.epoch == 1:
+            self._write(_text([record]))
+        else:
+            append_text(self.path, _text([record]))
+
+    def records(self) -> list[Epoch]:
+        """Return the records; a last line that is not finished is left out, for it is being written, or was cut.
+
+        Raises:
+            RunError: the file is missing, damaged or of a newer version.
+        """
+        try:
+            return self._read()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} cannot be read ({error})") from None
+
+    def mend(self, epochs: Iterable[Epoch]) -> None:
+        """Make the file say what a run's state says, if it is behind it, ahead of it or damaged.
+
+        Raises:
+            RunError: the file is of a newer version.
+            WriteError: it cannot be written.
+        """
+        text = _text(epochs)
+        try:
+            self._read()
+            if self.path.read_text() == text:
+                return
+        except NewerFormat as error:
+            raise RunError(f"{self.path} cannot be read ({error})") from None
+        except (OSError, ValueError):
+            pass
+        self._write(text)
+
+    def _read(self) -> list[Epoch]:
+        *lines, rest = self.path.read_text().split("\n")
+        records = [_record(line) for line in lines]
+        try:
+            records += [_record(rest)] if rest else []
+        except NewerFormat:
+            raise
+        except ValueError:
+            pass
+        numbers = [record.epoch for record in records]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise ValueError(f"it is damaged: its epochs are numbered {numbers}")
+        return records
+
+    def _write(self, text: str) -> None:
+        write_atomically(self.path, lambda file: file.write_text(text))
+
+
+def _record(line: str) -> Epoch:
+    try:
+        return Epoch(**unseal(line))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _text(records: Iterable[Epoch]) -> str:
+    return "".join(f"{json.dumps(seal(record.to_json()))}\n" for record in records)
