@@ -28,7 +28,8 @@ ROOMS = {
         "metrics",
     },
     "reporting": {
-        *("distributions", "files", "network", "reduction", "inference", "training", "metrics", "runs"),
+        *("distributions", "files", "data", "network", "reduction", "inference", "training"),
+        *("metrics", "runs"),
     },
     "export": {"files", "runs"},
     "experiments": {

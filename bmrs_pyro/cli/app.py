@@ -19,7 +19,7 @@ from bmrs_pyro.cli.fit import fit
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
 from bmrs_pyro.cli.reproduce import reproduce
-from bmrs_pyro.runs import line_at_fault, told
+from bmrs_pyro.runs.mistakes import line_at_fault, told
 from bmrs_pyro.training.allocator import keep_freed_memory
 
 app = typer.Typer(

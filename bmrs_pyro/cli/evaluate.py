@@ -8,16 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from bmrs_pyro import data
+from bmrs_pyro import data, metrics, reporting, runs
+from bmrs_pyro import network as networks
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
-from bmrs_pyro.metrics import averaged, corrupted
-from bmrs_pyro.metrics import evaluate as evaluate_network
-from bmrs_pyro.network import complexity
-from bmrs_pyro.reporting import comparison_table, evaluation_record, evaluation_rows
-from bmrs_pyro.runs import RunDirectory, run_data
 
 
 def evaluate(
@@ -35,17 +30,19 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, likelihood and calibration on the test data, of the small network or over draws of its gains."""
-    directory, output = RunDirectory(run, trust_source), Output(json, quiet)
-    test = run_data(directory).test
+    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    test = runs.run_data(directory).test
     small = directory.small()
-    torch.manual_seed(0)
-    predict = small if draws is None else averaged(*directory.network()[:2], draws)
+    predict = reporting.predictor_of(directory, draws)
     batches = data.Batches(test, 500, shuffle=False)
-    inputs = batches if corruption is None else corrupted(batches, corruption, severity)
-    result = evaluate_network(predict, inputs, test.num_classes)
+    inputs = batches if corruption is None else metrics.corrupted(batches, corruption, severity)
+    result = metrics.evaluate(predict, inputs, test.num_classes)
     example = directory.example()
-    sizes = {"dense": complexity(directory.dense(), example), "small": complexity(small, example)}
-    quality = {f"test {row}": entry for row, entry in evaluation_rows(result).items()}
+    sizes = {
+        "dense": networks.complexity(directory.dense(), example),
+        "small": networks.complexity(small, example),
+    }
+    quality = {f"test {row}": entry for row, entry in reporting.evaluation_rows(result).items()}
     columns = {
         name: {
             **{row: entry if name == "small" else "" for row, entry in quality.items()},
@@ -54,7 +51,11 @@ def evaluate(
         }
         for name, size in sizes.items()
     }
-    output.show(comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
+    output.show(reporting.comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
     output.result(
-        {"run": str(run), **evaluation_record(result), **{name: asdict(size) for name, size in sizes.items()}}
+        {
+            "run": str(run),
+            **reporting.evaluation_record(result),
+            **{name: asdict(size) for name, size in sizes.items()},
+        }
     )

@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 
+from bmrs_pyro import export as exports
+from bmrs_pyro import runs
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
-from bmrs_pyro.export import Format, export_run
-from bmrs_pyro.runs import RunDirectory
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
     kind: Annotated[
-        Format | None, typer.Option("--format", help="What to write; by default what --out ends in, or pt2.")
+        exports.Format | None,
+        typer.Option("--format", help="What to write; by default what --out ends in, or pt2."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; by default in the run directory.")] = None,
     trust_source: TrustSource = False,
@@ -25,9 +26,9 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the small network to a file that takes any batch size, and run that file to check it."""
-    path = out or run / f"small.{kind or Format.PT2}"
-    kind = kind or Format.of(path)
-    done = export_run(RunDirectory(run, trust_source), kind, path)
+    path = out or run / f"small.{kind or exports.Format.PT2}"
+    kind = kind or exports.Format.of(path)
+    done = exports.export_run(runs.RunDirectory(run, trust_source), kind, path)
     output = Output(json, quiet)
     output.show(f"{done.path}: {done.bytes:,} bytes, outputs within {done.error:.0e} of the small network's")
     output.result({"path": str(done.path), "format": str(kind), "bytes": done.bytes, "error": done.error})

@@ -2,9 +2,11 @@ from . import bench as bench
 from . import bench_page as bench_page
 from . import bmr as bmr
 from . import bmr_page as bmr_page
+from . import demo as demo
 from . import environment as environment
 from . import evidence as evidence
 from . import fine_tuning as fine_tuning
+from . import plain_training as plain_training
 from . import post_training as post_training
 from . import post_training_summary as post_training_summary
 from . import poster as poster

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro import data
+from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.poster import Config
 from bmrs_pyro.experiments.recording import run_config
 from bmrs_pyro.experiments.sweep import run_key
@@ -73,7 +74,8 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     example = torch.zeros(1, *train.input_shape)
     net = source.build(train.input_shape, train.num_classes)
     batches = data.Batches(train, 100, seed=config["seed"])
-    _warm_up(net, batches, config["warm_up"])
+    # a posterior that starts around a network which works
+    train_plainly(net, batches, config["warm_up"], schedule=lambda progress: 1.0)
     dense = copy.deepcopy(net).eval()
     network = NoisyNetwork(net, example)
     model = SupervisedModel(
@@ -181,13 +183,3 @@ def _joined(first: data.Dataset, second: data.Dataset) -> data.Dataset:
 
 def _directory(config: Config, cache: str) -> RunDirectory:
     return RunDirectory(Path(cache) / f"{run_key(config)}.run")
-
-
-def _warm_up(net: nn.Module, batches: data.Batches, epochs: int) -> None:
-    """Train plainly, for a posterior that starts around a network which works."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-    for _ in range(epochs):
-        for x, y in batches:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(x), y).backward()
-            optimizer.step()

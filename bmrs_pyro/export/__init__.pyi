@@ -1,7 +1,7 @@
 from .checked import Export as Export
-from .checked import ExportError as ExportError
-from .checked import Format as Format
 from .checked import export_run as export_run
+from .formats import ExportError as ExportError
+from .formats import Format as Format
 from .onnx_file import load_onnx as load_onnx
 from .onnx_file import save_onnx as save_onnx
 from .pt2_file import load_pt2 as load_pt2

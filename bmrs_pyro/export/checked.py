@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Export", "ExportError", "Format", "export_run"]
+__all__ = ["Export", "export_run"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
+from bmrs_pyro.export.formats import ExportError, Format
 from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, save_onnx
 from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
 from bmrs_pyro.files import WriteError, refuse_unwritable
@@ -20,35 +20,6 @@ from bmrs_pyro.runs import RunDirectory, load, save_portable
 
 TOLERANCE = 1e-4
 _BATCHES = (1, 2, 5)  # sizes the file is run with
-
-
-class ExportError(ValueError):
-    """A network cannot be exported; the message says to which format, why, and what to do."""
-
-
-class Format(StrEnum):
-    """What a file holds."""
-
-    PT2 = "pt2"
-    """Graph and weights for ``torch.export.load``."""
-    ONNX = "onnx"
-    """Graph and weights for ONNX runtimes."""
-    SAFETENSORS = "safetensors"
-    """Weights, and how to rebuild the network from its source, for :func:`bmrs_pyro.load`."""
-
-    @classmethod
-    def of(cls, path: Path) -> Format:
-        """Return the format that a file's suffix names.
-
-        Raises:
-            ExportError: it names none.
-        """
-        try:
-            return cls(path.suffix[1:].lower())
-        except ValueError:
-            raise ExportError(
-                f"{path} ends in no format; end it in .{', .'.join(cls)}, or name the format"
-            ) from None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from .plots import plot_training as plot_training
 from .plots import plot_widths as plot_widths
 from .plots import refuse_figure as refuse_figure
 from .plots import save_figure as save_figure
+from .run_evaluation import predictor_of as predictor_of
+from .run_evaluation import reduced_prior_of as reduced_prior_of
+from .run_evaluation import run_evaluations as run_evaluations
 from .run_report import html_report as html_report
 from .run_report import repeat_command as repeat_command
 from .tables import comparison_table as comparison_table

@@ -6,6 +6,7 @@ from .loading import save_portable as save_portable
 from .mistakes import line_at_fault as line_at_fault
 from .mistakes import told as told
 from .portable import save as save
+from .pruning import prune_run as prune_run
 from .run_directory import RunDirectory as RunDirectory
 from .running import begin_run as begin_run
 from .running import train_run as train_run

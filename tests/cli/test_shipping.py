@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bmrs_pyro import complexity, load
-from bmrs_pyro.cli.demo import train_plainly
 from bmrs_pyro.data import Batches
 from bmrs_pyro.data import load as load_data
+from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reporting import layer_widths
 from bmrs_pyro.runs import NetworkSource, RunDirectory

@@ -1,0 +1,56 @@
+"""Evaluations of a finished run on its test data."""
+
+from __future__ import annotations
+
+__all__ = ["predictor_of", "reduced_prior_of", "run_evaluations"]
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.distributions import Distribution
+
+from bmrs_pyro.data import Batches
+from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
+from bmrs_pyro.reduction import ModelReduction, named_criterion
+from bmrs_pyro.runs import RunDirectory, run_data
+
+_DRAWS = 30
+
+
+def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
+    """Return a run's small network, or its prediction averaged over draws of the gains, with a fixed seed.
+
+    Args:
+        run: the run.
+        draws: number of draws; None for the small network.
+    """
+    if draws is None:
+        return run.small()
+    torch.manual_seed(0)
+    return averaged(*run.network()[:2], draws)
+
+
+def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
+    """Evaluate a run on its test data: the small network, the mean of draws, and inputs that are damaged."""
+    test = run_data(run).test
+    batches, small = Batches(test, 500, shuffle=False), run.small()
+    yield "test data", evaluate(small, batches, test.num_classes)
+    predicted = predictor_of(run, _DRAWS)
+    yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, test.num_classes)
+    for corruption in CORRUPTIONS if len(test.input_shape) == 3 else ("noise", "contrast"):
+        damaged = corrupted(batches, corruption)
+        yield f"{corruption}, degree 3 of 5", evaluate(small, damaged, test.num_classes)
+
+
+def reduced_prior_of(run: RunDirectory) -> Distribution | None:
+    """Return the reduced prior that a run's decision compared with; None where it compared with none."""
+    name = run.decision().criterion
+    criterion = named_criterion(name) if name.startswith("bmrs-") else None
+    if not isinstance(criterion, ModelReduction):
+        return None
+    posterior = next(iter(run.network()[1].values()))
+    if callable(criterion.reduced):
+        return criterion.reduced(LogUniform(posterior.low, posterior.high))
+    return criterion.reduced

@@ -1,0 +1,113 @@
+"""Pruning a finished run anew."""
+
+from __future__ import annotations
+
+__all__ = ["prune_run"]
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from bmrs_pyro.data import Batches, DataError
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
+from bmrs_pyro.reduction import (
+    Criterion,
+    Decision,
+    KeepMask,
+    WeightNorm,
+    bmrs_n,
+    named_criterion,
+    score_structures,
+    select,
+)
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.splits import run_data, training_batches
+from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
+
+RANKED = ("expected", "l2")
+
+
+def prune_run(
+    directory: RunDirectory, criterion: str, fraction: float | None = None, limits: Limits | None = None
+) -> None:
+    """Ask a criterion about the posteriors that training left, and write the small network it gives.
+
+    Args:
+        directory: the finished run; its decision and small network are replaced.
+        criterion: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``, ``expected`` or ``l2``.
+        fraction: for the last two, share to remove of the structures that training left; None takes BMRS_N's.
+        limits: multiples and budgets.
+
+    Raises:
+        ValueError: the criterion is unknown, or decides by itself how much to remove and meets a fraction.
+    """
+    if fraction is not None and criterion not in RANKED:
+        raise ValueError(
+            f"--fraction is for {' and '.join(RANKED)}; {criterion!r} decides by itself how much to remove"
+        )
+    with directory.locked():
+        _decide(directory, criterion, fraction, limits or Limits())
+
+
+def _decide(directory: RunDirectory, criterion: str, fraction: float | None, limits: Limits) -> None:
+    network, posteriors, kept = directory.network()
+    first = next(iter(posteriors.values()))
+    prior = LogUniform(first.low, first.high)
+    decide: Criterion | None
+    if criterion in RANKED:
+        decide = _ranked(criterion, network, posteriors, prior, fraction)
+    else:
+        decide = named_criterion(criterion)
+    if decide is None:
+        raise ValueError(
+            "criterion 'none' prunes nothing; use bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2"
+        )
+    scores = score_structures(posteriors, prior, decide)
+    keep = limits.applied(network, KeepMask.from_scores(scores), scores)
+    history = History(kept)
+    history.note_scores(scores)
+    small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
+    reestimate_batch_norm_(small, training_batches(directory))
+    decision = Decision.by(decide, criterion, kept.then(keep), history.scores)
+    directory.save_decision(decision, small, _validation_accuracy(directory, small))
+
+
+def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
+    """Return the accuracy on the run's validation data; None where they cannot be had any more."""
+    try:
+        splits = run_data(run)
+    except (DataError, RunError):
+        return None
+    return evaluate(
+        small, Batches(splits.validation, 1000, shuffle=False), splits.validation.num_classes
+    ).accuracy
+
+
+def _ranked(
+    name: str,
+    network: NoisyNetwork,
+    posteriors: Mapping[str, TruncatedLogNormal],
+    prior: LogUniform,
+    fraction: float | None,
+) -> Criterion:
+    """Return ``expected`` or ``l2``, which rank structures and need to be told how many to remove.
+
+    Args:
+        name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the producers' weights).
+        network: the network, for its weights.
+        posteriors: posteriors of its gains.
+        prior: their prior.
+        fraction: share of all structures to remove; None takes BMRS_N's share, as published.
+
+    Raises:
+        ValueError: when scoring, the fraction is outside [0, 1].
+    """
+    if fraction is None:
+        reference = select(posteriors, prior, bmrs_n())
+        fraction = reference.removed / max(reference.total, 1)
+    if name == "l2":
+        return WeightNorm(fraction, producer_norms(network))
+    return WeightNorm(fraction, {site: q.mean for site, q in posteriors.items()})
