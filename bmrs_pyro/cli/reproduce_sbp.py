@@ -17,8 +17,6 @@ from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.results import added, prepare, write_page
 
-_KEYS = (*experiments.sbp_page.RECIPE, "seed")
-
 
 def sbp(
     data_root: Annotated[Path, typer.Option(help="Folder that holds MNIST.")],
@@ -57,11 +55,12 @@ def sbp(
 
     Runs are cached; speeds are measured anew each time, after all runs: ask again when the machine is quiet.
     """
+    keys = (*experiments.sbp_page.RECIPE, "seed")
     networks = chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network")
     chosen([method], ("snr", "bmrs-n"), "method")
     weights = list(dict.fromkeys(kl_weight or ["mean:0.3"]))
     if out is not None:
-        prepare(out / "sbp.json", _KEYS)
+        prepare(out / "sbp.json", keys)
     output = Output(json, quiet)
     configs = [
         {
@@ -92,4 +91,4 @@ def sbp(
     output.show(Markdown(experiments.sbp_page.page(rows)))
     output.result({"runs": rows})
     if out is not None:
-        write_page(out / "sbp.md", experiments.sbp_page.page(added(out / "sbp.json", rows, _KEYS)))
+        write_page(out / "sbp.md", experiments.sbp_page.page(added(out / "sbp.json", rows, keys)))
