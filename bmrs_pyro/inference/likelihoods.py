@@ -1,8 +1,8 @@
-"""A likelihood for labels that are not believed entirely."""
+"""Likelihoods: of labels that are not believed entirely, and of observations of the right shape alone."""
 
 from __future__ import annotations
 
-__all__ = ["SmoothedCategorical", "SmoothedLikelihood"]
+__all__ = ["SmoothedCategorical", "SmoothedLikelihood", "log_likelihoods", "refuse_shape"]
 
 from dataclasses import dataclass
 
@@ -83,3 +83,31 @@ class SmoothedLikelihood:
     def __call__(self, logits: Tensor) -> SmoothedCategorical:
         """Return the distribution of labels ``(batch,)`` for logits ``(batch, K)``."""
         return SmoothedCategorical(logits, self.smoothing)
+
+
+def refuse_shape(distribution: TorchDistribution, y: Tensor) -> None:
+    """Raise ValueError if a batch's observations would be broadcast against the distribution's values."""
+    expected = distribution.shape()
+    # a distribution of the user's own may score values with more dimensions than it says it has
+    if y.shape != expected and y.dim() <= len(expected):
+        raise _other_shape(distribution, y)
+
+
+def log_likelihoods(distribution: TorchDistribution, y: Tensor) -> Tensor:
+    """Return log p(y_i) of every example, ``(batch,)``, nats.
+
+    Raises:
+        ValueError: ``y`` has another shape than the distribution's values, so that examples would be mixed.
+    """
+    refuse_shape(distribution, y)
+    values: Tensor = distribution.log_prob(y)
+    if values.shape != distribution.batch_shape:
+        raise _other_shape(distribution, y)
+    return values
+
+
+def _other_shape(distribution: TorchDistribution, y: Tensor) -> ValueError:
+    return ValueError(
+        f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(distribution.shape())}: "
+        "reshape the labels, or squeeze the network's output, so that the two agree"
+    )
