@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.params.param_store import StateDict
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ class SupervisedModel(nn.Module):
             serves any Pyro optimiser; :class:`JointOptim` holds the weights itself and needs no registry,
             which saves 25 µs per weight tensor and step.
         compiled: the network's forward as torch.compile made it, for training steps; None runs it as it is.
+        stored: parameters, such as a likelihood's, that :func:`fit` left in Pyro's store and no module holds.
         global_batch: says which rows of a batch this process has, while :func:`fit` trains in several processes.
 
     Raises:
@@ -118,6 +120,7 @@ class SupervisedModel(nn.Module):
         self.register_weights = True
         self.compiled: Callable[[Inputs, Mapping[str, Tensor]], Tensor] | None = None
         self.global_batch: GlobalBatch | None = None
+        self.stored: StateDict = {"params": {}, "constraints": {}}
         self._rows_checked = False
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 

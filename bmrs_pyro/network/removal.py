@@ -171,7 +171,9 @@ def replace_values_(tensor: Tensor, values: Tensor) -> None:
         # dtype in between torch makes a new one
         with torch.enable_grad():
             get_gradient_edge(tensor).node.register_prehook(_refuse_old_loss)
-        tensor.data = values.new_empty(0, dtype=torch.float16 if values.dtype != torch.float16 else torch.float32)
+        tensor.data = values.new_empty(
+            0, dtype=torch.float16 if values.dtype != torch.float16 else torch.float32
+        )
     tensor.data = values
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on
+from bmrs_pyro.inference.likelihoods import log_likelihoods
 from bmrs_pyro.inference.model import SupervisedModel
 
 
@@ -55,8 +56,8 @@ def validate(
     Raises:
         ValueError: there are no examples.
     """
-    training = model.network.training
-    model.network.eval()
+    training = model.training
+    model.eval()
     device = next(model.network.parameters()).device
     count, hits, log_likelihood = 0, 0.0, 0.0
     discrete = True
@@ -66,7 +67,7 @@ def validate(
             if not len(y):  # another process has all of a short batch
                 continue
             distribution = model.likelihood(model.network(x, theta))
-            log_likelihood += distribution.log_prob(y).double().sum().item()
+            log_likelihood += log_likelihoods(distribution, y).double().sum().item()
             hit = _hits(distribution, y)
             if hit is None:
                 discrete = False
@@ -74,7 +75,7 @@ def validate(
                 hits += hit.sum().item()
             count += len(y)
     finally:
-        model.network.train(training)
+        model.train(training)
     sums = torch.tensor([count, hits, log_likelihood, not discrete], dtype=torch.float64)
     count, hits, log_likelihood, continuous = all_reduce_sum_(sums).tolist()
     if not count:

@@ -14,6 +14,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bmrs_pyro.inference.likelihoods import refuse_shape
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -117,6 +118,8 @@ class WeightModel(nn.Module):
                 f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
                 "squeeze the network's output or call .to_event(n) on the distribution"
             )
+        if y is not None:
+            refuse_shape(distribution, y)
         # given indices spare Pyro from shuffling all N of them at every step
         indices = torch.arange(len(x))
         with pyro.plate("data", self.num_data, subsample=indices, dim=-1):
