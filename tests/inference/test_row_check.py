@@ -143,8 +143,7 @@ def flat() -> Tensor:
 
 
 def series() -> Tensor:
-    return torch.randn(Make, Draw = Callable[[], nn.Module], Callable[[], Tensor]
-BATCH, STEPS, FEATURES)
+    return torch.randn(BATCH, STEPS, FEATURES)
 
 
 @pytest.mark.parametrize(
