@@ -19,6 +19,7 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import pack
+from bmrs_pyro.network.removal import replace_values_
 
 
 class AutoTruncatedLogNormal(AutoGuide):
@@ -136,8 +137,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         index = torch.cat(masks).nonzero().squeeze(-1).to(self.loc.device)
         for parameter in self.parameters(recurse=False):
             # the Parameter objects stay: the parameter store, the optimiser and its groups know them by identity
-            parameter.data = parameter.data[index]
-            parameter.grad = None
+            replace_values_(parameter, parameter.data[index])
         return index
 
     def _kl_scales(self, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Draws", "SupervisedModel"]
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.params.param_store import StateDict
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
+from bmrs_pyro.inference.observations import log_likelihoods, refuse_shape
 from bmrs_pyro.inference.packing import FamilyPrior
+from bmrs_pyro.inference.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network import NoisyNetwork
 
 Draws = Literal["example", "batch"]
@@ -59,10 +63,12 @@ class SupervisedModel(nn.Module):
     Args:
         network: the network with its gains as arguments.
         likelihood: a name, see :func:`as_likelihood`, or a function or module that maps outputs to a distribution
-            with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``.
+            with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``. Its parameters,
+            those of an nn.Module or of ``pyro.param``, are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
-        draws: ``"example"`` or ``"batch"``.
+        draws: ``"example"`` or ``"batch"``. The first batch is used to try whether the network keeps its examples in
+            their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
             that concerns the gains stay as they are.
@@ -72,10 +78,12 @@ class SupervisedModel(nn.Module):
             serves any Pyro optimiser; :class:`JointOptim` holds the weights itself and needs no registry,
             which saves 25 µs per weight tensor and step.
         compiled: the network's forward as torch.compile made it, for training steps; None runs it as it is.
+        stored: parameters, such as a likelihood's, that :func:`fit` left in Pyro's store and no module holds.
         global_batch: says which rows of a batch this process has, while :func:`fit` trains in several processes.
 
     Raises:
-        ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown.
+        ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown; at a call, the likelihood's
+            batch is not ``(batch,)`` or its values have another shape than ``y``.
         TypeError: ``network`` is not a NoisyNetwork or the prior no LogUniform.
     """
 
@@ -113,11 +121,15 @@ class SupervisedModel(nn.Module):
         self.register_weights = True
         self.compiled: Callable[[Inputs, Mapping[str, Tensor]], Tensor] | None = None
         self.global_batch: GlobalBatch | None = None
+        self.stored: StateDict = {"params": {}, "constraints": {}}
+        self._rows_checked = False
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:
         """Return the shape of the independent θ draws of a batch: ``(batch,)`` or ``()``."""
         first = x[0] if isinstance(x, Sequence) else x
+        if self.draws == "example" and not self._rows_checked:
+            self._check_rows(x, len(first))
         return first.shape[:1] if self.draws == "example" else torch.Size()
 
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
@@ -132,22 +144,22 @@ class SupervisedModel(nn.Module):
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         """Sample θ and y, or score the observed ``y`` of shape ``(batch, ...)``."""
-        if self.register_weights:
-            self._register()
+        self._register()
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
         distribution = self._distribution(x, theta)
+        if y is not None:
+            refuse_shape(distribution, y)
         with _Rows("data", distribution.batch_shape[0], {"y": self._repeats(distribution)}):
             value: Tensor = pyro.sample("y", distribution, obs=y)
         return value
 
     def log_likelihood(self, x: Inputs, y: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """Return Σ log p(y | x, θ) for all N examples as a batch estimates it, in nats, without Pyro sites."""
-        if self.register_weights:
-            self._register()
+        self._register()
         distribution = self._distribution(x, theta)
-        return self._repeats(distribution) * distribution.log_prob(y).sum()
+        return self._repeats(distribution) * log_likelihoods(distribution, y).sum()
 
     @property
     def structures(self) -> Sequence[Any]:
@@ -180,13 +192,32 @@ class SupervisedModel(nn.Module):
             self._priors[key] = FamilyPrior(self.prior, draws, size)
         return self._priors[key]
 
+    def _check_rows(self, x: Inputs, batch: int) -> None:
+        try:
+            reason = mixed_rows(self.network, x, batch)
+        except RowsUndecided:  # whoever runs the network on these inputs will say why
+            return
+        self._rows_checked = True
+        if reason is not None:
+            self.draws = "batch"
+            warnings.warn(
+                "all examples of a batch share one draw of the gains (draws='batch'), for the network does not keep "
+                f"every example in its row: {reason}",
+                stacklevel=3,
+            )
+
     def _register(self) -> None:
         # pyro.module does the same, but warns of every frozen weight and stays silent where the store
         # holds a tensor of that name which is not the network's, which then is never trained
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad and pyro.param(f"network$$${name}", parameter) is not parameter:
-                raise RuntimeError(
-                    f"Pyro's parameter store holds another tensor as 'network$$${name}': a second model in one "
-                    "process, or a loaded store. Call pyro.clear_param_store(), or pyro.module('network', "
-                    "model.network, update_module_params=True) to take the stored weights"
-                )
+        modules: dict[str, nn.Module] = {"network": self.network} if self.register_weights else {}
+        if isinstance(self.likelihood, nn.Module):
+            modules["likelihood"] = self.likelihood
+        for part, module in modules.items():
+            for name, parameter in module.named_parameters():
+                stored = f"{part}$$${name}"
+                if parameter.requires_grad and pyro.param(stored, parameter) is not parameter:
+                    raise RuntimeError(
+                        f"Pyro's parameter store holds another tensor as {stored!r}: a second model in one "
+                        "process, or a loaded store. Call pyro.clear_param_store(), or "
+                        f"pyro.module('{part}', model.{part}, update_module_params=True) to take the stored weights"
+                    )

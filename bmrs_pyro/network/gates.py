@@ -79,7 +79,8 @@ class Gate(nn.Module):
             if gain.shape[0] != x.shape[0]:
                 raise ValueError(
                     f"layer {self.consumer!r} reads {x.shape[0]} rows for a batch of {gain.shape[0]}: "
-                    "its input does not begin with the batch; give gains of shape (C,), not (batch, C)"
+                    "its input does not begin with the batch; give gains of shape (C,), not (batch, C), as a "
+                    "SupervisedModel with draws='batch' does"
                 )
             middle = (1,) * (x.dim() - 2 - len(self.trailing))
             gain = gain.reshape(gain.shape[0], *middle, gain.shape[1], *self.trailing)
@@ -182,6 +183,7 @@ class Gates(nn.ModuleList):
         finally:
             for gate in self:
                 gate.gain = None
+                gate.close()  # torch calls no hook after an interrupt
 
     @torch.no_grad()
     def fold_(self, net: nn.Module, theta: Mapping[str, Tensor]) -> None:

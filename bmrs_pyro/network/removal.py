@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Removal", "remove_"]
+__all__ = ["Removal", "remove_", "replace_values_"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from bmrs_pyro.network.structures import Member, StructureFamily
 
@@ -153,9 +154,34 @@ def _cut_(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str,
                     )
         if dims:
             cut = Cut(tensor.shape, dims)
-            tensor.data, tensor.grad = _laid_out(cut(tensor.data), tensor), None
+            replace_values_(tensor, _laid_out(cut(tensor.data), tensor))
             cuts |= dict.fromkeys(aliases, cut)
     return cuts
+
+
+def replace_values_(tensor: Tensor, values: Tensor) -> None:
+    """Give a parameter or buffer values of another shape, and no gradient; it stays the object that it is.
+
+    A loss computed before, whose graph still lives, cannot be differentiated afterwards: its backward pass raises
+    RuntimeError. Later losses are not concerned.
+    """
+    tensor.grad = None
+    if tensor.requires_grad:
+        # the graph of an old loss keeps the node that gradients end in, which expects the old shape: with another
+        # dtype in between torch makes a new one
+        with torch.enable_grad():
+            get_gradient_edge(tensor).node.register_prehook(_refuse_old_loss)
+        tensor.data = values.new_empty(
+            0, dtype=torch.float16 if values.dtype != torch.float16 else torch.float32
+        )
+    tensor.data = values
+
+
+def _refuse_old_loss(_: object) -> None:
+    raise RuntimeError(
+        "this loss was computed before structures were removed from the network; call backward() before the "
+        "removal, or compute the loss anew"
+    )
 
 
 def _laid_out(cut: Tensor, like: Tensor) -> Tensor:

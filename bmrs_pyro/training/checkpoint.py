@@ -28,8 +28,8 @@ class TrainingState:
         keep: what is left, in the numbering of the network as it came.
         epochs: the records so far.
         best: epoch and score of the best weights, None before the first epoch.
-        tensors: state dicts by part: ``network``, ``guide``, ``scores``,
-            ``optim/<parameter>``, ``best/network``, ``best/guide``.
+        tensors: state dicts by part: ``network``, ``guide``, ``likelihood`` (where it is an nn.Module), ``stored``
+            (parameters in Pyro's store alone), each again as ``best/<part>``, ``scores`` and ``optim/<parameter>``.
     """
 
     keep: KeepMask

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from bmrs_pyro.distributed import rank, world_size
+from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion
@@ -47,9 +48,11 @@ def fit(
     """Fit weights and posteriors by SVI; remove structures as the evidence turns against them.
 
     After each ``prune_every``-th of the first ``epochs`` epochs the criterion is asked. What it names is cut from
-    network, guide and optimiser at once. Then follow ``fine_tune_epochs`` without pruning. At the end network and
-    guide carry the weights of the best epoch by validation score among those with the final structures. Without
-    validation data that is the last epoch. ``network`` of the history returned is the small network with them.
+    network, guide and optimiser at once. Then follow ``fine_tune_epochs`` without pruning. At the end network,
+    guide and likelihood carry the parameters of the best epoch by validation score among those with the final
+    structures. Without validation data that is the last epoch. ``network`` of the history returned is the small
+    network with them. A likelihood's ``pyro.param`` are in Pyro's store then. The generators of Python, NumPy and
+    torch are as before at the end, unless the recipe's seed is None.
 
     Where torch.distributed runs several processes, each calls this with its part of every batch (``share`` of
     :class:`bmrs_pyro.data.Batches`). They train the model that one process would with the whole batches. What
@@ -94,12 +97,12 @@ def fit(
     run.align()
     model.global_batch = optim.global_batch = run.batch
     registered, model.register_weights = model.register_weights, False
-    # a store of its own: names in the global one may belong to another model. The parameters of a function, or of a
-    # module without Pyro's attributes, live nowhere else, so that such a guide gets the global store.
-    scope = pyro.get_param_store().scope() if isinstance(guide, PyroModule) else nullcontext()
+    # the parameters of a function, or of a module without Pyro's attributes, live in the caller's store alone
+    scope = run.parts.own_store() if isinstance(guide, PyroModule) else nullcontext()
+    generators = generators_kept() if recipe.seed is not None else nullcontext()
     total = recipe.epochs + recipe.fine_tune_epochs
     try:
-        with scope, EpochBar(total, loader, enabled=progress and rank() == 0) as bar:
+        with generators, scope, EpochBar(total, loader, enabled=progress and rank() == 0) as bar:
             for epoch in range(len(run.history) + 1, total + 1):
                 plan = plan_of(recipe, epoch)
                 if recipe.seed is not None:
@@ -113,11 +116,11 @@ def fit(
                     callback(record)
                 if checkpoint is not None and rank() == 0:
                     checkpoint.save(run.state())
+            run.finish(loader)
     finally:
         model.register_weights = registered
         uncompile_(model, guide)
         model.global_batch = optim.global_batch = None
-    run.finish()
     return run.history
 
 

@@ -21,7 +21,8 @@ class JointOptim(PyroOptim):
     """A Pyro optimiser that steps all parameters with one torch optimiser in two groups.
 
     Pyro's own wrapper makes one torch optimiser per parameter. Here a network's weights form one group and
-    every other parameter that SVI hands over, the variational ones, a second group with its own rate. Where
+    every other parameter that SVI hands over, the variational ones, a second group with its own rate; the weights of a
+    likelihood that is an nn.Module have the network's rate. Where
     torch.distributed runs several processes, gradients are averaged over them before the step.
 
     Args:
@@ -160,7 +161,7 @@ class JointOptim(PyroOptim):
             (str(store.param_name(parameter)), parameter) for parameter in params if id(parameter) not in mine
         )
         for name, parameter in named:
-            if self.network is not None and "$$$" in name:
+            if self.network is not None and "$$$" in name and not name.startswith("likelihood$$$"):
                 raise RuntimeError(
                     f"parameter {name!r} of shape {tuple(parameter.shape)} is not a tensor of the optimiser's network: "
                     "a second model in one parameter store, or a loaded store? Call pyro.clear_param_store(), or "
@@ -171,10 +172,14 @@ class JointOptim(PyroOptim):
             # frozen ones too: they are left alone as long as they have no gradient
             groups.append((list(weights.items()), 1.0))
             self._names.update({id(weight): name for name, weight in weights.items()})
-        if named:
-            groups.append((named, self.posterior_lr_factor if self.network is not None else 1.0))
-            self._names.update({id(parameter): name for name, parameter in named})
+        weights_too = [pair for pair in named if pair[0].startswith("likelihood$$$")]
+        posteriors = [pair for pair in named if not pair[0].startswith("likelihood$$$")]
+        groups.append((weights_too, 1.0))
+        groups.append((posteriors, self.posterior_lr_factor if self.network is not None else 1.0))
+        self._names.update({id(parameter): name for name, parameter in named})
         for members, rate in groups:
+            if not members:
+                continue
             base_lr = rate * self.lr
             group = {
                 "params": [p for _, p in members],

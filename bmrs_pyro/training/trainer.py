@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import SVI
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributed import (
@@ -38,6 +38,7 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import labels_misfit, refuse_labels
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
+from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.schedule import EpochPlan
@@ -46,15 +47,14 @@ from bmrs_pyro.training.step_graph import Recorder, StepGraph
 from bmrs_pyro.training.validation import validate
 
 Batches = Iterable[tuple[Any, Tensor]]
+_BEST = "best/"
 
 
 @dataclass
 class _Best:
     epoch: int
     score: float
-    network: Mapping[str, Tensor]
-    guide: Mapping[str, Tensor]
-    stored: Mapping[str, Tensor]
+    tensors: Mapping[str, Mapping[str, Tensor]]
 
 
 class Trainer:
@@ -76,6 +76,8 @@ class Trainer:
             keep=KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
         )
         self.best: _Best | None = None
+        self.parts = Parts(model, guide)
+        self._begun = False
         self.svi = SVI(model, guide, optim, MeanFieldELBO())
         self.recorder, self.labels_fit = recorder, False
         self.device = next(model.network.parameters()).device
@@ -84,7 +86,7 @@ class Trainer:
     def epoch(self, plan: EpochPlan, loader: Batches, validation: Batches | None, bar: EpochBar) -> Epoch:
         """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
         set_epoch(loader, plan.epoch)
-        self.model.network.train()
+        self.model.train()
         start = time.perf_counter()
         with global_batch_norm(self.model.network, self.batch):
             elbo, x, seen = self._steps(plan.epoch, loader, bar)
@@ -132,6 +134,8 @@ class Trainer:
                     self.labels_fit = True
                 # the first step of an epoch checks shapes and arguments for all of them
                 with pyro.validation_enabled(checked and steps == 0):
+                    if not self._begun:
+                        self._begin(x)
                     loss = step(x, y.to(self.device, non_blocking=True))
             except (NonFiniteLoss, ValueError, IndexError, RuntimeError) as error:
                 self._explain(error, x, y, f"epoch {epoch}, step {steps + 1}")
@@ -156,6 +160,15 @@ class Trainer:
         usable = self.device.type == "cpu"  # a GPU computes no more after a label out of range
         if self.labels_fit and usable and (misfit := labels_misfit(self.model, x, y)):
             raise ValueError(f"{where}: {misfit}") from None
+
+    def _begin(self, x: Any) -> None:
+        """With the first batch: agree on the draws, and on the parameters that are in Pyro's store alone."""
+        self._begun = True
+        self.model.draw_shape(x)
+        if not all(all_gather_int(self.model.draws == "example")):
+            self.model.draws = "batch"
+        if self.parts.awaited or world_size() > 1:
+            self.parts.make(x)
 
     def _culprit(self, x: Any) -> str | None:
         """Say which input or parameter is not finite, if one is."""
@@ -211,16 +224,7 @@ class Trainer:
     def _remember(self, record: Epoch, chosen: bool) -> None:
         best = self.best
         if best is None or not chosen or record.score >= best.score or math.isnan(best.score):
-            stored = {name: value.detach().clone() for name, value in self._stored().items()}
-            self.best = _Best(
-                record.epoch, record.score, _copy(self.model.network), _copy(self.guide), stored
-            )
-
-    def _stored(self) -> dict[str, Tensor]:
-        """Return a hand-written guide's parameters that Pyro's store holds and no module."""
-        modules = [self.model.network, *([self.guide] if isinstance(self.guide, nn.Module) else [])]
-        held = {id(parameter) for module in modules for parameter in module.parameters()}
-        return {name: value for name, value in self.optim.parameters.items() if id(value) not in held}
+            self.best = _Best(record.epoch, record.score, self.parts.copy())
 
     def seed(self, seed: int) -> None:
         """Seed the gains alike in every process, and what else is random, such as dropout, apart."""
@@ -239,19 +243,17 @@ class Trainer:
             raise ValueError(
                 f"the processes found {epochs} epochs in their checkpoints; all of them must see the same run directory"
             )
-        for module in (self.model.network, self.guide):
-            broadcast_(module.state_dict().values() if isinstance(module, nn.Module) else ())
+        self.parts.align()
 
     def state(self) -> TrainingState:
         """Return all that a continued run needs, as plain tensors and records."""
         tensors: dict[str, Mapping[str, Tensor]] = {
             "scores": self.history.scores,
-            "network": _copy(self.model.network),
-            "guide": _copy(self.guide),
+            **self.parts.copy(),
             **{f"optim/{name}": state for name, state in self.optim.get_state().items()},
         }
         if self.best is not None:
-            tensors |= {"best/network": self.best.network, "best/guide": self.best.guide}
+            tensors |= {f"{_BEST}{part}": values for part, values in self.best.tensors.items()}
         best = (self.best.epoch, self.best.score) if self.best is not None else None
         return TrainingState(self.history.keep, tuple(self.history.epochs), best, tensors)
 
@@ -259,9 +261,7 @@ class Trainer:
         """Shrink to the state's structures and take up its values."""
         if state.keep.removed:
             self._remove(state.keep, None)
-        self.model.network.load_state_dict(state.tensors["network"])
-        if isinstance(self.guide, nn.Module):
-            self.guide.load_state_dict(state.tensors["guide"])
+        self.parts.load(state.tensors)
         prefix = "optim/"
         self.optim.set_state(
             {
@@ -272,19 +272,20 @@ class Trainer:
         )
         self.history = History(state.keep, list(state.epochs), dict(state.tensors["scores"]))
         if state.best is not None:
-            self.best = _Best(
-                *state.best, state.tensors["best/network"], state.tensors.get("best/guide", {}), {}
-            )
+            best = {
+                name.removeprefix(_BEST): part
+                for name, part in state.tensors.items()
+                if name.startswith(_BEST)
+            }
+            self.best = _Best(*state.best, best)
 
-    def finish(self) -> None:
-        """Give network and guide the best epoch's weights, and the history the small network."""
+    def finish(self, loader: Batches) -> None:
+        """Give network, guide and likelihood the best epoch's parameters, and the history the small network."""
         if self.best is None:
             return
-        self.model.network.load_state_dict(self.best.network)
-        if isinstance(self.guide, nn.Module):
-            self.guide.load_state_dict(self.best.guide)
-        for name, value in self._stored().items():
-            value.data.copy_(self.best.stored.get(name, value))
+        if self.parts.awaited and not self._begun:  # all epochs were done already
+            self._begin(inputs_on(self.device, next(iter(loader))[0]))
+        self.parts.load(self.best.tensors)
         self.history.best_epoch = self.best.epoch
         if isinstance(self.guide, AutoTruncatedLogNormal):
             found = self.guide.posteriors()
@@ -292,9 +293,3 @@ class Trainer:
             self.history.network = compact(
                 self.model.network, {}, {name: q.mean for name, q in found.items()}
             )
-
-
-def _copy(module: object) -> dict[str, Tensor]:
-    if not isinstance(module, nn.Module):
-        return {}
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

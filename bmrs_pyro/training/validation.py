@@ -75,8 +75,8 @@ def validate(
     Raises:
         ValueError: there are no examples.
     """
-    training = model.network.training
-    model.network.eval()
+    training = model.training
+    model.eval()
     device = next(model.network.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
     try:
@@ -87,7 +87,7 @@ def validate(
             distribution = model.likelihood(model.network(x, theta))
             total += torch.tensor(_Sums.of(distribution, y), dtype=torch.float64)
     finally:
-        model.network.train(training)
+        model.train(training)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
+from bmrs_pyro.inference.observations import refuse_shape
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -118,6 +119,8 @@ class WeightModel(nn.Module):
                 f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
                 "squeeze the network's output or call .to_event(n) on the distribution"
             )
+        if y is not None:
+            refuse_shape(distribution, y)
         # given indices spare Pyro from shuffling all N of them at every step
         indices = torch.arange(len(x))
         with pyro.plate("data", self.num_data, subsample=indices, dim=-1):

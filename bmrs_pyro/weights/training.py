@@ -15,6 +15,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO, NonFiniteLoss
+from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.training import JointOptim, linear_decay
 from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.weights.adabelief import AdaBelief
@@ -75,7 +76,8 @@ def fit_weights(
         elbo: objective; by default the mean-field ELBO with every KL closed.
         estimator: gradient estimator such as :class:`Flipout`; None draws once per batch.
         schedule: factor of the learning rates by share of epochs done.
-        seed: seeds every epoch from (seed, epoch); None leaves the generators alone.
+        seed: seeds every epoch from (seed, epoch), and the generators are as before at the end; None draws from them as
+            they are.
         callbacks: called with every epoch's record.
 
     Returns:
@@ -94,8 +96,9 @@ def fit_weights(
         optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
     svi = SVI(model, guide, optim, elbo or MeanFieldELBO())
     history = []
+    generators = generators_kept() if seed is not None else nullcontext()
     # a store of its own: names in the global one may belong to another model
-    with pyro.get_param_store().scope():
+    with generators, pyro.get_param_store().scope():
         for epoch in range(1, epochs + 1):
             if seed is not None:
                 pyro.set_rng_seed((seed * 1_000_003 + epoch) % 2**32)

@@ -122,7 +122,18 @@ def validation_accuracy(run: Path) -> float:
 
 def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, tmp_path: Path) -> None:
     # a rate so high that the last epoch is not the best one
-    options = ["--epochs", 4, "--fine-tune-epochs", 0, "--criterion", "none", "--batch-size", 16, "--lr", 0.07]
+    options = [
+        "--epochs",
+        4,
+        "--fine-tune-epochs",
+        0,
+        "--criterion",
+        "none",
+        "--batch-size",
+        16,
+        "--lr",
+        0.07,
+    ]
     result = command("fit", finished_run.config.model, "--out", tmp_path / "run", *options, "--json")
     assert result.returncode == 0, result.stderr
     accuracy = validation_accuracy(tmp_path / "run")

@@ -81,19 +81,22 @@ def test_a_weight_changed_before_the_backward_pass_is_noticed(
         out.sum().backward()
 
 
-def test_an_error_in_a_reader_leaves_no_hooks_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_a_reader_leaves_no_hooks_behind(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
 
     class Refusing(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             if self.training:
-                raise RuntimeError("refused")
+                raise error("refused")
             return super().forward(x)
 
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Refusing(4, 2)).eval()
     network, x = NoisyNetwork(net, torch.zeros(1, 3)), torch.randn(5, 3)
     theta = {s.name: torch.ones(s.size, requires_grad=True) for s in network.structures}
-    with pytest.raises(RuntimeError, match="refused"):
+    with pytest.raises(error, match="refused"):
         network.train()(x, theta)
     # torch checks saved tensors for changes only where no hooks are
     values, w = torch.ones(3), torch.ones(3, requires_grad=True)

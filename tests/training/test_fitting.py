@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import chain
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI
+from pyro.util import get_rng_state
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
@@ -236,23 +237,26 @@ def test_data_loader_with_short_last_batch_and_a_second_model() -> None:
 
 @pytest.mark.parametrize("where", ["sampler", "batch_sampler"])
 def test_samplers_hear_which_epoch_begins(where: str) -> None:
-    x, y = blobs()
-    data = TensorDataset(torch.cat([x[:, :4], torch.arange(NUM_DATA)[:, None]], 1), y)
+    drawn: list[int] = []
+
+    class Noted(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            drawn.append(index)
+            return super().__getitem__(index)
+
+    data = Noted(*blobs())
     sampler: DistributedSampler[Any] = DistributedSampler(data, num_replicas=2, rank=0)
     if where == "sampler":
         loader = DataLoader(data, batch_size=48, sampler=sampler)
     else:
         loader = DataLoader(data, batch_sampler=BatchSampler(sampler, 48, drop_last=False))
-    seen: list[list[float]] = []
     model, guide = program()
-    model.network.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4].tolist()))
     fit(model, guide, loader, epochs=3, fine_tune_epochs=0, progress=False)
-    # the labels were held against the outputs once
-    epochs = [list(chain(*seen[first : first + 5])) for first in range(1, 16, 5)]
-    for number, order in enumerate(epochs, 1):
+    for number in (1, 2, 3):
         sampler.set_epoch(number)
-        assert order == [float(index) for index in sampler]
-    assert epochs[0] != epochs[1]
+        order, drawn = drawn[: len(sampler)], drawn[len(sampler) :]
+        assert order == list(sampler)
+    assert not drawn
 
 
 def test_frozen_weights_stay_and_the_gains_learn() -> None:
@@ -554,3 +558,43 @@ def test_multiple_inputs(container: Callable[..., Any]) -> None:
         model, guide, data, epochs=10, fine_tune_epochs=0, validation=data, progress=False, criterion=None
     )
     assert history[-1].accuracy > history[0].accuracy
+
+
+def test_a_loss_of_before_a_removal_does_no_harm() -> None:
+    model, guide = program()
+    x, y = batches()[0]
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.01}, network=model.network)
+    svi = SVI(model, guide, optim, MeanFieldELBO())
+    svi.step(x, y)
+    old, older = (MeanFieldELBO().differentiable_loss(model, guide, x, y) for _ in range(2))
+    keep = {s.name: torch.arange(s.size) % 2 == 0 for s in model.structures}
+    remove_structures_(model, guide, keep, optim)
+    with pytest.raises(RuntimeError, match="this loss was computed before structures were removed"):
+        older.backward()
+    optim.optimizer.zero_grad()
+    losses = [svi.step(x, y) for _ in range(3)]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert old.isfinite()
+    with pytest.raises(
+        RuntimeError, match=r"before structures were removed|modified by an inplace operation"
+    ):
+        old.backward()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_callers_generators_are_as_before(broken: bool) -> None:
+    def states() -> tuple[object, ...]:
+        torchs, pythons, numpys = get_rng_state().values()
+        return torchs.tolist(), pythons, numpys[1].tolist(), numpys[2:]
+
+    model, guide = program()
+    data = batches()
+    if broken:
+        data[1][0][0, 0] = math.nan
+    before = states()
+    with pytest.raises(NonFiniteLoss) if broken else nullcontext():
+        fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
+    assert states() == before
+    if not broken:
+        fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False, seed=None)
+        assert states() != before

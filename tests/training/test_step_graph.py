@@ -138,6 +138,7 @@ def test_nothing_in_a_recorded_step_looks_at_numbers_or_leaves_the_device(device
     pyro.set_rng_seed(0)
     model, guide = program(mlp())
     model.register_weights = False
+    model.draw_shape(torch.randn(8, 5))  # the steps before look at the network's rows
     with imagined(model, guide, device):
         x, y = torch.randn(8, 5, device=device), torch.zeros(8, dtype=torch.long, device=device)
         with pytest.raises(DataDependentOutputException):

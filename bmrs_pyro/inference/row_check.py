@@ -1,0 +1,293 @@
+"""Whether each row that a gate multiplies is an example of the batch, so that examples can have gains of their own."""
+
+from __future__ import annotations
+
+__all__ = ["RowsUndecided", "mixed_rows"]
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from bmrs_pyro.inference.generators import generators_kept
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.untouched import shared_copy
+
+_SIZES = (5, 7, 11, 13, 17, 19, 23)  # of batches, to find one that no other dimension has
+_ORDERS = 2
+_SORTS = {torch.sort, torch.argsort, torch.topk, Tensor.sort, Tensor.argsort, Tensor.topk}
+_APART = 0.05  # of the spread of the rows: by more than this a row is another one
+_SPREAD = 1e-3  # of the largest row: rows that differ by less are alike
+
+Inputs = Any
+_Rows = list[tuple[str, Tensor, float]]  # of what, a number per row, relative precision
+
+
+class RowsUndecided(Exception):
+    """Nothing can be said with these inputs: the network refuses them, or they or the weights are not finite."""
+
+
+class _Mixed(Exception):
+    """Rows are not the examples; the message says where."""
+
+
+def mixed_rows(network: NoisyNetwork, x: Inputs, batch: int) -> str | None:
+    """Say why the examples of a batch cannot have gains of their own; None where they can.
+
+    A gate multiplies row i of what a layer reads by the gains of example i. That is right where examples in another
+    order, with their gains, give every gate the same rows in that order, and the output too: f(P x, P θ) = P f(x, θ).
+    This is tried on a copy in evaluation mode, for a batch size that no other dimension of a gate's input has, for
+    all up to ``batch`` that one has, and for ``batch`` itself. Networks whose examples see one another, by batch
+    statistics or attention over the batch, pass as long as their order does not matter.
+
+    Args:
+        network: the network; nothing of it changes, and no random state does.
+        x: inputs of a batch, any nest of tensors.
+        batch: its number of examples. Tensors of this length are cut and permuted, others stay whole.
+
+    Raises:
+        RowsUndecided: the network cannot be run on these inputs, or gives no finite numbers.
+    """
+    with generators_kept(), torch.no_grad(), pyro.poutine.block():
+        try:
+            trial = _Trial(shared_copy(network).eval(), x, batch)
+        except RuntimeError as error:  # of deepcopy
+            return f"it cannot be copied to try it ({_first_line(error)})"
+        try:
+            return trial.reason()
+        except _Mixed as found:
+            return str(found)
+
+
+class _Trial:
+    def __init__(self, network: NoisyNetwork, x: Inputs, batch: int) -> None:
+        self.network, self.x, self.batch = network, x, batch
+        self.leaves, self.spec = tree_flatten(x)
+        self.batched = [isinstance(leaf, Tensor) and leaf.shape[:1] == (batch,) for leaf in self.leaves]
+        self.random = torch.Generator().manual_seed(0)
+        self.lengths: set[int] = set()  # of the other dimensions of what gates multiply
+        self.alike: set[str] = {gate.consumer for gate in network.gates}  # layers whose rows never differed
+        self.sorts: dict[int, bool] = {}  # of every sort of the examples, whether it ever changed their order
+        self.weights: dict[int, Tensor] = {}
+        self.rows: _Rows = []
+
+    def reason(self) -> str | None:
+        """Say what is wrong with the rows, if anything is."""
+        size = self._size()
+        if size is None and self.batch < 3:
+            return (
+                None
+                if self.batch == 1
+                else "it runs at one batch size alone, too small to tell examples apart"
+            )
+        lengths = self.lengths if size is not None else set()
+        for count in sorted({self.batch, *(length for length in lengths if length < self.batch)} - {size, 1}):
+            if (error := self._failure(count)) is not None:
+                return self._refusal(count, error)
+        if self._unproven():  # these examples differ too little; others may show more
+            for again in (size, self.batch):
+                if again is not None and again > 1:
+                    self._failure(again, varied=True)
+        return self._unproven() or self._shuffled(size or self.batch)
+
+    def _size(self) -> int | None:
+        """Try a batch size that is no other length; None where the network runs at one size alone."""
+        for size in _SIZES:
+            if self._failure(size) is not None:
+                return None
+            if size not in self.lengths:
+                return size
+        return _SIZES[-1]
+
+    def _failure(self, size: int, *, varied: bool = False) -> Exception | None:
+        """Compare orders of a batch; return the error where the network cannot be run so."""
+        try:
+            self._compare(size, varied)
+        except (_Mixed, RowsUndecided):
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    def _refusal(self, size: int, error: Exception) -> str:
+        how = f"with a batch of {size}"
+        if size == self.batch:
+            try:
+                self.network.train()(self.x)
+            except Exception:
+                raise RowsUndecided from error  # training will say why
+            how = "in evaluation mode with its examples in another order"
+        return f"it cannot be run {how} ({_first_line(error)})"
+
+    def _compare(self, size: int, varied: bool) -> None:
+        leaves = self._examples(size)
+        if varied:
+            leaves = self._each(self._varied, leaves)
+        theta = {
+            family.name: torch.rand(size, family.size, generator=self.random) + 0.5
+            for family in self.network.structures
+        }
+        before = self._run(leaves, theta)
+        for _ in range(_ORDERS):
+            order = torch.randperm(size, generator=self.random)
+            permuted = self._each(partial(_taken, order), leaves)
+            after = self._run(permuted, {name: gain[order] for name, gain in theta.items()})
+            self._judge(before, after, order)
+
+    def _each(self, change: Callable[[Tensor], Tensor], leaves: list[Any]) -> list[Any]:
+        """Change the tensors that hold examples, and leave the others."""
+        return [change(leaf) if batched else leaf for leaf, batched in zip(leaves, self.batched, strict=True)]
+
+    def _examples(self, size: int) -> list[Any]:
+        index = torch.arange(size) % self.batch
+        if size < self.batch:
+            index = torch.randperm(self.batch, generator=self.random)[:size]
+        return self._each(partial(_taken, index), self.leaves)
+
+    def _varied(self, leaf: Tensor) -> Tensor:
+        if leaf.is_floating_point():
+            scale = leaf.std() if leaf.numel() > 1 and leaf.std() > 0 else 1.0
+            return leaf + scale * torch.randn(leaf.shape, generator=self.random).to(leaf)
+        values = leaf.flatten()  # only values that occur: others may be out of an embedding's range
+        return values[torch.randint(len(values), leaf.shape, generator=self.random).to(leaf.device)]
+
+    def _judge(self, before: _Rows, after: _Rows, order: Tensor) -> None:
+        if [name for name, *_ in before] != [name for name, *_ in after]:
+            raise _Mixed("it calls other layers when the examples come in another order")
+        for (name, rows, precision), (_, permuted, _) in zip(before, after, strict=True):
+            if not (rows.isfinite().all() and permuted.isfinite().all()):
+                raise RowsUndecided
+            largest, spread = rows.abs().max(), rows.std()
+            tolerance = _APART * spread + 10 * precision * largest
+            if (permuted - rows[order]).abs().max() > tolerance:
+                raise _Mixed(f"the rows of {name} are not the examples in their order")
+            if spread > _SPREAD * largest and spread > 4 * tolerance:
+                self.alike.discard(name)
+
+    def _run(self, leaves: list[Any], theta: Mapping[str, Tensor]) -> _Rows:
+        like = next(self.network.parameters())
+        size = len(next(iter(theta.values())))
+        pyro.set_rng_seed(0)  # what is random in the network is the same in every run
+        self.rows = []
+        with self._watching(size), _Sorts(size, self.sorts):
+            outputs = self.network(
+                tree_unflatten(leaves, self.spec), {name: gain.to(like) for name, gain in theta.items()}
+            )
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (size,):
+                self._note("its output", leaf)
+        return self.rows
+
+    @contextmanager
+    def _watching(self, size: int) -> Iterator[None]:
+        """See what the gates multiply, before they do."""
+        handles = [
+            self.network.net.get_submodule(gate.consumer).register_forward_pre_hook(
+                partial(self._see, gate.consumer, size), prepend=True
+            )
+            for gate in self.network.gates
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _see(self, name: str, size: int, _: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0]
+        if len(x) != size:
+            raise _Mixed(f"layer {name!r} reads {len(x)} rows for a batch of {size}")
+        self.lengths.update(x.shape[1:])
+        self._note(name, x)
+
+    def _note(self, name: str, x: Tensor) -> None:
+        flat = x.flatten(1).float() if x.dim() > 1 else x.unsqueeze(1).float()
+        length = flat.shape[1]
+        if length not in self.weights:
+            self.weights[length] = torch.randn(length, generator=self.random).to(x.device)
+        precision = max(torch.finfo(kind).eps for kind in (x.dtype, flat.dtype))
+        # one number tells rows apart; rows themselves would fill the memory
+        self.rows.append((name, (flat @ self.weights[length]).cpu(), precision))
+
+    def _unproven(self) -> str | None:
+        if self.alike:
+            return f"layer {min(self.alike)!r} reads the same for all examples, so that nothing shows their order"
+        if not all(self.sorts.values()):
+            return "it sorts the examples of a batch, and no batch that was tried shows where they end up"
+        return None
+
+    def _shuffled(self, size: int) -> str | None:
+        """Look at training mode, where dropout forbids to compare, for another order of the examples."""
+        self.network.train()
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):  # several processes would wait for one another
+                module.eval()
+        shuffles: list[int] = []
+        try:
+            with self._watching(size), _Shuffles(size, shuffles):
+                self.network(tree_unflatten(self._examples(size), self.spec))
+        except _Mixed:
+            raise
+        except Exception:  # a network that wants more in training mode, such as targets, says so by itself
+            return None
+        return "it shuffles the examples in training" if shuffles else None
+
+
+class _Sorts(TorchFunctionMode):
+    """Notes of every sort of as many numbers as there are examples whether it changed an order."""
+
+    def __init__(self, size: int, moved: dict[int, bool]) -> None:
+        super().__init__()
+        self.size, self.moved, self.calls = size, moved, 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _SORTS:
+            order = result if isinstance(result, Tensor) else result[1]
+            if order.shape == (self.size,):
+                known = self.moved.get(self.calls, False)
+                self.moved[self.calls] = known or not torch.equal(
+                    order, torch.arange(self.size, device=order.device)
+                )
+                self.calls += 1
+        return result
+
+
+class _Shuffles(TorchFunctionMode):
+    """Notes permutations that are drawn of as many things as there are examples."""
+
+    def __init__(self, size: int, found: list[int]) -> None:
+        super().__init__()
+        self.size, self.found = size, found
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.randperm and args[:1] == (self.size,):
+            self.found.append(self.size)
+        return func(*args, **(kwargs or {}))
+
+
+def _taken(index: Tensor, leaf: Tensor) -> Tensor:
+    return leaf[index.to(leaf.device)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

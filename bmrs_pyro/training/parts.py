@@ -1,0 +1,104 @@
+"""All that a fit trains: network, guide and likelihood, and parameters that lie in Pyro's store alone."""
+
+from __future__ import annotations
+
+__all__ = ["Parts"]
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.distributed import broadcast_
+from bmrs_pyro.inference.generators import generators_kept
+from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.network.untouched import shared_copy
+
+
+class Parts:
+    """The parameters and buffers of a fit, by part: of every module, and ``stored``.
+
+    Args:
+        model: the model, whose likelihood is a part where it is an nn.Module.
+        guide: its guide, likewise.
+
+    Attributes:
+        awaited: values for parameters that are not in Pyro's store yet, by name.
+    """
+
+    def __init__(self, model: SupervisedModel, guide: Callable[..., Any]) -> None:
+        self.model, self.guide = model, guide
+        parts = {"network": model.network, "guide": guide, "likelihood": model.likelihood}
+        self.modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+        self.awaited: dict[str, Tensor] = {}
+
+    @property
+    def stored(self) -> dict[str, Tensor]:
+        """The parameters, of a likelihood or a hand-written guide, that Pyro's store holds and no module."""
+        held = {id(parameter) for module in self.modules.values() for parameter in module.parameters()}
+        parameters = pyro.get_param_store().named_parameters()
+        return {name: value for name, value in parameters if id(value) not in held}
+
+    def copy(self) -> dict[str, dict[str, Tensor]]:
+        """Return copies of all tensors."""
+        parts = {name: module.state_dict() for name, module in self.modules.items()}
+        return {
+            part: {name: value.detach().clone() for name, value in tensors.items()}
+            for part, tensors in (*parts.items(), ("stored", self.stored))
+        }
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take up values from :meth:`copy`; parameters that are not in Pyro's store yet wait for :meth:`make`."""
+        for name, module in self.modules.items():
+            if (
+                name in tensors
+            ):  # checkpoints of earlier versions hold no likelihood, which was not trained then
+                module.load_state_dict(tensors[name])
+        self.awaited = dict(tensors.get("stored", {}))
+        self._fill()
+
+    def make(self, x: Inputs) -> None:
+        """Have model and guide make their parameters in Pyro's store, the same in every process.
+
+        Args:
+            x: inputs of a batch.
+        """
+        with torch.no_grad(), pyro.poutine.block(), generators_kept():
+            self.guide(x)
+            self.model.likelihood(shared_copy(self.model.network)(x))
+        self._fill()
+        broadcast_(value.data for value in self.stored.values())
+
+    def align(self) -> None:
+        """Start all processes from the first one's values."""
+        for module in self.modules.values():
+            broadcast_(module.state_dict().values())
+
+    @contextmanager
+    def own_store(self) -> Iterator[None]:
+        """Use a parameter store of this model's own, for names in the caller's may belong to another one.
+
+        At the end, after errors too, ``stored`` goes to the caller's store. The model remembers it for its next fit.
+        """
+        store, model = pyro.get_param_store(), self.model
+        try:
+            with store.scope():
+                store.set_state(model.stored)
+                try:
+                    yield
+                finally:
+                    names, state = self.stored, store.get_state()
+                    model.stored = {
+                        "params": {name: state["params"][name] for name in names},
+                        "constraints": {name: state["constraints"][name] for name in names},
+                    }
+        finally:
+            store.set_state(model.stored)
+
+    def _fill(self) -> None:
+        for name, value in self.stored.items():
+            if name in self.awaited:
+                value.data.copy_(self.awaited.pop(name))

@@ -1,0 +1,159 @@
+"""Likelihoods with parameters of their own, and observations that do not fit them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from bmrs_pyro import AutoTruncatedLogNormal, Checkpoint, JointOptim, NoisyNetwork, SupervisedModel, fit
+from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.training import Epoch, History
+
+Likelihood = Callable[[Tensor], dist.TorchDistribution]
+COUNT, SIGMA = 256, 0.2
+
+
+class Noise(nn.Module):
+    """Normal noise of a scale that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(z.squeeze(-1), self.log_scale.exp())
+
+
+def noise(z: Tensor) -> dist.TorchDistribution:
+    scale = pyro.param("sigma", torch.ones(()), constraint=constraints.positive)
+    return dist.Normal(z.squeeze(-1), scale)
+
+
+def scale_of(model: SupervisedModel) -> float:
+    with torch.no_grad():
+        return model.likelihood(torch.zeros(1, 1)).scale.item()
+
+
+def line() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(COUNT, 1, generator=generator)
+    y = 2 * x[:, 0] - 1 + SIGMA * torch.randn(COUNT, generator=generator)
+    return list(zip(x.split(64), y.split(64), strict=True))
+
+
+def program(
+    likelihood: Callable[[Tensor], dist.TorchDistribution],
+) -> tuple[SupervisedModel, AutoTruncatedLogNormal]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 1)), likelihood, COUNT)
+    return model, AutoTruncatedLogNormal(model)
+
+
+def trained(
+    model: SupervisedModel, guide: AutoTruncatedLogNormal, epochs: int = 8, **options: object
+) -> History:
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.02}, network=model.network, posterior_lr_factor=1.0)
+    settings = {"fine_tune_epochs": 0, "progress": False, **options}
+    return fit(model, guide, line(), epochs=epochs, optim=optim, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [Noise, lambda: noise])
+def test_the_noise_of_a_regression_is_learnt_and_handed_back(make: Callable[[], Likelihood]) -> None:
+    model, guide = program(make())
+    trained(model, guide, epochs=60)
+    # the root mean square error that is left is what maximises the likelihood
+    x, y = (torch.cat(part) for part in zip(*line(), strict=True))
+    with torch.no_grad():
+        left = (model.network(x, guide.median()).squeeze(-1) - y).square().mean().sqrt().item()
+    assert scale_of(model) == pytest.approx(left, rel=0.15)
+    assert left < 0.4
+    if not isinstance(model.likelihood, nn.Module):
+        assert pyro.get_param_store()["sigma"].item() == scale_of(model)
+    learnt = scale_of(model)
+    trained(model, guide, epochs=1)  # a second fit goes on from there
+    assert scale_of(model) == pytest.approx(learnt, rel=0.2)
+
+
+@pytest.mark.parametrize("make", [Noise, lambda: noise])
+def test_the_noise_is_the_best_epochs(make: Callable[[], Likelihood]) -> None:
+    model, guide = program(make())
+    seen: list[float] = []
+    far = [(x, y + 3) for x, y in line()]  # gets worse as the noise shrinks
+    history = trained(
+        model, guide, epochs=20, validation=far, callbacks=[lambda _: seen.append(scale_of(model))]
+    )
+    assert history.best_epoch < 20
+    assert scale_of(model) == pytest.approx(seen[history.best_epoch - 1], rel=1e-6)
+    assert len({round(scale, 6) for scale in seen}) == 20
+
+
+@pytest.mark.parametrize("make", [Noise, lambda: noise])
+@pytest.mark.parametrize("stop", [2, 4])
+def test_a_resumed_run_has_the_noise_of_the_uninterrupted_one(
+    make: Callable[[], Likelihood], stop: int, tmp_path: Path
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stopping(record: Epoch) -> None:
+        if record.epoch == stop + 1:
+            raise Stopped
+
+    whole, guide = program(make())
+    trained(whole, guide, epochs=4)
+    first, guide = program(make())
+    checkpoint = Checkpoint(tmp_path / "state.safetensors")
+    if stop < 4:
+        with pytest.raises(Stopped):
+            trained(first, guide, epochs=4, checkpoint=checkpoint, callbacks=[stopping])
+    else:
+        trained(first, guide, epochs=4, checkpoint=checkpoint)
+    pyro.clear_param_store()
+    second, guide = program(make())
+    trained(second, guide, epochs=4, checkpoint=checkpoint)
+    assert scale_of(second) == scale_of(whole) != 1.0
+
+
+def test_a_hand_written_loop_trains_the_module_of_the_likelihood_too() -> None:
+    model, guide = program(Noise())
+    optim = JointOptim(torch.optim.Adam, {"lr": 0.02}, network=model.network)
+    svi = pyro.infer.SVI(model, guide, optim, MeanFieldELBO())
+    for x, y in line():
+        svi.step(x, y)
+    assert scale_of(model) == pytest.approx(
+        math.exp(-0.08), abs=0.02
+    )  # at the weights' rate: four steps of 0.02
+    pyro.get_param_store()["likelihood$$$log_scale"] = torch.zeros(())
+    with pytest.raises(RuntimeError, match=r"another tensor as 'likelihood\$\$\$log_scale'"):
+        svi.step(x, y)
+
+
+def test_labels_of_another_shape_than_the_likelihoods_values_are_refused() -> None:
+    wide: Likelihood = lambda z: dist.Normal(z, 1.0).to_event(1)  # noqa: E731
+    model, guide = program(wide)
+    expected = r"y has shape \(64,\), but the likelihood's values have shape \(64, 1\): reshape"
+    with pytest.raises(ValueError, match=expected):
+        trained(model, guide, epochs=1)
+    for checked in (True, False):
+        with pyro.validation_enabled(checked), pytest.raises(ValueError, match=expected):
+            MeanFieldELBO().loss(model, guide, *line()[0])
+    good = [(x, y[:, None]) for x, y in line()]
+    with pytest.raises(ValueError, match=expected):
+        fit(model, guide, good, epochs=1, fine_tune_epochs=0, progress=False, validation=line())
+    fit(model, guide, good, epochs=1, fine_tune_epochs=0, progress=False, validation=good)
+
+
+def test_labels_with_a_dimension_too_many_are_refused() -> None:
+    model, guide = program(lambda z: dist.Bernoulli(logits=z.squeeze(-1)))
+    x, y = line()[0]
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match=r"y has shape \(64, 1\)"):
+        MeanFieldELBO().loss(model, guide, x, (y > 0).float()[:, None])
