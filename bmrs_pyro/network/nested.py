@@ -1,0 +1,57 @@
+"""Tensors in nested values: in what a network takes and in what it puts out."""
+
+from __future__ import annotations
+
+__all__ = ["leaves", "map_leaves", "tensors_in"]
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Open what torch has registered as a pytree, mappings, dataclasses and sequences, and return what is in them."""
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Mapping):
+            yield from leaves(list(leaf.values()))
+        elif _is_record(leaf):
+            yield from leaves([getattr(leaf, field.name, None) for field in fields(leaf)])
+        elif isinstance(leaf, (tuple, list)):
+            yield from leaves(list(leaf))
+        else:
+            yield leaf
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a nested value with a function of every leaf in the leaf's place."""
+
+    def mapped(leaf: Any) -> Any:
+        if isinstance(leaf, Mapping):
+            new: Any = copy.copy(leaf) if isinstance(leaf, MutableMapping) else {}
+            for key, item in leaf.items():
+                new[key] = map_leaves(function, item)
+            return new
+        if _is_record(leaf):
+            new = copy.copy(leaf)
+            for field in fields(leaf):
+                # also where the dataclass is frozen
+                object.__setattr__(new, field.name, map_leaves(function, getattr(leaf, field.name, None)))
+            return new
+        return function(leaf)
+
+    return tree_map(mapped, value)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of a nested value, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _is_record(value: object) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
