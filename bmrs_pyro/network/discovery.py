@@ -57,7 +57,7 @@ def find_structures(
     Gates.refuse_gated(net)
     call = Call.of(net, example_inputs)
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
-    with random_state_kept(net), torch.enable_grad():
+    with random_state_kept(net), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         copy = shared_copy(net)
         idle = _choose_modes(copy, call)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute

@@ -61,8 +61,8 @@ def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
             found.append(torch.tensor(leaf, dtype=None if isinstance(leaf, complex) else torch.float64))
         elif not isinstance(leaf, _HOLD_NO_TENSOR):
             raise TypeError(
-                f"the network's outputs hold a {type(leaf).__name__}, which cannot be searched for tensors; put out "
-                "tensors, tuples, dicts or dataclasses, or register the type with "
+                f"the network puts out an object of type {type(leaf).__name__!r}, which cannot be searched for "
+                "tensors; put out tensors, tuples, dicts or dataclasses, or register the type with "
                 "torch.utils._pytree.register_pytree_node"
             )
     return found
