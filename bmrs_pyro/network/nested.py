@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 
@@ -43,7 +44,8 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
             return new
         return function(leaf)
 
-    return tree_map(mapped, value)
+    # a PackedSequence holds a tensor that has to stay on the CPU
+    return tree_map(mapped, value, is_leaf=lambda part: isinstance(part, PackedSequence))
 
 
 def tensors_in(value: Any) -> list[Tensor]:
