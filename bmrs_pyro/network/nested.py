@@ -14,15 +14,22 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """Open what torch has registered as a pytree, mappings, dataclasses and sequences, and return what is in them."""
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Mapping):
-            yield from leaves(list(leaf.values()))
+def leaves(value: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterator[Any]:
+    """Open what torch has registered as a pytree, mappings, dataclasses and sequences, and return what is in them.
+
+    Args:
+        value: any value.
+        is_leaf: says what is not to be opened; None opens all that can be.
+    """
+    for leaf in tree_leaves(value, is_leaf):
+        if is_leaf is not None and is_leaf(leaf):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from leaves(list(leaf.values()), is_leaf)
         elif _is_record(leaf):
-            yield from leaves([getattr(leaf, field.name, None) for field in fields(leaf)])
+            yield from leaves([getattr(leaf, field.name, None) for field in fields(leaf)], is_leaf)
         elif isinstance(leaf, (tuple, list)):
-            yield from leaves(list(leaf))
+            yield from leaves(list(leaf), is_leaf)
         else:
             yield leaf
 

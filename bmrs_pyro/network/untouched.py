@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["modes_kept", "random_state_kept", "shared_copy", "tensor_outputs"]
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from itertools import chain
@@ -43,23 +43,18 @@ def _kept(net: nn.Module) -> Iterator[Tensor]:
 def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
     """Run a network and return the tensors it puts out, however nested; numbers become tensors.
 
-    A Hugging Face network says in its configuration what of its outputs is no result (``past_key_values``): that
-    is left out.
+    The cache of a Hugging Face network is for its own next call, and no output here.
 
     Raises:
         TypeError: the outputs hold an object that cannot be looked into.
     """
-    outputs = call(net)
-    if isinstance(outputs, Mapping):
-        aside = _no_results(net)
-        outputs = [value for key, value in outputs.items() if key not in aside]
     found = []
-    for leaf in leaves(outputs):
+    for leaf in leaves(call(net), _is_cache):
         if isinstance(leaf, Tensor):
             found.append(leaf if leaf.is_floating_point() or leaf.is_complex() else leaf.double())
         elif isinstance(leaf, (int, float, complex)):
             found.append(torch.tensor(leaf, dtype=None if isinstance(leaf, complex) else torch.float64))
-        elif not isinstance(leaf, _HOLD_NO_TENSOR):
+        elif not isinstance(leaf, _HOLD_NO_TENSOR) and not _is_cache(leaf):
             raise TypeError(
                 f"the network puts out an object of type {type(leaf).__name__!r}, which cannot be searched for "
                 "tensors; put out tensors, tuples, dicts or dataclasses, or register the type with "
@@ -68,13 +63,11 @@ def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
     return found
 
 
-def _no_results(net: nn.Module) -> set[str]:
-    configurations = (getattr(module, "config", None) for module in net.modules())
-    return {
-        key
-        for configuration in configurations
-        for key in getattr(configuration, "keys_to_ignore_at_inference", None) or ()
-    }
+def _is_cache(value: object) -> bool:
+    return any(
+        base.__name__ == "Cache" and base.__module__.startswith("transformers.")
+        for base in type(value).__mro__
+    )
 
 
 @contextmanager

@@ -122,12 +122,21 @@ def test_what_cannot_be_searched_is_refused_by_type(
     assert "\n" not in str(error.value)
 
 
-def test_what_a_language_model_keeps_for_its_next_call_is_no_result() -> None:
-    def cached(y: Tensor, h: Tensor) -> ModelOutput:
-        return ModelOutput(logits=y, past_key_values=SimpleNamespace(keys=h))
+class Cache:
+    """As transformers.cache_utils has one, which need not be installed."""
 
-    net: Any = Net(cached)
-    with pytest.raises(TypeError, match="SimpleNamespace"):
-        find_structures(net, torch.randn(2, 4))
-    net.config = SimpleNamespace(keys_to_ignore_at_inference=["past_key_values"])
-    assert len(find_structures(net, torch.randn(2, 4))) == 2
+    __module__ = "transformers.cache_utils"
+
+
+class DynamicCache(Cache):
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+def test_what_a_language_model_keeps_for_its_next_call_is_no_output() -> None:
+    assert offered(lambda y, h: ModelOutput(logits=y, past_key_values=DynamicCache(h))) == [
+        "theta.first",
+        "theta.second",
+    ]
+    register_pytree_node(DynamicCache, lambda one: ([one.keys], None), lambda items, _: DynamicCache(*items))
+    assert offered(lambda y, h: Out(y, (DynamicCache(h), 1))) == ["theta.first", "theta.second"]
