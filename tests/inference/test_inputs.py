@@ -24,6 +24,7 @@ from bmrs_pyro import (
     posteriors,
     predict,
 )
+from bmrs_pyro.distributed.global_batch import _stand_in
 from bmrs_pyro.inference import NonFiniteLoss
 from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.training import reestimate_batch_norm_
@@ -202,3 +203,26 @@ def test_what_is_not_finite_is_found_in_a_dict() -> None:
     batch = {"x": torch.full((4, 2), torch.nan), "n": 1, "labels": torch.zeros(4, dtype=torch.long)}
     with pytest.raises(NonFiniteLoss, match="the data hold NaN or inf"):
         fit(model, AutoTruncatedLogNormal(model), [batch], epochs=1, fine_tune_epochs=0, progress=False)
+
+
+def test_a_process_without_rows_gets_one_of_zeros() -> None:
+    x = {
+        "ids": torch.ones(0, 3),
+        "mask": (torch.ones(0), torch.ones(2, 2)),
+        "none": None,
+        "scale": torch.tensor(2.0),
+    }
+    filled = _stand_in(x)
+    assert torch.equal(filled["ids"], torch.zeros(1, 3))
+    assert torch.equal(filled["mask"][0], torch.zeros(1))
+    assert torch.equal(filled["mask"][1], torch.ones(2, 2))  # has no batch
+    assert (filled["none"], filled["scale"]) == (None, 2.0)
+
+
+def test_compiled_networks_take_dicts() -> None:
+    model, guide = program()
+    x = loader("dict")[0][0]
+    theta = {name: gain.detach() for name, gain in guide.draw(x)[0].items()}
+    run = torch.compile(model.network.forward, backend="eager", fullgraph=True)
+    model.network.eval()
+    torch.testing.assert_close(run(x, theta).logits, model.network(x, theta).logits)
