@@ -228,5 +228,5 @@ def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, 
         call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
     counter = FlopCounterMode(display=False)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
-        call(net.eval())
+        call.fresh(net.eval())
     return counter, examples or 1

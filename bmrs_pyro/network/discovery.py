@@ -155,7 +155,7 @@ def _failing_layer(net: nn.Module, call: Call) -> str:
     hooks = [module.register_forward_pre_hook(enter) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
     try:
-        call(net)
+        call.fresh(net)
     except Exception:
         return entered[-1] if entered else ""
     finally:
@@ -171,7 +171,7 @@ def _idle_layers(net: nn.Module, call: Call) -> list[str]:
     hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in net.modules()]
     try:
         with _Operands() as operands:
-            call(net)
+            call.fresh(net)
     finally:
         for hook in hooks:
             hook.remove()

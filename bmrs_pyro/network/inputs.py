@@ -64,6 +64,10 @@ class Call(NamedTuple):
         )
         return Call(args, kwargs)
 
+    def fresh(self, net: Callable[..., Any]) -> Any:
+        """Call a network with copies, for some networks change their inputs."""
+        return self.map(lambda x: x.detach().clone().requires_grad_(x.requires_grad))(net)
+
     def __str__(self) -> str:
         """Show the shapes of the tensors, and what is no tensor."""
         named = [f"{name}={_shown(value)}" for name, value in self.kwargs.items()]

@@ -49,7 +49,7 @@ def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
         TypeError: the outputs hold an object that cannot be looked into.
     """
     found = []
-    for leaf in leaves(call(net), _is_cache):
+    for leaf in leaves(call.fresh(net), _is_cache):
         if isinstance(leaf, Tensor):
             found.append(leaf if leaf.is_floating_point() or leaf.is_complex() else leaf.double())
         elif isinstance(leaf, (int, float, complex)):

@@ -152,3 +152,24 @@ def test_wrong_gains_and_inputs_are_named() -> None:
         find_structures(Tagger(), {"input_ids": x["input_ids"], "layers": (1,), "scale": "a"})
     with pytest.raises(ValueError, match=r"does not run on the example inputs \(None, 3\)"):
         find_structures(Tagger(), None, 3)
+
+
+class Greedy(nn.Module):
+    """Takes its input out of the dict, and changes it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, batch: Batch) -> Tensor:
+        out: Tensor = self.last(self.first(batch.pop("x").mul_(2)).relu())
+        return out
+
+
+def test_the_example_stays_as_it_is() -> None:
+    x = torch.randn(2, 4)
+    example = {"x": x.clone()}
+    network = NoisyNetwork(Greedy(), example)
+    assert [family.size for family in network.structures] == [6]
+    assert complexity(network).macs > 0
+    assert torch.equal(example["x"], x)
