@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from bmrs_pyro.distributed.process_group import all_gather_int, broadcast_, rank
 from bmrs_pyro.distributions import TruncatedLogNormal
@@ -104,6 +105,11 @@ class SharedDraws(TruncatedLogNormal):
 
 
 def _stand_in(rows: Any) -> Any:
-    if isinstance(rows, (tuple, list)):
-        return tuple(_stand_in(part) for part in rows)
-    return rows.new_zeros((1, *rows.shape[1:]))
+    """Give the tensors without rows one of zeros."""
+
+    def filled(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() and not len(leaf):
+            return leaf.new_zeros((1, *leaf.shape[1:]))
+        return leaf
+
+    return tree_map(filled, rows)

@@ -22,6 +22,7 @@ from torch.distributions import kl_divergence
 
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.network.nested import tensors_in
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -168,8 +169,8 @@ def _divergence(name: str, guide_site: Mapping[str, Any], model_site: Mapping[st
 
 def _culprit(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> str:
     for position, argument in enumerate(arguments):
-        for tensor in argument if isinstance(argument, tuple) else (argument,):
-            if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+        for tensor in tensors_in(argument):
+            if not torch.isfinite(tensor).all():
                 return f"argument {position} of the model (the data) holds NaN or inf"
     for name, term in terms.items():
         if not torch.isfinite(term):

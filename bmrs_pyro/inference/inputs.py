@@ -1,29 +1,65 @@
-"""The inputs of a batch, as the network takes them."""
+"""The batches of a loader, and their inputs as a network takes them."""
 
 from __future__ import annotations
 
-__all__ = ["inputs_on", "on_device_of"]
+__all__ = ["inputs_on", "on_device_of", "outputs_of", "pairs"]
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bmrs_pyro.inference.model import Inputs
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import map_leaves
+
+_LABELS = "labels"
 
 
-def inputs_on(device: torch.device, x: Tensor | Sequence[Tensor]) -> Inputs:
+def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return inputs and labels of every batch: of a pair ``(x, y)``, or of a dict whose ``"labels"`` are y.
+
+    Raises:
+        ValueError: a batch is neither.
+    """
+    for batch in batches:
+        if isinstance(batch, Mapping) and _LABELS in batch:
+            yield {name: value for name, value in batch.items() if name != _LABELS}, batch[_LABELS]
+            continue
+        try:
+            if isinstance(batch, Mapping):
+                raise ValueError(f"has {list(batch)}")
+            x, y = batch
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"a batch is a {type(batch).__name__} ({error}); expected (x, y), where x may be a tuple or a dict of "
+                f"several inputs, or a dict with {_LABELS!r}"
+            ) from error
+        yield x, y
+
+
+def inputs_on(device: torch.device, x: Any) -> Any:
     """Move a batch's inputs to a device; several of them, which torch's loader hands over as a list, become a tuple."""
-    if isinstance(x, Tensor):
-        return x.to(device, non_blocking=True)
-    return tuple(part.to(device, non_blocking=True) for part in x)
+    moved = map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, x)
+    return tuple(moved) if isinstance(moved, list) else moved
 
 
-def on_device_of(net: object, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Move the inputs of batches to where a network's weights are; those of a function stay as they are."""
+def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return pairs whose inputs are where a network's weights are; those of a function stay where they are."""
     weights = chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else iter(())
     like = next(weights, None)
-    for x, y in batches:
+    for x, y in pairs(batches):
         yield (x if like is None else inputs_on(like.device, x)), y
+
+
+def outputs_of(predict: Callable[..., Any], x: Any) -> Any:
+    """Return what a network, with gains or without, or a function of the inputs makes of a batch's inputs."""
+    if isinstance(predict, nn.Module):
+        several = tuple(x) if isinstance(x, list) else x
+        net = predict.net if isinstance(predict, NoisyNetwork) else predict
+        call = Call.of(net, several)
+        if call.fits(net):
+            return call(predict) if net is predict else predict(several)
+    return predict(x)

@@ -26,9 +26,11 @@ from bmrs_pyro.inference.observations import log_likelihoods, refuse_shape
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.inference.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.inputs import batch_size
+from bmrs_pyro.network.nested import map_leaves
 
 Draws = Literal["example", "batch"]
-Inputs = Tensor | tuple[Tensor, ...]
+Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
 
 
 class _Rows(Messenger):
@@ -62,9 +64,10 @@ class SupervisedModel(nn.Module):
 
     Args:
         network: the network with its gains as arguments.
-        likelihood: a name, see :func:`as_likelihood`, or a function or module that maps outputs to a distribution
-            with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``. Its parameters,
-            those of an nn.Module or of ``pyro.param``, are trained too.
+        likelihood: a name, see :func:`as_likelihood`, or a function or module that maps what the network puts out to a
+            distribution with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``, or
+            ``lambda out: dist.Categorical(logits=out.logits)``. Its parameters, those of an nn.Module or of
+            ``pyro.param``, are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
         draws: ``"example"`` or ``"batch"``. The first batch is used to try whether the network keeps its examples in
@@ -119,7 +122,7 @@ class SupervisedModel(nn.Module):
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
         self.mixed_precision = mixed_precision
         self.register_weights = True
-        self.compiled: Callable[[Inputs, Mapping[str, Tensor]], Tensor] | None = None
+        self.compiled: Callable[[Inputs, Mapping[str, Tensor]], Any] | None = None
         self.global_batch: GlobalBatch | None = None
         self.stored: StateDict = {"params": {}, "constraints": {}}
         self._rows_checked = False
@@ -127,10 +130,14 @@ class SupervisedModel(nn.Module):
 
     def draw_shape(self, x: Inputs) -> torch.Size:
         """Return the shape of the independent θ draws of a batch: ``(batch,)`` or ``()``."""
-        first = x[0] if isinstance(x, Sequence) else x
-        if self.draws == "example" and not self._rows_checked:
-            self._check_rows(x, len(first))
-        return first.shape[:1] if self.draws == "example" else torch.Size()
+        if self.draws == "batch":
+            return torch.Size()
+        batch = batch_size(x)
+        if batch is None:
+            raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
+        if not self._rows_checked:
+            self._check_rows(x, batch)
+        return torch.Size([batch]) if self.draws == "example" else torch.Size()
 
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
         """Return the plate of the draws with the KL weights; model *and* guide sample θ inside it.
@@ -171,7 +178,7 @@ class SupervisedModel(nn.Module):
         if self.mixed_precision:
             device = next(self.network.parameters()).device
             with torch.autocast(device.type, torch.bfloat16):
-                outputs = run(x, theta).float()
+                outputs = map_leaves(_single, run(x, theta))
         else:
             outputs = run(x, theta)
         distribution = self.likelihood(outputs)
@@ -221,3 +228,7 @@ class SupervisedModel(nn.Module):
                         "process, or a loaded store. Call pyro.clear_param_store(), or "
                         f"pyro.module('{part}', model.{part}, update_module_params=True) to take the stored weights"
                     )
+
+
+def _single(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output

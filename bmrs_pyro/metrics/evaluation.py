@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.inputs import on_device_of, outputs_of
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.scoring import score_batch
 from bmrs_pyro.network.untouched import modes_kept
@@ -84,20 +84,18 @@ Evaluation = ClassEvaluation | ValueEvaluation
 
 
 @overload
-def evaluate(
-    predict: Callable[[Any], Any], batches: Iterable[tuple[Any, Tensor]], num_classes: int
-) -> ClassEvaluation: ...
+def evaluate(predict: Callable[[Any], Any], batches: Iterable[Any], num_classes: int) -> ClassEvaluation: ...
 @overload
 def evaluate(
     predict: Callable[[Any], Any],
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     num_classes: int | None = None,
     *,
     likelihood: str | Likelihood,
 ) -> Evaluation: ...
 def evaluate(
     predict: Callable[[Any], Any],
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     num_classes: int | None = None,
     *,
     likelihood: str | Likelihood = "categorical",
@@ -106,7 +104,8 @@ def evaluate(
 
     Args:
         predict: maps inputs ``(B, …)`` to the likelihood's inputs, such as logits ``(B, K)``, or to a distribution.
-        batches: pairs of inputs and labels or values ``(B, …)``, a module's inputs are moved to its device.
+        batches: pairs of inputs and labels or values ``(B, …)``, or dicts of inputs and ``"labels"``; a module takes
+            several inputs from a tuple, or by name from a dict, and they are moved to its device.
         num_classes: K, which is checked; None takes what the outputs have.
         likelihood: what the outputs say of y, a name or a function: see :func:`bmrs_pyro.inference.as_likelihood`.
 
@@ -118,7 +117,8 @@ def evaluate(
     """
     with evaluation_mode(predict):
         parts = [
-            score_batch(predict(x), y, likelihood, num_classes) for x, y in on_device_of(predict, batches)
+            score_batch(outputs_of(predict, x), y, likelihood, num_classes)
+            for x, y in on_device_of(predict, batches)
         ]
     if not parts:
         raise ValueError("there are no batches to evaluate on")
@@ -137,7 +137,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluation_mode(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def evaluation_mode(predict: Callable[..., Any]) -> Iterator[None]:
     """Switch gradients off and a module to evaluation mode, and both back afterwards."""
     net = predict if isinstance(predict, nn.Module) else None
     with torch.no_grad(), modes_kept(net) if net else nullcontext():

@@ -101,7 +101,7 @@ def predict(
     Args:
         network: maps inputs and gains to outputs.
         posteriors: q(θ_f) by site name, from which the gains are drawn.
-        x: inputs ``(B, …)``, on the network's device.
+        x: inputs ``(B, …)``, or a tuple or dict of them, on the network's device.
         draws: number of draws, at least 1.
         likelihood: what the outputs say of y, such as ``model.likelihood`` or a name, see
             :func:`bmrs_pyro.inference.as_likelihood`; by default they are logits ``(B, K)`` of two or more classes.

@@ -16,12 +16,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.structures import StructureFamily
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
@@ -42,14 +43,15 @@ class Complexity:
     bytes: int
 
 
-def complexity(net: nn.Module, *example_inputs: Tensor) -> Complexity:
+def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
     """Count parameters, multiply-accumulates (matrix products, convolutions, attention) and bytes.
 
     The example inputs may hold a batch: dimension 0 of the first one counts the examples, and MACs are for one.
 
     Args:
         net: a network, or one with gains, of which the wrapped network counts.
-        *example_inputs: its inputs, on any device and in any precision; a NoisyNetwork has its own.
+        *example_inputs: its inputs, as :class:`NoisyNetwork` takes them, on any device and in any precision; a
+            NoisyNetwork has its own.
 
     Raises:
         ValueError: there are no example inputs, or they hold no example.
@@ -213,17 +215,18 @@ def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
     }
 
 
-def _counted(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[FlopCounterMode, int]:
+def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, int]:
     """Run the network on its inputs; return the counter, and the number of examples that it counted."""
     if not inputs:
         raise ValueError("no example inputs to count multiply-accumulates with; give the network's inputs")
-    examples = next((len(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()), 1)
-    if not examples:
+    examples = batch_size(inputs)
+    if examples == 0:
         raise ValueError("the example inputs hold no example: dimension 0 of the first one, the batch, is 0")
+    call = Call.of(net, inputs)
     like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
     if like is not None:  # the network may have moved since it was given its inputs
-        inputs = tuple(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for x in inputs)
+        call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
     counter = FlopCounterMode(display=False)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
-        net.eval()(*inputs)
-    return counter, examples
+        call.fresh(net.eval())
+    return counter, examples or 1

@@ -16,6 +16,7 @@ from torch_pruning._helpers import _HybridIndex as Channel
 from torch_pruning.dependency.index_mapping import update_index_mapping
 
 from bmrs_pyro.network.feature_selection import FeatureSelection
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.untouched import tensor_outputs
 
 
@@ -60,12 +61,12 @@ class DependencyGraph:
                 yield Port(dependency.target, dependency.handler), mapped
 
 
-def dependency_graph(net: nn.Module, inputs: tuple[Tensor, ...]) -> DependencyGraph:
+def dependency_graph(net: nn.Module, call: Call) -> DependencyGraph:
     """Trace a network, each module in the mode it is in.
 
     Args:
         net: the network; its parameters must require gradients.
-        inputs: example inputs.
+        call: how it is called.
 
     Raises:
         ValueError: torch-pruning cannot trace the network.
@@ -77,7 +78,7 @@ def dependency_graph(net: nn.Module, inputs: tuple[Tensor, ...]) -> DependencyGr
     def forward(model: nn.Module, _: Any) -> list[Tensor]:
         for module, training in modes.items():  # torch-pruning has called .eval()
             module.training = training
-        outputs.extend(output for output in tensor_outputs(model, inputs) if output.requires_grad)
+        outputs.extend(output for output in tensor_outputs(model, call) if output.requires_grad)
         return outputs
 
     opaque: set[Any] = set()
@@ -87,7 +88,7 @@ def dependency_graph(net: nn.Module, inputs: tuple[Tensor, ...]) -> DependencyGr
         try:
             graph.build_dependency(
                 net,
-                inputs,
+                call.args,
                 forward_fn=forward,
                 verbose=False,
                 customized_pruners={FeatureSelection: _FeatureSelectionPruner()},

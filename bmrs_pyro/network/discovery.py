@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Selection", "find_structures"]
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.inputs import Call, unknown_names
+from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
 from bmrs_pyro.network.proposal import propose
-from bmrs_pyro.network.structures import LeftOut, Structures
+from bmrs_pyro.network.structures import LeftOut, StructureFamily, Structures
 from bmrs_pyro.network.tracing import trace
-from bmrs_pyro.network.untouched import random_state_kept, shared_copy
+from bmrs_pyro.network.untouched import random_state_kept, shared_copy, tensor_outputs
 from bmrs_pyro.network.verification import Verification
 
 Selection = Callable[[str], bool] | Iterable[str]
@@ -25,7 +27,7 @@ Selection = Callable[[str], bool] | Iterable[str]
 
 def find_structures(
     net: nn.Module,
-    *example_inputs: Tensor,
+    *example_inputs: Any,
     include: Selection | None = None,
     exclude: Selection | None = None,
 ) -> Structures:
@@ -40,31 +42,38 @@ def find_structures(
 
     Args:
         net: the network.
-        *example_inputs: its inputs, as it is called; one or two examples suffice.
+        *example_inputs: its inputs, as it is called; one or two examples suffice. The items of a dict that comes last
+            are given by name if ``forward`` has parameters of these names.
         include: names of modules (each stands for all inside it), or a predicate of a layer's name; a family
             is offered only if it takes one of the layers that write it.
         exclude: likewise; a family is left out if it takes one of the layers that write it.
 
     Raises:
-        ValueError: the network does not run on the example inputs, cannot be traced, is inside a
-            NoisyNetwork, or ``include`` or ``exclude`` names a module it does not have.
+        ValueError: the network does not run on the example inputs, cannot be traced, is compiled, scripted, spread
+            over devices or inside a NoisyNetwork, or ``include`` or ``exclude`` names a module it does not have.
+        TypeError: it is no module, or its outputs hold an object that cannot be searched for tensors.
     """
+    refuse_unfit(net)
     Gates.refuse_gated(net)
+    call = Call.of(net, example_inputs)
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
-    with random_state_kept(net), torch.enable_grad():
+    with random_state_kept(net), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         copy = shared_copy(net)
-        idle = _choose_modes(copy, example_inputs)
+        idle = _choose_modes(copy, call)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
-        proposed, left_out = propose(traced, trace(traced, example_inputs))
+        proposed, left_out = propose(traced, trace(traced, call))
+        compiled = list(compiled_layers(net))
         candidates = []
         for family in proposed:
             if include is not None and not any(map(included, family.producers)):
                 left_out.append(LeftOut(family.name, "not included"))
             elif exclude is not None and any(map(excluded, family.producers)):
                 left_out.append(LeftOut(family.name, "excluded"))
+            elif reason := _hidden(family, compiled):
+                left_out.append(LeftOut(family.name, reason))
             else:
                 candidates.append(family)
-        families, failed = Verification(copy, example_inputs).sift(candidates)
+        families, failed = Verification(copy, call).sift(candidates)
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(
@@ -88,7 +97,15 @@ def _selector(net: nn.Module, selection: Selection | None, argument: str) -> Cal
     return lambda name: any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
+def _hidden(family: StructureFamily, compiled: Sequence[str]) -> str | None:
+    for consumer in family.consumers:
+        for name in compiled:
+            if f"{consumer.module}.".startswith(f"{name}."):
+                return f"{consumer.module!r} reads them in compiled code, which has no place for gains"
+    return None
+
+
+def _choose_modes(net: nn.Module, call: Call) -> list[str]:
     """Put a network in the mode that runs most of its layers, with nothing random.
 
     That is evaluation mode, or, where it leaves layers idle that training runs (auxiliary classifiers),
@@ -99,19 +116,20 @@ def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
     """
     net.eval()
     try:
-        idle = _idle_layers(net, inputs)
+        idle = _idle_layers(net, call)
     except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
         raise ValueError(
-            f"the network does not run on the example inputs ({shapes}): {_failing_layer(net, inputs)}"
-            f"{type(error).__name__}: {error}; give inputs as the network is called with"
+            f"the network does not run on the example inputs ({call}): {_failing_layer(net, call)}"
+            f"{type(error).__name__}: {error}; give inputs as the network is called with{unknown_names(net, call)}"
         ) from error
+    with torch.no_grad():
+        tensor_outputs(net, call)  # what cannot be searched for tensors is refused here
     if not idle:
         return idle
     for module in net.modules():
         module.training = any(True for _ in module.children())
     try:
-        fewer = _idle_layers(net, inputs)
+        fewer = _idle_layers(net, call)
     except Exception:
         fewer = idle
     if set(fewer) < set(idle):
@@ -121,7 +139,7 @@ def _choose_modes(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
 
 
 @torch.no_grad()
-def _failing_layer(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+def _failing_layer(net: nn.Module, call: Call) -> str:
     """Name the innermost module that a failing forward pass is in, and what it was given."""
     names = {module: name for name, module in net.named_modules()}
     entered: list[str] = []
@@ -137,7 +155,7 @@ def _failing_layer(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     hooks = [module.register_forward_pre_hook(enter) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
     try:
-        net(*inputs)
+        call.fresh(net)
     except Exception:
         return entered[-1] if entered else ""
     finally:
@@ -147,13 +165,13 @@ def _failing_layer(net: nn.Module, inputs: tuple[Tensor, ...]) -> str:
 
 
 @torch.no_grad()
-def _idle_layers(net: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
+def _idle_layers(net: nn.Module, call: Call) -> list[str]:
     """Name the layers that a forward pass neither calls nor takes a parameter of; attention does the latter."""
     called: set[nn.Module] = set()
     hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in net.modules()]
     try:
         with _Operands() as operands:
-            net(*inputs)
+            call.fresh(net)
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 __all__ = ["Side", "group_side", "input_side", "obstacle", "output_side", "parameter_side"]
 
+from itertools import chain
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bmrs_pyro.network.feature_selection import FeatureSelection
 from bmrs_pyro.network.structures import Role
+
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "index"}  # that layers known here have
 
 
 class Side(NamedTuple):
@@ -87,13 +93,33 @@ def obstacle(layer: nn.Module, name: str) -> str | None:
             return f"MultiheadAttention {name!r} hides its projections (separate linear layers would not)"
         case nn.RNNBase():
             return f"{type(layer).__name__} {name!r} feeds them back into itself"
-    own = layer._parameters.keys() | layer._buffers.keys()
-    for attribute, _ in (output_side(layer) or Side("carry", 0)).tensors:
+    side = output_side(layer)
+    if side is None:
+        return None
+    own = dict(chain(layer._parameters.items(), layer._buffers.items()))
+    for attribute, _ in side.tensors:
         if attribute not in own:
-            return (
-                f"the {attribute} of {name!r} is computed from other parameters (remove the parametrization)"
-            )
+            return f"the {attribute} of {name!r} is computed from other parameters ({_made_plain(layer, attribute)})"
+    lengths = {side.size, (input_side(layer) or side).size}
+    for attribute, tensor in own.items():
+        if tensor is not None and attribute not in _TENSORS and lengths & {*tensor.shape}:
+            return f"{name!r} is a {type(layer).__name__} with a tensor of its own, {attribute!r}, for its channels"
     return None
+
+
+def _made_plain(layer: nn.Module, attribute: str) -> str:
+    """Say what puts a computed tensor back into the layer as a parameter."""
+    if parametrize.is_parametrized(layer, attribute):
+        return f"torch.nn.utils.parametrize.remove_parametrizations(layer, {attribute!r}) makes it one"
+    for hook in layer._forward_pre_hooks.values():
+        match hook:
+            case prune.BasePruningMethod():
+                return f"torch.nn.utils.prune.remove(layer, {attribute!r}) makes it one"
+            case WeightNorm():
+                return f"torch.nn.utils.remove_weight_norm(layer, {attribute!r}) makes it one"
+            case SpectralNorm():
+                return f"torch.nn.utils.remove_spectral_norm(layer, {attribute!r}) makes it one"
+    return "make it one"
 
 
 def _present(layer: nn.Module, dim: int, *names: str) -> tuple[tuple[str, int], ...]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery import find_structures
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.inputs import Call, batch_size
+from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.removal import Removal, remove_
 from bmrs_pyro.network.structures import StructureFamily, Structures
 
@@ -27,29 +29,34 @@ class NoisyNetwork(nn.Module):
 
     Args:
         net: the network; its consumers get a hook each.
-        *example_inputs: its inputs, as it is called; kept to count multiply-accumulates.
+        *example_inputs: its inputs, as it is called; kept to count multiply-accumulates. The items of a dict that
+            comes last are given by name if ``forward`` has parameters of these names, as in ``net(**batch)``.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
 
     Raises:
-        ValueError: no structure can be offered, or the network is inside a NoisyNetwork already.
+        ValueError: no structure can be offered, or :func:`find_structures` refuses the network.
+        TypeError: it is no module, or its outputs hold an object that cannot be searched for tensors.
     """
 
     structures: Structures
 
     def __init__(
-        self, net: nn.Module, *example_inputs: Tensor, structures: Iterable[StructureFamily] | None = None
+        self, net: nn.Module, *example_inputs: Any, structures: Iterable[StructureFamily] | None = None
     ) -> None:
         super().__init__()
+        refuse_unfit(net)
         found = find_structures(net, *example_inputs) if structures is None else structures
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out[:3])
             raise ValueError(
-                f"none of the network's {len(self.structures.left_out)} structure families can be removed ({why}); "
+                f"none of the network's {len(self.structures.left_out)} structure families can be removed "
+                f"({why or 'it has no layer that is known'}); "
                 "give a network with hidden channels, neurons or heads that only plain layers read"
             )
         self.net = net
         self.example_inputs = example_inputs
+        self._by_name = bool(Call.of(net, example_inputs).kwargs)
         self.gates = Gates(net, self.structures)
         self._sizes = {family.name: family.size for family in self.structures}
 
@@ -57,28 +64,29 @@ class NoisyNetwork(nn.Module):
         """Run the network.
 
         Args:
-            x: its input; a tuple for several inputs, the first of which begins with the batch.
+            x: its input; a tuple for several inputs. A dict, alone or as the last of them, is taken as the example
+                inputs were: by name, or as one input. The first tensor begins with the batch.
             theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; those not named are 1.
 
         Raises:
             ValueError: a name is unknown or a shape does not fit.
         """
-        inputs = x if isinstance(x, tuple) else (x,)
+        call = Call.of(self.net, x, by_name=self._by_name)
         if not theta:
-            return self.net(*inputs)
+            return call(self.net)
         for name, gain in theta.items():
             size = self._sizes.get(name)
             if size is None:
                 raise ValueError(
                     f"theta has gains for {name!r}; the network's families are {list(self._sizes)}"
                 )
-            if gain.shape != (size,) and gain.shape != (inputs[0].shape[0], size):
+            if gain.shape != (size,) and gain.shape != (batch := batch_size(x), size):
                 raise ValueError(
                     f"the gains of {name!r} have shape {tuple(gain.shape)}; "
-                    f"expected ({size},) or ({inputs[0].shape[0]}, {size}), the batch first"
+                    f"expected ({size},) or ({batch}, {size}), the batch first"
                 )
         with self.gates.open(theta):
-            return self.net(*inputs)
+            return call(self.net)
 
     def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
         """Cut structures out of the network, in place, during training or after.

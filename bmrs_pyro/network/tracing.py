@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from bmrs_pyro.network.dependency_graph import Channel, DependencyGraph, Port, dependency_graph
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.layers import Side, group_side, input_side, obstacle, output_side, parameter_side
 from bmrs_pyro.network.partition import Partition
 
@@ -46,17 +47,17 @@ class Trace:
     obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
 
 
-def trace(net: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def trace(net: nn.Module, call: Call) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
         net: the network; its parameters must require gradients.
-        inputs: example inputs.
+        call: how it is called.
 
     Raises:
         ValueError: torch-pruning cannot trace the network.
     """
-    graph = dependency_graph(net, inputs)
+    graph = dependency_graph(net, call)
     found = Trace()
     sides = [side for layer in net.modules() for side in (input_side(layer), output_side(layer)) if side]
     widest = max((side.size for side in sides), default=0)

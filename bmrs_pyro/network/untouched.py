@@ -7,14 +7,18 @@ __all__ = ["modes_kept", "random_state_kept", "shared_copy", "tensor_outputs"]
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from enum import Enum
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import leaves
 
 Module = TypeVar("Module", bound=nn.Module)
+_HOLD_NO_TENSOR = (type(None), str, bytes, Enum, torch.dtype, torch.device)
 
 
 def shared_copy(net: Module) -> Module:
@@ -23,13 +27,47 @@ def shared_copy(net: Module) -> Module:
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
         for parameter in net.parameters()
     }
+    # deepcopy refuses tensors that were computed and kept, such as a masked weight
+    memo |= {id(tensor): tensor.detach().clone() for tensor in _kept(net) if not tensor.is_leaf}
     return copy.deepcopy(net, memo)
 
 
-def tensor_outputs(net: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    """Run a network and return the floating-point tensors it puts out, however nested."""
-    leaves = tree_leaves(net(*inputs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+def _kept(net: nn.Module) -> Iterator[Tensor]:
+    for module in net.modules():
+        for value in vars(module).values():
+            several = list(value.values()) if isinstance(value, dict) else value
+            items = several if isinstance(several, (list, tuple)) else [several]
+            yield from (item for item in items if isinstance(item, Tensor))
+
+
+def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
+    """Run a network and return the tensors it puts out, however nested; numbers become tensors.
+
+    The cache of a Hugging Face network is for its own next call, and no output here.
+
+    Raises:
+        TypeError: the outputs hold an object that cannot be looked into.
+    """
+    found = []
+    for leaf in leaves(call.fresh(net), _is_cache):
+        if isinstance(leaf, Tensor):
+            found.append(leaf if leaf.is_floating_point() or leaf.is_complex() else leaf.double())
+        elif isinstance(leaf, (int, float, complex)):
+            found.append(torch.tensor(leaf, dtype=None if isinstance(leaf, complex) else torch.float64))
+        elif not isinstance(leaf, _HOLD_NO_TENSOR) and not _is_cache(leaf):
+            raise TypeError(
+                f"the network puts out an object of type {type(leaf).__name__!r}, which cannot be searched for "
+                "tensors; put out tensors, tuples, dicts or dataclasses, or register the type with "
+                "torch.utils._pytree.register_pytree_node"
+            )
+    return found
+
+
+def _is_cache(value: object) -> bool:
+    return any(
+        base.__name__ == "Cache" and base.__module__.startswith("transformers.")
+        for base in type(value).__mro__
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 
@@ -27,17 +28,17 @@ class Verification:
 
     Args:
         net: the network; left as it is.
-        inputs: example inputs; noise is added, so zeros will do.
+        call: how it is called; noise is added to its inputs, so zeros will do.
 
     Raises:
         ValueError: the network's outputs are not finite.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, net: nn.Module, call: Call) -> None:
         self.random = torch.Generator().manual_seed(0)
         self.net = net
         for self.dtype, self.tolerance in _PRECISIONS:
-            self.inputs = tuple(self._noisy(x.to(self.dtype)) if x.is_floating_point() else x for x in inputs)
+            self.call = call.map(lambda x: self._noisy(x.to(self.dtype)) if x.is_floating_point() else x)
             try:
                 outputs = self._outputs(self._copy())
                 break
@@ -144,7 +145,7 @@ class Verification:
     def _outputs(self, net: nn.Module) -> list[Tensor]:
         with torch.no_grad():
             torch.default_generator.manual_seed(0)
-            return tensor_outputs(net, self.inputs)
+            return tensor_outputs(net, self.call)
 
     def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
         return len(expected) == len(actual) and all(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from bmrs_pyro.network import LeftOut, NoisyNetwork, compact, find_structures, reachable
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.untouched import tensor_outputs
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import reestimate_batch_norm_
@@ -97,9 +98,11 @@ def removal_error(network: NoisyNetwork, *inputs: Tensor, seed: int = 0) -> floa
         keep[family.name] = kept
         theta[family.name] = torch.empty(family.size).uniform_(0.9, 1.9, generator=random)
     masked = {name: gain * keep[name] for name, gain in theta.items()}
-    reestimate_batch_norm_(network, [((inputs, masked), None)])  # or the signal may die on its way
-    expected = tensor_outputs(network, (inputs, masked))
-    actual = tensor_outputs(compact(network, keep, theta), inputs)
+    call = Call.of(network.net, inputs)
+    with network.gates.open(masked):
+        reestimate_batch_norm_(network.net, [(inputs, None)])  # or the signal may die on its way
+        expected = tensor_outputs(network.net, call)
+    actual = tensor_outputs(compact(network, keep, theta), call)
     errors = [_relative_error(small, whole) for small, whole in zip(actual, expected, strict=True)]
     return float(torch.stack(errors).max())  # NaN, where there is one, as Python's max would not be
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
+from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork
@@ -41,7 +42,7 @@ def to_inference_data(
     source: Source,
     draws: int = 1000,
     *,
-    data: tuple[Tensor, Tensor] | None = None,
+    data: Any = None,
     keep: KeepMask | None = None,
     seed: int = 0,
 ) -> Any:
@@ -57,7 +58,7 @@ def to_inference_data(
     Args:
         source: a guide, a run directory or its path, or the posteriors of any guide (these without data).
         draws: number of draws, at least 1.
-        data: one batch of inputs and labels or values, on the network's device.
+        data: one batch of inputs and labels or values, as :func:`fit` takes them, on the network's device.
         keep: of a guide, what training has kept (``history.keep``): numbers the channels as in the dense network;
             a run knows.
         seed: of the draws; the random state of the caller stays as it is.
@@ -82,7 +83,8 @@ def to_inference_data(
         if data is not None:
             if program.network is None:
                 raise ValueError("posteriors alone predict nothing; give the guide or the run, or no data")
-            groups |= _predictions(program.network, program.likelihood, theta, *data)
+            ((x, y),) = pairs([data])
+            groups |= _predictions(program.network, program.likelihood, theta, x, y)
     return _tree(groups)
 
 

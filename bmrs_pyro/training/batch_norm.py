@@ -9,15 +9,15 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.inputs import on_device_of, outputs_of
 from bmrs_pyro.network.untouched import modes_kept
 
 
 @torch.no_grad()
-def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], limit: int = 100) -> None:
+def reestimate_batch_norm_(net: nn.Module, batches: Iterable[Any], limit: int = 100) -> None:
     """Replace the running statistics of every batch norm by the averages over some batches, in place.
 
     Training with random gains, and removing structures, shifts what the layers see; the statistics gathered on the
@@ -25,7 +25,7 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
 
     Args:
         net: the network; its layers other than batch norms run in evaluation mode meanwhile.
-        batches: pairs of inputs and labels; inputs are moved to the network's device, labels are not used.
+        batches: as :func:`fit` takes them; inputs are moved to the network's device, labels are not used.
         limit: number of batches that suffice.
 
     Raises:
@@ -49,7 +49,7 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[tuple[Any, Any]], l
             norm.train()
         try:
             for x, _ in chain([first], rest):
-                net(*((x,) if isinstance(x, Tensor) else x))
+                outputs_of(net, x)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -62,8 +62,8 @@ def fit(
     Args:
         model: the model; its network shrinks in place.
         guide: an AutoTruncatedLogNormal, or a hand-written guide (then with ``criterion=None``).
-        loader: training batches ``(x, y)``; where it or its sampler has ``set_epoch`` that is called with the epoch's
-            number.
+        loader: training batches ``(x, y)``, where x may be a tuple or a dict of several inputs, or dicts of the inputs
+            and ``"labels"``; where it or its sampler has ``set_epoch`` that is called with the epoch's number.
         recipe: how to train; its batch size, data augmentation, likelihood and KL weight are the caller's business.
         hardware: what to train on.
         validation: batches the best epoch is chosen on.

@@ -6,17 +6,17 @@ __all__ = ["CudaRecorder", "StepGraph", "refuse_unrecordable"]
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pyro.infer import SVI
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.elbo import MeanFieldELBO, finite, negative_sum
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.network.nested import leaves, map_leaves, tensors_in
 from bmrs_pyro.training.optimiser import JointOptim
 
 # in the first steps Adam makes its moments, cuDNN and cuBLAS their plans: nothing of that may be recorded
@@ -112,7 +112,7 @@ class StepGraph:
                 return float(self._svi.step(x, y))
             assert self._to_gradients is not None
             assert self._update is not None
-            for static, given in zip(_parts((self._x, self._y)), _parts((x, y)), strict=True):
+            for static, given in zip(tensors_in((self._x, self._y)), tensors_in((x, y)), strict=True):
                 static.copy_(given, non_blocking=True)
             self._to_gradients()
             loss = finite(self._loss, self._terms, (self._x, self._y))
@@ -120,7 +120,7 @@ class StepGraph:
             return loss
 
     def _record(self, x: Inputs, y: Tensor) -> None:
-        self._x, self._y = tree_map(torch.clone, (x, y))
+        self._x, self._y = map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (x, y))
         self._optim.capturable_()
         self._to_gradients = self._recorder.record(self._gradients)
         self._update = self._recorder.record(lambda: self._optim(()))
@@ -138,10 +138,6 @@ class StepGraph:
         self._terms, self._loss = {name: term.detach() for name, term in terms.items()}, loss.detach()
 
 
-def _parts(batch: tuple[Inputs, Tensor]) -> list[Tensor]:
-    x, y = batch
-    return [*(x if isinstance(x, tuple) else (x,)), y]
-
-
-def _shapes(batch: tuple[Inputs, Tensor]) -> list[torch.Size]:
-    return [part.shape for part in _parts(batch)]
+def _shapes(batch: tuple[Inputs, Tensor]) -> list[Any]:
+    """Return the shapes of the tensors, and what is no tensor and so recorded as it is."""
+    return [leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves(batch)]

@@ -29,9 +29,10 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.inference.elbo import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.inference.inputs import inputs_on
+from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, producer_norms
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
@@ -46,7 +47,7 @@ from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.step_graph import Recorder, StepGraph
 from bmrs_pyro.training.validation import validate
 
-Batches = Iterable[tuple[Any, Tensor]]
+Batches = Iterable[Any]
 _BEST = "best/"
 
 
@@ -123,7 +124,7 @@ class Trainer:
         checked = pyro.infer.util.is_validation_enabled()
         # recorded anew in every epoch: rates and structures change in between
         step = self.svi.step if self.recorder is None else StepGraph(self.svi, self.recorder).step
-        for x, y in loader if self.batch is None else self.batch.over(loader):
+        for x, y in pairs(loader) if self.batch is None else self.batch.over(pairs(loader)):
             if not len(y):
                 raise ValueError(f"the loader's batch {steps + 1} has no examples; leave such batches out")
             x = inputs_on(self.device, x)
@@ -172,7 +173,7 @@ class Trainer:
 
     def _culprit(self, x: Any) -> str | None:
         """Say which input or parameter is not finite, if one is."""
-        if not all(part.isfinite().all() for part in (x if isinstance(x, tuple) else (x,))):
+        if not all(tensor.isfinite().all() for tensor in tensors_in(x)):
             return "the data hold NaN or inf"
         # the optimiser knows none before its first step
         parameters = {**self.optim.parameters, **dict(self.model.network.net.named_parameters())}
@@ -284,7 +285,7 @@ class Trainer:
         if self.best is None:
             return
         if self.parts.awaited and not self._begun:  # all epochs were done already
-            self._begin(inputs_on(self.device, next(iter(loader))[0]))
+            self._begin(inputs_on(self.device, next(iter(pairs(loader)))[0]))
         self.parts.load(self.best.tensors)
         self.history.best_epoch = self.best.epoch
         if isinstance(self.guide, AutoTruncatedLogNormal):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.distributed import all_reduce_sum_
-from bmrs_pyro.inference.inputs import inputs_on
+from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.outcomes import Outcome, observed
 
@@ -60,9 +60,7 @@ class _Sums(NamedTuple):
 
 
 @torch.no_grad()
-def validate(
-    model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[tuple[Any, Tensor]]
-) -> Score:
+def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[Any]) -> Score:
     """Score the model at fixed gains, in evaluation mode; the training mode is restored.
 
     Several processes pool their sums: each may have a part of the data, or all of them the same.
@@ -70,7 +68,7 @@ def validate(
     Args:
         model: the model whose network and likelihood predict.
         theta: gains ``(C_f,)`` by site name, such as the posterior means.
-        batches: pairs of inputs and labels; several inputs are a tuple or list.
+        batches: as :func:`fit` takes them.
 
     Raises:
         ValueError: there are no examples.
@@ -80,7 +78,7 @@ def validate(
     device = next(model.network.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
     try:
-        for x, y in batches:
+        for x, y in pairs(batches):
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue

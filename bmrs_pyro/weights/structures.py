@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.network import Member, NoisyNetwork
-from bmrs_pyro.network.untouched import modes_kept
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.untouched import modes_kept, tensor_outputs
 from bmrs_pyro.reduction import KeepMask
 
 
@@ -28,19 +29,24 @@ def empty_structures(network: NoisyNetwork) -> KeepMask:
     Returns:
         the mask to hand to ``compact(network, keep)``.
     """
-    device = next(network.parameters()).device
-    x = tuple(
-        (torch.randn_like(x) if x.is_floating_point() else x).to(device) for x in network.example_inputs
-    )
+    like = next(network.parameters())
+    device, dtype = like.device, like.dtype
+    example = Call.of(network.net, network.example_inputs)
+    call = example.map(lambda x: (torch.randn_like(x) if x.is_floating_point() else x).to(device))
     with modes_kept(network):
         network.eval()
-        expected = network(x)
+        expected = tensor_outputs(network.net, call)
         for roles in (("produce", "consume"), ("consume",)):
             keep = _alive(network, roles)
-            output = network(x, {name: mask.to(expected) for name, mask in keep.items()})
-            if torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()):
+            with network.gates.open({name: mask.to(device, dtype) for name, mask in keep.items()}):
+                outputs = tensor_outputs(network.net, call)
+            if all(map(_close, outputs, expected)):
                 break
     return KeepMask(keep)
+
+
+def _close(output: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(output, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 def _alive(network: NoisyNetwork, roles: tuple[str, ...]) -> dict[str, Tensor]:

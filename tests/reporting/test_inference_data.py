@@ -153,3 +153,13 @@ def test_the_callers_random_state_stays() -> None:
     state = torch.get_rng_state()
     to_inference_data(guide, draws=3)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_of_named_inputs() -> None:
+    guide, x, y = program()
+    trees = [
+        to_inference_data(guide, draws=3, data=data)
+        for data in ((x, y), ({"input": x}, y), {"input": x, "labels": y})
+    ]
+    first, *others = (dataset(tree, "log_likelihood")["y"].values for tree in trees)
+    assert all(np.array_equal(first, other) for other in others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import pyro
 import pytest
@@ -44,7 +45,7 @@ class Repeated:
         return replay
 
 
-def steps(recorder: Repeated | None, data: list[tuple[Tensor, Tensor]]) -> tuple[list[float], list[Tensor]]:
+def steps(recorder: Repeated | None, data: list[tuple[Any, Tensor]]) -> tuple[list[float], list[Tensor]]:
     """Losses and parameters after steps over the data."""
     pyro.clear_param_store()
     pyro.set_rng_seed(3)
@@ -72,6 +73,15 @@ def test_recorded_steps_are_the_usual_ones() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, parameters, strict=True))
     assert recorder.recorded == 2
     assert recorder.replayed == 2 * (len(data) - 3 - 1)  # three before, and the short one
+
+
+def test_recorded_steps_take_named_inputs() -> None:
+    data = batches(size=64)
+    expected, _ = steps(None, data)
+    recorder = Repeated()
+    losses, _ = steps(recorder, [({"input": x}, y) for x, y in data])
+    assert losses == expected
+    assert recorder.replayed == 2 * (len(data) - 3 - 1)
 
 
 def test_a_loss_that_is_not_finite_touches_no_weight() -> None:

@@ -102,3 +102,9 @@ def test_a_network_on_another_device_than_its_example() -> None:
     keep = empty_structures(network)
     with elsewhere(network):
         assert empty_structures(network) == keep
+
+
+def test_inputs_by_name() -> None:
+    network = emptied(nn.Tanh())
+    named = NoisyNetwork(compact(network, {}), {"input": network.example_inputs[0]})
+    assert empty_structures(named) == empty_structures(network)

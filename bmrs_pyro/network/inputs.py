@@ -1,0 +1,100 @@
+"""What a network is called with."""
+
+from __future__ import annotations
+
+__all__ = ["Call", "batch_size", "unknown_names"]
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from bmrs_pyro.network.nested import map_leaves, tensors_in
+
+
+class Call(NamedTuple):
+    """The arguments of a call ``net(*args, **kwargs)``.
+
+    Attributes:
+        args: what is given by position: tensors, None, numbers, or nested values of these.
+        kwargs: what is given by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, net: nn.Module, inputs: Any, *, by_name: bool = False) -> Call:
+        """Tell what is given by position and what by name.
+
+        A tuple is several inputs, anything else is one. If the last one is a dict whose keys are parameters of the
+        network's ``forward``, its items are given by name, as a tokenizer's batch is; another dict is one input.
+
+        Args:
+            net: the network.
+            inputs: one input, or a tuple of several.
+            by_name: give the items of a dict by name without asking ``forward``.
+        """
+        several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
+        args = tuple(inputs) if several else (inputs,)
+        if args and isinstance(args[-1], Mapping) and all(isinstance(name, str) for name in args[-1]):
+            named = cls(args[:-1], dict(args[-1]))
+            if by_name or named.fits(net):
+                return named
+        return cls(args, {})
+
+    def fits(self, net: nn.Module) -> bool:
+        """Whether the network's ``forward`` has parameters for these arguments."""
+        try:
+            inspect.signature(net.forward).bind(*self.args, **self.kwargs)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def __call__(self, net: Callable[..., Any]) -> Any:
+        """Call a network."""
+        return net(*self.args, **self.kwargs)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Call:
+        """Return the call with a function of every tensor in the tensor's place."""
+        args, kwargs = map_leaves(
+            lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, self.kwargs)
+        )
+        return Call(args, kwargs)
+
+    def fresh(self, net: Callable[..., Any]) -> Any:
+        """Call a network with copies, for some networks change their inputs."""
+        return self.map(lambda x: x.detach().clone().requires_grad_(x.requires_grad))(net)
+
+    def __str__(self) -> str:
+        """Show the shapes of the tensors, and what is no tensor."""
+        named = [f"{name}={_shown(value)}" for name, value in self.kwargs.items()]
+        return ", ".join([*map(_shown, self.args), *named])
+
+
+def batch_size(inputs: Any) -> int | None:
+    """Return the first dimension of the first tensor among the inputs; None without a tensor that has one."""
+    return next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), None)
+
+
+def unknown_names(net: nn.Module, call: Call) -> str:
+    """Say which names of a dict ``forward`` does not have, if it has others of them; else nothing."""
+    last = call.args[-1] if call.args else None
+    names = set(last) if isinstance(last, Mapping) else set()
+    unknown = names - inspect.signature(net.forward).parameters.keys()
+    return (
+        f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if 0 < len(unknown) < len(names) else ""
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_shown(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(map(_shown, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)"
+    return repr(value) if isinstance(value, (str, int, float, complex, type(None))) else type(value).__name__

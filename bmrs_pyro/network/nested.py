@@ -1,0 +1,66 @@
+"""Tensors in nested values: in what a network takes and in what it puts out."""
+
+from __future__ import annotations
+
+__all__ = ["leaves", "map_leaves", "tensors_in"]
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+def leaves(value: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterator[Any]:
+    """Open what torch has registered as a pytree, mappings, dataclasses and sequences, and return what is in them.
+
+    Args:
+        value: any value.
+        is_leaf: says what is not to be opened; None opens all that can be.
+    """
+    for leaf in tree_leaves(value, is_leaf):
+        if is_leaf is not None and is_leaf(leaf):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from leaves(list(leaf.values()), is_leaf)
+        elif _is_record(leaf):
+            yield from leaves([getattr(leaf, field.name, None) for field in fields(leaf)], is_leaf)
+        elif isinstance(leaf, (tuple, list)):
+            yield from leaves(list(leaf), is_leaf)
+        else:
+            yield leaf
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a nested value with a function of every leaf in the leaf's place."""
+
+    def mapped(leaf: Any) -> Any:
+        if isinstance(leaf, Mapping):
+            new: Any = copy.copy(leaf) if isinstance(leaf, MutableMapping) else {}
+            for key, item in leaf.items():
+                new[key] = map_leaves(function, item)
+            return new
+        if _is_record(leaf):
+            new = copy.copy(leaf)
+            for field in fields(leaf):
+                # also where the dataclass is frozen
+                object.__setattr__(new, field.name, map_leaves(function, getattr(leaf, field.name, None)))
+            return new
+        return function(leaf)
+
+    # a PackedSequence holds a tensor that has to stay on the CPU
+    return tree_map(mapped, value, is_leaf=lambda part: isinstance(part, PackedSequence))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of a nested value, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _is_record(value: object) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
