@@ -10,10 +10,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bmrs_pyro.inference import Outcome, as_likelihood, observed
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.network.nested import map_leaves, tensors_in
 
 
 class BatchScores(NamedTuple):
@@ -42,9 +42,9 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
     """
     if isinstance(outputs, Distribution):
         return cast(dist.TorchDistribution, outputs)
-    for leaf in tree_leaves(outputs):
+    for tensor in tensors_in(outputs):
         # an infinite logit may rule a class out
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not (leaf < torch.inf).all():
+        if tensor.is_floating_point() and not (tensor < torch.inf).all():
             raise ValueError(
                 "the outputs hold NaN or infinity; the network's weights or inputs are not finite"
             )
@@ -56,7 +56,7 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
             f"the scale of {likelihood!r} is learned, and a name does not know it: give the trained likelihood, "
             f"likelihood=model.likelihood, or a number, likelihood='{likelihood.partition(':')[0]}:1.0'"
         )
-    return named(tree_map(_double, outputs))
+    return named(map_leaves(_double, outputs))
 
 
 def score_batch(
