@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import shared_copy
 
 _SIZES = (5, 7, 11, 13, 17, 19, 23)  # of batches, to find one that no other dimension has
@@ -180,9 +181,9 @@ class _Trial:
             outputs = self.network(
                 tree_unflatten(leaves, self.spec), {name: gain.to(like) for name, gain in theta.items()}
             )
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (size,):
-                self._note("its output", leaf)
+        for output in tensors_in(outputs):
+            if output.is_floating_point() and output.shape[:1] == (size,):
+                self._note("its output", output)
         return self.rows
 
     @contextmanager

@@ -16,6 +16,7 @@ from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.outcomes import Outcome, observed
+from bmrs_pyro.network.untouched import modes_kept
 
 
 class Score(NamedTuple):
@@ -61,7 +62,7 @@ class _Sums(NamedTuple):
 
 @torch.no_grad()
 def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[Any]) -> Score:
-    """Score the model at fixed gains, in evaluation mode; the training mode is restored.
+    """Score the model at fixed gains, in evaluation mode; every module's mode is restored.
 
     Several processes pool their sums: each may have a part of the data, or all of them the same.
 
@@ -73,19 +74,16 @@ def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Itera
     Raises:
         ValueError: there are no examples.
     """
-    training = model.training
-    model.eval()
     device = next(model.network.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
-    try:
+    with modes_kept(model):
+        model.eval()
         for x, y in pairs(batches):
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
             distribution = model.likelihood(model.network(x, theta))
             total += torch.tensor(_Sums.of(distribution, y), dtype=torch.float64)
-    finally:
-        model.train(training)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")

@@ -127,3 +127,12 @@ def test_values_of_another_shape_are_refused() -> None:
     assert again.rmse is not None
     with pytest.raises(ValueError, match=r"y has shape \(7, 3\), .* of values of shape \(7, 2\)"):
         scored(Reshaped(2), "normal:1", torch.ones(20, 3))
+
+
+def test_every_module_keeps_its_mode() -> None:
+    model, _ = program()
+    model.network.eval()
+    model.network.net[0].train()
+    modes = [module.training for module in model.modules()]
+    validate(model, {}, batches())
+    assert [module.training for module in model.modules()] == modes
