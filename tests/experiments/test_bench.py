@@ -74,7 +74,7 @@ def test_sections_measured_at_different_times_share_a_file(
         "run": lambda setting: {"LeNet5": {"ratio": 0.7}},
         "growth": lambda setting: {"width": {"sizes": [1, 2], "step_slope": 1.5}},
     }
-    monkeypatch.setattr("bmrs_pyro.cli.bench.SECTIONS", sections)
+    monkeypatch.setattr("bmrs_pyro.experiments.bench.SECTIONS", sections)
     out = tmp_path / "bench.json"
     for section in ("run", "growth", "run"):
         command(section=[section], rounds=1, threads=torch.get_num_threads(), out=out, quiet=True)

@@ -67,7 +67,7 @@ def test_command(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bmrs_pyro.experiments.bmr, "_BLOCK", 2)
-    monkeypatch.setattr(reproduce_bmr, "step_times", partial(step_times, batch=5, rounds=1))
+    monkeypatch.setattr(bmrs_pyro.experiments.bmr, "step_times", partial(step_times, batch=5, rounds=1))
     cell = {
         "network": "mlp",
         "data": "cifar10",
