@@ -61,8 +61,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(path, error.strerror or str(error)) from None
-    except SafetensorError as error:  # what the system said comes last
-        raise WriteError(path, str(error).rpartition(": ")[2]) from None
+    except SafetensorError as error:  # what the system said comes last, such as: File too large (os error 27)
+        raise WriteError(path, str(error).rpartition(": ")[2].partition(" (os error")[0]) from None
 
 
 def append_text(path: Path, text: str) -> None:

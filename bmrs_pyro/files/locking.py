@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["BusyError", "alone"]
 
 import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,8 @@ def alone(path: Path, *, wait: bool = False) -> Iterator[None]:
         BusyError: another process holds it.
         WriteError: the file cannot be made.
     """
+    if not path.parent.is_dir():  # which the lock would make
+        raise WriteError(path, os.strerror(errno.ENOENT))
     lock = FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)

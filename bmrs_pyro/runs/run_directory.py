@@ -79,7 +79,9 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             with run.locked():
                 if run.exists():
-                    raise RunError(f"{path} holds a run already; use --resume, or another directory")
+                    raise RunError(
+                        f"{path} holds a run already; resume it with --resume or choose another directory"
+                    )
                 if source.file:
                     content = source.read()
                     config = replace(config, source_sha256=hashlib.sha256(content).hexdigest())
@@ -115,8 +117,7 @@ class RunDirectory:
             WriteError: nothing can be written here.
         """
         with self.locked():
-            state = self.checkpoint.load()
-            if state is not None:
+            if (state := self.checkpoint.load()) is not None:
                 self._log.mend(state.epochs)
             yield
 
@@ -127,10 +128,9 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The run's configuration."""
+        record = self._read_json("config.json")
         try:
-            return RunConfig.from_json(self._read_json("config.json"))
-        except RunError:
-            raise
+            return RunConfig.from_json(record)
         except ValueError as error:
             raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
 
@@ -225,10 +225,9 @@ class RunDirectory:
 
     def decision(self) -> Decision:
         """Return the last decision."""
+        record = self._read_json("reduction.json")
         try:
-            return Decision.from_json(self._read_json("reduction.json"))
-        except RunError:
-            raise
+            return Decision.from_json(record)
         except ValueError as error:
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 

@@ -35,9 +35,10 @@ def test_a_lock_is_held_by_one_process_and_freed_when_it_is_killed(tmp_path: Pat
 
 
 def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match=r"file/lock cannot be written"), alone(tmp_path / "file" / "lock"):
-        pass
+    for path in (tmp_path / "absent" / "lock", tmp_path):
+        with pytest.raises(WriteError, match="cannot be written"), alone(path):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_system_without_locks_has_to_do_without(
