@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["RowsUndecided", "mixed_rows"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,17 +13,16 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bmrs_pyro.inference.generators import generators_kept
+from bmrs_pyro.inference.reorderings import Reorderings
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import shared_copy
 
 _SIZES = (5, 7, 11, 13, 17, 19, 23)  # of batches, to find one that no other dimension has
 _ORDERS = 2
-_SORTS = {torch.sort, torch.argsort, torch.topk, Tensor.sort, Tensor.argsort, Tensor.topk}
 _APART = 0.05  # of the spread of the rows: by more than this a row is another one
 _SPREAD = 1e-3  # of the largest row: rows that differ by less are alike
 
@@ -75,19 +74,19 @@ class _Trial:
         self.random = torch.Generator().manual_seed(0)
         self.lengths: set[int] = set()  # of the other dimensions of what gates multiply
         self.alike: set[str] = {gate.consumer for gate in network.gates}  # layers whose rows never differed
-        self.sorts: dict[int, bool] = {}  # of every sort of the examples, whether it ever changed their order
+        self.orders: dict[
+            int, bool
+        ] = {}  # of every sort or choice of the examples, whether it ever moved one
         self.weights: dict[int, Tensor] = {}
         self.rows: _Rows = []
 
     def reason(self) -> str | None:
         """Say what is wrong with the rows, if anything is."""
         size = self._size()
-        if size is None and self.batch < 3:
-            return (
-                None
-                if self.batch == 1
-                else "it runs at one batch size alone, too small to tell examples apart"
-            )
+        if size is None and self.batch == 1:
+            return None
+        if size is None and self.batch == 2:
+            return "it runs with two examples alone, too few to tell an order"
         lengths = self.lengths if size is not None else set()
         for count in sorted({self.batch, *(length for length in lengths if length < self.batch)} - {size, 1}):
             if (error := self._failure(count)) is not None:
@@ -177,7 +176,7 @@ class _Trial:
         size = len(next(iter(theta.values())))
         pyro.set_rng_seed(0)  # what is random in the network is the same in every run
         self.rows = []
-        with self._watching(size), _Sorts(size, self.sorts):
+        with self._watching(size), Reorderings(size, self.orders):
             outputs = self.network(
                 tree_unflatten(leaves, self.spec), {name: gain.to(like) for name, gain in theta.items()}
             )
@@ -219,9 +218,11 @@ class _Trial:
 
     def _unproven(self) -> str | None:
         if self.alike:
-            return f"layer {min(self.alike)!r} reads the same for all examples, so that nothing shows their order"
-        if not all(self.sorts.values()):
-            return "it sorts the examples of a batch, and no batch that was tried shows where they end up"
+            return (
+                f"layer {min(self.alike)!r} reads the same for all examples, which does not show their order"
+            )
+        if not all(self.orders.values()):
+            return "it sorts or chooses examples, and no batch that was tried shows where they end up"
         return None
 
     def _shuffled(self, size: int) -> str | None:
@@ -230,60 +231,15 @@ class _Trial:
         for module in self.network.modules():
             if isinstance(module, _BatchNorm):  # several processes would wait for one another
                 module.eval()
-        shuffles: list[int] = []
+        orders: dict[int, bool] = {}
         try:
-            with self._watching(size), _Shuffles(size, shuffles):
+            with self._watching(size), Reorderings(size, orders):
                 self.network(tree_unflatten(self._examples(size), self.spec))
         except _Mixed:
             raise
         except Exception:  # a network that wants more in training mode, such as targets, says so by itself
             return None
-        return "it shuffles the examples in training" if shuffles else None
-
-
-class _Sorts(TorchFunctionMode):
-    """Notes of every sort of as many numbers as there are examples whether it changed an order."""
-
-    def __init__(self, size: int, moved: dict[int, bool]) -> None:
-        super().__init__()
-        self.size, self.moved, self.calls = size, moved, 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _SORTS:
-            order = result if isinstance(result, Tensor) else result[1]
-            if order.shape == (self.size,):
-                known = self.moved.get(self.calls, False)
-                self.moved[self.calls] = known or not torch.equal(
-                    order, torch.arange(self.size, device=order.device)
-                )
-                self.calls += 1
-        return result
-
-
-class _Shuffles(TorchFunctionMode):
-    """Notes permutations that are drawn of as many things as there are examples."""
-
-    def __init__(self, size: int, found: list[int]) -> None:
-        super().__init__()
-        self.size, self.found = size, found
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.randperm and args[:1] == (self.size,):
-            self.found.append(self.size)
-        return func(*args, **(kwargs or {}))
+        return "it shuffles the examples in training" if len(orders) > len(self.orders) else None
 
 
 def _taken(index: Tensor, leaf: Tensor) -> Tensor:

@@ -71,6 +71,16 @@ class Experts(Layers):
         return self.c(h[order.argsort()])
 
 
+class TwoExperts(Experts):
+    """Puts the examples of one expert behind those of the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.router(x)[:, 0] > 0
+        h, back = self.a(x).relu(), torch.arange(len(x))
+        h = self.b(torch.cat([h[first], h[~first]])).relu()
+        return self.c(h[torch.cat([back[first], back[~first]]).argsort()])
+
+
 class SortedAndBack(Layers):
     """Sorts examples where no gate is."""
 
@@ -83,6 +93,13 @@ class SortedAndBack(Layers):
 class ShuffledInTraining(Layers):
     def forward(self, x: Tensor) -> Tensor:
         order = torch.randperm(len(x)) if self.training else torch.arange(len(x))
+        h = self.b(self.a(x).relu()[order]).relu()
+        return self.c(torch.empty_like(h).index_copy(0, order, h))
+
+
+class RandomInTraining(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.rand(len(x)).argsort() if self.training else torch.arange(len(x))
         h = self.b(self.a(x).relu()[order]).relu()
         return self.c(torch.empty_like(h).index_copy(0, order, h))
 
@@ -155,7 +172,10 @@ def series() -> Tensor:
         (TimeFirstAtOneSize, series, "rows of b are not the examples"),
         (Reversed, flat, "rows of b are not the examples"),
         (Experts, flat, "rows of b are not the examples"),
-        (lambda: Experts(0.0), flat, "sorts the examples"),
+        (lambda: Experts(0.0), flat, "sorts or chooses examples"),
+        (TwoExperts, flat, "rows of b are not the examples"),
+        (lambda: TwoExperts(0.0), flat, "sorts or chooses examples"),
+        (RandomInTraining, flat, "shuffles the examples in training"),
         (ShuffledInTraining, flat, "shuffles the examples in training"),
         (Flat, series, "reads 35 rows for a batch of 5"),
         (Unlike, flat, "layer 'b' reads the same for all examples"),

@@ -62,7 +62,7 @@ def trained(
     model: SupervisedModel, guide: AutoTruncatedLogNormal, epochs: int = 8, **options: object
 ) -> History:
     optim = JointOptim(torch.optim.Adam, {"lr": 0.02}, network=model.network, posterior_lr_factor=1.0)
-    settings = {"fine_tune_epochs": 0, "progress": False, **options}
+    settings = {"fine_tune_epochs": 0, "progress": False, "schedule": "constant", **options}
     return fit(model, guide, line(), epochs=epochs, optim=optim, **settings)  # type: ignore[arg-type]
 
 
