@@ -17,7 +17,7 @@ from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion
-from bmrs_pyro.training.checkpoint import Checkpoint
+from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.training.freezing import frozen
 from bmrs_pyro.training.history import Epoch, History
@@ -41,7 +41,7 @@ def fit(
     optim: JointOptim | None = None,
     progress: bool = True,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
-    checkpoint: Checkpoint | None = None,
+    checkpoint: StateStore | None = None,
     **options: Any,
 ) -> History:
     """Fit weights and posteriors by SVI; remove structures as the evidence turns against them.
@@ -155,7 +155,7 @@ def _recorder(model: SupervisedModel, guide: object, optim: JointOptim) -> CudaR
     return CudaRecorder(device)
 
 
-def _refuse_stored_parameters(guide: object, checkpoint: Checkpoint | None) -> None:
+def _refuse_stored_parameters(guide: object, checkpoint: StateStore | None) -> None:
     if checkpoint is not None or world_size() > 1:
         what = "a checkpoint" if checkpoint is not None else "training by several processes"
         raise ValueError(
