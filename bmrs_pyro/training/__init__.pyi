@@ -18,7 +18,7 @@ from .history import History as History
 from .labels import refuse_labels as refuse_labels
 from .limits import Limits as Limits
 from .one_call import Pruned as Pruned
-from .one_call import SteppedBack as SteppedBack
+from .one_call import ScoreMissed as ScoreMissed
 from .one_call import prune as prune
 from .optimiser import JointOptim as JointOptim
 from .pace import NothingLeft as NothingLeft

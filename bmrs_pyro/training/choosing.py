@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Target", "TargetMissed", "smoothed"]
 
 import math
+import re
 import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -81,16 +82,16 @@ class Target:
         budgets alone decide, any score will do.
         """
         scores = smoothed(path.points, self)
-        best = max(scores, key=lambda point: scores[point])
+        best = max(scores)
         if self.max_loss is not None:
             percent = self.score == "accuracy" or (
                 self.score is None and path.dense.score.accuracy is not None
             )
-            reference = max(self.score_of(path.dense.score)[0], scores[best])
-            return reference - (self.max_loss / 100 if percent else self.max_loss), reference - scores[best]
+            reference = max(self.score_of(path.dense.score)[0], best)
+            return reference - (self.max_loss / 100 if percent else self.max_loss), reference - best
         if any(getattr(self, name) is not None for name in (*_BUDGETS, "max_latency")):
             return -math.inf, 0.0
-        return scores[best] - self.score_of(best.score)[1], 0.0
+        return best - self.score_of(path.points[scores.index(best)].score)[1], 0.0
 
     def fitting(self, path: Path) -> list[PathPoint]:
         """Return the points that fit the budgets, largest first.
@@ -128,12 +129,10 @@ class Target:
         return False
 
 
-def smoothed(points: Sequence[PathPoint], target: Target) -> dict[PathPoint, float]:
+def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
     """Return the points' scores as medians of three neighbours: with constant rates, one by itself may be lucky."""
     values = [target.score_of(point.score)[0] for point in points]
-    return {
-        point: statistics.median(values[max(0, index - 1) : index + 2]) for index, point in enumerate(points)
-    }
+    return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
 
 
 def seconds(text: Quantity | None) -> float | None:
@@ -142,13 +141,10 @@ def seconds(text: Quantity | None) -> float | None:
     Raises:
         ValueError: it is no positive time.
     """
-    if not isinstance(text, str):
-        return _number("max_latency", text, 1)
     for unit, factor in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
-        if text.strip().endswith(unit):
+        if isinstance(text, str) and re.fullmatch(rf"\s*[\d.e+-]+\s*{unit}\s*", text):
             number = _number("max_latency", text.strip().removesuffix(unit), 1)
-            assert number is not None
-            return factor * number
+            return None if number is None else factor * number
     return _number("max_latency", text, 1)
 
 

@@ -6,6 +6,7 @@ __all__ = ["default_optim", "fit"]
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from operator import length_hint
 from typing import Any
 
 import pyro
@@ -23,6 +24,7 @@ from bmrs_pyro.training.freezing import frozen
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
+from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.recipe import Hardware, Recipe, with_options
 from bmrs_pyro.training.schedule import plan_of
@@ -93,6 +95,8 @@ def fit(
         run.restore(state)
     run.align()
     model.global_batch = optim.global_batch = run.batch
+    if criterion is not None and rank() == 0:
+        warn_of_slow_posteriors(model.prior, length_hint(loader), _posterior_rates(recipe, optim))
     registered, model.register_weights = model.register_weights, False
     # a store of its own: names in the global one may belong to another model. The parameters of a function, or of a
     # module without Pyro's attributes, live nowhere else, so that such a guide gets the global store.
@@ -118,7 +122,15 @@ def fit(
         uncompile_(model, guide)
         model.global_batch = optim.global_batch = None
     run.finish()
+    if criterion is not None and recipe.epochs and not run.history.keep.removed and rank() == 0:
+        warn_of_nothing_left(recipe.epochs)
     return run.history
+
+
+def _posterior_rates(recipe: Recipe, optim: JointOptim) -> list[float]:
+    """Return the posteriors' learning rate in every epoch that may end with a removal."""
+    rate = optim.lr * (optim.posterior_lr_factor if optim.network is not None else 1.0)
+    return [rate * plan_of(recipe, epoch).rate for epoch in range(1, recipe.epochs + 1)]
 
 
 def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-__all__ = ["Pruned", "SteppedBack", "prune"]
+__all__ = ["Pruned", "ScoreMissed", "prune"]
 
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import pyro.distributions as dist
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.inference import SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.training.choosing import Target, smoothed
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path, fit_path
 from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.trainer import Batches
+
+CLASSES = "categorical:0.02"
+"""The likelihood of class labels, smoothed as in the best recipe known."""
 
 REFITS = 4
 """Most points that are refitted to meet a target."""
@@ -33,8 +36,8 @@ STEP = 1.25
 _TARGET = {field.name for field in fields(Target)}
 
 
-class SteppedBack(UserWarning):
-    """A refitted network missed the target, and a larger one of the path was taken."""
+class ScoreMissed(UserWarning):
+    """No network that was refitted reached the score that the target asks for."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Pruned:
         path: all networks on the way.
         target: what was asked for.
         met: whether the network meets it; where not, it is the best that was found.
+        notes: the networks that missed it before, in words.
     """
 
     network: nn.Module
@@ -56,6 +60,7 @@ class Pruned:
     path: Path
     target: Target
     met: bool
+    notes: tuple[str, ...]
 
     def choose(self, **target: Any) -> Pruned:
         """Take another network of the same path; only its refit is trained.
@@ -71,7 +76,7 @@ def prune(
     train: Batches,
     *,
     validation: Batches,
-    likelihood: Callable[[Tensor], dist.TorchDistribution] | None = None,
+    likelihood: str | Likelihood | None = None,
     **options: Any,
 ) -> Pruned:
     """Train and prune a network, to the smallest one that loses nothing, or to what it may cost.
@@ -84,7 +89,7 @@ def prune(
         net: the network, trained or not; it stays as it is.
         train: training batches ``(x, y)`` of one pass.
         validation: batches that everything is chosen on.
-        likelihood: distribution of y given the network's outputs; by default that of class labels, smoothed by 0.02.
+        likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
         **options: those of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``; the rest are
             those of :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``.
 
@@ -94,45 +99,39 @@ def prune(
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     x, y = next(iter(train))
-    if likelihood is None:
-        if y.dtype.is_floating_point or y.dim() != 1:
-            raise ValueError(
-                f"labels are {y.dtype} of shape {tuple(y.shape)}, not classes; pass the likelihood of y, such as "
-                "likelihood=lambda mean: dist.Normal(mean.squeeze(-1), 0.1)"
-            )
-        likelihood = SmoothedLikelihood(0.02)
+    if likelihood is None and y.is_floating_point():
+        raise ValueError(
+            f"the labels are {y.dtype}, no classes; name their likelihood, such as likelihood='normal'"
+        )
     network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
-    model = SupervisedModel(network, likelihood, _num_data(train), kl_weight="cost")
+    model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
     guide = AutoTruncatedLogNormal(model)
     return _chosen(fit_path(model, guide, train, validation=validation, **options), target)
 
 
 def _chosen(path: Path, target: Target) -> Pruned:
     """Refit points, ever larger ones, until one meets the target."""
-    points, scores = target.fitting(path), smoothed(path.points, target)
     least, gain = target.least_score(path)
+    scores = smoothed(path.points, target)
+    fitting = target.fitting(path)
+    left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
     found: list[Refit] = []
-    while points and len(found) < REFITS:
-        if found:
-            warnings.warn(
-                f"{_short(found[-1], least, target)}: going up the path to a larger network",
-                SteppedBack,
-                stacklevel=3,
-            )
-        good = [point for point in points if scores[point] + gain >= least and math.isfinite(least)]
-        refit = path.refit(good[-1] if good else max(points, key=lambda point: scores[point]))
+    notes: list[str] = []
+    while left and len(found) < REFITS:
+        good = [point for point, score in left if least > -math.inf and score + gain >= least]
+        refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
         found.append(refit)
-        reached = target.score_of(refit.point.score)[0]
-        if reached >= least:
-            return _pruned(refit, path, target, met=True)
-        points = [point for point in points if point.parameters >= STEP * refit.start.parameters]
+        if target.score_of(refit.point.score)[0] >= least:
+            return _pruned(refit, path, target, True, notes)
+        notes.append(_short(refit, least, target))
+        left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
     best = max(found, key=lambda refit: target.score_of(refit.point.score)[0])
     warnings.warn(
         f"{_short(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
-        SteppedBack,
+        ScoreMissed,
         stacklevel=3,
     )
-    return _pruned(best, path, target, met=False)
+    return _pruned(best, path, target, False, notes)
 
 
 def _short(refit: Refit, least: float, target: Target) -> str:
@@ -140,10 +139,10 @@ def _short(refit: Refit, least: float, target: Target) -> str:
     return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"
 
 
-def _pruned(refit: Refit, path: Path, target: Target, *, met: bool) -> Pruned:
-    posteriors = refit.guide.posteriors()
-    small = compact(refit.model.network, {}, {name: q.mean for name, q in posteriors.items()}).eval()
-    return Pruned(small, refit.point, posteriors, path, target, met)
+def _pruned(refit: Refit, path: Path, target: Target, met: bool, notes: list[str]) -> Pruned:
+    return Pruned(
+        refit.history.network, refit.point, refit.guide.posteriors(), path, target, met, tuple(notes)
+    )
 
 
 def _num_data(loader: Batches) -> int:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["NothingLeft", "Pace", "Passes", "SlowPosteriors", "kl_weights", "warn_of_slow_posteriors"]
+__all__ = [
+    "NothingLeft",
+    "Pace",
+    "Passes",
+    "SlowPosteriors",
+    "kl_weights",
+    "warn_of_nothing_left",
+    "warn_of_slow_posteriors",
+]
 
 import math
 import warnings
@@ -138,3 +146,13 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
             SlowPosteriors,
             stacklevel=3,
         )
+
+
+def warn_of_nothing_left(epochs: int) -> None:
+    """Warn that a run has removed nothing, and say what to change."""
+    warnings.warn(
+        f"nothing was removed in {epochs} epochs of pruning: raise the KL weight, or the posteriors' learning rate or "
+        "the number of steps, by which they move; prune() and fit_path() find all three",
+        NothingLeft,
+        stacklevel=3,
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bmrs_pyro.training.validation import Score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PathPoint:
     """A network on the path, or one refitted from there.
 

@@ -44,18 +44,19 @@ class Path:
     trainee: Trainee
     shelf: Shelf
 
-    def refit(self, point: PathPoint, *, epochs: int = 12) -> Refit:
+    def refit(self, point: PathPoint, *, epochs: int | None = None) -> Refit:
         """Train a point to its end: half the epochs with pruning at its weight, half with rates falling to 0.
 
         On the path structures leave later than they would at a constant weight; the first half makes up for that.
 
         Args:
             point: one of the path's.
-            epochs: how long.
+            epochs: how long; by default a third of the path.
 
         Raises:
             ValueError: the point is not on this path, or fewer than 2 epochs.
         """
+        epochs = max(2, self.trainee.pace.epochs // 3) if epochs is None else epochs
         if epochs < 2:
             raise ValueError(
                 f"a refit takes at least 2 epochs, one with pruning and one without; got {epochs}"

@@ -165,7 +165,7 @@ class Trainee:
             kl_weight=kl_weight,
             structures=structures,
             parameters=sum(weights[f"net.{name}"].numel() for name, _ in whole.net.named_parameters()),
-            macs=round(cost_model(whole, "macs")(structures) / len(whole.example_inputs[0])),
+            macs=round(cost_model(whole, "macs")(structures)),
             bytes=sum(value.numel() * value.element_size() for value in weights.values()),
             delta_f=evidence,
             score=score,
