@@ -44,9 +44,14 @@ from .training import Hardware as Hardware
 from .training import History as History
 from .training import JointOptim as JointOptim
 from .training import Limits as Limits
+from .training import Path as Path
+from .training import Pruned as Pruned
 from .training import Recipe as Recipe
+from .training import Target as Target
 from .training import fit as fit
+from .training import fit_path as fit_path
 from .training import linear_decay as linear_decay
+from .training import prune as prune
 from .training import reestimate_batch_norm_ as reestimate_batch_norm_
 from .training import remove_structures_ as remove_structures_
 

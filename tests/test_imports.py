@@ -20,9 +20,9 @@ ROOMS = {
     "reduction": {"distributions"},
     "distributed": {"distributions"},
     "inference": {"distributions", "network", "distributed"},
-    "training": {"distributions", "files", "network", "reduction", "distributed", "inference"},
-    "weights": {"distributions", "network", "reduction", "inference", "training"},
     "metrics": {"distributions", "network", "inference"},
+    "training": {"distributions", "files", "network", "reduction", "distributed", "inference", "metrics"},
+    "weights": {"distributions", "network", "reduction", "inference", "training"},
     "runs": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
         "metrics",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "CheckpointError", "TrainingState"]
+__all__ = ["Checkpoint", "CheckpointError", "StateStore", "TrainingState"]
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -36,6 +37,16 @@ class TrainingState:
     epochs: tuple[Epoch, ...]
     best: tuple[int, float] | None
     tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+class StateStore(Protocol):
+    """Where a run's state is taken up from, and kept after every epoch."""
+
+    def load(self) -> TrainingState | None:
+        """Return the state to go on from, None to begin."""
+
+    def save(self, state: TrainingState) -> None:
+        """Keep the state after an epoch."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ __all__ = ["default_optim", "fit"]
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from operator import length_hint
 from typing import Any
 
 import pyro
@@ -18,12 +19,13 @@ from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion
-from bmrs_pyro.training.checkpoint import Checkpoint
+from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.training.freezing import frozen
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.optimiser import JointOptim
+from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.recipe import Hardware, Recipe, with_options
 from bmrs_pyro.training.schedule import plan_of
@@ -42,7 +44,7 @@ def fit(
     optim: JointOptim | None = None,
     progress: bool = True,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
-    checkpoint: Checkpoint | None = None,
+    checkpoint: StateStore | None = None,
     **options: Any,
 ) -> History:
     """Fit weights and posteriors by SVI; remove structures as the evidence turns against them.
@@ -96,6 +98,8 @@ def fit(
         run.restore(state)
     run.align()
     model.global_batch = optim.global_batch = run.batch
+    if criterion is not None and rank() == 0:
+        warn_of_slow_posteriors(model.prior, length_hint(loader), _posterior_rates(recipe, optim))
     registered, model.register_weights = model.register_weights, False
     # the parameters of a function, or of a module without Pyro's attributes, live in the caller's store alone
     scope = run.parts.own_store() if isinstance(guide, PyroModule) else nullcontext()
@@ -121,7 +125,15 @@ def fit(
         model.register_weights = registered
         uncompile_(model, guide)
         model.global_batch = optim.global_batch = None
+    if criterion is not None and recipe.epochs and not run.history.keep.removed and rank() == 0:
+        warn_of_nothing_left(recipe.epochs)
     return run.history
+
+
+def _posterior_rates(recipe: Recipe, optim: JointOptim) -> list[float]:
+    """Return the posteriors' learning rate in every epoch that may end with a removal."""
+    rate = optim.lr * (optim.posterior_lr_factor if optim.network is not None else 1.0)
+    return [rate * plan_of(recipe, epoch).rate for epoch in range(1, recipe.epochs + 1)]
 
 
 def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:
@@ -158,7 +170,7 @@ def _recorder(model: SupervisedModel, guide: object, optim: JointOptim) -> CudaR
     return CudaRecorder(device)
 
 
-def _refuse_stored_parameters(guide: object, checkpoint: Checkpoint | None) -> None:
+def _refuse_stored_parameters(guide: object, checkpoint: StateStore | None) -> None:
     if checkpoint is not None or world_size() > 1:
         what = "a checkpoint" if checkpoint is not None else "training by several processes"
         raise ValueError(

@@ -31,6 +31,7 @@ class Epoch:
         seconds: wall-clock time of the training steps.
         examples: training examples that each process had, by rank.
         rmse: root mean square of y − E[y | x, E[θ]] on the validation data, None for classes.
+        accuracy_error, log_likelihood_error: standard errors of the two scores over the validation examples.
     """
 
     epoch: int
@@ -45,6 +46,8 @@ class Epoch:
     seconds: float
     examples: Sequence[int] = ()
     rmse: float | None = None
+    accuracy_error: float | None = None
+    log_likelihood_error: float | None = None
 
     @property
     def size(self) -> int:

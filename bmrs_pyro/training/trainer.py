@@ -112,6 +112,8 @@ class Trainer:
             seconds=seconds,
             examples=all_gather_int(seen),
             rmse=result.rmse if result else None,
+            accuracy_error=result.accuracy_error if result else None,
+            log_likelihood_error=result.log_likelihood_error if result else None,
         )
         self.history.epochs.append(record)
         self._remember(record, validation is not None)
@@ -249,7 +251,7 @@ class Trainer:
     def state(self) -> TrainingState:
         """Return all that a continued run needs, as plain tensors and records."""
         tensors: dict[str, Mapping[str, Tensor]] = {
-            "scores": self.history.scores,
+            "scores": {name: scores.clone() for name, scores in self.history.scores.items()},
             **self.parts.copy(),
             **{f"optim/{name}": state for name, state in self.optim.get_state().items()},
         }
@@ -271,7 +273,8 @@ class Trainer:
                 if name.startswith(prefix)
             }
         )
-        self.history = History(state.keep, list(state.epochs), dict(state.tensors["scores"]))
+        scores = {name: scores.clone() for name, scores in state.tensors["scores"].items()}
+        self.history = History(state.keep, list(state.epochs), scores)
         if state.best is not None:
             best = {
                 name.removeprefix(_BEST): part

@@ -27,16 +27,21 @@ class Score(NamedTuple):
             of classes.
         log_likelihood: mean log p(y | x, θ), nats per example.
         rmse: root mean square of y − E[y | x, θ], over all values that count, in units of y; None of classes.
+        accuracy_error: standard error of the accuracy, by the labels that count; None with it.
+        log_likelihood_error: standard error of the log-likelihood, by the examples.
     """
 
     accuracy: float | None
     log_likelihood: float
     rmse: float | None = None
+    accuracy_error: float | None = None
+    log_likelihood_error: float | None = None
 
 
 class _Sums(NamedTuple):
     examples: float = 0
     log_likelihood: float = 0.0
+    log_likelihood_squared: float = 0.0
     labels: float = 0
     hits: float = 0
     values: float = 0
@@ -48,16 +53,17 @@ class _Sums(NamedTuple):
     def of(cls, distribution: dist.TorchDistribution, y: Tensor) -> _Sums:
         y = observed(distribution, y)
         outcome = Outcome.of(distribution)
-        log_likelihood = distribution.log_prob(y).double().sum().item()
+        scores = distribution.log_prob(y).double()
+        common = len(y), scores.sum().item(), scores.square().sum().item()
         if outcome.log_p is not None:
             labels = outcome.labels(y)
             counted = outcome.counted(labels)
             hits = (outcome.log_p.argmax(-1) == labels)[counted]
-            return cls(len(y), log_likelihood, labels=hits.numel(), hits=hits.sum().item())
+            return cls(*common, labels=hits.numel(), hits=hits.sum().item())
         if outcome.mean is None or outcome.mean.shape != y.shape:
-            return cls(len(y), log_likelihood, unknown=1)
+            return cls(*common, unknown=1)
         squares = (y - outcome.mean)[outcome.counted(y)].double().square()
-        return cls(len(y), log_likelihood, values=squares.numel(), squares=squares.sum().item())
+        return cls(*common, values=squares.numel(), squares=squares.sum().item())
 
 
 @torch.no_grad()
@@ -93,4 +99,14 @@ def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Itera
         accuracy=sums.hits / sums.labels if only_labels else None,
         log_likelihood=sums.log_likelihood / sums.examples,
         rmse=math.sqrt(sums.squares / sums.values) if only_values else None,
+        # two more hits and two more misses (Agresti and Coull 1998): all right of few labels is no certainty
+        accuracy_error=_standard_error(sums.labels + 4, sums.hits + 2, sums.hits + 2)
+        if only_labels
+        else None,
+        log_likelihood_error=_standard_error(sums.examples, sums.log_likelihood, sums.log_likelihood_squared),
     )
+
+
+def _standard_error(count: float, total: float, squared: float) -> float:
+    """Return the standard error of a mean from the sums of values and of their squares."""
+    return math.sqrt(max(0.0, squared / count - (total / count) ** 2) / max(count - 1, 1))

@@ -1,0 +1,162 @@
+"""Which network of a path to take, by what it may cost."""
+
+from __future__ import annotations
+
+__all__ = ["Target", "TargetMissed", "smoothed"]
+
+import math
+import re
+import statistics
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.regularisation import Path
+from bmrs_pyro.training.validation import Score
+
+Quantity = float | str
+
+_BUDGETS = {"max_macs": "macs", "max_params": "parameters", "max_bytes": "bytes"}
+
+
+class TargetMissed(ValueError):
+    """No network of the path meets the target; the message says what can be met."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the network may cost.
+
+    Without any maximum it is the smallest one whose validation score is within one standard error of the best on the
+    path (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone it is the best one that fits them.
+
+    Args:
+        score: ``"accuracy"`` or ``"log_likelihood"``, on the validation data; by default the accuracy where the
+            likelihood has one.
+        max_loss: most that the score may fall below the unpruned network's: points (percent) of accuracy, or nats per
+            example of log-likelihood.
+        max_macs, max_params, max_bytes: multiply-accumulates for one example, weights, bytes of weights and buffers;
+            a number, or a share of the unpruned network's such as ``"50%"``.
+        max_latency: most time for one batch, measured: seconds, or such as ``"2ms"``.
+        batch_size: examples in that batch.
+
+    Raises:
+        ValueError: a quantity is no positive number.
+    """
+
+    score: str | None = None
+    max_loss: float | None = None
+    max_macs: Quantity | None = None
+    max_params: Quantity | None = None
+    max_bytes: Quantity | None = None
+    max_latency: Quantity | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.score not in (None, "accuracy", "log_likelihood"):
+            raise ValueError(f"score is {self.score!r}; use 'accuracy' or 'log_likelihood'")
+        if self.max_loss is not None and not self.max_loss >= 0:
+            raise ValueError(f"max_loss is {self.max_loss}; it must be at least 0")
+        for name in _BUDGETS:
+            _number(name, getattr(self, name), 1)
+        seconds(self.max_latency)
+
+    def score_of(self, score: Score) -> tuple[float, float]:
+        """Return the score that counts, with its standard error.
+
+        Raises:
+            ValueError: the accuracy is to count, and the likelihood has none.
+        """
+        if self.score == "log_likelihood" or (self.score is None and score.accuracy is None):
+            return score.log_likelihood, score.log_likelihood_error or 0.0
+        if score.accuracy is None:
+            raise ValueError("this likelihood has no accuracy; choose by score='log_likelihood'")
+        return score.accuracy, score.accuracy_error or 0.0
+
+    def least_score(self, path: Path) -> tuple[float, float]:
+        """Return the score that a network must reach, and what a refit is expected to add to a point's score.
+
+        ``max_loss`` counts from the unpruned network, or from a better one on the path, and the best point is expected
+        to reach it when it is refitted. One standard error counts from the best point as it is on the path. Where
+        budgets alone decide, any score will do.
+        """
+        scores = smoothed(path.points, self)
+        best = max(scores)
+        if self.max_loss is not None:
+            percent = self.score == "accuracy" or (
+                self.score is None and path.dense.score.accuracy is not None
+            )
+            reference = max(self.score_of(path.dense.score)[0], best)
+            return reference - (self.max_loss / 100 if percent else self.max_loss), reference - best
+        if any(getattr(self, name) is not None for name in (*_BUDGETS, "max_latency")):
+            return -math.inf, 0.0
+        return best - self.score_of(path.points[scores.index(best)].score)[1], 0.0
+
+    def fitting(self, path: Path) -> list[PathPoint]:
+        """Return the points that fit the budgets, largest first.
+
+        Raises:
+            TargetMissed: none does.
+        """
+        points, limit = (
+            [point for point in path.points if not self._over(point, path.dense)],
+            seconds(self.max_latency),
+        )
+        if points and limit is not None:
+            # networks get faster along the path
+            first = bisect_left(points, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
+            points = points[first:]
+        if not points:
+            least = path.points[-1]
+            took = (
+                ""
+                if limit is None
+                else f"; a batch takes it {1e3 * path.latency(least, self.batch_size):.3g} ms"
+            )
+            raise TargetMissed(
+                f"no network of the path fits. The smallest has {least.parameters:,} parameters, {least.macs:,} "
+                f"multiply-accumulates and {least.bytes:,} bytes{took}: allow that much, or fit a longer path"
+            )
+        return points
+
+    def _over(self, point: PathPoint, dense: PathPoint) -> bool:
+        """Whether a network is over a budget that can be counted."""
+        for name, cost in _BUDGETS.items():
+            budget = _number(name, getattr(self, name), getattr(dense, cost))
+            if budget is not None and getattr(point, cost) > budget:
+                return True
+        return False
+
+
+def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
+    """Return the points' scores as medians of three neighbours: with constant rates, one by itself may be lucky."""
+    values = [target.score_of(point.score)[0] for point in points]
+    return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
+
+
+def seconds(text: Quantity | None) -> float | None:
+    """Read a time such as ``0.002``, ``"2ms"``, ``"150us"`` or ``"1s"``.
+
+    Raises:
+        ValueError: it is no positive time.
+    """
+    for unit, factor in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
+        if isinstance(text, str) and re.fullmatch(rf"\s*[\d.e+-]+\s*{unit}\s*", text):
+            number = _number("max_latency", text.strip().removesuffix(unit), 1)
+            return None if number is None else factor * number
+    return _number("max_latency", text, 1)
+
+
+def _number(name: str, value: Quantity | None, whole: float) -> float | None:
+    if value is None:
+        return None
+    share = isinstance(value, str) and value.strip().endswith("%")
+    try:
+        number = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)
+    except ValueError:
+        number = -1.0
+    if not number > 0:
+        units = "seconds, or such as '2ms'" if name == "max_latency" else "a number, or a share such as '50%'"
+        raise ValueError(f"{name} is {value!r}; give {units}, above 0")
+    return number * whole / 100 if share else number

@@ -1,0 +1,158 @@
+"""How long a path has to be, and how fast its posteriors have to move."""
+
+from __future__ import annotations
+
+__all__ = [
+    "NothingLeft",
+    "Pace",
+    "Passes",
+    "SlowPosteriors",
+    "kl_weights",
+    "warn_of_nothing_left",
+    "warn_of_slow_posteriors",
+]
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import length_hint
+from typing import Any
+
+from torch import Tensor
+
+from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.training.shuffling import set_epoch
+
+TRAVEL = 10.0
+"""Σ steps × rate of the posteriors in a path, in widths of the prior: with 5 a third more structures stayed."""
+
+FALL = 25.0
+"""By how much the KL of all gains shall fall from the first epoch of a path to its last."""
+
+GROWTH = math.exp(0.5)
+"""The most that the KL weight grows by from one epoch to the next."""
+
+
+class SlowPosteriors(UserWarning):
+    """The posteriors cannot cross the prior in this run: rates or steps are too small."""
+
+
+class NothingLeft(UserWarning):
+    """A run with a criterion has removed nothing."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The length of a path and the rate of its posteriors.
+
+    A log scale moves by at most the rate in one step of Adam, and has to cross the prior, log high − log low wide.
+    So the rate follows from the number of steps: steps × rate = 10 (log high − log low). Small data sets give few
+    steps in a pass; an epoch of the path is then several passes.
+
+    Attributes:
+        epochs: epochs of the path.
+        passes: passes over the data in an epoch.
+        steps: training steps in an epoch.
+        posterior_lr: learning rate of the posteriors.
+    """
+
+    epochs: int
+    passes: int
+    steps: int
+    posterior_lr: float
+
+    @classmethod
+    def of(cls, loader: object, prior: LogUniform, *, epochs: int, min_steps: int = 100) -> Pace:
+        """Fit the pace to the data.
+
+        Args:
+            loader: the batches of one pass; one without a length counts as long enough.
+            prior: prior of the gains, whose width is to be crossed.
+            epochs: epochs of the path.
+            min_steps: least number of steps in an epoch.
+        """
+        length = length_hint(loader) or min_steps
+        passes = math.ceil(min_steps / length)
+        rate = TRAVEL * width(prior) / (epochs * passes * length)
+        return cls(epochs, passes, passes * length, rate)
+
+
+class Passes:
+    """Several passes over a loader as one epoch.
+
+    Args:
+        loader: the batches of one pass, which are told the pass's number where they have ``set_epoch``.
+        passes: passes in an epoch.
+    """
+
+    def __init__(self, loader: Iterable[tuple[Any, Tensor]], passes: int) -> None:
+        self.loader, self.passes, self.epoch = loader, passes, 0
+        self.dataset = getattr(loader, "dataset", None)
+
+    def __length_hint__(self) -> int:
+        return self.passes * length_hint(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next passes are of."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for number in range(self.passes):
+            set_epoch(self.loader, self.epoch * self.passes + number)
+            yield from self.loader
+
+
+def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
+    """Return the KL weight of every epoch so far and of the next one.
+
+    The KL of all gains shall fall by one factor in every epoch, 25 in all. Where it fell less in the last epoch, the
+    weight grows, by e^½ at most; where it fell as it should, structures are on their way out and the weight stays.
+
+    Args:
+        kls: Σ KL(q ‖ p) after each epoch, nats.
+        start: the first weight.
+        epochs: epochs of the whole path.
+    """
+    wanted = math.log(FALL) / epochs
+    weights = [start] * min(len(kls) + 1, 2)
+    for before, after in pairwise(kls):
+        fall = math.log(before / after) if after > 0 else wanted
+        weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
+    return weights
+
+
+def width(prior: LogUniform) -> float:
+    """Return log high − log low, which a posterior has to cross."""
+    return float(prior.high.log() - prior.low.log())
+
+
+def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float]) -> None:
+    """Warn where no posterior can cross the prior while structures may leave.
+
+    Args:
+        prior: prior of the gains.
+        steps: steps in an epoch; 0 where that is not known, then nothing is said.
+        rates: learning rate of the posteriors in every epoch that may end with a removal.
+    """
+    travel, needed = steps * sum(rates), width(prior)
+    if steps and travel < needed:
+        warnings.warn(
+            f"{steps} steps an epoch for {len(rates)} epochs of pruning move a posterior by at most {travel:.3g}, and "
+            f"it has to cross the prior, {needed:.3g} wide, several times over: little or nothing will leave. Raise "
+            f"the posteriors' learning rate {TRAVEL * needed / max(travel, 1e-9):.2g} times (posterior_lr_factor), or "
+            "train for more steps; prune() sets both",
+            SlowPosteriors,
+            stacklevel=3,
+        )
+
+
+def warn_of_nothing_left(epochs: int) -> None:
+    """Warn that a run has removed nothing, and say what to change."""
+    warnings.warn(
+        f"nothing was removed in {epochs} epochs of pruning: raise the KL weight, or the posteriors' learning rate or "
+        "the number of steps, by which they move; prune() and fit_path() find all three",
+        NothingLeft,
+        stacklevel=3,
+    )

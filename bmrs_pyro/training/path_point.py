@@ -1,0 +1,40 @@
+"""One network of a path: what it costs and how well it predicts."""
+
+from __future__ import annotations
+
+__all__ = ["PathPoint"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bmrs_pyro.training.validation import Score
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """A network on the path, or one refitted from there.
+
+    Attributes:
+        epoch: epoch of the path, from 1.
+        kl_weight: factor of the KL weight in that epoch.
+        structures: structures left, by family.
+        parameters: number of weights.
+        macs: multiply-accumulates for one example.
+        bytes: of weights and buffers.
+        delta_f: Σ ΔF of what has been removed, each when it left, in nats; None where the criterion is no reduction.
+        score: validation scores with their standard errors.
+    """
+
+    epoch: int
+    kl_weight: float
+    structures: Mapping[str, int]
+    parameters: int
+    macs: int
+    bytes: int
+    delta_f: float | None
+    score: Score
+
+    @property
+    def size(self) -> int:
+        """Structures left in all families."""
+        return sum(self.structures.values())

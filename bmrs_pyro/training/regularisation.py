@@ -1,0 +1,188 @@
+"""The regularisation path: one run that visits every size of a network once."""
+
+from __future__ import annotations
+
+__all__ = ["Path", "fit_path"]
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from torch import nn
+
+from bmrs_pyro.distributed import world_size
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.metrics import latency
+from bmrs_pyro.reduction import Criterion, named_criterion
+from bmrs_pyro.training.checkpoint import Checkpoint
+from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.pace import Pace, kl_weights
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.recipe import Recipe
+from bmrs_pyro.training.shelf import Shelf
+from bmrs_pyro.training.trainee import Refit, Trainee, score_of
+from bmrs_pyro.training.trainer import Batches
+
+
+@dataclass(frozen=True)
+class Path:
+    """Networks of falling size that one run came by, each of which can be trained to its end.
+
+    Attributes:
+        dense: the unpruned network, trained without gains.
+        points: the others, largest first.
+        history: every epoch of the path.
+        trainee: the model before it, and how it is trained.
+        shelf: the states of the points.
+    """
+
+    dense: PathPoint
+    points: tuple[PathPoint, ...]
+    history: History
+    trainee: Trainee
+    shelf: Shelf
+
+    def refit(self, point: PathPoint, *, epochs: int | None = None) -> Refit:
+        """Train a point to its end: half the epochs with pruning at its weight, half with rates falling to 0.
+
+        On the path structures leave later than they would at a constant weight; the first half makes up for that.
+
+        Args:
+            point: one of the path's.
+            epochs: how long; by default a third of the path.
+
+        Raises:
+            ValueError: the point is not on this path, or fewer than 2 epochs.
+        """
+        epochs = max(2, self.trainee.pace.epochs // 3) if epochs is None else epochs
+        if epochs < 2:
+            raise ValueError(
+                f"a refit takes at least 2 epochs, one with pruning and one without; got {epochs}"
+            )
+        self._refuse_stranger(point)
+        return self.trainee.refit(self.shelf[point.epoch], point, epochs)
+
+    def network(self, point: PathPoint) -> nn.Module:
+        """Return the small network of a point as it is on the path, plain and in evaluation mode.
+
+        Raises:
+            ValueError: the point is not on this path.
+        """
+        self._refuse_stranger(point)
+        return self.trainee.network(self.shelf[point.epoch])
+
+    def latency(self, point: PathPoint, batch_size: int = 1) -> float:
+        """Return the median seconds that a point's network takes for a batch, as it is on the path.
+
+        Raises:
+            ValueError: the point is not on this path.
+        """
+        model = self.trainee.model.network
+        device = next(model.parameters()).device
+        inputs = tuple(
+            part[:1].expand(batch_size, *part.shape[1:]).to(device) for part in model.example_inputs
+        )
+        net = self.network(point)
+        return latency({"small": lambda _: net(*inputs)}, inputs[0])["small"]
+
+    def _refuse_stranger(self, point: PathPoint) -> None:
+        if point not in self.points:
+            raise ValueError("the point is not on this path; take one of path.points")
+
+
+def fit_path(
+    model: SupervisedModel,
+    guide: AutoTruncatedLogNormal,
+    loader: Batches,
+    *,
+    validation: Batches,
+    criterion: Criterion | str = "bmrs-n",
+    epochs: int = 36,
+    dense_epochs: int = 12,
+    directory: str | FilePath | None = None,
+    **options: Any,
+) -> Path:
+    """Train with a KL weight that grows while structures leave, and keep the networks on the way.
+
+    First the network is trained as it is, to know what it can do. Then the weight begins where nothing leaves and grows
+    as long as the KL of all gains falls by less than wanted (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network
+    begins with the weights of the one before it, as in a regularisation path of glmnet (Friedman, Hastie, Tibshirani
+    2010), and epochs get cheaper on the way. Rates are constant along the path: :meth:`Path.refit` trains a
+    point to its end.
+
+    Args:
+        model: the model; its network ends as the smallest of the path. The kind of its KL weight stays, its factor
+            does not count.
+        guide: the posteriors, which shrink with it.
+        loader: training batches of one pass; small data sets get several passes in an epoch.
+        validation: batches that every network is scored on.
+        criterion: which structures leave, or its name.
+        epochs: epochs of the path.
+        dense_epochs: epochs without pruning before it; 0 for a network that is trained.
+        directory: folder of the points' files; one with an interrupted path is taken up, one with a finished path
+            read. None keeps the points in memory.
+        **options: of :func:`fit`, such as ``lr``, ``seed``, ``device`` and ``progress``. The posteriors' rate follows
+            from the number of steps.
+
+    Raises:
+        ValueError: fewer than 2 epochs, or several processes without a directory.
+        CheckpointError: a file in the directory cannot be read.
+    """
+    if epochs < 2 or dense_epochs < 0:
+        raise ValueError(
+            f"a path takes at least 2 epochs, and 0 or more before it; got {epochs} and {dense_epochs}"
+        )
+    if world_size() > 1 and directory is None:
+        raise ValueError(
+            "several processes share the points of a path in files; give a directory they all see"
+        )
+    folder = None if directory is None else FilePath(directory)
+    pace = Pace.of(loader, model.prior, epochs=epochs)
+    judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
+    if judge is None:
+        raise ValueError("the criterion is 'none': a path removes structures, name one such as 'bmrs-n'")
+    options = {"lr": Recipe().lr, **options}
+    trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    store = None if folder is None else Checkpoint(folder / "dense.safetensors")
+    dense = trainee.dense(model, dense_epochs, store)
+    shelf = Shelf(folder)
+    start, known = trainee.start(), shelf.load()
+    kls = [] if known is None else [record.kl for record in known.epochs]
+    trainee.press_(model, kl_weights(kls, start, epochs)[-1])
+
+    def press(record: Epoch) -> None:
+        kls.append(record.kl)
+        trainee.press_(model, kl_weights(kls, start, epochs)[-1])
+
+    history = trainee.train(
+        model,
+        guide,
+        epochs=epochs,
+        fine_tune_epochs=0,
+        schedule=lambda progress: 1.0,
+        callbacks=(*options.get("callbacks", ()), press),
+        checkpoint=shelf,
+    )
+    weights = kl_weights(kls, start, epochs)
+    return Path(dense, _points(trainee, shelf, weights), history, trainee, shelf)
+
+
+def _points(trainee: Trainee, shelf: Shelf, weights: list[float]) -> tuple[PathPoint, ...]:
+    points = []
+    for epoch in shelf.epochs():
+        state = shelf[epoch]
+        points.append(
+            trainee.point(
+                state.tensors["network"],
+                state.keep,
+                state.tensors["scores"],
+                score_of(state.epochs[-1]),
+                epoch,
+                weights[epoch - 1],
+            )
+        )
+    return tuple(points)

@@ -1,0 +1,92 @@
+"""Where the states along a path are kept: in memory, or one file for each."""
+
+from __future__ import annotations
+
+__all__ = ["Resumed", "Shelf"]
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
+
+ALIKE = 0.98
+"""A state with more than this share of the structures of the one before takes its place."""
+
+
+@dataclass
+class Shelf:
+    """The states of a path by epoch, as a state store of :func:`fit`.
+
+    Args:
+        directory: folder of the files ``epoch-0007.safetensors``; None keeps the states in memory, on the CPU.
+    """
+
+    directory: Path | None = None
+    states: dict[int, TrainingState] = field(default_factory=dict)
+
+    def load(self) -> TrainingState | None:
+        """Return the last state, None on an empty shelf."""
+        last = max(self.epochs(), default=None)
+        return None if last is None else self[last]
+
+    def save(self, state: TrainingState) -> None:
+        """Put a state on the shelf, in the place of the one before where that had about as many structures."""
+        last, epoch = max(self.epochs(), default=None), len(state.epochs)
+        state = _without_best(state)
+        if self.directory is None:
+            self.states[epoch] = state
+        else:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._file(epoch).save(state)
+        if last is not None and last != epoch and state.epochs[-1].size > ALIKE * state.epochs[last - 1].size:
+            self._drop(last)
+
+    def epochs(self) -> list[int]:
+        """Return the epochs whose states are here, in order."""
+        if self.directory is None:
+            return sorted(self.states)
+        return sorted(
+            int(path.stem.rpartition("-")[2]) for path in self.directory.glob("epoch-*.safetensors")
+        )
+
+    def __getitem__(self, epoch: int) -> TrainingState:
+        if self.directory is None:
+            return self.states[epoch]
+        state = self._file(epoch).load()
+        if state is None:
+            raise KeyError(epoch)
+        return state
+
+    def _drop(self, epoch: int) -> None:
+        if self.directory is None:
+            del self.states[epoch]
+        else:
+            self._file(epoch).path.unlink(missing_ok=True)
+
+    def _file(self, epoch: int) -> Checkpoint:
+        assert self.directory is not None
+        return Checkpoint(self.directory / f"epoch-{epoch:04}.safetensors")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A state store of :func:`fit` that begins with a given state and keeps nothing."""
+
+    state: TrainingState
+
+    def load(self) -> TrainingState:
+        """Return the state."""
+        return self.state
+
+    def save(self, state: TrainingState) -> None:
+        """Keep nothing."""
+
+
+def _without_best(state: TrainingState) -> TrainingState:
+    """Leave out the best epoch's weights, which are of no use on a path, and bring the rest to the CPU."""
+    tensors = {
+        part: {name: value.cpu() for name, value in values.items()}
+        for part, values in state.tensors.items()
+        if not part.startswith("best/")
+    }
+    return replace(state, best=None, tensors=tensors)

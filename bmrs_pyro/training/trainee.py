@@ -1,0 +1,189 @@
+"""What is trained along a path: the model as it was before, the data, the rates."""
+
+from __future__ import annotations
+
+__all__ = ["Refit", "Trainee", "score_of"]
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import compact, cost_model
+from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
+from bmrs_pyro.training.checkpoint import StateStore, TrainingState
+from bmrs_pyro.training.fitting import fit
+from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.pace import Pace, Passes
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.removal import remove_structures_
+from bmrs_pyro.training.shelf import Resumed
+from bmrs_pyro.training.trainer import Batches
+from bmrs_pyro.training.validation import Score, validate
+
+START = 0.01
+"""First KL weight, nats per example for a nat of mean KL: at three times that structures begin to leave."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A point of the path after it was trained to its end.
+
+    Attributes:
+        start: the point of the path.
+        point: what it is now.
+        model: the model, its network shrunk.
+        guide: the posteriors of its gains.
+        history: the epochs of the path up to the point, and those of the refit.
+    """
+
+    start: PathPoint
+    point: PathPoint
+    model: SupervisedModel
+    guide: AutoTruncatedLogNormal
+    history: History
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model before the path, and what it is trained with.
+
+    Attributes:
+        model: the model, with all its structures.
+        loader: training batches of one pass.
+        validation: batches that networks are scored on.
+        criterion: which structures leave.
+        pace: how long the path is and how fast its posteriors move.
+        options: for :func:`fit`, with ``lr``.
+    """
+
+    model: SupervisedModel
+    loader: Batches
+    validation: Batches
+    criterion: Criterion
+    pace: Pace
+    options: Mapping[str, Any]
+
+    def start(self) -> float:
+        """Return the first factor of the KL weight, whatever its kind."""
+        sizes = {family.name: family.size for family in self.model.structures}
+        per_nat = sum(scale * sizes[name] for name, scale in self._scales(1.0).items()) / self.model.num_data
+        return START / per_nat
+
+    def press_(self, model: SupervisedModel, weight: float) -> None:
+        """Give a model a factor of the KL weight; families count by their size before the path."""
+        model.kl_weight = replace(model.kl_weight, factor=weight)
+        model.kl_scales = self._scales(weight)
+
+    def train(self, model: SupervisedModel, guide: AutoTruncatedLogNormal, **settings: Any) -> History:
+        """Make epochs of :func:`fit` at the path's rates."""
+        settings = {"criterion": self.criterion, **self.options, **settings}
+        settings["posterior_lr_factor"] = self.pace.posterior_lr / settings["lr"]
+        return fit(
+            model, guide, Passes(self.loader, self.pace.passes), validation=self.validation, **settings
+        )
+
+    def dense(self, model: SupervisedModel, epochs: int, store: StateStore | None) -> PathPoint:
+        """Train the network without gains, give its weights to a model, and say how good it is.
+
+        Weights that score better as they came stay.
+
+        Args:
+            model: the model of the path.
+            epochs: how long; 0 only scores it.
+            store: where the state is kept.
+        """
+        if (device := self.options.get("device")) is not None:
+            model.to(device)
+        twin = copy.deepcopy(model)
+        # gains of 1: posteriors too narrow to matter, which stay as they are
+        guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)
+        score = validate(twin, {}, self.validation)
+        if epochs:
+            history = self.train(
+                twin, guide, criterion=None, epochs=0, fine_tune_epochs=epochs, checkpoint=store
+            )
+            trained = _score(history)
+            if (trained.accuracy or trained.log_likelihood) >= (score.accuracy or score.log_likelihood):
+                score = trained
+                model.network.load_state_dict(twin.network.state_dict())
+        keep = KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
+        return self.point(model.network.state_dict(), keep, {}, score, 0, 0.0)
+
+    def refit(self, state: TrainingState, point: PathPoint, epochs: int) -> Refit:
+        """Go on from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
+        model = copy.deepcopy(self.model)
+        guide = AutoTruncatedLogNormal(model)
+        self.press_(model, point.kl_weight)
+        pruning, settling = epochs // 2, epochs - epochs // 2
+        total = point.epoch + epochs
+        history = self.train(
+            model,
+            guide,
+            epochs=point.epoch + pruning,
+            fine_tune_epochs=settling,
+            # 1 while structures leave, then down in equal steps
+            schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
+            checkpoint=Resumed(state),
+        )
+        weights = model.network.state_dict()
+        now = self.point(weights, history.keep, history.scores, _score(history), point.epoch, point.kl_weight)
+        return Refit(point, now, model, guide, history)
+
+    def network(self, state: TrainingState) -> nn.Module:
+        """Return the small network of a state, plain and in evaluation mode."""
+        model = copy.deepcopy(self.model)
+        guide = AutoTruncatedLogNormal(model)
+        remove_structures_(model, guide, state.keep)
+        model.network.load_state_dict(state.tensors["network"])
+        guide.load_state_dict(state.tensors["guide"])
+        return compact(model.network, {}, {name: q.mean for name, q in guide.posteriors().items()}).eval()
+
+    def point(
+        self,
+        weights: Mapping[str, Tensor],
+        keep: KeepMask,
+        scores: Mapping[str, Tensor],
+        score: Score,
+        epoch: int,
+        kl_weight: float,
+    ) -> PathPoint:
+        """Describe a network by its weights, by what is left and what the criterion said of what is gone."""
+        structures = {name: int(mask.sum()) for name, mask in keep.items()}
+        whole = self.model.network
+        evidence = None
+        if isinstance(self.criterion, ModelReduction):
+            gone = [values[~keep[name]] - self.criterion.log_prior_odds for name, values in scores.items()]
+            evidence = sum(float(values.sum()) for values in gone)
+        return PathPoint(
+            epoch=epoch,
+            kl_weight=kl_weight,
+            structures=structures,
+            parameters=sum(weights[f"net.{name}"].numel() for name, _ in whole.net.named_parameters()),
+            macs=round(cost_model(whole, "macs")(structures)),
+            bytes=sum(value.numel() * value.element_size() for value in weights.values()),
+            delta_f=evidence,
+            score=score,
+        )
+
+    def _scales(self, weight: float) -> dict[str, float]:
+        factor = weight / self.model.kl_weight.factor
+        return {name: factor * scale for name, scale in self.model.kl_scales.items()}
+
+
+def _score(history: History) -> Score:
+    """Return the score of the epoch whose weights were kept."""
+    best = history.best()
+    assert best is not None
+    return score_of(best)
+
+
+def score_of(record: Epoch) -> Score:
+    """Return an epoch's validation score."""
+    values: dict[str, Any] = {name: getattr(record, name) for name in Score._fields}
+    return Score(**values)

@@ -1,0 +1,276 @@
+"""The path: networks of falling size from one run, refits of them, and the choice by what a network may cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path as FilePath
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro import Path, Pruned, Target, complexity, fit, fit_path, prune
+from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.training import (
+    Epoch,
+    NothingLeft,
+    Pace,
+    PathPoint,
+    Refit,
+    ScoreMissed,
+    SlowPosteriors,
+    TargetMissed,
+)
+from bmrs_pyro.training.choosing import seconds
+from bmrs_pyro.training.pace import FALL, GROWTH, Passes, kl_weights
+from bmrs_pyro.training.validation import Score, validate
+from tests.inference.programs import batches, mlp, program
+
+QUICK = {"epochs": 10, "dense_epochs": 1, "progress": False}
+
+
+def fitted(directory: FilePath | None = None, **options: object) -> Path:
+    torch.manual_seed(0)
+    model, guide = program(mlp(16), kl_weight="cost")
+    settings = {**QUICK, "validation": batches(seed=1), "directory": directory, **options}
+    return fit_path(model, guide, batches(), **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def pruned() -> Pruned:
+    torch.manual_seed(0)
+    net = mlp(16)
+    before = copy.deepcopy(net.state_dict())
+    result = prune(net, batches(), validation=batches(seed=1), **QUICK)  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    return result
+
+
+def test_networks_get_smaller_while_the_weight_grows(path: Path) -> None:
+    sizes = [point.size for point in path.points]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes) >= 5
+    assert sizes[-1] < 0.5 * path.dense.size
+    weights = [point.kl_weight for point in path.points]
+    assert weights == sorted(weights)
+    assert path.dense.score.accuracy == pytest.approx(1.0, abs=0.01)
+
+
+def test_points_say_what_their_networks_cost(path: Path) -> None:
+    example = path.trainee.model.network.example_inputs[0][:1]
+    for point in path.points[::3]:
+        cost = complexity(path.network(point), example)
+        assert (point.parameters, point.macs, point.bytes) == (cost.parameters, cost.macs, cost.bytes)
+        gone = path.dense.size - point.size
+        assert point.delta_f is not None
+        # every one left with ΔF > -1, the log prior odds
+        assert point.delta_f >= -gone
+
+
+def test_a_refit_prunes_on_and_can_be_made_again(path: Path) -> None:
+    point = path.points[len(path.points) // 2]
+    first, second = path.refit(point, epochs=4), path.refit(point, epochs=4)
+    assert first.point == second.point
+    assert first.point.parameters <= point.parameters
+    assert [epoch.phase for epoch in first.history.epochs[-4:]] == ["prune"] * 2 + ["fine-tune"] * 2
+    rates = [epoch.learning_rate for epoch in first.history.epochs[-4:]]
+    assert rates == pytest.approx([1.5e-3, 1.5e-3, 1e-3, 0.5e-3])
+    x = batches(seed=2)[0][0]
+    for one, other in zip(first.guide.posteriors().values(), second.guide.posteriors().values(), strict=True):
+        assert torch.equal(one.mean, other.mean)
+    small = first.history.network
+    torch.testing.assert_close(small(x), second.history.network(x))
+    with pytest.raises(ValueError, match="not on this path"):
+        path.refit(replace(point, epoch=99))
+    with pytest.raises(ValueError, match="at least 2 epochs"):
+        path.refit(point, epochs=1)
+
+
+def test_an_interrupted_path_is_taken_up_and_a_finished_one_read(path: Path, tmp_path: FilePath) -> None:
+    def stop(record: Epoch) -> None:
+        if record.phase == "prune" and record.epoch == 6:  # of the path: the one before it has 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path, callbacks=[stop])
+    resumed = fitted(tmp_path)
+    assert [(p.epoch, p.structures) for p in resumed.points] == [(p.epoch, p.structures) for p in path.points]
+    assert resumed.points[-1].score.log_likelihood == pytest.approx(path.points[-1].score.log_likelihood)
+
+    def train(record: Epoch) -> None:
+        raise AssertionError("a finished path is trained no more")
+
+    again = fitted(tmp_path, callbacks=[train])
+    assert again.points == resumed.points
+    assert again.dense == resumed.dense
+
+
+def test_prune_returns_a_small_plain_network(pruned: Pruned) -> None:
+    result = pruned
+    assert result.met
+    assert result.point.parameters < 0.5 * result.path.dense.parameters
+    assert not result.network.training
+    assert isinstance(result.network, nn.Sequential)
+    assert not any(module._forward_pre_hooks for module in result.network.modules())
+    hits = [(result.network(x).argmax(-1) == y).float().mean() for x, y in batches(seed=1)]
+    assert torch.stack(hits).mean().item() == pytest.approx(result.point.score.accuracy)
+    assert {name: len(q.mean) for name, q in result.posteriors.items()} == result.point.structures
+
+
+def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> None:
+    path = pruned.path
+    for target, cost, limit in (
+        (Target(max_macs="30%"), "macs", 0.3 * path.dense.macs),
+        (Target(max_macs=200), "macs", 200),
+        (Target(max_params="25%"), "parameters", 0.25 * path.dense.parameters),
+        (Target(max_bytes=600), "bytes", 600),
+    ):
+        assert target.fitting(path) == [point for point in path.points if getattr(point, cost) <= limit]
+    assert Target(max_latency="10s").fitting(path) == list(path.points)
+    chosen = pruned.choose(max_macs="30%")
+    assert chosen.met
+    assert chosen.point.macs <= 0.3 * path.dense.macs
+    least = path.points[-1]
+    with pytest.raises(TargetMissed, match=f"The smallest has {least.parameters} parameters, {least.macs} "):
+        pruned.choose(max_params=1)
+    with pytest.raises(TargetMissed, match="a batch takes it"):
+        pruned.choose(max_latency="1us", batch_size=4)
+
+
+def test_a_score_that_a_refit_misses_takes_a_larger_network(
+    pruned: Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tried = pruned.path, []
+    refit = pruned.path.refit(path.points[-1], epochs=2)
+    enough = path.points[-4].parameters
+
+    def pretended(self: Path, point: PathPoint) -> Refit:
+        tried.append(point.parameters)
+        value = 0.0 if point.parameters >= enough else -9.0
+        return replace(refit, start=point, point=replace(point, score=Score(None, value, None, None, 0.01)))
+
+    monkeypatch.setattr(Path, "refit", pretended)
+    target = {"score": "log_likelihood", "max_loss": 8.0}
+    chosen = pruned.choose(**target)
+    assert chosen.met
+    assert chosen.point.parameters >= enough
+    assert len(chosen.notes) == len(tried) - 1 >= 1
+    assert all(more >= 1.25 * less for less, more in pairwise(tried))
+    enough = 10**9
+    with pytest.warns(ScoreMissed, match="parameters scores -9 and should reach .*, and it is the best of"):
+        missed = pruned.choose(**target)
+    assert not missed.met
+
+
+def test_the_default_is_the_smallest_within_one_standard_error() -> None:
+    def point(epoch: int, accuracy: float) -> PathPoint:
+        score = Score(accuracy, -1.0, None, 0.01, 0.1)
+        return PathPoint(epoch, 0.1, {"a": 10 - epoch}, 100 - epoch, 100, 400, 0.0, score)
+
+    points = tuple(point(epoch, value) for epoch, value in enumerate((0.90, 0.95, 0.95, 0.944, 0.92, 0.92)))
+    path = Path(point(0, 0.99), points, None, None, None)  # type: ignore[arg-type]
+    assert Target().least_score(path) == pytest.approx((0.94, 0.0))
+    # max_loss is in points, from the unpruned network; refits are expected to make up for the difference
+    assert Target(max_loss=1).least_score(path) == pytest.approx((0.98, 0.04))
+    assert Target(score="log_likelihood", max_loss=1).least_score(path) == pytest.approx((-2.0, 0.0))
+    assert Target(max_macs=50).least_score(path) == (-math.inf, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"max_macs": "half"}, "max_macs is 'half'; give a number, or a share"),
+        ({"max_params": 0}, "max_params is 0; give a number"),
+        ({"max_latency": "2 hours"}, "max_latency is '2 hours'; give seconds"),
+        ({"max_loss": -1.0}, "max_loss is -1.0; it must be at least 0"),
+        ({"score": "f1"}, "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
+    ],
+)
+def test_bad_targets_are_refused(options: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Target(**options)  # type: ignore[arg-type]
+
+
+def test_times_are_read() -> None:
+    times = [seconds(text) for text in ("2ms", "150us", "1s", 0.5, None)]
+    assert times == pytest.approx([2e-3, 150e-6, 1.0, 0.5, None])
+
+
+def test_labels_that_are_no_classes_need_a_likelihood() -> None:
+    data = [(x, x[:, 0]) for x, _ in batches()]
+    with pytest.raises(ValueError, match="name their likelihood, such as likelihood='normal'"):
+        prune(mlp(), data, validation=data)
+
+
+def test_the_weight_waits_while_the_divergence_falls() -> None:
+    epochs, fall = 10, FALL ** (1 / 10)
+    falling = [100.0, 100.0 / fall, 100.0 / fall**2, 100.0 / fall**3]
+    assert kl_weights(falling, 0.01, epochs) == pytest.approx([0.01] * 5)
+    standing = kl_weights([100.0] * 4, 0.01, epochs)
+    assert standing == pytest.approx([0.01, 0.01, 0.01 * GROWTH, 0.01 * GROWTH**2, 0.01 * GROWTH**3])
+    # what an interrupted run knows of its weights is what the whole run used
+    assert kl_weights(falling[:2], 0.01, epochs) == kl_weights(falling, 0.01, epochs)[:3]
+    assert kl_weights([], 0.01, epochs) == [0.01]
+
+
+def test_rates_follow_from_the_steps() -> None:
+    prior = LogUniform(math.exp(-20.0), 1.0)
+    small, large = (Pace.of([None] * count, prior, epochs=36) for count in (18, 375))
+    assert (small.passes, small.steps, large.passes, large.steps) == (6, 108, 1, 375)
+    for pace in (small, large):
+        assert pace.epochs * pace.steps * pace.posterior_lr == pytest.approx(200)
+
+
+def test_passes_go_through_the_loader_in_new_orders() -> None:
+    class Loader(list[tuple[Tensor, Tensor]]):
+        seen: list[int]
+
+        def set_epoch(self, epoch: int) -> None:
+            self.seen.append(epoch)
+
+    loader = Loader(batches()[:2])
+    loader.seen = []
+    several = Passes(loader, 3)
+    several.set_epoch(5)
+    assert len(list(several)) == 6
+    assert loader.seen == [15, 16, 17]
+
+
+def test_standard_errors_are_those_of_the_mean_over_examples() -> None:
+    model, _ = program()
+    data = batches(seed=3)
+    score = validate(model, {}, data)
+    model.network.eval()
+    with torch.no_grad():
+        values = torch.cat([model.likelihood(model.network(x)).log_prob(y) for x, y in data]).double()
+    expected = values.std(correction=1) / math.sqrt(len(values))
+    assert score.log_likelihood_error == pytest.approx(expected.item(), rel=1e-6)
+    assert score.accuracy is not None
+    p = (score.accuracy * len(values) + 2) / (len(values) + 4)
+    assert score.accuracy_error == pytest.approx(math.sqrt(p * (1 - p) / (len(values) + 3)), rel=1e-9)
+
+
+def test_runs_that_cannot_prune_are_warned_of() -> None:
+    model, guide = program(kl_weight=("mean", 0.3))
+    with pytest.warns(SlowPosteriors, match="move a posterior by at most 0.3, .* 20 wide"):
+        fit(
+            model,
+            guide,
+            batches(),
+            epochs=2,
+            fine_tune_epochs=0,
+            lr=1e-3,
+            posterior_lr_factor=10,
+            progress=False,
+        )
+    model, guide = program(kl_weight=("mean", 1e-6))
+    with pytest.warns(NothingLeft, match="nothing was removed in 2 epochs"):
+        fit(model, guide, batches(), epochs=2, fine_tune_epochs=0, progress=False)
