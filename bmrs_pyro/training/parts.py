@@ -66,9 +66,14 @@ class Parts:
         Args:
             x: inputs of a batch.
         """
-        with torch.no_grad(), pyro.poutine.block(), generators_kept():
-            self.guide(x)
-            self.model.likelihood(shared_copy(self.model.network)(x))
+        # the whole batch's generator of gains stays where it is
+        batch, self.model.global_batch = self.model.global_batch, None
+        try:
+            with torch.no_grad(), pyro.poutine.block(), generators_kept():
+                self.guide(x)
+                self.model.likelihood(shared_copy(self.model.network)(x))
+        finally:
+            self.model.global_batch = batch
         self._fill()
         broadcast_(value.data for value in self.stored.values())
 
