@@ -7,9 +7,9 @@ from .likelihoods import ScaledLikelihood as ScaledLikelihood
 from .likelihoods import SmoothedLikelihood as SmoothedLikelihood
 from .likelihoods import as_likelihood as as_likelihood
 from .model import SupervisedModel as SupervisedModel
+from .observations import observed as observed
 from .outcomes import Mixture as Mixture
 from .outcomes import Outcome as Outcome
 from .outcomes import as_logits as as_logits
 from .outcomes import class_log_probabilities as class_log_probabilities
 from .outcomes import mixture as mixture
-from .outcomes import observed as observed

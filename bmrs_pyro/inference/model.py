@@ -22,7 +22,7 @@ from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
-from bmrs_pyro.inference.observations import log_likelihoods, refuse_shape
+from bmrs_pyro.inference.observations import log_likelihoods, observed
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.inference.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network import NoisyNetwork
@@ -157,7 +157,7 @@ class SupervisedModel(nn.Module):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
         distribution = self._distribution(x, theta)
         if y is not None:
-            refuse_shape(distribution, y)
+            y = observed(distribution, y)
         with _Rows("data", distribution.batch_shape[0], {"y": self._repeats(distribution)}):
             value: Tensor = pyro.sample("y", distribution, obs=y)
         return value

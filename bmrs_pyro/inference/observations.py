@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-__all__ = ["log_likelihoods", "refuse_shape"]
+__all__ = ["log_likelihoods", "observed"]
 
-from pyro.distributions import TorchDistribution
+import torch.distributions as td
 from torch import Tensor
 
 
-def refuse_shape(distribution: TorchDistribution, y: Tensor) -> None:
-    """Raise ValueError if a batch's observations would be broadcast against the distribution's values."""
-    expected = distribution.shape()
+def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
+    """Return labels or values in the shape that a distribution scores; dimensions of 1 may be missing or too many.
+
+    Raises:
+        ValueError: their shape is another one.
+    """
+    expected = distribution.batch_shape + distribution.event_shape
     # a distribution of the user's own may score values with more dimensions than it says it has
-    if y.shape != expected and y.dim() <= len(expected):
-        raise _other_shape(distribution, y)
+    if y.shape == expected:
+        return y
+    if [size for size in y.shape if size != 1] == [size for size in expected if size != 1]:
+        return y.reshape(expected)
+    if y.dim() > len(expected):
+        return y
+    raise _other_shape(distribution, y)
 
 
-def log_likelihoods(distribution: TorchDistribution, y: Tensor) -> Tensor:
+def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
     """Return log p(y_i) of every example, ``(batch,)``, nats.
 
     Raises:
         ValueError: ``y`` has another shape than the distribution's values, so that examples would be mixed.
     """
-    refuse_shape(distribution, y)
-    values: Tensor = distribution.log_prob(y)
+    values: Tensor = distribution.log_prob(observed(distribution, y))
     if values.shape != distribution.batch_shape:
         raise _other_shape(distribution, y)
     return values
 
 
-def _other_shape(distribution: TorchDistribution, y: Tensor) -> ValueError:
+def _other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
+    expected = distribution.batch_shape + distribution.event_shape
     return ValueError(
-        f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(distribution.shape())}: "
-        "reshape the labels, or squeeze the network's output, so that the two agree"
+        f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(expected)}: "
+        "reshape the labels, or the network's output, so that the two agree"
     )

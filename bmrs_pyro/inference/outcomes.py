@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "mixture", "observed"]
+__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "mixture"]
 
 import math
 from collections.abc import Iterable, Sequence
@@ -139,27 +139,6 @@ def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistri
         merged = SmoothedCategorical(log_p, 0.0, outcome.ignored)
     merged = merged if outcome.mask is None else merged.mask(outcome.mask)
     return merged.to_event(outcome.event_dims)
-
-
-def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
-    """Return labels or values in the shape that a distribution scores; dimensions of 1 may be missing or too many.
-
-    Raises:
-        ValueError: their shape is another one.
-    """
-    expected = distribution.batch_shape + distribution.event_shape
-    if y.shape == expected:
-        return y
-    if [size for size in y.shape if size != 1] == [size for size in expected if size != 1]:
-        return y.reshape(expected)
-    if y.dim() > len(
-        expected
-    ):  # a distribution of the user's own may score more dimensions than it says it has
-        return y
-    raise ValueError(
-        f"y has shape {tuple(y.shape)}, but the likelihood is of values of shape {tuple(expected)}: "
-        "change the likelihood, the network's outputs, or y"
-    )
 
 
 def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:

@@ -15,7 +15,8 @@ from torch import Tensor
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.outcomes import Outcome, observed
+from bmrs_pyro.inference.observations import observed
+from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.untouched import modes_kept
 
 

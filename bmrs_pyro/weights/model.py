@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
-from bmrs_pyro.inference.observations import refuse_shape
+from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -120,7 +120,7 @@ class WeightModel(nn.Module):
                 "squeeze the network's output or call .to_event(n) on the distribution"
             )
         if y is not None:
-            refuse_shape(distribution, y)
+            y = observed(distribution, y)
         # given indices spare Pyro from shuffling all N of them at every step
         indices = torch.arange(len(x))
         with pyro.plate("data", self.num_data, subsample=indices, dim=-1):

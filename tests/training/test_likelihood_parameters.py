@@ -137,23 +137,27 @@ def test_a_hand_written_loop_trains_the_module_of_the_likelihood_too() -> None:
         svi.step(x, y)
 
 
-def test_labels_of_another_shape_than_the_likelihoods_values_are_refused() -> None:
+def test_labels_may_lack_or_have_dimensions_of_one() -> None:
     wide: Likelihood = lambda z: dist.Normal(z, 1.0).to_event(1)  # noqa: E731
-    model, guide = program(wide)
-    expected = r"y has shape \(64,\), but the likelihood's values have shape \(64, 1\): reshape"
-    with pytest.raises(ValueError, match=expected):
-        trained(model, guide, epochs=1)
+    flat: Likelihood = lambda z: dist.Normal(z.squeeze(-1), 1.0)  # noqa: E731
+    x, y = line()[0]
+    losses = []
+    for likelihood in (wide, flat):
+        for labels in (y, y[:, None]):
+            model, guide = program(likelihood)
+            pyro.set_rng_seed(0)
+            losses.append(MeanFieldELBO().loss(model, guide, x, labels))
+            pyro.clear_param_store()
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
+
+
+def test_labels_of_another_shape_than_the_likelihoods_values_are_refused() -> None:
+    model, guide = program(lambda z: dist.Normal(z, 1.0).to_event(1))
+    x, y = line()[0]
+    expected = r"y has shape \(64, 2\), but the likelihood's values have shape \(64, 1\): reshape"
     for checked in (True, False):
         with pyro.validation_enabled(checked), pytest.raises(ValueError, match=expected):
-            MeanFieldELBO().loss(model, guide, *line()[0])
-    good = [(x, y[:, None]) for x, y in line()]
+            MeanFieldELBO().loss(model, guide, x, torch.stack([y, y], 1))
+    two = [(x, torch.stack([y, y], 1)) for x, y in line()]
     with pytest.raises(ValueError, match=expected):
-        fit(model, guide, good, epochs=1, fine_tune_epochs=0, progress=False, validation=line())
-    fit(model, guide, good, epochs=1, fine_tune_epochs=0, progress=False, validation=good)
-
-
-def test_labels_with_a_dimension_too_many_are_refused() -> None:
-    model, guide = program(lambda z: dist.Bernoulli(logits=z.squeeze(-1)))
-    x, y = line()[0]
-    with pyro.validation_enabled(False), pytest.raises(ValueError, match=r"y has shape \(64, 1\)"):
-        MeanFieldELBO().loss(model, guide, x, (y > 0).float()[:, None])
+        fit(model, guide, line(), epochs=1, fine_tune_epochs=0, progress=False, validation=two)

@@ -125,7 +125,7 @@ def test_values_of_another_shape_are_refused() -> None:
     _, again = scored(Reshaped(1), lambda z: dist.Normal(z, 1.0).to_event(1), torch.ones(20, 1))
     assert score.rmse is not None
     assert again.rmse is not None
-    with pytest.raises(ValueError, match=r"y has shape \(7, 3\), .* of values of shape \(7, 2\)"):
+    with pytest.raises(ValueError, match=r"y has shape \(7, 3\), .* values have shape \(7, 2\)"):
         scored(Reshaped(2), "normal:1", torch.ones(20, 3))
 
 
