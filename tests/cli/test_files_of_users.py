@@ -72,7 +72,7 @@ def test_layer_names_are_no_markup(tmp_path: Path) -> None:
         (
             "class Net(nn.Sequential):\n def forward(s, x): return super().forward(x) if len(x) < 64 else {}[64]\n"
             "def network(s, c): return Net(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, c))",
-            "model.py, line 3: KeyError: 64",  # in training, of the copy
+            "line 3: KeyError: 64",
         ),
     ],
 )
