@@ -74,12 +74,12 @@ class Target:
             raise ValueError("this likelihood has no accuracy; choose by score='log_likelihood'")
         return score.accuracy, score.accuracy_error or 0.0
 
-    def least_score(self, path: Path) -> tuple[float, float]:
-        """Return the score that a network must reach, and what a refit is expected to add to a point's score.
+    def least_scores(self, path: Path) -> tuple[float, float]:
+        """Return the scores that a point must have as it is on the path, and a network after its refit.
 
-        ``max_loss`` counts from the unpruned network, or from a better one on the path, and the best point is expected
-        to reach it when it is refitted. One standard error counts from the best point as it is on the path. Where
-        budgets alone decide, any score will do.
+        ``max_loss`` counts on the path from the best point, and after the refit from the unpruned network, or the best
+        point where that is better. One standard error counts from the best point; a refit may be off by another one,
+        for the chosen point lies at the edge. Where budgets alone decide, any score will do.
         """
         scores = smoothed(path.points, self)
         best = max(scores)
@@ -87,11 +87,12 @@ class Target:
             percent = self.score == "accuracy" or (
                 self.score is None and path.dense.score.accuracy is not None
             )
-            reference = max(self.score_of(path.dense.score)[0], best)
-            return reference - (self.max_loss / 100 if percent else self.max_loss), reference - best
+            loss = self.max_loss / 100 if percent else self.max_loss
+            return best - loss, max(self.score_of(path.dense.score)[0], best) - loss
         if any(getattr(self, name) is not None for name in (*_BUDGETS, "max_latency")):
-            return -math.inf, 0.0
-        return best - self.score_of(path.points[scores.index(best)].score)[1], 0.0
+            return -math.inf, -math.inf
+        error = self.score_of(path.points[scores.index(best)].score)[1]
+        return best - error, best - 2 * error
 
     def fitting(self, path: Path) -> list[PathPoint]:
         """Return the points that fit the budgets, largest first.

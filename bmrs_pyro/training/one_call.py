@@ -111,14 +111,14 @@ def prune(
 
 def _chosen(path: Path, target: Target) -> Pruned:
     """Refit points, ever larger ones, until one meets the target."""
-    least, gain = target.least_score(path)
+    before, least = target.least_scores(path)
     scores = smoothed(path.points, target)
     fitting = target.fitting(path)
     left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
     found: list[Refit] = []
     notes: list[str] = []
     while left and len(found) < REFITS:
-        good = [point for point, score in left if least > -math.inf and score + gain >= least]
+        good = [point for point, score in left if score >= before > -math.inf]
         refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
         found.append(refit)
         if target.score_of(refit.point.score)[0] >= least:
