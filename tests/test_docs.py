@@ -5,6 +5,7 @@ Shell blocks (```sh) run first, then all Python of the page in one process.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import re
@@ -15,17 +16,22 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from bmrs_pyro.cli import main
+from bmrs_pyro.data import Batches
+from bmrs_pyro.experiments.plain_training import train_plainly
+from bmrs_pyro.metrics import evaluate
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["bmrs_pyro.cli.app"])
+FORKS.set_forkserver_preload(["bmrs_pyro.runs.running", "bmrs_pyro.reporting.run_report"])
 OPTIONAL = ("tensorboard", "wandb")  # packages that a page may show
 
 
@@ -91,6 +97,26 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def pruned(code: str) -> None:
+    """Run an example, and see that its small network is one: a fifth of the size, as good within half a point."""
+    found: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, found)
+    sizes = [sum(weight.numel() for weight in found[name].parameters()) for name in ("net", "small")]
+    assert sizes[1] <= 0.2 * sizes[0]
+    test = Batches(found["test"], 500, shuffle=False)
+    torch.manual_seed(0)
+    dense = copy.deepcopy(found["net"])
+    train_plainly(dense, Batches(found["train"], 64), 48)
+    accuracies = [evaluate(net.eval(), test, 10).accuracy for net in (dense, found["small"])]
+    assert accuracies[1] >= accuracies[0] - 0.005, accuracies
+
+
+@pytest.mark.slow
+def test_the_first_example_prunes(tmp_path: Path) -> None:
+    (example,) = BLOCK.findall((ROOT / "README.md").read_text())
+    execute(partial(pruned, example), tmp_path)
 
 
 def test_readme_example_is_short() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 # forked from a process that has imported everything: a start takes a tenth of a second, not five
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["bmrs_pyro.cli.app"])
+FORKS.set_forkserver_preload(["bmrs_pyro.runs.running", "bmrs_pyro.reporting.run_report"])
 PATIENCE = 300.0  # seconds; for machines that are busy with something else
 
 
