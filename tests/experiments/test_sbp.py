@@ -114,7 +114,7 @@ def test_seeds_share_a_line_that_says_what_it_misses() -> None:
 def test_the_command_adds_to_its_file(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bmrs_pyro.cli.reproduce_sbp.Sweep", Here)
+    monkeypatch.setattr("bmrs_pyro.experiments.sweep.Sweep", Here)
     (tmp_path / "sbp.json").write_text(json.dumps([row("lenet5_caffe", 0, 0.8, 11, 6)]))
     for _ in range(2):
         command(

@@ -194,7 +194,7 @@ def test_the_page_names_every_cell_and_its_figures(reading: dict[str, Any]) -> N
 def test_both_commands(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bmrs_pyro.cli.reproduce_poster.Sweep", Here)
+    monkeypatch.setattr("bmrs_pyro.experiments.sweep.Sweep", Here)
     monkeypatch.setattr(poster, "DATASETS", ("digits",))
     chosen: dict[str, Any] = {
         "network": ["mlp"],
@@ -211,9 +211,9 @@ def test_both_commands(
     command(rebuild=True, json=True, **chosen)
     assert json.loads(capsys.readouterr().out)["posteriors"] == [record]
     monkeypatch.setattr(
-        "bmrs_pyro.cli.reproduce_poster.markdown", lambda points: ""
+        "bmrs_pyro.experiments.poster_summary.markdown", lambda points: ""
     )  # no such cell in the poster
-    monkeypatch.setattr("bmrs_pyro.cli.reproduce_poster.poster_page", lambda rows: "page")
+    monkeypatch.setattr("bmrs_pyro.experiments.poster_page.poster_page", lambda rows: "page")
     poster_command(data_root=tmp_path, method=["expected"], json=True, **chosen)
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["method"] == "expected"
@@ -234,7 +234,7 @@ def test_both_commands(
 def test_a_posterior_that_is_gone_is_trained_again_where_it_is_to_be_read(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bmrs_pyro.cli.reproduce_poster.Sweep", Here)
+    monkeypatch.setattr("bmrs_pyro.experiments.sweep.Sweep", Here)
     monkeypatch.setattr(poster, "DATASETS", ("digits",))
     folder = tmp_path / cache.name
     folder.mkdir()
