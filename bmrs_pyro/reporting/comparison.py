@@ -106,14 +106,13 @@ def _column(one: NetworkMetrics, rows: list[str]) -> dict[str, str]:
 def cost_rows(dense: NetworkMetrics, small: NetworkMetrics) -> list[tuple[str, str, str, str]]:
     """Return the rows of a table: what costs, in the dense network, in the small one, and the change."""
     after = _costs(small)
-    rows = [
-        (row, text, after[row][1], change(number, after[row][0]))
-        for row, (number, text) in _costs(dense).items()
-    ]
+    rows = []
     if small.evaluation is not None:
         name, value = next(iter(evaluation_rows(small.evaluation).items()))
-        old = "not trained" if dense.evaluation is None else evaluation_rows(dense.evaluation)[name]
+        old = "not known" if dense.evaluation is None else evaluation_rows(dense.evaluation)[name]
         rows.append((f"test {name}", old, value, difference(old, value)))
+    for row, (number, text) in _costs(dense).items():
+        rows.append((row, text, after[row][1], change(number, after[row][0])))
     return rows
 
 

@@ -52,15 +52,15 @@ def path_content(path: Any, chosen: Any = None) -> dict[str, Any]:
         path: a path, such as a :class:`bmrs_pyro.training.Path`.
         chosen: the point that was taken, as it is after its refit.
     """
-    title = ("validation accuracy",) if path.dense.score.accuracy is not None else ("log-likelihood [nats]",)
-    header = ["epoch", "KL weight", "structures", "parameters", "MACs", *title, "Σ ΔF [nats]"]
+    title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
+    header = ["epoch", "parameters", title, "MACs", "structures", "KL weight", "Σ ΔF [nats]"]
     rows = [_row(point, str(point.epoch)) for point in path.points]
-    spoken = [f"{row[3]} parameters, {title[0]} {row[5]}" for row in rows]
+    spoken = [f"{row[1]} parameters, {title} {row[2]}" for row in rows]
     places = [i for i, point in enumerate(path.points) if chosen is not None and point.epoch == chosen.epoch]
     rows.append(_row(path.dense, "unpruned"))
     if chosen is not None:
         rows.append(_row(chosen, f"{chosen.epoch}, refitted"))
-    picture = chart(plot_path(path, chosen), f"{title[0].capitalize()} against size", rows=spoken)
+    picture = chart(plot_path(path, chosen), f"Validation {title} against size", rows=spoken)
     return {"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)}
 
 
@@ -72,7 +72,5 @@ def _row(point: Any, name: str) -> tuple[str, ...]:
     if error is not None:
         told += f" ± {error:.2%}" if score is not None else f" ± {error:.4f}"
     delta_f = "" if point.delta_f is None else f"{point.delta_f:,.1f}"
-    return (
-        *(name, f"{point.kl_weight:.3g}", f"{point.size:,}", f"{point.parameters:,}", f"{point.macs:,}"),
-        *(told, delta_f),
-    )
+    macs, structures = f"{point.macs:,}", f"{point.size:,}"
+    return name, f"{point.parameters:,}", told, macs, structures, f"{point.kl_weight:.3g}", delta_f

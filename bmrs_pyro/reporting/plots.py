@@ -23,7 +23,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -72,27 +72,25 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     masks, odds, values = decision.keep, decision.by_odds, decision.values
     groups = {
         ("kept", KEPT): _finite([values[name][masks[name]] for name in values]),
-        ("removed by the data" if decision.evidence else "removed", REMOVED): _finite(
-            [values[name][~masks[name] & ~odds[name]] for name in values]
-        ),
-        ("by the prior odds", ODDS): _finite([values[name][~masks[name] & odds[name]] for name in values]),
+        ("removed", REMOVED): _finite([values[name][~masks[name] & ~odds[name]] for name in values]),
+        ("by prior odds", ODDS): _finite([values[name][~masks[name] & odds[name]] for name in values]),
     }
     if not decision.log_prior_odds:
         groups.popitem()
-    largest = max((abs(value) for group in groups.values() for value in group), default=1.0)
-    top = max(math.ceil(math.log10(max(largest, 1.0))), 1)
-    decades = torch.logspace(0, top, 8 * top + 1)
-    bins = torch.cat([-decades.flip(0), torch.linspace(-1, 1, 17)[1:-1], decades]).tolist()
-    labels = [f"{label} ({len(group)})" for (label, _), group in groups.items()]
+    pooled = [value for group in groups.values() for value in group]
+    low, high = _decades(-min(pooled, default=0.0)), _decades(max(pooled, default=0.0))
+    bins = torch.cat([-low.flip(0), torch.linspace(-1, 1, 17)[1:-1], high]).tolist()
+    labels = [f"{label} {len(group)}" for (label, _), group in groups.items()]
     colors = [color for _, color in groups]
     ax.hist([*groups.values()], bins=bins, stacked=True, color=colors, label=labels)
     if decision.log_prior_odds:
         ax.axvspan(*sorted((decision.threshold, 0.0)), color=RULE, alpha=0.08, linewidth=0)
     rule = f"threshold {decision.threshold:g}"
     ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
-    ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
-    decade = 10.0 ** max(1, math.ceil(top / 2))
-    ax.set_xticks([-(decade**2), -decade, -1, 0, 1, decade, decade**2])
+    ax.set_xscale("symlog", linthresh=1.0, linscale=1.2)
+    ticks = SymmetricalLogLocator(base=10, linthresh=1.0)
+    ticks.set_params(numticks=7)
+    ax.xaxis.set_major_locator(ticks)
     ax.set_xlim(bins[0], bins[-1])
     unit = " [nats]" if decision.evidence else ""
     return finished(ax, f"{decision.quantity}{unit}", "structures")
@@ -138,8 +136,8 @@ def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax
     ax.vlines(places, ends[0].tolist(), ends[1].tolist(), color=KEPT, alpha=0.5, linewidth=2, label="90 %")
     ax.plot(places, mean.tolist(), "o", color=KEPT, markersize=3, label="E[θ]")
     ax.set_ylim(bottom=0)
-    if len(mean) <= 24:
-        ax.set_xticks(places, [str(number) for number in channels[order].tolist()], fontsize=7)
+    if len(mean) <= 12:
+        ax.set_xticks(places, [str(number) for number in channels[order].tolist()], fontsize=9)
         label = "structure"
     else:
         label = "structures, strongest first"
@@ -244,6 +242,12 @@ def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axe
     points = [b.confidence for b in filled], [b.accuracy for b in filled]
     ax.scatter(*points, s=sizes, color=KEPT, label=f"error {evaluation.ece:.1%}")
     return finished(ax, "mean confidence", "accuracy")
+
+
+def _decades(end: float) -> Tensor:
+    """Return the edges of eight bins per decade, from 1 to the power of ten beyond an end."""
+    top = max(math.ceil(math.log10(max(end, 1.0))), 1)
+    return torch.logspace(0, top, 8 * top + 1, dtype=torch.float64)
 
 
 def finished(ax: Axes, x: str, y: str) -> Axes:

@@ -167,24 +167,26 @@ class _Report:
 
     def costs(self) -> list[tuple[str, str, str, str]]:
         keep, accuracy = self.decision.keep, self.run.validation_accuracy()
-        structures = (f"{keep.total:,}", f"{keep.kept:,}", change(keep.total, keep.kept))
-        rows = [("structures", *structures), *cost_rows(self.networks["dense"], self.networks["small"])]
+        rows = cost_rows(self.networks["dense"], self.networks["small"])
+        rows.append(("structures", f"{keep.total:,}", f"{keep.kept:,}", change(keep.total, keep.kept)))
         if accuracy is not None:
             whole = None if self.path is None else self.path.dense.score.accuracy
             old, value = "not known" if whole is None else f"{whole:.2%}", f"{accuracy:.2%}"
-            rows.append(("validation accuracy", old, value, difference(old, value)))
+            rows.insert(0, ("validation accuracy", old, value, difference(old, value)))
         return rows
 
     def cost_note(self) -> str:
         note = ""
-        if self.path is None and not self.dense_is_trained:
+        if self.path is not None:
+            note = "The accuracy of the dense network is that of its own training, on the validation data. "
+        elif not self.dense_is_trained:
             note = (
-                "The dense network was not trained by itself, so what pruning cost in accuracy is not known. Compare "
-                "with trained weights of it (below), or start a run from some."
+                "The run has no trained weights of the dense network, so what pruning cost in accuracy is not known. "
+                "Compare with trained weights (the command is on this page), or start a run from some. "
             )
         if self.networks["small"].seconds:
-            note += " Latencies are medians for one batch, on the machine that made this page."
-        return note.strip()
+            note += "Latencies are medians for one batch, on the machine that made this page."
+        return note
 
     def next_steps(self) -> list[tuple[str, str]]:
         """Return commands to copy, each with what it does."""

@@ -14,7 +14,6 @@ from bmrs_pyro.network import StructureFamily
 from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting.comparison import change
 
-
 OTHER_RULE = "another rule"
 """A family's last structures, a rounded width, a budget, or pruning that ended before."""
 
