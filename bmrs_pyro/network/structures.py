@@ -79,6 +79,10 @@ class StructureFamily:
         }
         return next((kind for attribute, kind in _KINDS.items() if attribute in counting), "structures")
 
+    def label_of(self, number: int) -> str:
+        """Layer, kind and number of one structure, such as ``conv2, channel 3``."""
+        return f"{self.layer}, {self.kind.removesuffix('s')} {number}"
+
     @property
     def label(self) -> str:
         """Layer, size and kind, such as ``conv2, 16 channels``."""

@@ -53,7 +53,7 @@ def path_content(path: Any, chosen: Any = None) -> dict[str, Any]:
         chosen: the point that was taken, as it is after its refit.
     """
     title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
-    header = ["epoch", "parameters", title, "MACs", "structures", "KL weight", "Σ ΔF [nats]"]
+    header = ["epoch", "parameters", title, "MACs", "structures", "KL weight", "Σ ΔF"]
     rows = [_row(point, str(point.epoch)) for point in path.points]
     spoken = [f"{row[1]} parameters, {title} {row[2]}" for row in rows]
     places = [i for i, point in enumerate(path.points) if chosen is not None and point.epoch == chosen.epoch]

@@ -89,7 +89,7 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
     ax.set_xscale("symlog", linthresh=1.0, linscale=1.2)
     ticks = SymmetricalLogLocator(base=10, linthresh=1.0)
-    ticks.set_params(numticks=7)
+    ticks.set_params(numticks=5)
     ax.xaxis.set_major_locator(ticks)
     ax.set_xlim(bins[0], bins[-1])
     unit = " [nats]" if decision.evidence else ""

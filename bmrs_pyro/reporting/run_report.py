@@ -232,7 +232,7 @@ class _Report:
         return [
             chart(
                 plots.plot_density(_one(posteriors[name], place), prior, self.reduced),
-                f"{label}: {self.families[name].layer} {int(keep.indices(name)[place])}",
+                f"{label}: {self.families[name].label_of(int(keep.indices(name)[place]))}",
                 name,
             )
             for label, (_, name, place) in chosen.items()

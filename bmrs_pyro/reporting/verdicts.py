@@ -38,7 +38,7 @@ def closest_calls(
 ) -> list[tuple[str, str, str, str]]:
     """Return the rows of a table: the structures whose values are closest to the threshold."""
     known = [
-        (abs(verdict.value - decision.threshold), f"{families[name].layer} {number}", verdict)
+        (abs(verdict.value - decision.threshold), families[name].label_of(number), verdict)
         for name in decision.keep
         for number, verdict in enumerate(_verdicts(decision, name))
         if verdict.value == verdict.value

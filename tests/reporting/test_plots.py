@@ -49,7 +49,7 @@ def test_the_histogram_counts_every_scored_structure() -> None:
     scores = {"theta.a": torch.tensor([-50.0, 0.3, -1e5]), "theta.b": torch.tensor([-3.0, torch.nan])}
     ax = plot_evidence(Decision("bmrs-n", KEEP, {k: v.double() for k, v in scores.items()}, 1.0))
     kept, removed, by_odds = (sum(bar.get_height() for bar in bars.patches) for bars in ax.containers)
-    assert (kept, removed, by_odds) == (3, 1, 0)  # NaN was not asked
+    assert (kept, removed, by_odds) == (3, 0, 1)  # NaN was not asked
 
 
 def test_the_histogram_tells_the_prior_odds_from_the_data() -> None:
