@@ -11,13 +11,14 @@ from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from bmrs_pyro.reporting.page import chart
 from bmrs_pyro.reporting.plots import KEPT, OTHER, REMOVED, finished, new_axes
+from bmrs_pyro.training import Path, PathPoint
 
 
-def plot_path(path: Any, chosen: Any = None, ax: Axes | None = None) -> Axes:
+def plot_path(path: Path, chosen: PathPoint | None = None, ax: Axes | None = None) -> Axes:
     """Draw the validation score of a path's networks against their size, with one standard error.
 
     Args:
-        path: a path, such as a :class:`bmrs_pyro.training.Path`.
+        path: the path.
         chosen: the point that was taken, as it is after its refit.
         ax: axes to draw into.
     """
@@ -45,11 +46,11 @@ def plot_path(path: Any, chosen: Any = None, ax: Axes | None = None) -> Axes:
     return finished(ax, "parameters left", "validation accuracy" if accurate else "log-likelihood [nats]")
 
 
-def path_content(path: Any, chosen: Any = None) -> dict[str, Any]:
+def path_content(path: Path, chosen: PathPoint | None = None) -> dict[str, Any]:
     """Return what the page shows of a path: chart, table, and the row that was chosen.
 
     Args:
-        path: a path, such as a :class:`bmrs_pyro.training.Path`.
+        path: the path.
         chosen: the point that was taken, as it is after its refit.
     """
     title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
@@ -64,7 +65,7 @@ def path_content(path: Any, chosen: Any = None) -> dict[str, Any]:
     return {"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)}
 
 
-def _row(point: Any, name: str) -> tuple[str, ...]:
+def _row(point: PathPoint, name: str) -> tuple[str, ...]:
     score, error = point.score.accuracy, point.score.accuracy_error
     told = f"{score:.2%}" if score is not None else f"{point.score.log_likelihood:.4f}"
     if score is None:

@@ -25,6 +25,8 @@ from bmrs_pyro.reporting.path_view import path_content
 from bmrs_pyro.reporting.tables import evaluation_rows
 from bmrs_pyro.reporting.verdicts import OTHER_RULE, closest_calls, family_content
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
+from bmrs_pyro.training import Path as PruningPath
+from bmrs_pyro.training import PathPoint
 
 _CLOSE_CALLS = 8
 _CURVES = {
@@ -59,8 +61,8 @@ def html_report(
     evaluations: Mapping[str, Evaluation] | None = None,
     reduced: Distribution | None = None,
     networks: Mapping[str, NetworkMetrics] | None = None,
-    path: Any = None,
-    chosen: Any = None,
+    path: PruningPath | None = None,
+    chosen: PathPoint | None = None,
 ) -> str:
     """Return a self-contained page about a finished run.
 
@@ -70,7 +72,7 @@ def html_report(
         reduced: reduced prior of the decision, which posteriors are drawn against; None leaves them out.
         networks: what ``"dense"`` and ``"small"`` predict and cost, as :func:`compare_run` measures it; None leaves out
             what must be measured.
-        path: the :class:`bmrs_pyro.training.Path` that the run came along; None for a run at one KL weight.
+        path: the path that the run came along; None for a run at one KL weight.
         chosen: the point taken from it, as it is after its refit.
 
     Raises:
@@ -85,8 +87,8 @@ class _Report:
     evaluations: Mapping[str, Evaluation]
     reduced: Distribution | None
     measured: Mapping[str, NetworkMetrics] | None
-    path: Any
-    chosen: Any
+    path: PruningPath | None
+    chosen: PathPoint | None
 
     @cached_property
     def config(self) -> RunConfig:

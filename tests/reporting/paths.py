@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import cast
+
+from bmrs_pyro.training import Path, PathPoint
+from bmrs_pyro.training.validation import Score
 
 
-@dataclass(frozen=True)
-class Point:
-    epoch: int
-    parameters: int
-    accuracy: float | None
-    kl_weight: float = 0.1
-    macs: int = 1000
-    size: int = 20
-    delta_f: float | None = None
-
-    @property
-    def score(self) -> SimpleNamespace:
-        errors = {"accuracy_error": 0.01, "log_likelihood_error": 0.02}
-        return SimpleNamespace(accuracy=self.accuracy, log_likelihood=-0.3, **errors)
+def point(epoch: int, parameters: int, accuracy: float | None) -> PathPoint:
+    score = Score(accuracy, -0.3, accuracy_error=0.01, log_likelihood_error=0.02)
+    return PathPoint(epoch, 0.1, {"theta.a": 20}, parameters, 1000, 4 * parameters, None, score)
 
 
-PATH = SimpleNamespace(dense=Point(0, 900, 0.97), points=(Point(1, 800, 0.98), Point(4, 90, 0.95)))
+def path(dense: PathPoint, *points: PathPoint) -> Path:
+    return cast(Path, SimpleNamespace(dense=dense, points=points))
+
+
+PATH = path(point(0, 900, 0.97), point(1, 800, 0.98), point(4, 90, 0.95))

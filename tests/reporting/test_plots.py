@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from bmrs_pyro.reporting import (
     save_figure,
 )
 from bmrs_pyro.training import Epoch
-from tests.reporting.paths import PATH, Point
+from tests.reporting.paths import PATH, path, point
 
 KEEP = KeepMask({"theta.a": torch.tensor([True, False, True]), "theta.b": torch.tensor([True, True])})
 EPOCHS = [
@@ -66,7 +65,7 @@ def test_the_histogram_tells_the_prior_odds_from_the_data() -> None:
 
 
 def test_the_path_shows_scores_with_errors_and_the_chosen_point() -> None:
-    ax = plot_path(PATH, Point(4, 80, 0.96))
+    ax = plot_path(PATH, point(4, 80, 0.96))
     drawn = {line.get_gid(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn["points"] == [[800, 0.98], [90, 0.95]]
     chosen = next(line for line in ax.lines if line.get_label() == "chosen, refitted")
@@ -76,7 +75,7 @@ def test_the_path_shows_scores_with_errors_and_the_chosen_point() -> None:
         pytest.approx([0.97, 0.99]),
         pytest.approx([0.94, 0.96]),
     ]
-    values = SimpleNamespace(dense=Point(0, 900, None), points=(Point(1, 800, None),))
+    values = path(point(0, 900, None), point(1, 800, None))
     assert plot_path(values).get_ylabel() == "log-likelihood [nats]"
 
 

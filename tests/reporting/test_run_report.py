@@ -24,7 +24,8 @@ from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
 from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, repeat_command
 from bmrs_pyro.runs import NetworkSource, RunDirectory
-from tests.reporting.paths import PATH, Point
+from bmrs_pyro.training import Path as PruningPath
+from tests.reporting.paths import PATH, point
 
 ODD_NAMES = """
 from collections import OrderedDict
@@ -158,7 +159,7 @@ def texts(html: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [None, PATH])
-def test_the_commands_to_copy_are_commands(path: object, finished_run: RunDirectory) -> None:
+def test_the_commands_to_copy_are_commands(path: PruningPath | None, finished_run: RunDirectory) -> None:
     page = html_report(finished_run, path=path)
     shown = [shlex.split(unescape(words)) for words in re.findall(r"<code>(bmrs .*?)</code>", page)]
     assert [words[1] for words in shown] == ["choose" if path else "prune", "compare", "export", "fit"]
@@ -168,7 +169,7 @@ def test_the_commands_to_copy_are_commands(path: object, finished_run: RunDirect
 
 
 def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(finished_run: RunDirectory) -> None:
-    page = html_report(finished_run, path=PATH, chosen=Point(4, 80, 0.96))
+    page = html_report(finished_run, path=PATH, chosen=point(4, 80, 0.96))
     rows = re.findall(r"<tr id=\"point-\d\".*?</tr>", page)
     assert [texts(row)[:3] for row in rows] == [
         ["1", "800", "98.00% ± 1.00%"],
