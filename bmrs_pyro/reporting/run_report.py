@@ -162,8 +162,8 @@ class _Report:
             "versions": list(config.versions.items()),
             "settings": [
                 (name, str(value))
-                for name, value in {**config.options(), **vars(config)}.items()
-                if name not in ("recipe", "data", "versions") or isinstance(value, str)
+                for name, value in {**vars(config), **config.options()}.items()
+                if name not in ("recipe", "versions")
             ],
         }
 

@@ -128,6 +128,8 @@ def test_the_page_answers_what_was_asked(page: str, finished_run: RunDirectory) 
         assert expected in headings
     assert len([heading for heading in headings if heading.startswith(("Strongest", "Weakest"))]) == 2
     assert finished_run.config.versions["torch"] in page
+    settings = dict(texts(row) for row in re.findall(r"<tr>.*?</tr>", page.split("Full configuration")[1]))
+    assert (settings["data"], settings["kl_weight"], settings["num_classes"]) == ("digits", "mean:0.3", "10")
     assert "<h1>network on digits</h1>" in page
     assert "<code>1</code>, 12 neurons <small>theta.1</small>" in page
     assert "&lt;noise&gt;" in page
