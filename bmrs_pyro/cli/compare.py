@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bmrs_pyro import data, reporting, runs
+from bmrs_pyro import reporting, runs
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
 
@@ -31,21 +31,10 @@ def compare(
     directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
     picture = picture or directory.path / "widths.png"
     reporting.refuse_figure(picture)
-    dense, small = directory.dense(), directory.small()
-    if weights is not None:
-        runs.load_weights_(dense, weights)
-    trained = weights is not None or directory.config.weights is not None
-    test = runs.run_data(directory).test
-    figures = reporting.compare_networks(
-        {"dense": dense, "small": small},
-        data.Batches(test, 500, shuffle=False),
-        test.num_classes,
-        untrained=() if trained else ("dense",),
-        repeats=repeats,
-    )
-    output.show(reporting.figures_table(figures, title=f"{directory.path}: {len(test)} test examples"))
-    reporting.save_figure(
-        reporting.plot_layer_widths(reporting.layer_widths(dense), reporting.layer_widths(small)), picture
-    )
+    figures = reporting.compare_run(directory, weights, repeats=repeats)
+    examples = figures["small"].evaluation.count if figures["small"].evaluation else 0
+    output.show(reporting.figures_table(figures, title=f"{directory.path}: {examples} test examples"))
+    dense, small = reporting.layer_widths(directory.dense()), reporting.layer_widths(directory.small())
+    reporting.save_figure(reporting.plot_layer_widths(dense, small), picture)
     output.show(f"layer widths in {picture}")
     output.result({"run": str(run), **{name: one.to_json() for name, one in figures.items()}})

@@ -40,7 +40,10 @@ def report(
         output.show(f"histogram in {picture}")
     if html is not None:
         page = reporting.html_report(
-            directory, dict(reporting.run_evaluations(directory)), reporting.reduced_prior_of(directory)
+            directory,
+            dict(reporting.run_evaluations(directory)),
+            reporting.reduced_prior_of(directory),
+            reporting.compare_run(directory, repeats=2),
         )
         write_atomically(html, lambda file: file.write_text(page, encoding="utf-8"))
         output.show(f"page in {html}")
@@ -50,7 +53,8 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     """Print a run's table, with the sizes of the dense and the small network."""
     example, decision = run.example(), run.decision()
     dense, small = networks.complexity(run.dense(), example), networks.complexity(run.small(), example)
-    output.show(reporting.family_table(decision))
+    known = {family.name: family for family in run.families()}
+    output.show(reporting.family_table(decision, known.values()))
     for what in ("parameters", "macs"):
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
@@ -58,7 +62,13 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
     families: dict[str, Any] = {
-        name: {"size": len(mask), "kept": int(mask.sum())} for name, mask in decision.keep.items()
+        name: {
+            "layer": known[name].layer,
+            "kind": known[name].kind,
+            "size": len(mask),
+            "kept": int(mask.sum()),
+        }
+        for name, mask in decision.keep.items()
     }
     output.result(
         {

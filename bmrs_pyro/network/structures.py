@@ -12,6 +12,14 @@ from torch import Tensor
 
 Role = Literal["produce", "carry", "consume"]
 
+# the attribute of a layer that counts them
+_KINDS = {
+    "num_heads": "heads",
+    "out_channels": "channels",
+    "out_features": "neurons",
+    "embedding_dim": "features",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -54,6 +62,31 @@ class StructureFamily:
     name: str
     size: int
     members: tuple[Member, ...]
+
+    @property
+    def layer(self) -> str:
+        """Name of the first layer whose outputs are the family's channels."""
+        return self.producers[0]
+
+    @property
+    def kind(self) -> str:
+        """What the structures are: ``channels``, ``neurons``, ``heads`` or ``features``."""
+        counting = {
+            attribute
+            for member in self.members
+            if member.role == "carry" or member.module == self.layer
+            for attribute in member.attributes
+        }
+        return next((kind for attribute, kind in _KINDS.items() if attribute in counting), "structures")
+
+    def label_of(self, number: int) -> str:
+        """Layer, kind and number of one structure, such as ``conv2, channel 3``."""
+        return f"{self.layer}, {self.kind.removesuffix('s')} {number}"
+
+    @property
+    def label(self) -> str:
+        """Layer, size and kind, such as ``conv2, 16 channels``."""
+        return f"{self.layer}, {self.size} {self.kind}"
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -99,11 +132,11 @@ class Structures(tuple[StructureFamily, ...]):
         return tuple(self), self.left_out
 
     def __str__(self) -> str:
-        """One line per family: name, size, producers and consumers; then what was left out, and why."""
+        """One line per family: layer, size, kind, name, producers and consumers; then what was left out, and why."""
         total = sum(family.size for family in self)
         lines = [f"{total} structures in {len(self)} families"]
         for family in self:
             consumers = ", ".join(member.module for member in family.consumers)
-            lines.append(f"  {family.name} [{family.size}]: {', '.join(family.producers)} -> {consumers}")
+            lines.append(f"  {family.label} ({family.name}): {', '.join(family.producers)} -> {consumers}")
         lines += [f"  {name} left out: {reason}" for name, reason in self.left_out]
         return "\n".join(lines)

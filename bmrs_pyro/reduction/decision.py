@@ -55,6 +55,12 @@ class Decision:
         return {name: scores - self.log_prior_odds for name, scores in self.scores.items()}
 
     @property
+    def by_odds(self) -> dict[str, Tensor]:
+        """Where the prior odds decide and ΔF alone would decide otherwise, ``(C_f,)``: |score| is within them."""
+        values = self.values
+        return {name: (scores > 0) != (values[name] > 0) for name, scores in self.scores.items()}
+
+    @property
     def threshold(self) -> float:
         """Values above this are removed."""
         return -self.log_prior_odds

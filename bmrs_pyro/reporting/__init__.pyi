@@ -7,7 +7,10 @@ from .architectures import survey_table as survey_table
 from .comparison import NetworkMetrics as NetworkMetrics
 from .comparison import compare_networks as compare_networks
 from .comparison import figures_table as figures_table
+from .figure_files import refuse_figure as refuse_figure
+from .figure_files import save_figure as save_figure
 from .inference_data import to_inference_data as to_inference_data
+from .path_view import plot_path as plot_path
 from .plots import plot_compression as plot_compression
 from .plots import plot_density as plot_density
 from .plots import plot_evidence as plot_evidence
@@ -15,8 +18,7 @@ from .plots import plot_gains as plot_gains
 from .plots import plot_reliability as plot_reliability
 from .plots import plot_training as plot_training
 from .plots import plot_widths as plot_widths
-from .plots import refuse_figure as refuse_figure
-from .plots import save_figure as save_figure
+from .run_evaluation import compare_run as compare_run
 from .run_evaluation import predictor_of as predictor_of
 from .run_evaluation import reduced_prior_of as reduced_prior_of
 from .run_evaluation import run_evaluations as run_evaluations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NetworkMetrics", "compare_networks", "figures_table"]
+__all__ = ["NetworkMetrics", "change", "compare_networks", "cost_rows", "difference", "figures_table"]
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -100,12 +100,44 @@ def _column(one: NetworkMetrics, rows: list[str]) -> dict[str, str]:
         column[next(iter(rows), "test data")] = "not trained"
     else:
         column |= {f"test {row}": entry for row, entry in evaluation_rows(one.evaluation).items()}
-    column |= {
-        "parameters": f"{one.parameters:,}",
-        "MACs": f"{one.macs:,}",
-        "file": f"{one.file_bytes / 2**10:,.0f} KiB",
+    return column | {row: text for row, (_, text) in _costs(one).items()}
+
+
+def cost_rows(dense: NetworkMetrics, small: NetworkMetrics) -> list[tuple[str, str, str, str]]:
+    """Return the rows of a table: what costs, in the dense network, in the small one, and the change."""
+    after = _costs(small)
+    rows = []
+    if small.evaluation is not None:
+        name, value = next(iter(evaluation_rows(small.evaluation).items()))
+        old = "not known" if dense.evaluation is None else evaluation_rows(dense.evaluation)[name]
+        rows.append((f"test {name}", old, value, difference(old, value)))
+    for row, (number, text) in _costs(dense).items():
+        rows.append((row, text, after[row][1], change(number, after[row][0])))
+    return rows
+
+
+def change(before: float, after: float) -> str:
+    """Return a change in percent."""
+    return f"{after / before - 1:+.0%}".replace("-", "−") if before and after != before else "none"
+
+
+def difference(before: str, after: str) -> str:
+    """Return the difference of two figures as they are printed; nothing where one is no number."""
+    try:
+        found = float(after.rstrip("%")) - float(before.rstrip("%"))
+    except ValueError:
+        return ""
+    return (f"{found:+.2f} points" if after.endswith("%") else f"{found:+.4g}").replace("-", "−")
+
+
+def _costs(one: NetworkMetrics) -> dict[str, tuple[float, str]]:
+    found: dict[str, tuple[float, str]] = {
+        "parameters": (one.parameters, f"{one.parameters:,}"),
+        "MACs": (one.macs, f"{one.macs:,}"),
+        "file": (one.file_bytes, f"{one.file_bytes / 2**10:,.0f} KiB"),
     }
-    for size in one.seconds:
-        column[f"peak memory, batch {size}"] = f"{one.peak_bytes[size] / 2**20:,.2f} MiB"
-        column[f"latency, batch {size}"] = f"{1e3 * one.seconds[size]:,.2f} ms"
-    return column
+    for size, seconds in one.seconds.items():
+        peak = one.peak_bytes[size]
+        found[f"peak memory, batch {size}"] = peak, f"{peak / 2**20:,.2f} MiB"
+        found[f"latency, batch {size}"] = seconds, f"{1e3 * seconds:,.2f} ms"
+    return found

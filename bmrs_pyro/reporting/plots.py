@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = [
     "CURVES",
+    "draw_widths",
+    "finished",
     "new_axes",
     "plot_compression",
     "plot_density",
@@ -12,30 +14,26 @@ __all__ = [
     "plot_reliability",
     "plot_training",
     "plot_widths",
-    "refuse_figure",
-    "save_figure",
 ]
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.metrics import ClassEvaluation
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.training import Epoch
 
 # Okabe and Ito's palette: told apart by colour-blind readers
-KEPT, REMOVED, OTHER, RULE = "#0072B2", "#D55E00", "#009E73", "#000000"
+KEPT, REMOVED, ODDS, OTHER, RULE = "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000"
 
 CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
     "elbo": ("ELBO [nats]", lambda epoch: epoch.elbo),
@@ -48,8 +46,8 @@ CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
 """What :func:`plot_training` can draw: label and value of an epoch."""
 
 
-def new_axes(height: float = 3.2, width: float = 4.8) -> Axes:
-    """Return the axes of a new figure, small enough to be read on a phone.
+def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
+    """Return the axes of a new figure, whose text can be read where a phone draws it.
 
     Args:
         height: of the figure, in inches.
@@ -63,44 +61,63 @@ def new_axes(height: float = 3.2, width: float = 4.8) -> Axes:
 def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     """Draw the histogram of the score of all structures, kept and removed, with the decision's threshold.
 
-    Scores span six orders of magnitude, so the axis is linear near the threshold and logarithmic beyond ±1.
+    Those that the evidence alone would have kept, and the prior odds removed, have a colour of their own. Scores span
+    six orders of magnitude, so the axis is linear near the threshold and logarithmic beyond ±1.
 
     Args:
         decision: a decision, with the score of every structure.
         ax: axes to draw into; by default those of a new figure, here as below.
     """
     ax = ax or new_axes()
-    masks = decision.keep
-    kept = _finite([values[masks[name]] for name, values in decision.values.items()])
-    removed = _finite([values[~masks[name]] for name, values in decision.values.items()])
-    largest = max(map(abs, [*kept, *removed]), default=1.0)
-    top = max(math.ceil(math.log10(max(largest, 1.0))), 1)
-    decades = torch.logspace(0, top, 8 * top + 1)
-    bins = torch.cat([-decades.flip(0), torch.linspace(-1, 1, 17)[1:-1], decades]).tolist()
-    labels = [f"kept ({len(kept)})", f"removed ({len(removed)})"]
-    ax.hist([kept, removed], bins=bins, stacked=True, color=[KEPT, REMOVED], label=labels)
+    masks, odds, values = decision.keep, decision.by_odds, decision.values
+    groups = {
+        ("kept", KEPT): _finite([values[name][masks[name]] for name in values]),
+        ("removed", REMOVED): _finite([values[name][~masks[name] & ~odds[name]] for name in values]),
+        ("by prior odds", ODDS): _finite([values[name][~masks[name] & odds[name]] for name in values]),
+    }
+    if not decision.log_prior_odds:
+        groups.popitem()
+    pooled = [value for group in groups.values() for value in group]
+    low, high = _decades(-min(pooled, default=0.0)), _decades(max(pooled, default=0.0))
+    bins = torch.cat([-low.flip(0), torch.linspace(-1, 1, 17)[1:-1], high]).tolist()
+    labels = [f"{label} {len(group)}" for (label, _), group in groups.items()]
+    colors = [color for _, color in groups]
+    ax.hist([*groups.values()], bins=bins, stacked=True, color=colors, label=labels)
+    if decision.log_prior_odds:
+        ax.axvspan(*sorted((decision.threshold, 0.0)), color=RULE, alpha=0.08, linewidth=0)
     rule = f"threshold {decision.threshold:g}"
     ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
-    ax.set_xscale("symlog", linthresh=1.0, linscale=0.7)
+    ax.set_xscale("symlog", linthresh=1.0, linscale=1.2)
+    ticks = SymmetricalLogLocator(base=10, linthresh=1.0)
+    ticks.set_params(numticks=5)
+    ax.xaxis.set_major_locator(ticks)
+    ax.set_xlim(bins[0], bins[-1])
     unit = " [nats]" if decision.evidence else ""
-    return _finished(ax, f"{decision.quantity}{unit}", "structures")
+    return finished(ax, f"{decision.quantity}{unit}", "structures")
 
 
 def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
     """Draw what is left of every family's width, as bars over the width it had."""
-    ax = ax or new_axes(max(3.2, 0.8 + 0.2 * len(keep)))
-    places, sizes = range(len(keep)), [len(mask) for mask in keep.values()]
-    left = [int(mask.sum()) for mask in keep.values()]
-    ax.barh(places, sizes, color=REMOVED, label="removed")
-    ax.barh(places, left, color=KEPT, label="kept")
-    for place, size, count in zip(places, sizes, left, strict=True):
+    left = {name: int(mask.sum()) for name, mask in keep.items()}
+    return draw_widths({name: len(mask) for name, mask in keep.items()}, left, "structures", ax)
+
+
+def draw_widths(
+    dense: Mapping[str, int], small: Mapping[str, int], unit: str, ax: Axes | None = None
+) -> Axes:
+    """Draw what is left of widths, as bars over the widths there were."""
+    ax = ax or new_axes(max(3.0, 1 + 0.22 * len(dense)), 6.0)
+    rows, left = range(len(dense)), [small.get(name, 0) for name in dense]
+    ax.barh(rows, list(dense.values()), color=REMOVED, label="removed")
+    ax.barh(rows, left, color=KEPT, label="kept")
+    for row, (width, kept) in enumerate(zip(dense.values(), left, strict=True)):
         ax.annotate(
-            f"{count} of {size}", (size, place), xytext=(4, 0), textcoords="offset points", va="center"
+            f"{kept} of {width}", (width, row), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
-    ax.set_xlim(0, 1.3 * max(sizes))
-    ax.set_yticks(places, list(keep), parse_math=False)
+    ax.set_xlim(0, 1.3 * max(dense.values()))
+    ax.set_yticks(rows, list(dense), fontsize=8, parse_math=False)
     ax.invert_yaxis()
-    return _finished(ax, "structures", "")
+    return finished(ax, unit, "")
 
 
 def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax: Axes | None = None) -> Axes:
@@ -119,12 +136,12 @@ def plot_gains(posterior: TruncatedLogNormal, channels: Tensor | None = None, ax
     ax.vlines(places, ends[0].tolist(), ends[1].tolist(), color=KEPT, alpha=0.5, linewidth=2, label="90 %")
     ax.plot(places, mean.tolist(), "o", color=KEPT, markersize=3, label="E[θ]")
     ax.set_ylim(bottom=0)
-    if len(mean) <= 24:
-        ax.set_xticks(places, [str(number) for number in channels[order].tolist()], fontsize=7)
+    if len(mean) <= 12:
+        ax.set_xticks(places, [str(number) for number in channels[order].tolist()], fontsize=9)
         label = "structure"
     else:
         label = "structures, strongest first"
-    return _finished(ax, label, "gain θ")
+    return finished(ax, label, "gain θ")
 
 
 def plot_density(
@@ -164,7 +181,7 @@ def plot_density(
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(1e-4, 3 * top)
-    return _finished(ax, "gain θ", "density of log θ")
+    return finished(ax, "gain θ", "density of log θ")
 
 
 def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -> Axes:
@@ -189,7 +206,7 @@ def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -
         ax.axvspan(tuned[0] - 0.5, tuned[-1] + 0.5, color=RULE, alpha=0.08, linewidth=0, label="fine-tuning")
     if curve in ("structures", "seconds"):
         ax.set_ylim(bottom=0)
-    return _finished(ax, "epoch", label)
+    return finished(ax, "epoch", label)
 
 
 def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: Axes | None = None) -> Axes:
@@ -206,7 +223,7 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
     ax.set_xlim(0, 1.05 * max(parameters))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    return _finished(ax, "parameters left", "validation accuracy")
+    return finished(ax, "parameters left", "validation accuracy")
 
 
 def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axes:
@@ -224,46 +241,17 @@ def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axe
     sizes = [8 + 200 * entry.examples / evaluation.count for entry in filled]
     points = [b.confidence for b in filled], [b.accuracy for b in filled]
     ax.scatter(*points, s=sizes, color=KEPT, label=f"error {evaluation.ece:.1%}")
-    return _finished(ax, "mean confidence", "accuracy")
+    return finished(ax, "mean confidence", "accuracy")
 
 
-def save_figure(ax: Axes, path: str | Path) -> None:
-    """Write the figure of axes to a file whose ending gives the format.
-
-    Raises:
-        ValueError: the format is unknown.
-        WriteError: the file cannot be written.
-    """
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
-    path = Path(path)
-    kind = _figure_format(path)
-    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format=kind))
+def _decades(end: float) -> Tensor:
+    """Return the edges of eight bins per decade, from 1 to the power of ten beyond an end."""
+    top = max(math.ceil(math.log10(max(end, 1.0))), 1)
+    return torch.logspace(0, top, 8 * top + 1, dtype=torch.float64)
 
 
-def refuse_figure(path: Path) -> None:
-    """Raise what :func:`save_figure` would, before there is a figure.
-
-    Raises:
-        ValueError: the format is unknown.
-        WriteError: the file cannot be written.
-    """
-    _figure_format(path)
-    refuse_unwritable(path)
-
-
-def _figure_format(path: Path) -> str:
-    kind, known = path.suffix[1:].lower(), FigureCanvasAgg.get_supported_filetypes()
-    if kind not in known:
-        raise ValueError(
-            f"the figure cannot be written to {path}: {kind or 'no suffix'} is no format of figures; use one of "
-            f"{', '.join(sorted(known))}"
-        )
-    return kind
-
-
-def _finished(ax: Axes, x: str, y: str) -> Axes:
+def finished(ax: Axes, x: str, y: str) -> Axes:
+    """Name the axes and lay out the rest as in all figures."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if ax.get_legend_handles_labels()[0]:
@@ -271,9 +259,9 @@ def _finished(ax: Axes, x: str, y: str) -> Axes:
         ax.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1),
-            ncols=3,
+            ncols=2,
             frameon=False,
-            fontsize=8,
+            fontsize=9,
             handlelength=1.5,
             columnspacing=1,
             borderaxespad=0.2,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["predictor_of", "reduced_prior_of", "run_evaluations"]
+__all__ = ["compare_run", "predictor_of", "reduced_prior_of", "run_evaluations"]
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from bmrs_pyro.data import Batches
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
 from bmrs_pyro.reduction import ModelReduction, named_criterion
-from bmrs_pyro.runs import RunDirectory, run_data
+from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
+from bmrs_pyro.runs import RunDirectory, load_weights_, run_data
 
 _DRAWS = 30
 
@@ -30,6 +32,32 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
         return run.small()
     torch.manual_seed(0)
     return averaged(*run.network()[:2], draws)
+
+
+def compare_run(
+    run: RunDirectory, weights: Path | None = None, *, repeats: int = 5
+) -> dict[str, NetworkMetrics]:
+    """Measure a run's dense and small network on its test data; a dense network that is not trained predicts nothing.
+
+    Args:
+        run: the run.
+        weights: trained weights of the dense network, where the run did not start from some.
+        repeats: rounds of ten calls each that latencies are medians of.
+
+    Raises:
+        WeightsError: the weights cannot be read, or do not fit.
+    """
+    dense, test = run.dense(), run_data(run).test
+    if weights is not None:
+        load_weights_(dense, weights)
+    trained = weights is not None or run.config.weights is not None
+    return compare_networks(
+        {"dense": dense, "small": run.small()},
+        Batches(test, 500, shuffle=False),
+        test.num_classes,
+        untrained=() if trained else ("dense",),
+        repeats=repeats,
+    )
 
 
 def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:

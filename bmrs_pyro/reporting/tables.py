@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["comparison_table", "evaluation_record", "evaluation_rows", "family_table"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bmrs_pyro.metrics import Evaluation
+from bmrs_pyro.network import StructureFamily
 from bmrs_pyro.reduction import Decision
 
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -41,24 +42,29 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
     return {name: value for name, value in asdict(evaluation).items() if name != "bins" and value is not None}
 
 
-def family_table(decision: Decision) -> Table:
+def family_table(decision: Decision, families: Iterable[StructureFamily] = ()) -> Table:
     """Return size, survivors and the range of the evidence, one row per structure family.
 
     Args:
         decision: a decision, with the score of every structure.
+        families: the network's, which give layers and kinds; without them the rows have site names alone.
     """
+    known = {family.name: family for family in families}
     table = Table(title=Text(f"{decision.criterion}: what is kept"))
-    table.add_column("family")
-    for header in ("size", "kept", f"{decision.quantity} of kept", f"{decision.quantity} of removed"):
+    for header in ("layer", "structures", "site"):
+        table.add_column(header, overflow="fold")
+    for header in ("kept", f"{decision.quantity} of kept", f"{decision.quantity} of removed"):
         table.add_column(header, justify="right")
     for name, keep in decision.keep.items():
         values = decision.values.get(name)
         ranges = (
             ["", ""] if values is None else [_range(values[keep].tolist()), _range(values[~keep].tolist())]
         )
-        table.add_row(Text(name), str(len(keep)), str(int(keep.sum())), *ranges)
+        layer, kind = (known[name].layer, known[name].kind) if name in known else ("", "")
+        row = (layer, f"{len(keep):,} {kind}".strip(), name, f"{int(keep.sum()):,}", *ranges)
+        table.add_row(*map(Text, row))
     table.add_section()
-    table.add_row("all", str(decision.keep.total), str(decision.keep.kept), "", "")
+    table.add_row("all", f"{decision.keep.total:,}", "", f"{decision.keep.kept:,}", "", "")
     return table
 
 

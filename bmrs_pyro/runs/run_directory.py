@@ -26,7 +26,7 @@ from bmrs_pyro.files import (
     unseal,
     write_atomically,
 )
-from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.network import NoisyNetwork, Structures, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
@@ -169,6 +169,10 @@ class RunDirectory:
     def example(self) -> Tensor:
         """Return an input of one example, zeros."""
         return torch.zeros(1, *self.config.input_shape)
+
+    def families(self) -> Structures:
+        """Return the structure families of the dense network."""
+        return NoisyNetwork(self.dense(), self.example()).structures
 
     def append_metrics(self, record: Epoch) -> None:
         """Add an epoch's record; the first epoch's begins the file anew."""

@@ -44,6 +44,11 @@ class NetworkSource:
         """Whether code is imported that the spec names; torchvision's and timm's networks are in their registries."""
         return not self.spec.startswith(("torchvision:", "timm:"))
 
+    @property
+    def name(self) -> str:
+        """What the network is called where its path does not matter."""
+        return self.file.stem if self.file else self.spec.removeprefix("torchvision:").removeprefix("timm:")
+
     def consent(self, where: Path) -> str:
         """Say that a file names this source, which is not imported because of that alone.
 

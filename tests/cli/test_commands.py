@@ -143,7 +143,7 @@ def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, t
     assert json.loads(result.stdout)["validation_accuracy"] == accuracy
     report = command("report", tmp_path / "run", "--html", tmp_path / "page.html")
     assert f"validation accuracy of the small network: {accuracy:.2%}" in report.stdout
-    assert f"{accuracy:.1%}<small>of the small network" in (tmp_path / "page.html").read_text()
+    assert f"<td>{accuracy:.2%}</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_an_accuracy_that_cannot_be_measured_is_left_out(finished_run: RunDirectory, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_heads_leave_whole() -> None:
     network: Any = NoisyNetwork(case.make(), *case.draw())
     small: Any = compact(network, {"theta.attention.query": torch.tensor([True, False, True, True])})
     assert small.attention.num_heads == 3
+    assert "attention.query, 4 heads" in [family.label for family in network.structures]
     assert small.attention.key.weight.shape == (6, 8)
     assert torch.equal(small.attention.value.weight[2:], network.net.attention.value.weight[4:])
 

@@ -286,7 +286,8 @@ def test_looking_changes_nothing() -> None:
 def test_the_summary_names_everything() -> None:
     text = str(find_structures(lenet5(), torch.zeros(1, 1, 32, 32)))
     assert text.splitlines()[0] == "226 structures in 4 families"
-    assert "theta.3 [16]: 3 -> 7" in text
+    assert "7, 120 neurons (theta.7): 7 -> 9" in text
+    assert "3, 16 channels (theta.3): 3 -> 7" in text
     assert "theta.11 left out: they are outputs of the network" in text
 
 

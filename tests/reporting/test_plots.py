@@ -17,12 +17,14 @@ from bmrs_pyro.reporting import (
     plot_density,
     plot_evidence,
     plot_gains,
+    plot_path,
     plot_reliability,
     plot_training,
     plot_widths,
     save_figure,
 )
 from bmrs_pyro.training import Epoch
+from tests.reporting.paths import PATH, path, point
 
 KEEP = KeepMask({"theta.a": torch.tensor([True, False, True]), "theta.b": torch.tensor([True, True])})
 EPOCHS = [
@@ -45,9 +47,36 @@ EPOCHS = [
 def test_the_histogram_counts_every_scored_structure() -> None:
     scores = {"theta.a": torch.tensor([-50.0, 0.3, -1e5]), "theta.b": torch.tensor([-3.0, torch.nan])}
     ax = plot_evidence(Decision("bmrs-n", KEEP, {k: v.double() for k, v in scores.items()}, 1.0))
-    kept, both = ({bar.get_y() + bar.get_height() for bar in bars.patches} for bars in ax.containers)
-    assert max(kept) == max(both) == 1.0
-    assert sum(bar.get_height() for bars in ax.containers for bar in bars.patches) == 4
+    kept, removed, by_odds = (sum(bar.get_height() for bar in bars.patches) for bars in ax.containers)
+    assert (kept, removed, by_odds) == (3, 0, 1)  # NaN was not asked
+
+
+def test_the_histogram_tells_the_prior_odds_from_the_data() -> None:
+    # removed: ΔF of 0.5 by the data, -0.2 by the odds of 1 nat; kept: -1.5
+    scores = {"theta.a": torch.tensor([-0.5, 1.5, 0.8], dtype=torch.float64)}
+    keep = KeepMask({"theta.a": torch.tensor([True, False, False])})
+    decision = Decision("bmrs-n", keep, scores, 1.0)
+    assert decision.by_odds["theta.a"].tolist() == [False, False, True]
+    ax = plot_evidence(decision)
+    assert [sum(bar.get_height() for bar in bars.patches) for bars in ax.containers] == [1, 1, 1]
+    (place,) = [bar.get_x() for bar in ax.containers[2].patches if bar.get_height()]
+    assert -0.3 < place <= -0.2
+    assert len(plot_evidence(Decision("snr", keep, scores, evidence=False)).containers) == 2
+
+
+def test_the_path_shows_scores_with_errors_and_the_chosen_point() -> None:
+    ax = plot_path(PATH, point(4, 80, 0.96))
+    drawn = {line.get_gid(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn["points"] == [[800, 0.98], [90, 0.95]]
+    chosen = next(line for line in ax.lines if line.get_label() == "chosen, refitted")
+    assert chosen.get_xydata().tolist() == [[80, 0.96]]
+    (bars,) = ax.collections
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [
+        pytest.approx([0.97, 0.99]),
+        pytest.approx([0.94, 0.96]),
+    ]
+    values = path(point(0, 900, None), point(1, 800, None))
+    assert plot_path(values).get_ylabel() == "log-likelihood [nats]"
 
 
 def test_widths_are_bars() -> None:

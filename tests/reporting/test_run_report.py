@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 from torch import Tensor
 from typer.main import get_command
 
@@ -17,12 +20,22 @@ from bmrs_pyro.cli.app import app
 from bmrs_pyro.data import load
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments.recording import run_config
-from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
-from bmrs_pyro.reporting import html_report, repeat_command
+from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, repeat_command
 from bmrs_pyro.runs import NetworkSource, RunDirectory
+from bmrs_pyro.training import Path as PruningPath
+from tests.reporting.paths import PATH, point
 
-VOID = {"meta", "path", "use", "br", "rect"}
+ODD_NAMES = """
+from collections import OrderedDict
+from torch import nn
+
+def network(input_shape, num_classes):
+    layers = {"flat": nn.Flatten(), "<b>x": nn.Linear(64, 12), "act": nn.Tanh(),
+              "[bold red]": nn.Linear(12, 8), "act2": nn.Tanh(), "&amp;": nn.Linear(8, num_classes)}
+    return nn.Sequential(OrderedDict(layers))
+"""
 
 
 class Reader(HTMLParser):
@@ -33,7 +46,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.ids: list[str] = []
         self.addresses: list[str] = []
-        self.cells = {"kept": 0, "removed": 0}
+        self.cells = {"kept": 0, "removed": 0, "odds": 0}
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = dict(attributes)
@@ -61,19 +74,29 @@ def test_the_page_is_well_formed_and_self_contained(page: str, finished_run: Run
     assert not reader.open
     assert len(reader.ids) == len(set(reader.ids)), "two figures share an id"
     assert all(address.startswith("#") for address in reader.addresses)
-    assert not re.search(r"<script|<link|@import|url\((?!#)", page)
-    keep = finished_run.decision().keep
-    assert reader.cells == {"kept": keep.kept, "removed": keep.removed}
+    assert not re.search(r"<script .|<link|@import|https?://(?!www.w3.org)|url\((?!#)", page)
+    decision = finished_run.decision()
+    removed, odds = (
+        torch.cat([~mask for mask in decision.keep.values()]),
+        torch.cat([*decision.by_odds.values()]),
+    )
+    assert reader.cells == {
+        "kept": decision.keep.kept,
+        "removed": int((removed & ~odds).sum()),
+        "odds": int((removed & odds).sum()),
+    }
+    assert not re.search(r"<li[^>]* title=", page), "no evidence by hover alone"
+    assert page.count('<th scope="row">') > decision.keep.total, "every structure has a row of numbers"
 
 
 @pytest.mark.parametrize(
     ("likelihood", "y", "expected"),
     [
-        ("normal:1", torch.zeros(50, 10), ["What it predicts", "test RMSE", "NLL"]),
+        ("normal:1", torch.zeros(50, 10), ["What it predicts", "RMSE", "NLL"]),
         (
             "bernoulli",
             torch.zeros(50, 10),
-            ["What its probabilities are worth", "test accuracy", "Brier score"],
+            ["What its probabilities are worth", "accuracy", "Brier score"],
         ),
     ],
 )
@@ -88,13 +111,14 @@ def test_the_page_shows_what_fits_the_likelihood(
 
 
 def test_the_page_answers_what_was_asked(page: str, finished_run: RunDirectory) -> None:
-    headings = re.findall(r"<h[23]>([^<]+)<", page)
+    headings = [heading.strip() for heading in re.findall(r"<h[23]>([^<]+)<", page)]
     for expected in (
+        "What it cost, against the dense network",
+        "What to do next",
         "What was removed",
-        "Widths before and after",
         "ΔF of every structure",
         "The closest calls",
-        "Gains of theta.1",
+        "Gains of 1",
         "Evidence lower bound",
         "Time of an epoch",
         "Accuracy against size",
@@ -104,8 +128,81 @@ def test_the_page_answers_what_was_asked(page: str, finished_run: RunDirectory) 
         assert expected in headings
     assert len([heading for heading in headings if heading.startswith(("Strongest", "Weakest"))]) == 2
     assert finished_run.config.versions["torch"] in page
+    settings = dict(texts(row) for row in re.findall(r"<tr>.*?</tr>", page.split("Full configuration")[1]))
+    assert (settings["data"], settings["kl_weight"], settings["num_classes"]) == ("digits", "mean:0.3", "10")
+    assert "<h1>network on digits</h1>" in page
+    assert "<code>1</code>, 12 neurons <small>theta.1</small>" in page
     assert "&lt;noise&gt;" in page
     assert "<noise>" not in page
+
+
+def metrics(accuracy: float | None, parameters: int) -> NetworkMetrics:
+    result = (
+        None if accuracy is None else ClassEvaluation(100, 100, accuracy, 1.0, 0.5, 0.1, 0.02, None, None, ())
+    )
+    return NetworkMetrics(result, parameters, 10 * parameters, 4096, {1: 2**20}, {1: parameters / 1e6})
+
+
+def test_the_cost_is_against_the_dense_network_where_that_is_known(finished_run: RunDirectory) -> None:
+    page = html_report(finished_run, networks={"dense": metrics(0.9, 2000), "small": metrics(0.88, 500)})
+    rows = {row[0]: row[1:] for row in map(texts, re.findall(r"<tr>.*?</tr>", page))}
+    assert rows["test accuracy"] == ["90.00%", "88.00%", "−2.00 points"]
+    assert rows["parameters"] == ["2,000", "500", "−75%"]
+    assert rows["MACs"] == ["20,000", "5,000", "−75%"]
+    assert rows["latency, batch 1"] == ["2.00 ms", "0.50 ms", "−75%"]
+    assert rows["validation accuracy"][0] == "not known"
+    assert "no trained weights of the dense network" not in page
+    page = html_report(finished_run, networks={"dense": metrics(None, 2000), "small": metrics(0.88, 500)})
+    assert "no trained weights of the dense network, so what pruning cost in accuracy is not known" in page
+
+
+def texts(html: str) -> list[str]:
+    return [unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", html)]
+
+
+@pytest.mark.parametrize("path", [None, PATH])
+def test_the_commands_to_copy_are_commands(path: PruningPath | None, finished_run: RunDirectory) -> None:
+    page = html_report(finished_run, path=path)
+    shown = [shlex.split(unescape(words)) for words in re.findall(r"<code>(bmrs .*?)</code>", page)]
+    assert [words[1] for words in shown] == ["choose" if path else "prune", "compare", "export", "fit"]
+    for _, name, *words in shown:
+        if name != "choose":  # comes with the command that fits paths
+            get_command(app).commands[name].make_context(name, words)
+
+
+def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(finished_run: RunDirectory) -> None:
+    page = html_report(finished_run, path=PATH, chosen=point(4, 80, 0.96))
+    rows = re.findall(r"<tr id=\"point-\d\".*?</tr>", page)
+    assert [texts(row)[:3] for row in rows] == [
+        ["1", "800", "98.00% ± 1.00%"],
+        ["4", "90", "95.00% ± 1.00%"],
+        ["unpruned", "900", "97.00% ± 1.00%"],
+        ["4, refitted", "80", "96.00% ± 1.00%"],
+    ]
+    assert [' class="chosen"' in row for row in rows] == [False, True, False, False]
+    reached = re.findall(r'<use tabindex="0" role="img" aria-label="([^"]*)" data-row="(point-\d)"', page)
+    assert reached == [
+        ("800 parameters, accuracy 98.00% ± 1.00%", "point-0"),
+        ("90 parameters, accuracy 95.00% ± 1.00%", "point-1"),
+    ]
+    assert "<h2>The path</h2>" not in html_report(finished_run)
+
+
+def test_layer_names_are_no_html(finished_run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(ODD_NAMES)
+    options = ["--out", str(tmp_path / "run"), "--epochs", "1", "--fine-tune-epochs", "0", "--quiet"]
+    app(["fit", str(tmp_path / "net.py"), *options], standalone_mode=False)
+    run = RunDirectory(tmp_path / "run")
+    page = html_report(run)
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    assert "<b>" not in page
+    assert "<code>&lt;b&gt;x</code>, 12 neurons <small>theta.&lt;b&gt;x</small>" in page
+    console = Console(width=120, record=True)
+    console.print(family_table(run.decision(), run.families()))
+    assert "│ [bold red] │ 8 neurons" in console.export_text(clear=False)
+    assert re.search(r"<b>x +│ 12 neurons +│ theta.<b>x", console.export_text())
 
 
 def test_the_page_is_the_same_every_time(finished_run: RunDirectory) -> None:

@@ -1,0 +1,79 @@
+"""What became of every structure, and what decided it."""
+
+from __future__ import annotations
+
+__all__ = ["OTHER_RULE", "closest_calls", "family_content"]
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.network import StructureFamily
+from bmrs_pyro.reduction import Decision
+from bmrs_pyro.reporting.comparison import change
+
+OTHER_RULE = "another rule"
+"""A family's last structures, a rounded width, a budget, or pruning that ended before."""
+
+
+class _Verdict(NamedTuple):
+    value: float
+    kept: bool
+    why: str
+
+    @property
+    def state(self) -> str:
+        return "kept" if self.kept else "odds" if self.why == "the prior odds" else "removed"
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        told = f"{self.value:.4g}" if self.value == self.value else ""
+        return told, "kept" if self.kept else "removed", self.why
+
+
+def closest_calls(
+    decision: Decision, families: Mapping[str, StructureFamily], most: int
+) -> list[tuple[str, str, str, str]]:
+    """Return the rows of a table: the structures whose values are closest to the threshold."""
+    known = [
+        (abs(verdict.value - decision.threshold), families[name].label_of(number), verdict)
+        for name in decision.keep
+        for number, verdict in enumerate(_verdicts(decision, name))
+        if verdict.value == verdict.value
+    ]
+    return [(name, *verdict.cells) for _, name, verdict in sorted(known)[:most]]
+
+
+def family_content(decision: Decision, family: StructureFamily) -> dict[str, Any]:
+    """Return what the page shows of a family: its names, a cell and a row of numbers for each structure."""
+    found = _verdicts(decision, family.name)
+    left = sum(verdict.kept for verdict in found)
+    return {
+        **{"layer": family.layer, "kind": family.kind, "site": family.name},
+        **{"size": len(found), "left": left, "change": change(len(found), left)},
+        "cells": [verdict.state for verdict in found],
+        "rows": [(str(number), *verdict.cells) for number, verdict in enumerate(found)],
+    }
+
+
+def _verdicts(decision: Decision, name: str) -> list[_Verdict]:
+    keep = decision.keep[name]
+    values = decision.values.get(name, torch.full(keep.shape, torch.nan))
+    odds = decision.by_odds.get(name, torch.zeros_like(keep))
+    columns = map(Tensor.tolist, (keep, values, odds))
+    return [
+        _Verdict(value, kept, _why(decision, kept, value, odd))
+        for kept, value, odd in zip(*columns, strict=True)
+    ]
+
+
+def _why(decision: Decision, kept: bool, value: float, odds: bool) -> str:
+    if value != value:
+        return "not asked"
+    if kept == (value > decision.threshold):
+        return OTHER_RULE
+    if odds:
+        return "the prior odds"
+    return "the data" if decision.evidence else "the score"
