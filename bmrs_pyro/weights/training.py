@@ -14,6 +14,7 @@ from pyro.infer import ELBO, SVI
 from torch import nn
 
 from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.network.untouched import shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
@@ -164,7 +165,13 @@ def fit_weights(
 class _Trainer(Loop[WeightEpoch]):
     def __init__(self, model: WeightModel, guide: Any, svi: SVI) -> None:
         self.model, self.guide, self._records = model, guide, list[WeightEpoch]()
-        super().__init__(svi, Parts(model, guide, {"model": model}, model), model.net)
+        parts = Parts(
+            model,
+            guide,
+            {"model": model},
+            lambda x: (model.draw(), model.likelihood(shared_copy(model.net)(x))),
+        )
+        super().__init__(svi, parts, model.net)
 
     @property
     def records(self) -> list[WeightEpoch]:
