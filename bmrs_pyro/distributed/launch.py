@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["init_distributed", "main_process_first"]
 
+import math
 import os
 import signal
 import sys
@@ -16,18 +17,18 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from bmrs_pyro.distributed.heartbeat import Heartbeat
-from bmrs_pyro.distributed.process_group import LostProcess, all_gather_int, rank, world_size
+from bmrs_pyro.distributed.process_group import LostProcess, all_gather_int, rank
 
-# a dead process is noticed by its heartbeat: what a living one does alone may take long, such as a download
-_PATIENCE = timedelta(hours=2)
+_TIMEOUT = "BMRS_TIMEOUT"
 
 
 @contextmanager
 def init_distributed(device: str | None = None) -> Iterator[str | None]:
     """Make one process group of the processes that torchrun started; without torchrun do nothing.
 
-    Where a process dies, the others end within a minute.
+    Where a process dies, the others end at once. Where one hangs, they end after the seconds that the environment
+    variable ``BMRS_TIMEOUT`` gives, by default 1800. What the first process does alone, such as a download, must take
+    less.
 
     Args:
         device: ``"cuda"`` gives every process of a machine a GPU of its own, with NCCL; else gloo on the CPU.
@@ -36,7 +37,8 @@ def init_distributed(device: str | None = None) -> Iterator[str | None]:
         the device of this process.
 
     Raises:
-        ValueError: there are fewer GPUs than processes, or one GPU is asked for by number.
+        ValueError: there are fewer GPUs than processes, or one GPU is asked for by number, or ``BMRS_TIMEOUT``
+            is no positive number.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -45,18 +47,13 @@ def init_distributed(device: str | None = None) -> Iterator[str | None]:
     if on_gpu:
         device = _own_gpu(str(device))
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
-    heartbeat = Heartbeat(store, rank(), world_size())
-    heartbeat.start()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_timeout())
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
         yield device
         all_gather_int(0)  # nobody leaves while another one is at work
-        heartbeat.leave()
         dist.destroy_process_group()
     finally:
-        heartbeat.leave()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -72,6 +69,17 @@ def main_process_first(work: Callable[[], None]) -> None:
         all_gather_int(0)
         raise
     all_gather_int(1)
+
+
+def _timeout() -> timedelta:
+    given = os.environ.get(_TIMEOUT, "1800")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{_TIMEOUT} is {given!r}; it must be a positive number of seconds")
+    return timedelta(seconds=seconds)
 
 
 def _own_gpu(device: str) -> str:

@@ -117,6 +117,6 @@ def _exchange() -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise LostProcess(
-            f"lost contact with another process, which has died or hangs ({reason}); the last checkpoint is whole: "
-            "start the same command again with --resume"
+            "lost contact with another process, which has died or was silent for longer than BMRS_TIMEOUT allows "
+            f"({reason}); the last checkpoint is whole: start the same command again with --resume"
         ) from None

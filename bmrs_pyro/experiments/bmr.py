@@ -116,6 +116,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             estimator=None if method.point else Flipout(),
             schedule=_late_decay,
             seed=config["seed"],
+            progress=False,
         )
         test = Batches(splits.test, 1000, shuffle=False)
         draws = 1 if method.point else config["draws"]
@@ -193,6 +194,7 @@ def _warm_start_(
         elbo=Trace_ELBO(),
         schedule=lambda progress: 1.0,
         seed=seed,
+        progress=False,
     )
     guide.loc = point.loc.detach()
     return history

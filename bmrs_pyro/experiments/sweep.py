@@ -1,4 +1,4 @@
-"""A sweep: a list of runs, each cached under a hash of its configuration, two at a time."""
+"""A sweep: a list of runs, each cached under a hash of its configuration, several at a time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from joblib import Parallel, delayed
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -59,10 +58,14 @@ def _complete(config: Config) -> bool:
 class Sweep:
     """Runs that can be stopped at any point and started again: what is in the cache is not run.
 
+    joblib makes the runs, by default in processes of this machine. On a cluster call :meth:`execute` within
+    ``joblib.parallel_config("dask")`` or ``"ray"``; all machines have to see the cache.
+
     Args:
-        run: makes one run: configuration in, JSON types out. Must be importable (it runs in another process).
+        run: makes one run: configuration in, JSON types out.
         cache: folder of one JSON file per finished run.
-        workers: runs at a time; each gets an equal share of the cores.
+        workers: runs at a time; each gets an equal share of the cores, or ``OMP_NUM_THREADS``. A single one is this
+            process.
         intact: whether what a finished run left beside its result is still there; without it the run is made again.
     """
 
@@ -114,23 +117,31 @@ class Sweep:
         )
         failures: list[str] = []
         kind: type[Exception] = ValueError
-        with bar, _pool(self.workers) as pool:
+        with bar:
             task = bar.add_task("runs", total=len(configs), completed=len(configs) - len(todo), last="")
-            pending = {pool.submit(self.make, config): config for config in todo}
-            for future in as_completed(pending):
-                config = pending[future]
-                error = future.exception()
-                if isinstance(error, WriteError):
-                    raise error
+            pool = Parallel(
+                self.workers, return_as="generator_unordered", batch_size=1, initializer=_start_worker
+            )
+            for config, error, expected in pool(delayed(self._attempt)(config) for config in todo):
                 if error is not None:
-                    failures.append(f"{dict(config)}: {type(error).__name__}: {error}")
-                    # a loss that diverges is an ArithmeticError
-                    if not isinstance(error, ValueError | OSError | ArithmeticError):
-                        kind = RuntimeError
+                    failures.append(f"{dict(config)}: {error}")
+                    kind = kind if expected else RuntimeError
                 bar.update(task, advance=1, last=" ".join(str(value) for value in config.values()))
         if failures:
             raise kind(f"{len(failures)} of {len(todo)} runs failed, the first: {failures[0]}")
         return self.results(configs)
+
+    def _attempt(self, config: Config) -> tuple[Config, str | None, bool]:
+        """Make a run; return its error, and whether that is of the kind that a user can act on."""
+        try:
+            self.make(config)
+        except WriteError:
+            raise  # it ends the sweep
+        except Exception as error:
+            # a loss that diverges is an ArithmeticError
+            expected = isinstance(error, ValueError | OSError | ArithmeticError)
+            return config, f"{type(error).__name__}: {error}", expected
+        return config, None, True
 
     def _finished(self, config: Config) -> dict[str, Any] | None:
         result = cached(config, self.cache)
@@ -141,37 +152,19 @@ def _file(config: Config, cache: Path) -> Path:
     return cache / f"{run_key(config)}.json"
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes to run in, which end at once when the sweep is stopped or killed: nobody would take their results."""
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    # fork would copy the threads' locks of torch's pool; a fresh interpreter has none
-    context = multiprocessing.get_context("spawn")
-    # nothing is ever sent: that it is closed, by us or by the system when we are killed, tells the workers to end
-    listener, speaker = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (threads, listener))
-    try:
-        yield pool
-    except BaseException:
-        speaker.close()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        speaker.close()
-        listener.close()
-
-
-def _start_worker(threads: int, sweep: Connection) -> None:
-    import torch
-
-    # Ctrl-C reaches all processes of a terminal; what it means is for the sweep to say
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # OMP_NUM_THREADS, which torch has read, may ask for fewer
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
+def _start_worker() -> None:
     keep_freed_memory()
-    threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
+    sweep = multiprocessing.parent_process()
+    if (
+        sweep is not None and sweep.pid is not None
+    ):  # joblib's own backends; a cluster ends its workers itself
+        # Ctrl-C reaches all processes of a terminal; what it means is for the sweep to say
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(sweep.pid,), daemon=True).start()
 
 
-def _end_with(sweep: Connection) -> None:
-    wait([sweep])
+def _end_with(sweep: int) -> None:
+    """End this process soon after the sweep was killed, which joblib does not notice before a run is finished."""
+    while os.getppid() == sweep:
+        time.sleep(0.5)
     os._exit(1)

@@ -8,13 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.training.history import Epoch
+from bmrs_pyro.training.history import Epoch, Record
 
 
 class CheckpointError(ValueError):
@@ -34,7 +34,7 @@ class TrainingState:
     """
 
     keep: KeepMask
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[Any, ...]
     best: tuple[int, float] | None
     tensors: Mapping[str, Mapping[str, Tensor]]
 
@@ -55,9 +55,11 @@ class Checkpoint:
 
     Args:
         path: the file; it appears with the first save.
+        record: class of the epochs' records.
     """
 
     path: Path
+    record: type[Record] = Epoch
 
     def load(self) -> TrainingState | None:
         """Return the state, or None where there is no file yet.
@@ -76,7 +78,7 @@ class Checkpoint:
             best = parse_json(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
-                tuple(Epoch(**record) for record in parse_json(meta["epochs"])),
+                tuple(self.record(**record) for record in parse_json(meta["epochs"])),
                 tuple(best) if best is not None else None,
                 tensors,
             )

@@ -15,7 +15,6 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from bmrs_pyro.distributed import rank, world_size
-from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion
@@ -24,13 +23,14 @@ from bmrs_pyro.training.compilation import compile_network_, compile_steps_, unc
 from bmrs_pyro.training.freezing import frozen
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.recipe import Hardware, Recipe, with_options
 from bmrs_pyro.training.schedule import plan_of
 from bmrs_pyro.training.step_graph import CudaRecorder, refuse_unrecordable
-from bmrs_pyro.training.trainer import Batches, Trainer
+from bmrs_pyro.training.trainer import Trainer
 
 
 def fit(
@@ -94,33 +94,32 @@ def fit(
     optim = optim or default_optim(recipe, model)
     recorder = _recorder(model, guide, optim) if hardware.cuda_graphs else None
     run = Trainer(model, guide, optim, criterion, recipe.min_keep, Limits.of(recipe), recorder)
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
-        run.restore(state)
-    run.align()
+    run.start(checkpoint)
     model.global_batch = optim.global_batch = run.batch
     if criterion is not None and rank() == 0:
         warn_of_slow_posteriors(model.prior, length_hint(loader), _posterior_rates(recipe, optim))
     registered, model.register_weights = model.register_weights, False
-    # the parameters of a function, or of a module without Pyro's attributes, live in the caller's store alone
-    scope = run.parts.own_store() if isinstance(guide, PyroModule) else nullcontext()
-    generators = generators_kept() if recipe.seed is not None else nullcontext()
-    total = recipe.epochs + recipe.fine_tune_epochs
+
+    def epoch(number: int, bar: EpochBar) -> Epoch:
+        plan = plan_of(recipe, number)
+        optim.scale_rates(plan.rate)
+        if hardware.compile and plan.settled and model.compiled is None:
+            compile_network_(model, recorded=hardware.cuda_graphs)
+        with frozen(model.network) if plan.frozen else nullcontext():
+            return run.epoch(plan, loader, validation, bar)
+
     try:
-        with generators, scope, EpochBar(total, loader, enabled=progress and rank() == 0) as bar:
-            for epoch in range(len(run.history) + 1, total + 1):
-                plan = plan_of(recipe, epoch)
-                if recipe.seed is not None:
-                    run.seed((recipe.seed * 1_000_003 + epoch) % 2**32)
-                optim.scale_rates(plan.rate)
-                if hardware.compile and plan.settled and model.compiled is None:
-                    compile_network_(model, recorded=hardware.cuda_graphs)
-                with frozen(model.network) if plan.frozen else nullcontext():
-                    record = run.epoch(plan, loader, validation, bar)
-                for callback in callbacks:
-                    callback(record)
-                if checkpoint is not None and rank() == 0:
-                    checkpoint.save(run.state())
-            run.finish(loader)
+        run.run(
+            epoch,
+            recipe.epochs + recipe.fine_tune_epochs,
+            loader,
+            seed=recipe.seed,
+            progress=progress,
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+            # the parameters of a function, or of a module without Pyro's attributes, live in the caller's store alone
+            store=None if isinstance(guide, PyroModule) else nullcontext(),
+        )
     finally:
         model.register_weights = registered
         uncompile_(model, guide)

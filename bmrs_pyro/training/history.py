@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Epoch", "History"]
+__all__ = ["Epoch", "History", "Record"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,41 @@ from torch import Tensor, nn
 from bmrs_pyro.reduction import KeepMask
 
 
+class Record:
+    """What the records of all fits have."""
+
+    epoch: int
+    elbo: float
+    accuracy: float | None
+    log_likelihood: float | None
+    rmse: float | None
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: accuracy where there is one, else log-likelihood, else the ELBO."""
+        if self.accuracy is not None:
+            return self.accuracy
+        return self.elbo if self.log_likelihood is None else self.log_likelihood
+
+    @property
+    def quality(self) -> str:
+        """The validation score in words, empty where there is none of either kind."""
+        if self.rmse is not None:
+            return f"  RMSE {self.rmse:.4g}"
+        return "" if self.accuracy is None else f"  accuracy {self.accuracy:.2%}"
+
+    @property
+    def status(self) -> str:
+        """What the progress bar shows."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON types."""
+        return dict(vars(self))
+
+
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Record):
     """One epoch, measured after its pruning.
 
     Attributes:
@@ -55,15 +88,9 @@ class Epoch:
         return sum(self.structures.values())
 
     @property
-    def score(self) -> float:
-        """What the best epoch is chosen by: accuracy where there is one, else log-likelihood, else the ELBO."""
-        if self.accuracy is not None:
-            return self.accuracy
-        return self.elbo if self.log_likelihood is None else self.log_likelihood
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON types."""
-        return dict(vars(self))
+    def status(self) -> str:
+        """What the progress bar shows."""
+        return f"ELBO {self.elbo:.4g}  KL {self.kl:.4g}{self.quality}  structures {self.size}"
 
 
 @dataclass

@@ -19,10 +19,10 @@ from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.training.choosing import Target, smoothed
+from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path, fit_path
 from bmrs_pyro.training.trainee import Refit
-from bmrs_pyro.training.trainer import Batches
 
 CLASSES = "categorical:0.02"
 """The likelihood of class labels, smoothed as in the best recipe known."""

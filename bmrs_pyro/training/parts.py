@@ -1,4 +1,4 @@
-"""All that a fit trains: network, guide and likelihood, and parameters that lie in Pyro's store alone."""
+"""All that a fit trains: the model's modules and its guide, and parameters that lie in Pyro's store alone."""
 
 from __future__ import annotations
 
@@ -6,33 +6,47 @@ __all__ = ["Parts"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import pyro
 import torch
+from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import broadcast_
 from bmrs_pyro.inference.generators import generators_kept
-from bmrs_pyro.inference.model import Inputs, SupervisedModel
-from bmrs_pyro.network.untouched import shared_copy
+from bmrs_pyro.inference.model import Inputs
+
+
+class Stored(Protocol):
+    """A model that remembers the parameters that lie in Pyro's store alone."""
+
+    stored: StateDict
 
 
 class Parts:
     """The parameters and buffers of a fit, by part: of every module, and ``stored``.
 
     Args:
-        model: the model, whose likelihood is a part where it is an nn.Module.
-        guide: its guide, likewise.
+        model: the model; what is in Pyro's store alone is its ``stored`` between two fits.
+        guide: its guide, a part where it is an nn.Module.
+        parts: the model's parts, likewise, by name.
+        predict: runs network and likelihood on inputs, and changes nothing.
 
     Attributes:
         awaited: values for parameters that are not in Pyro's store yet, by name.
     """
 
-    def __init__(self, model: SupervisedModel, guide: Callable[..., Any]) -> None:
-        self.model, self.guide = model, guide
-        parts = {"network": model.network, "guide": guide, "likelihood": model.likelihood}
-        self.modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    def __init__(
+        self,
+        model: Stored,
+        guide: Callable[..., Any],
+        parts: Mapping[str, object],
+        predict: Callable[[Any], object],
+    ) -> None:
+        self.model, self.guide, self.predict = model, guide, predict
+        everything = {**parts, "guide": guide}
+        self.modules = {name: part for name, part in everything.items() if isinstance(part, nn.Module)}
         self.awaited: dict[str, Tensor] = {}
 
     @property
@@ -66,14 +80,9 @@ class Parts:
         Args:
             x: inputs of a batch.
         """
-        # the whole batch's generator of gains stays where it is
-        batch, self.model.global_batch = self.model.global_batch, None
-        try:
-            with torch.no_grad(), pyro.poutine.block(), generators_kept():
-                self.guide(x)
-                self.model.likelihood(shared_copy(self.model.network)(x))
-        finally:
-            self.model.global_batch = batch
+        with torch.no_grad(), pyro.poutine.block(), generators_kept():
+            self.guide(x)
+            self.predict(x)
         self._fill()
         broadcast_(value.data for value in self.stored.values())
 

@@ -17,11 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bmrs_pyro.training.history import Epoch
+from bmrs_pyro.training.history import Record
 
 
 class EpochBar:
-    """A bar over all steps that shows ELBO, KL, accuracy and structures left.
+    """A bar over all steps that shows what the last epoch came to.
 
     Args:
         epochs: how many epochs there will be.
@@ -62,13 +62,11 @@ class EpochBar:
         if self._per_epoch:
             self._bar.advance(self._task)
 
-    def finish(self, record: Epoch) -> None:
+    def finish(self, record: Record) -> None:
         """Show an epoch's record."""
-        quality = "" if record.accuracy is None else f"  accuracy {record.accuracy:.2%}"
-        quality = quality if record.rmse is None else f"  RMSE {record.rmse:.4g}"
         self._bar.update(
             self._task,
             completed=record.epoch * max(self._per_epoch, 1),
             epoch=f"{record.epoch}/{self._epochs}",
-            status=f"ELBO {record.elbo:.4g}  KL {record.kl:.4g}{quality}  structures {record.size}",
+            status=record.status,
         )

@@ -18,12 +18,12 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, kl_weights
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import Recipe
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee, score_of
-from bmrs_pyro.training.trainer import Batches
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.fitting import fit
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shelf import Resumed
-from bmrs_pyro.training.trainer import Batches
 from bmrs_pyro.training.validation import Score, validate
 
 START = 0.01

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Score", "validate"]
+__all__ = ["Score", "validate", "validate_predictions"]
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on, pairs
@@ -67,21 +67,34 @@ class _Sums(NamedTuple):
         return cls(*common, values=squares.numel(), squares=squares.sum().item())
 
 
-@torch.no_grad()
 def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[Any]) -> Score:
-    """Score the model at fixed gains, in evaluation mode; every module's mode is restored.
-
-    Several processes pool their sums: each may have a part of the data, or all of them the same.
+    """Score the model at fixed gains, as :func:`validate_predictions` does.
 
     Args:
         model: the model whose network and likelihood predict.
         theta: gains ``(C_f,)`` by site name, such as the posterior means.
         batches: as :func:`fit` takes them.
+    """
+    return validate_predictions(lambda x: model.likelihood(model.network(x, theta)), model, batches)
+
+
+@torch.no_grad()
+def validate_predictions(
+    predict: Callable[[Any], dist.TorchDistribution], model: nn.Module, batches: Iterable[Any]
+) -> Score:
+    """Score predictions, with the model in evaluation mode; every module's mode is restored.
+
+    Several processes pool their sums: each may have a part of the data, or all of them the same.
+
+    Args:
+        predict: p(y | x) of a batch's inputs.
+        model: what predicts; its device is that of the batches.
+        batches: as :func:`fit` takes them.
 
     Raises:
         ValueError: there are no examples.
     """
-    device = next(model.network.parameters()).device
+    device = next(model.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
     with modes_kept(model):
         model.eval()
@@ -89,8 +102,7 @@ def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Itera
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            distribution = model.likelihood(model.network(x, theta))
-            total += torch.tensor(_Sums.of(distribution, y), dtype=torch.float64)
+            total += torch.tensor(_Sums.of(predict(x), y), dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError("the validation data hold no examples; pass validation=None to go without")

@@ -60,12 +60,10 @@ class AdaBelief(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(grad), "variance": torch.zeros_like(grad)}
-        state["step"] += 1
+        state["step"] = step = int(state["step"]) + 1  # a tensor, after a state was loaded
         mean, variance = state["mean"], state["variance"]
         mean.lerp_(grad, 1 - beta1)
         deviation = grad - mean
         variance.mul_(beta2).addcmul_(deviation, deviation, value=1 - beta2).add_(eps)
-        root = math.sqrt(1 - beta2 ** state["step"])
-        parameter.addcdiv_(
-            mean, variance.sqrt().div_(root).add_(eps), value=-lr / (1 - beta1 ** state["step"])
-        )
+        root = math.sqrt(1 - beta2**step)
+        parameter.addcdiv_(mean, variance.sqrt().div_(root).add_(eps), value=-lr / (1 - beta1**step))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.params.param_store import StateDict
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -53,6 +54,9 @@ class WeightModel(nn.Module):
         select: which parameters are random, by name; all by default.
         scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
 
+    Attributes:
+        stored: parameters, such as a likelihood's, that :func:`fit_weights` left in Pyro's store and no module holds.
+
     Raises:
         ValueError: ``num_data`` is not positive, or ``select`` picks no parameter.
 
@@ -80,6 +84,7 @@ class WeightModel(nn.Module):
         self.num_data = num_data
         self.layers = weight_layers(net, select)
         self.scales = scales
+        self.stored: StateDict = {"params": {}, "constraints": {}}
         like = next(net.parameters())
         total = sum(layer.shape.numel() for layer in self.layers)
         self.register_buffer("gain", torch.ones(total, dtype=like.dtype, device=like.device))

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 __all__ = ["WeightEpoch", "fit_weights"]
 
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import pyro
 from pyro.infer import ELBO, SVI
-from torch import Tensor, nn
+from torch import nn
 
-from bmrs_pyro.inference import MeanFieldELBO, NonFiniteLoss
-from bmrs_pyro.inference.generators import generators_kept
-from bmrs_pyro.training import JointOptim, linear_decay
-from bmrs_pyro.training.shuffling import set_epoch
+from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.network.untouched import shared_copy
+from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay
+from bmrs_pyro.training.history import Record
+from bmrs_pyro.training.loop import Batches, Loop
+from bmrs_pyro.training.parts import Parts
+from bmrs_pyro.training.progress import EpochBar
+from bmrs_pyro.training.validation import validate_predictions
 from bmrs_pyro.weights.adabelief import AdaBelief
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.model import WeightModel
+from bmrs_pyro.weights.prediction import mean_network
 from bmrs_pyro.weights.pruning import reduce_
 from bmrs_pyro.weights.rules import Rule
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
-class WeightEpoch:
+class WeightEpoch(Record):
     """Record of one epoch.
 
     Attributes:
@@ -37,6 +39,12 @@ class WeightEpoch:
         active: share of the random weights that are not pruned.
         seconds: of the steps.
         reduction_seconds: of the reduction after them.
+        examples: training examples that each process had, by rank.
+        accuracy: of the network at the posterior mean, after the reduction, on the validation data; None without them
+            or where they have no classes.
+        log_likelihood: likewise, mean log p(y | x), nats per example.
+        rmse: likewise, root mean square of y − E[y | x], None for classes.
+        accuracy_error, log_likelihood_error: standard errors over the validation examples.
     """
 
     epoch: int
@@ -44,6 +52,17 @@ class WeightEpoch:
     active: float
     seconds: float
     reduction_seconds: float
+    examples: Sequence[int] = ()
+    accuracy: float | None = None
+    log_likelihood: float | None = None
+    rmse: float | None = None
+    accuracy_error: float | None = None
+    log_likelihood_error: float | None = None
+
+    @property
+    def status(self) -> str:
+        """What the progress bar shows."""
+        return f"ELBO {self.elbo:.4g}{self.quality}  weights {self.active:.1%}"
 
 
 def fit_weights(
@@ -60,9 +79,18 @@ def fit_weights(
     estimator: AbstractContextManager[object] | None = None,
     schedule: Callable[[float], float] = linear_decay,
     seed: int | None = 0,
+    device: str | None = None,
+    validation: Batches | None = None,
+    progress: bool = True,
     callbacks: Sequence[Callable[[WeightEpoch], object]] = (),
+    checkpoint: StateStore | None = None,
 ) -> list[WeightEpoch]:
     """Fit the posterior of the weights by SVI, and let a rule prune after every epoch but the last.
+
+    At the end the model and its guide carry the parameters of the best epoch by validation score among those after the
+    last pruning; without validation data that is the last epoch. Where torch.distributed runs several processes, each
+    calls this with its part of every batch, as :func:`bmrs_pyro.fit`. Each draws weights of its own, so that a step
+    averages as many draws as there are processes.
 
     Args:
         model: its gains become 0 where weights are pruned.
@@ -78,60 +106,82 @@ def fit_weights(
         schedule: factor of the learning rates by share of epochs done.
         seed: seeds every epoch from (seed, epoch), and the generators are as before at the end; None draws from them as
             they are.
-        callbacks: called with every epoch's record.
+        device: where to train; by default where the network is.
+        validation: batches the best epoch is chosen on, by the network at the posterior mean.
+        progress: show a progress bar.
+        callbacks: called with every epoch's record, in every process.
+        checkpoint: where the state is kept after every epoch and taken up from.
 
     Returns:
         the records.
 
     Raises:
         TypeError: a rule meets a guide that is no MeanField.
-        ValueError: no epochs, or no batches.
-        NonFiniteLoss: the loss is NaN or infinite.
+        ValueError: no epochs, or no batches, or processes are out of step.
+        NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
+        LostProcess: another process has died.
     """
     if rule is not None and not isinstance(guide, MeanField):
         raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1")
+    for module in (model, guide) if device is not None else ():
+        module.to(device)
     if optim is None:
         optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
-    svi = SVI(model, guide, optim, elbo or MeanFieldELBO())
-    history = []
-    generators = generators_kept() if seed is not None else nullcontext()
-    # a store of its own: names in the global one may belong to another model
-    with generators, pyro.get_param_store().scope():
-        for epoch in range(1, epochs + 1):
-            if seed is not None:
-                pyro.set_rng_seed((seed * 1_000_003 + epoch) % 2**32)
-            set_epoch(batches, epoch)
-            optim.scale_rates(schedule((epoch - 1) / epochs))
-            start = time.perf_counter()
-            with estimator or nullcontext():
-                loss = _mean_loss(svi, batches, epoch)
-            stop = time.perf_counter()
-            if rule is not None and warm_up < epoch < epochs:
-                reduce_(model, guide, rule, last=prune_last)  # type: ignore[arg-type]
-            record = WeightEpoch(
-                epoch=epoch,
-                elbo=-loss,
-                active=(model.gain > 0).float().mean().item(),
-                seconds=stop - start,
-                reduction_seconds=time.perf_counter() - stop,
-            )
-            history.append(record)
-            for callback in callbacks:
-                callback(record)
-    return history
+    if isinstance(checkpoint, Checkpoint):
+        checkpoint = replace(checkpoint, record=WeightEpoch)
+    run = _Trainer(model, guide, SVI(model, guide, optim, elbo or MeanFieldELBO()))
+    run.start(checkpoint)
+
+    def epoch(number: int, bar: EpochBar) -> WeightEpoch:
+        optim.scale_rates(schedule((number - 1) / epochs))
+        with estimator or nullcontext():
+            steps = run.steps(number, batches, bar)
+        start = time.perf_counter()
+        if rule is not None and warm_up < number < epochs:
+            run.prune(rule, last=prune_last)
+        record = WeightEpoch(
+            epoch=number,
+            elbo=steps.elbo,
+            active=(model.gain > 0).float().mean().item(),
+            seconds=steps.seconds,
+            reduction_seconds=time.perf_counter() - start,
+            examples=steps.examples,
+            **({} if validation is None else run.validate(validation)),
+        )
+        return run.note(record, bar, chosen=validation is not None)
+
+    optim.global_batch = run.batch
+    try:
+        run.run(
+            epoch, epochs, batches, seed=seed, progress=progress, callbacks=callbacks, checkpoint=checkpoint
+        )
+    finally:
+        optim.global_batch = None
+    return run.records
 
 
-def _mean_loss(svi: SVI, batches: Batches, epoch: int) -> float:
-    losses: list[float] = []
-    checked = pyro.infer.util.is_validation_enabled()
-    for x, y in batches:
-        # the first step of an epoch checks shapes and arguments for all of them
-        with pyro.validation_enabled(checked and not losses):
-            losses.append(svi.step(x, y))
-        if not math.isfinite(losses[-1]):
-            raise NonFiniteLoss(f"epoch {epoch}, step {len(losses)}: the loss is {losses[-1]}")
-    if not losses:
-        raise ValueError("there are no batches; is the data set smaller than one batch with drop_last?")
-    return sum(losses) / len(losses)
+class _Trainer(Loop[WeightEpoch]):
+    def __init__(self, model: WeightModel, guide: Any, svi: SVI) -> None:
+        self.model, self.guide, self._records = model, guide, list[WeightEpoch]()
+        parts = Parts(
+            model,
+            guide,
+            {"model": model},
+            lambda x: (model.draw(), model.likelihood(shared_copy(model.net)(x))),
+        )
+        super().__init__(svi, parts, model.net)
+
+    @property
+    def records(self) -> list[WeightEpoch]:
+        return self._records
+
+    def prune(self, rule: Rule, *, last: bool) -> None:
+        if reduce_(self.model, self.guide, rule, last=last):
+            self.best = None
+        self.parts.align()  # rounding differs between machines
+
+    def validate(self, batches: Batches) -> dict[str, float | None]:
+        net = mean_network(self.model, self.guide).eval()
+        return validate_predictions(lambda x: self.model.likelihood(net(x)), self.model, batches)._asdict()

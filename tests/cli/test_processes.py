@@ -91,7 +91,12 @@ def torchrun(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "bmrs_pyro"]
     with (folder / "torchrun.txt").open("w") as output:
         return subprocess.Popen(
-            [*launcher, *map(str, arguments)], stdout=output, stderr=subprocess.STDOUT, cwd=folder, text=True
+            [*launcher, *map(str, arguments)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            text=True,
+            env={**os.environ, "BMRS_TIMEOUT": "30"},
         )
 
 

@@ -26,11 +26,10 @@ from bmrs_pyro import (
     fit,
 )
 from bmrs_pyro.data import Augmentation, Batches, load
-from bmrs_pyro.distributed import LostProcess, rank, world_size
-from bmrs_pyro.distributed.heartbeat import Heartbeat
+from bmrs_pyro.distributed import LostProcess, all_gather_int, init_distributed, rank, world_size
 from bmrs_pyro.inference.model import Draws
 from bmrs_pyro.training import Epoch, History
-from tests.distributed.processes import started, together
+from tests.distributed.processes import FORKS, PATIENCE, started, together
 
 SIZE = 24  # of the whole batch
 
@@ -250,36 +249,47 @@ def test_a_dead_process_is_noticed(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def watched(folder: Path, number: int, port: int) -> None:
-    """Give signs of life; process 2 hangs after half a second."""
-    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=False)
-    errors = os.open(folder / f"{number}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(errors, 2)
-    heartbeat = Heartbeat(store, number, 3, patience=1.5, period=0.1)
-    heartbeat.start()
-    time.sleep(0.5)
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    time.sleep(60)
+def hanging(folder: Path, number: int, port: int) -> None:
+    """Form a group; the second process hangs."""
+    os.environ |= {
+        "RANK": str(number),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    os.environ["BMRS_TIMEOUT"] = "5"
+    try:
+        with init_distributed():
+            all_gather_int(0)
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            all_gather_int(0)
+    except LostProcess as error:
+        (folder / "message").write_text(str(error))
 
 
-def test_a_hanging_process_ends_the_others_in_one_line(tmp_path: Path) -> None:
-    from tests.distributed.processes import FORKS
-
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
-    processes = [FORKS.Process(target=watched, args=(tmp_path, number, store.port)) for number in range(3)]
+def test_a_hanging_process_ends_the_others_within_the_time_that_the_user_sets(tmp_path: Path) -> None:
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)  # finds a free port
+    port = store.port
+    del store
+    processes = [FORKS.Process(target=hanging, args=(tmp_path, number, port)) for number in range(2)]
     for process in processes:
         process.start()
     try:
-        for number in (0, 1):
-            processes[number].join(30)
-            assert processes[number].exitcode == 2
-        messages = [(tmp_path / f"{number}.txt").read_text() for number in (0, 1)]
-        # the second one may find the first one gone, too
-        assert any("process 2 has not given a sign of life" in message for message in messages)
-        for number, message in enumerate(messages):
-            assert message.startswith(f"error (process {number} of 3): ")
-            assert message.count("\n") == 1
+        processes[0].join(PATIENCE)
+        assert processes[0].exitcode == 0
+        message = (tmp_path / "message").read_text()
+        assert "was silent for longer than BMRS_TIMEOUT allows" in message
+        assert "5000" in message  # milliseconds
+        assert "\n" not in message
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf", ""])
+def test_a_time_that_is_none_is_refused(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("BMRS_TIMEOUT", seconds)
+    with pytest.raises(ValueError, match=f"^BMRS_TIMEOUT is '{seconds}'; it must be a positive number"):
+        init_distributed().__enter__()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,8 +12,9 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import NonFiniteLoss
-from bmrs_pyro.training import JointOptim
+from bmrs_pyro.training import Checkpoint, JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
     HorseshoeRule,
@@ -26,6 +30,7 @@ from bmrs_pyro.weights import (
     predictive,
     regularised_horseshoe,
 )
+from tests.distributed.processes import together
 from tests.weights.programs import NUM_DATA, batches, blobs, categorical, mlp, program
 
 
@@ -86,6 +91,103 @@ def test_the_seed_decides() -> None:
         results.append(guide.loc.detach().clone())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def test_a_stopped_fit_goes_on_to_the_same_posterior(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "state.safetensors")
+
+    def stop(record: WeightEpoch) -> None:
+        if record.epoch == 5:
+            raise Stopped
+
+    def run(store: Checkpoint | None, *callbacks: Callable[[WeightEpoch], object]) -> list[WeightEpoch]:
+        torch.manual_seed(0)
+        model, guide = program()
+        optim = JointOptim(AdaBelief, {"lr": 5e-2})
+        history = fit_weights(
+            model,
+            guide,
+            batches(),
+            epochs=7,
+            warm_up=1,
+            rule=SpikeAndSlab(),
+            optim=optim,
+            validation=batches(seed=1),
+            callbacks=callbacks,
+            checkpoint=store,
+        )
+        states.append({**model.state_dict(), **guide.state_dict()})
+        return history
+
+    states: list[dict[str, Tensor]] = []
+    whole = run(None)
+    with pytest.raises(Stopped):
+        run(checkpoint, stop)
+    again = run(checkpoint)
+    assert [record.epoch for record in again] == list(range(1, 8))
+    assert [record.elbo for record in again] == [record.elbo for record in whole]
+    assert whole[-1].active < 1
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_the_best_epoch_by_validation_is_kept() -> None:
+    torch.manual_seed(0)
+    model, guide = program()
+    optim = JointOptim(AdaBelief, {"lr": 5e-2})
+    ends: list[Tensor] = []
+
+    def spoil(record: WeightEpoch) -> None:
+        ends.append(guide.loc.detach().clone())
+        if record.epoch == 3:  # the fourth epoch starts from nonsense, and has no time to recover
+            with torch.no_grad():
+                guide.loc.fill_(30.0)
+
+    history = fit_weights(
+        model, guide, batches(), epochs=4, optim=optim, validation=batches(seed=1), callbacks=[spoil]
+    )
+    scores = [record.accuracy for record in history]
+    best = max(range(4), key=lambda index: (scores[index], index))
+    assert best < 3
+    assert torch.equal(guide.loc.detach(), ends[best])
+    hits = [(mean_network(model, guide)(x).argmax(-1) == y).float().mean().item() for x, y in batches(seed=1)]
+    assert scores[best] == pytest.approx(sum(hits) / len(hits))
+
+
+def in_parts(folder: Path) -> None:
+    torch.manual_seed(world_size() * 10 + rank())  # the first process's values count
+    model, guide = program()
+    optim = JointOptim(AdaBelief, {"lr": 5e-2})
+    parts = [(x[rank() :: world_size()], y[rank() :: world_size()]) for x, y in batches() * 3]
+    history = fit_weights(
+        model,
+        guide,
+        parts,
+        epochs=10,
+        rule=SpikeAndSlab(),
+        optim=optim,
+        validation=batches(seed=1),
+        progress=False,
+        checkpoint=Checkpoint(folder / "state.safetensors"),
+    )
+    state = {**model.state_dict(), **guide.state_dict()}
+    torch.save(([vars(record) for record in history], state), folder / f"{rank()}.pt")
+
+
+def test_two_processes_fit_one_posterior(tmp_path: Path) -> None:
+    together(in_parts, tmp_path, 2)
+    (first, values), (second, others) = (torch.load(tmp_path / f"{number}.pt") for number in range(2))
+    assert first[-1]["examples"] == [1800, 1800]
+    assert first[-1]["accuracy"] > 0.9
+    assert first[-1]["active"] < 0.95
+    assert [record["elbo"] for record in first] == [record["elbo"] for record in second]
+    for name, value in values.items():
+        assert torch.equal(value, others[name]), name
+    assert Checkpoint(tmp_path / "state.safetensors", WeightEpoch).load() is not None
 
 
 def test_errors() -> None:
