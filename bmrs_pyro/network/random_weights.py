@@ -1,0 +1,70 @@
+"""Give a network random weights under which its outputs respond to all its layers."""
+
+from __future__ import annotations
+
+__all__ = ["Recipe", "noise", "randomise_", "root_mean_square"]
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+Recipe = Literal["lively", "own", "given"]
+
+
+@torch.no_grad()
+def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch.Generator) -> None:
+    """Give a network random parameters, and batch norms random statistics, in tensors of their own.
+
+    Args:
+        net: the network.
+        recipe: ``"lively"`` keeps the signal's size from layer to layer, with biases and scales about 1 and few silent
+            units; ``"own"`` keeps the size of every tensor; ``"given"`` adds a tenth of noise to vectors alone.
+        dtype: of all floating-point parameters and buffers.
+        random: where the values come from.
+    """
+    done: set[int] = set()
+    for module in net.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None or not tensor.is_floating_point() or id(tensor) in done:
+                continue
+            done.add(id(tensor))
+            values = tensor.data.to(dtype)
+            if isinstance(tensor, nn.Parameter) or (name.startswith("running_") and recipe != "given"):
+                lively = recipe == "lively" and isinstance(module, nn.Linear | _ConvNd)
+                size = (values.numel() / values.shape[0]) ** -0.5 if lively else root_mean_square(values)
+                values = _fresh(name, values, size, recipe, random)
+            tensor.data = values
+
+
+def _fresh(name: str, values: Tensor, size: float, recipe: Recipe, random: torch.Generator) -> Tensor:
+    vector = values.dim() < 2 or values.numel() == max(values.shape)
+    constant = bool((values == values.flatten()[:1]).all())
+    if recipe == "given":
+        return values + 0.1 * size * noise(values, random) if vector or constant else values
+    if name == "running_mean" and recipe == "lively":
+        return 0.5 * noise(values, random)
+    if name == "running_var" and recipe == "own":
+        return values.abs().mean() * _about_one(values, random)
+    if vector:
+        # a fresh network has zeros, and scales of next to nothing, that hide what a trained one does
+        lively = recipe == "lively" or constant
+        return _about_one(values, random) if lively else values + 0.3 * size * noise(values, random)
+    fresh = size * noise(values, random)
+    return fresh if bool((values < 0).any()) else fresh.abs()  # of some a square root is taken
+
+
+def noise(like: Tensor, random: torch.Generator) -> Tensor:
+    """Draw values of mean 0 and variance 1, uniformly: normal ones in double precision take four times as long."""
+    values = torch.empty(like.shape, dtype=like.dtype).uniform_(-(3**0.5), 3**0.5, generator=random)
+    return values.to(like.device)
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Return √mean(x²), or 0.1 if all values are zero."""
+    return float(values.norm()) / max(values.numel(), 1) ** 0.5 or 0.1
+
+
+def _about_one(like: Tensor, random: torch.Generator) -> Tensor:
+    return 1 + 0.29 * noise(like, random)  # between 0.5 and 1.5
