@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["RandomInputs"]
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -41,8 +41,7 @@ class RandomInputs:
 
     def draw(self, variant: int, random: torch.Generator) -> Inputs:
         """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer."""
-        index = variant % len(self._repeats) if variant else 0
-        dim = self._repeats[index]
+        dim = self._repeats[variant % len(self._repeats)] if variant else None
 
         def drawn(x: Tensor) -> Tensor:
             size, x = self.ranges.get(id(x)), _repeated(x, dim)
@@ -50,7 +49,7 @@ class RandomInputs:
                 return torch.randint(size, x.shape, generator=random).to(x)
             if not x.is_floating_point():
                 return x
-            return x + (0.1 * root_mean_square(x) if x.any() else 1.0) * noise(x, random)
+            return x + noise(x, random, 0.1 * root_mean_square(x) if x.any() else 1.0)
 
         return tree_map_only(Tensor, drawn, self.inputs)
 
@@ -58,14 +57,10 @@ class RandomInputs:
     def _repeats(self) -> list[int | None]:
         """Dimensions of length 1 along which the network takes longer inputs too; None first."""
         dims = {dim for x in _tensors(self.inputs) for dim, size in enumerate(x.shape) if size == 1}
-        return [
-            None,
-            *(
-                dim
-                for dim in sorted(dims)
-                if self.works(tree_map_only(Tensor, lambda x, dim=dim: _repeated(x, dim), self.inputs))
-            ),
-        ]
+        longer = {
+            dim: tree_map_only(Tensor, partial(_repeated, dim=dim), self.inputs) for dim in sorted(dims)
+        }
+        return [None, *(dim for dim, inputs in longer.items() if self.works(inputs))]
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

@@ -30,35 +30,36 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
             if tensor is None or not tensor.is_floating_point() or id(tensor) in done:
                 continue
             done.add(id(tensor))
-            values = tensor.data.to(dtype)
-            if isinstance(tensor, nn.Parameter) or (name.startswith("running_") and recipe != "given"):
-                lively = recipe == "lively" and isinstance(module, nn.Linear | _ConvNd)
-                size = (values.numel() / values.shape[0]) ** -0.5 if lively else root_mean_square(values)
-                values = _fresh(name, values, size, recipe, random)
-            tensor.data = values
+            if recipe == "lively" and name == "weight" and isinstance(module, nn.Linear | _ConvNd):
+                tensor.data = noise(tensor, random, (tensor.numel() / tensor.shape[0]) ** -0.5, dtype)
+            elif isinstance(tensor, nn.Parameter) or (name.startswith("running_") and recipe != "given"):
+                tensor.data = _fresh(name, tensor.data.to(dtype), recipe, random)
+            else:
+                tensor.data = tensor.data.to(dtype)
 
 
-def _fresh(name: str, values: Tensor, size: float, recipe: Recipe, random: torch.Generator) -> Tensor:
+def _fresh(name: str, values: Tensor, recipe: Recipe, random: torch.Generator) -> Tensor:
+    size = root_mean_square(values)
     vector = values.dim() < 2 or values.numel() == max(values.shape)
     constant = bool((values == values.flatten()[:1]).all())
     if recipe == "given":
-        return values + 0.1 * size * noise(values, random) if vector or constant else values
+        return values + noise(values, random, 0.1 * size) if vector or constant else values
     if name == "running_mean" and recipe == "lively":
-        return 0.5 * noise(values, random)
+        return noise(values, random, 0.5)
     if name == "running_var" and recipe == "own":
         return values.abs().mean() * _about_one(values, random)
     if vector:
         # a fresh network has zeros, and scales of next to nothing, that hide what a trained one does
         lively = recipe == "lively" or constant
-        return _about_one(values, random) if lively else values + 0.3 * size * noise(values, random)
-    fresh = size * noise(values, random)
+        return _about_one(values, random) if lively else values + noise(values, random, 0.3 * size)
+    fresh = noise(values, random, size)
     return fresh if bool((values < 0).any()) else fresh.abs()  # of some a square root is taken
 
 
-def noise(like: Tensor, random: torch.Generator) -> Tensor:
-    """Draw values of mean 0 and variance 1, uniformly: normal ones in double precision take four times as long."""
-    values = torch.empty(like.shape, dtype=like.dtype).uniform_(-(3**0.5), 3**0.5, generator=random)
-    return values.to(like.device)
+def noise(like: Tensor, random: torch.Generator, size: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Draw values of mean 0 and a standard deviation, uniformly: normal ones take four times as long."""
+    values = torch.empty(like.shape, dtype=dtype or like.dtype).uniform_(-1, 1, generator=random)
+    return values.mul_(size * 3**0.5).to(like.device)
 
 
 def root_mean_square(values: Tensor) -> float:
@@ -67,4 +68,4 @@ def root_mean_square(values: Tensor) -> float:
 
 
 def _about_one(like: Tensor, random: torch.Generator) -> Tensor:
-    return 1 + 0.29 * noise(like, random)  # between 0.5 and 1.5
+    return 1 + noise(like, random, 0.29)  # between 0.5 and 1.5

@@ -37,7 +37,7 @@ def silent_layers(
     """
     weights = dict(net.named_parameters(remove_duplicate=False))
     moved = [
-        (y * noise(y, random)).sum() / (float(y.detach().abs().max()) * y.numel() ** 0.5)
+        (y * noise(y, random, 1.0)).sum() / (float(y.detach().abs().max()) * y.numel() ** 0.5)
         for y in outputs
         if y.requires_grad and y.any()
     ]
@@ -65,6 +65,8 @@ def _share(
     for name, dim in member.tensors:
         gradient = gradients.get(name)
         if gradient is not None:
-            norms = gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1).norm(dim=1) * root_mean_square(weights[name].detach())
+            norms = gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1).norm(dim=1) * root_mean_square(
+                weights[name].detach()
+            )
             counts[member.structures[norms.cpu()[member.positions] > least]] = True
     return float(counts.double().mean())

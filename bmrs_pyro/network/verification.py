@@ -26,6 +26,7 @@ _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
 _RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
 _ATTEMPTS = 3 * len(_RECIPES)
 
+_CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
 _SILENT = (
     "the outputs do not respond to the weights of {!r} on random weights and inputs, so nothing shows that it can lose "
     "channels; give example inputs on which they do"
@@ -46,37 +47,43 @@ class Verification:
     Args:
         net: the network; left as it is.
         inputs: example inputs; noise is added, so zeros will do.
-
-    Raises:
-        ValueError: the network's outputs are not finite.
     """
 
     def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.net = net
-        self.left_out: list[LeftOut] = []
+        self.net, self.examples = net, inputs
         self.numbers: dict[str, int] = {}
-        for self.dtype, self.tolerance, self.least in _PRECISIONS:
-            given = _in_precision(inputs, self.dtype)
-            try:
-                outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), given)
-                break
-            except (RuntimeError, TypeError):  # some networks make tensors of fixed precision
-                if self.dtype is _PRECISIONS[-1][0]:
-                    raise
-        if not _finite(outputs):
-            raise ValueError("the network gives no finite outputs on the example inputs")
-        self.inputs = RandomInputs(given, self._works)
+        self._begin(*_PRECISIONS[0])
+
+    def _begin(self, dtype: torch.dtype, tolerance: float, least: float) -> None:
+        self.dtype, self.tolerance, self.least = dtype, tolerance, least
+        self.left_out: list[LeftOut] = []
+        self.given: tuple[Any, ...] = tree_map_only(
+            Tensor, lambda x: x.detach().to(dtype) if x.is_floating_point() else x, self.examples
+        )
+        self.inputs = RandomInputs(self.given, self._works)
 
     def sift(self, families: Sequence[StructureFamily]) -> tuple[list[StructureFamily], list[LeftOut]]:
-        """Separate the families that pass every trial from those that do not, with the reason."""
-        left, self.left_out = list(families), []
+        """Separate the families that pass every trial from those that do not, with the reason.
+
+        Raises:
+            ValueError: the network's outputs are not finite.
+        """
         self.numbers = {family.name: number for number, family in enumerate(families)}
+        try:
+            return self._through_all(families), self.left_out
+        except _UnfitPrecisionError:  # some networks make tensors of fixed precision
+            self._begin(*_PRECISIONS[1])
+            return self._through_all(families), self.left_out
+
+    def _through_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
+        """Return the families that pass every trial, the last of them together."""
+        left = list(families)
         for trial in count():
             before = len(left)
             left = self._through(trial, left)
             if not left or (trial + 1 >= TRIALS and len(left) == before):
                 break
-        return left, self.left_out
+        return left
 
     def _through(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass a trial."""
@@ -132,15 +139,21 @@ class Verification:
         inputs = self.inputs.draw(attempt // len(_RECIPES), random)
         silent: dict[str, str] = {}
         for step in range(STEPS):
+            if step and recipe != "given":
+                randomise_(net, recipe, self.dtype, random)
             keep, theta = self._masks(families, trial, step, random)
             try:
-                expected = self._masked(net, families, theta, inputs)
+                with torch.no_grad():
+                    expected = self._gated(net, families, theta, inputs)
             except Exception as error:
                 if self._works(inputs, net):
                     return _failure(error), {}
                 expected = []
             if not _finite(expected):
-                return None, dict.fromkeys(self.numbers, "the network gives no finite outputs on random weights")
+                self._require_outputs()
+                return None, dict.fromkeys(
+                    self.numbers, "the network gives no finite outputs on random weights"
+                )
             try:
                 families = compact_(net, families, keep, theta)
                 with torch.set_grad_enabled(step == 0):
@@ -148,14 +161,29 @@ class Verification:
             except Exception as error:
                 return _failure(error), {}
             if not self._equal(expected, actual):
-                return "the outputs change when some of them are removed", {}
+                return _CHANGED, {}
             if step == 0:
-                layers = silent_layers(net, families, actual, self.least, random)
-                silent = {family: _SILENT.format(layer) for family, layer in layers.items()}
+                silent = self._silent(net, families, inputs, actual, random)
             del actual  # a graph would keep the old shapes of what is cut next
-            if recipe != "given":
-                randomise_(net, recipe, self.dtype, random)
         return None, silent
+
+    def _silent(
+        self,
+        net: nn.Module,
+        families: Sequence[StructureFamily],
+        inputs: tuple[Any, ...],
+        outputs: Sequence[Tensor],
+        random: torch.Generator,
+    ) -> dict[str, str]:
+        """Say which families the outputs of a small network do not respond to, and why."""
+        try:
+            layers = silent_layers(net, families, outputs, self.least, random)
+        except RuntimeError:  # layers that change their input in place can be trained with gains alone
+            ones = {family.name: torch.ones(family.size) for family in families}
+            layers = silent_layers(
+                net, families, self._gated(net, families, ones, inputs), self.least, random
+            )
+        return {family: _SILENT.format(layer) for family, layer in layers.items()}
 
     def _copy(self, recipe: Recipe, random: torch.Generator) -> nn.Module:
         copy = shared_copy(self.net)
@@ -169,24 +197,40 @@ class Verification:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw masks, and gains that leave the consumers' inputs as large as they were."""
         keep = {
-            family.name: uneven_mask(family.size, trial, step, self.numbers[family.name]) for family in families
+            family.name: uneven_mask(family.size, trial, step, self.numbers[family.name])
+            for family in families
         }
         theta = {
-            name: torch.empty(mask.shape).uniform_(0.5, 1.5, generator=random) * mask / mask.float().mean().sqrt()
+            name: torch.empty(mask.shape).uniform_(0.5, 1.5, generator=random)
+            * mask
+            / mask.float().mean().sqrt()
             for name, mask in keep.items()
         }
         return keep, theta
 
-    def _masked(
-        self, net: nn.Module, families: Sequence[StructureFamily], theta: Mapping[str, Tensor], inputs: tuple[Any, ...]
+    def _gated(
+        self,
+        net: nn.Module,
+        families: Sequence[StructureFamily],
+        theta: Mapping[str, Tensor],
+        inputs: tuple[Any, ...],
     ) -> list[Tensor]:
         device = next(net.parameters()).device
         gates = Gates(net, families)
         try:
-            with torch.no_grad(), gates.open({name: gain.to(device) for name, gain in theta.items()}):
+            with gates.open({name: gain.to(device) for name, gain in theta.items()}):
                 return self._outputs(net, inputs)
         finally:
             Gates.detach_(net)
+
+    def _require_outputs(self) -> None:
+        """Raise if it is not due to the random weights and inputs that there are no finite outputs."""
+        try:
+            outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), self.given)
+        except Exception as error:
+            raise _UnfitPrecisionError from error
+        if not _finite(outputs):
+            raise ValueError("the network gives no finite outputs on the example inputs")
 
     def _works(self, inputs: tuple[Any, ...], net: nn.Module | None = None) -> bool:
         try:
@@ -208,11 +252,8 @@ class Verification:
         )
 
 
-def _in_precision(inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    converted: tuple[Any, ...] = tree_map_only(
-        Tensor, lambda x: x.detach().to(dtype) if x.is_floating_point() else x, inputs
-    )
-    return converted
+class _UnfitPrecisionError(Exception):
+    """The network does not run in the precision that it is tried in."""
 
 
 def _finite(outputs: Sequence[Tensor]) -> bool:
