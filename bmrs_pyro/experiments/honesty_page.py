@@ -17,7 +17,7 @@ KEYS = ("code", "kind")
 """What tells the rows of honesty.json apart."""
 
 _SIZES = (2, 3, 4, 6, 8, 16, 64)
-_PATTERNS = 300
+_PATTERNS = 100
 _ANCHORS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "counted from the start": lambda pattern, width: pattern[:width],
     "counted from the end": lambda pattern, width: pattern[len(pattern) - width :],

@@ -35,7 +35,7 @@ class RandomInputs:
         if integers:
             with _LookUps(integers) as looked_up:
                 works(inputs)
-            self.ranges = {id(integers[index]): size for index, size in looked_up.ranges().items()}
+            self.ranges = {id(integers[index]): size for index, size in looked_up.ranges.items()}
             if not works(self.draw(0, torch.Generator().manual_seed(0))):
                 self.ranges = {}
 
@@ -77,22 +77,21 @@ class _LookUps(TorchDispatchMode):
     def __init__(self, integers: list[Tensor]) -> None:
         super().__init__()
         self.integers = integers
-        self.same: dict[int, int] = {}
-        self.equal: dict[int, int] = {}
-
-    def ranges(self) -> dict[int, int]:
-        """Return the number of rows of the shortest table by tensor."""
-        return self.equal | self.same
+        self.ranges: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         for indices, rows in _looked_up(func, args):
-            for number, given in enumerate(self.integers):
-                if given.untyped_storage().data_ptr() == indices.untyped_storage().data_ptr():
-                    self.same[number] = min(rows, self.same.get(number, rows))
-                elif given.numel() == indices.numel() and bool((given.flatten() == indices.flatten()).all()):
-                    self.equal[number] = min(rows, self.equal.get(number, rows))
+            storage = indices.untyped_storage().data_ptr()
+            same = [n for n, x in enumerate(self.integers) if x.untyped_storage().data_ptr() == storage]
+            equal = [  # copies, such as of another type
+                n
+                for n, x in enumerate(self.integers)
+                if x.numel() == indices.numel() and bool((x.flatten() == indices.flatten()).all())
+            ]
+            for number in same or equal:
+                self.ranges[number] = min(rows, self.ranges.get(number, rows))
         return func(*args, **(kwargs or {}))
 
 
