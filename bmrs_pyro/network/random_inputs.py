@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.random_weights import noise, root_mean_square
-
-Inputs = tuple[Any, ...]
 
 _LONGER = 5
 
@@ -24,22 +23,23 @@ class RandomInputs:
     """Draws example inputs with noise, and integers from the range of the table that looks them up.
 
     Args:
-        inputs: example inputs.
-        works: runs the network on inputs and says whether it gives finite outputs.
+        call: how the network is called.
+        works: calls the network and says whether it gives finite outputs.
     """
 
-    def __init__(self, inputs: Inputs, works: Callable[[Inputs], bool]) -> None:
-        self.inputs, self.works = inputs, works
-        integers = [x for x in _tensors(inputs) if not x.is_floating_point() and x.dtype != torch.bool]
+    def __init__(self, call: Call, works: Callable[[Call], bool]) -> None:
+        self.call, self.works = call, works
+        self.tensors = tensors_in(tuple(call))
+        integers = [x for x in self.tensors if not x.is_floating_point() and x.dtype not in _NO_INDEX]
         self.ranges: dict[int, int] = {}
         if integers:
             with _LookUps(integers) as looked_up:
-                works(inputs)
+                works(call)
             self.ranges = {id(integers[index]): size for index, size in looked_up.ranges.items()}
             if not works(self.draw(0, torch.Generator().manual_seed(0))):
                 self.ranges = {}
 
-    def draw(self, variant: int, random: torch.Generator) -> Inputs:
+    def draw(self, variant: int, random: torch.Generator) -> Call:
         """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer."""
         dim = self._repeats[variant % len(self._repeats)] if variant else None
 
@@ -51,20 +51,17 @@ class RandomInputs:
                 return x
             return x + noise(x, random, 0.1 * root_mean_square(x) if x.any() else 1.0)
 
-        return tree_map_only(Tensor, drawn, self.inputs)
+        return self.call.map(drawn)
 
     @cached_property
     def _repeats(self) -> list[int | None]:
         """Dimensions of length 1 along which the network takes longer inputs too; None first."""
-        dims = {dim for x in _tensors(self.inputs) for dim, size in enumerate(x.shape) if size == 1}
-        longer = {
-            dim: tree_map_only(Tensor, partial(_repeated, dim=dim), self.inputs) for dim in sorted(dims)
-        }
-        return [None, *(dim for dim, inputs in longer.items() if self.works(inputs))]
+        dims = {dim for x in self.tensors for dim, size in enumerate(x.shape) if size == 1}
+        longer = {dim: self.call.map(partial(_repeated, dim=dim)) for dim in sorted(dims)}
+        return [None, *(dim for dim, call in longer.items() if self.works(call))]
 
 
-def _tensors(inputs: Inputs) -> list[Tensor]:
-    return [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
+_NO_INDEX = (torch.bool, torch.complex64, torch.complex128)
 
 
 def _repeated(x: Tensor, dim: int | None) -> Tensor:
@@ -72,35 +69,42 @@ def _repeated(x: Tensor, dim: int | None) -> Tensor:
 
 
 class _LookUps(TorchDispatchMode):
-    """Notes how long the tables are in which tensors of integers are looked up."""
+    """Notes how long the tables are in which tensors of integers, or copies of them, are looked up."""
 
     def __init__(self, integers: list[Tensor]) -> None:
         super().__init__()
-        self.integers = integers
+        self.alive = list(integers)  # so that nothing else can lie where they lie
+        self.numbers = {_place(x): number for number, x in enumerate(integers)}
         self.ranges: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         for indices, rows in _looked_up(func, args):
-            storage = indices.untyped_storage().data_ptr()
-            same = [n for n, x in enumerate(self.integers) if x.untyped_storage().data_ptr() == storage]
-            equal = [  # copies, such as of another type
-                n
-                for n, x in enumerate(self.integers)
-                if x.numel() == indices.numel() and bool((x.flatten() == indices.flatten()).all())
-            ]
-            for number in same or equal:
+            number = self.numbers.get(_place(indices))
+            if number is not None:
                 self.ranges[number] = min(rows, self.ranges.get(number, rows))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if _name(func) in ("clone", "_to_copy") and _place(args[0]) in self.numbers:
+            self.alive.append(result)
+            self.numbers[_place(result)] = self.numbers[_place(args[0])]
+        return result
 
 
 def _looked_up(func: Any, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, int]]:
     """Yield the integers that an operation looks up, and the number of rows of its table."""
-    match str(func.overloadpacket.__name__):
+    match _name(func):
         case "embedding" | "_embedding_bag" | "_embedding_bag_forward_only":
             yield args[1], args[0].shape[0]
         case "index":
             for indices, rows in zip(args[1], args[0].shape, strict=False):
                 if indices is not None and indices.dtype == torch.long:
                     yield indices, rows
+
+
+def _name(func: Any) -> str:
+    return str(func.overloadpacket.__name__)
+
+
+def _place(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()

@@ -38,7 +38,7 @@ def silent_layers(
     weights = dict(net.named_parameters(remove_duplicate=False))
     moved = [
         (y * noise(y, random, 1.0)).sum() / (float(y.detach().abs().max()) * y.numel() ** 0.5)
-        for y in outputs
+        for y in (torch.view_as_real(y) if y.is_complex() else y for y in outputs)
         if y.requires_grad and y.any()
     ]
     gradients = dict.fromkeys(weights)

@@ -6,14 +6,13 @@ __all__ = ["Verification"]
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.random_weights import Recipe, randomise_
 from bmrs_pyro.network.responses import silent_layers
@@ -28,7 +27,7 @@ _ATTEMPTS = 3 * len(_RECIPES)
 
 _CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
 _SILENT = (
-    "the outputs do not respond to the weights of {!r} on random weights and inputs, so nothing shows that it can lose "
+    "the outputs do not respond to the weights of {!r} on random weights and call, so nothing shows that it can lose "
     "channels; give example inputs on which they do"
 )
 
@@ -36,7 +35,7 @@ _SILENT = (
 class Verification:
     """Tries families on copies of a network.
 
-    A trial gives the copy random weights and inputs, masks that keep few, most or a run of the structures, and gains
+    A trial gives the copy random weights and call, masks that keep few, most or a run of the structures, and gains
     to those kept. The outputs must stay the same when the others are cut out and the gains folded in; then once more
     with fresh weights, from what is left. A trial counts for a family if the outputs respond to what is kept of it in
     every layer that writes or reads it; else it is repeated, with other weights and longer inputs.
@@ -46,20 +45,18 @@ class Verification:
 
     Args:
         net: the network; left as it is.
-        inputs: example inputs; noise is added, so zeros will do.
+        call: how it is called; noise is added to its call, so zeros will do.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.net, self.examples = net, inputs
+    def __init__(self, net: nn.Module, call: Call) -> None:
+        self.net, self.example = net, call
         self.numbers: dict[str, int] = {}
         self._begin(*_PRECISIONS[0])
 
     def _begin(self, dtype: torch.dtype, tolerance: float, least: float) -> None:
         self.dtype, self.tolerance, self.least = dtype, tolerance, least
         self.left_out: list[LeftOut] = []
-        self.given: tuple[Any, ...] = tree_map_only(
-            Tensor, lambda x: x.detach().to(dtype) if x.is_floating_point() else x, self.examples
-        )
+        self.given = self.example.map(lambda x: x.detach().to(dtype) if x.is_floating_point() else x)
         self.inputs = RandomInputs(self.given, self._works)
 
     def sift(self, families: Sequence[StructureFamily]) -> tuple[list[StructureFamily], list[LeftOut]]:
@@ -136,7 +133,7 @@ class Verification:
         recipe = _RECIPES[attempt % len(_RECIPES)]
         random = torch.Generator().manual_seed(1000 * trial + attempt)
         net = self._copy(recipe, random)
-        inputs = self.inputs.draw(attempt // len(_RECIPES), random)
+        call = self.inputs.draw(attempt // len(_RECIPES), random)
         silent: dict[str, str] = {}
         for step in range(STEPS):
             if step and recipe != "given":
@@ -144,9 +141,9 @@ class Verification:
             keep, theta = self._masks(families, trial, step, random)
             try:
                 with torch.no_grad():
-                    expected = self._gated(net, families, theta, inputs)
+                    expected = self._gated(net, families, theta, call)
             except Exception as error:
-                if self._works(inputs, net):
+                if self._works(call, net):
                     return _failure(error), {}
                 expected = []
             if not _finite(expected):
@@ -157,21 +154,21 @@ class Verification:
             try:
                 families = compact_(net, families, keep, theta)
                 with torch.set_grad_enabled(step == 0):
-                    actual = self._outputs(net, inputs)
+                    actual = self._outputs(net, call)
             except Exception as error:
                 return _failure(error), {}
             if not self._equal(expected, actual):
                 return _CHANGED, {}
             if step == 0:
-                silent = self._silent(net, families, inputs, actual, random)
-            del actual  # a graph would keep the old shapes of what is cut next
+                silent = self._silent(net, families, call, actual, random)
+            del actual  # its graph holds the old weights
         return None, silent
 
     def _silent(
         self,
         net: nn.Module,
         families: Sequence[StructureFamily],
-        inputs: tuple[Any, ...],
+        call: Call,
         outputs: Sequence[Tensor],
         random: torch.Generator,
     ) -> dict[str, str]:
@@ -180,9 +177,7 @@ class Verification:
             layers = silent_layers(net, families, outputs, self.least, random)
         except RuntimeError:  # layers that change their input in place can be trained with gains alone
             ones = {family.name: torch.ones(family.size) for family in families}
-            layers = silent_layers(
-                net, families, self._gated(net, families, ones, inputs), self.least, random
-            )
+            layers = silent_layers(net, families, self._gated(net, families, ones, call), self.least, random)
         return {family: _SILENT.format(layer) for family, layer in layers.items()}
 
     def _copy(self, recipe: Recipe, random: torch.Generator) -> nn.Module:
@@ -213,13 +208,13 @@ class Verification:
         net: nn.Module,
         families: Sequence[StructureFamily],
         theta: Mapping[str, Tensor],
-        inputs: tuple[Any, ...],
+        call: Call,
     ) -> list[Tensor]:
         device = next(net.parameters()).device
         gates = Gates(net, families)
         try:
             with gates.open({name: gain.to(device) for name, gain in theta.items()}):
-                return self._outputs(net, inputs)
+                return self._outputs(net, call)
         finally:
             Gates.detach_(net)
 
@@ -232,18 +227,18 @@ class Verification:
         if not _finite(outputs):
             raise ValueError("the network gives no finite outputs on the example inputs")
 
-    def _works(self, inputs: tuple[Any, ...], net: nn.Module | None = None) -> bool:
+    def _works(self, call: Call, net: nn.Module | None = None) -> bool:
         try:
             with torch.no_grad():
                 return _finite(
-                    self._outputs(net or self._copy("given", torch.Generator().manual_seed(0)), inputs)
+                    self._outputs(net or self._copy("given", torch.Generator().manual_seed(0)), call)
                 )
         except Exception:
             return False
 
-    def _outputs(self, net: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    def _outputs(self, net: nn.Module, call: Call) -> list[Tensor]:
         torch.default_generator.manual_seed(0)
-        return tensor_outputs(net, inputs)
+        return tensor_outputs(net, call)
 
     def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
         return len(expected) == len(actual) and all(

@@ -10,6 +10,7 @@ from torch.nn import functional
 from bmrs_pyro.experiments.honesty import KINDS, measured
 from bmrs_pyro.experiments.honesty_page import KEYS, missed, page
 from bmrs_pyro.network import Structures, find_structures
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 from bmrs_pyro.network.verification import Verification
@@ -163,12 +164,13 @@ def test_integers_come_from_the_range_of_the_table_that_they_are_looked_up_in() 
     words, kinds = nn.Embedding(50, 3), torch.randn(4, 3)
     ids, types, mask = (torch.zeros(2, 30, dtype=torch.long) for _ in range(3))
 
-    def works(inputs: tuple[Tensor, Tensor, Tensor]) -> bool:
-        return bool((words(inputs[0].view(-1)) + kinds[inputs[1].view(-1)]).isfinite().all())
+    def works(call: Call) -> bool:
+        one, two, _ = call.args
+        return bool((words(one.view(-1).int()) + kinds[two.clone().view(-1)]).isfinite().all())
 
-    inputs = RandomInputs((ids, types, mask), works)
+    inputs = RandomInputs(Call((ids, types, mask), {}), works)
     for seed in range(3):
-        drawn = inputs.draw(0, torch.Generator().manual_seed(seed))
+        drawn = inputs.draw(0, torch.Generator().manual_seed(seed)).args
         assert [int(x.max()) for x in drawn[1:]] == [3, 0]
         assert 40 < int(drawn[0].max()) < 50
         assert drawn[0].shape == (2, 30)
@@ -189,7 +191,7 @@ def test_the_outcome_of_a_family_does_not_depend_on_the_others_with_it() -> None
     ]
     offender, innocent = families[1], families[0]
     for order in ([offender, innocent], [innocent, offender], [offender]):
-        left, failed = Verification(net, (torch.zeros(1, 2, 4, 4),)).sift(order)
+        left, failed = Verification(net, Call((torch.zeros(1, 2, 4, 4),), {})).sift(order)
         assert [family.name for family in left] == [f.name for f in order if f is innocent]
         assert [family for family, _ in failed] == [offender.name]
 
