@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "noise", "randomise_", "root_mean_square"]
+__all__ = ["Recipe", "livened", "noise", "randomise_", "root_mean_square"]
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 Recipe = Literal["lively", "own", "given"]
@@ -36,6 +39,39 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
                 tensor.data = _fresh(name, tensor.data.to(dtype), recipe, random)
             else:
                 tensor.data = tensor.data.to(dtype)
+
+
+@contextmanager
+def livened(net: nn.Module) -> Iterator[None]:
+    """Change biases within the context, as layers are first called, so that no channel is negative on average.
+
+    A channel that is negative everywhere would be silent behind a ReLU.
+    """
+
+    def liven(layer: nn.Module, _: Any, output: Any) -> Any:
+        bias = layer.bias
+        if layer in done or not isinstance(output, Tensor) or not isinstance(bias, Tensor):
+            return output
+        done.add(layer)
+        own = (
+            -1 - len(getattr(layer, "kernel_size", ()))
+            if not isinstance(layer, _BatchNorm)
+            else 1 - output.dim()
+        )
+        by_channel = output.movedim(own, 0)
+        mean = by_channel.reshape(len(by_channel), -1).mean(1)
+        shift = mean.abs() - mean
+        bias.data = bias.data + shift
+        return output + shift.reshape(-1, *(1,) * (-1 - own))
+
+    done: set[nn.Module] = set()
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | _ConvNd | _BatchNorm)]
+    hooks = [layer.register_forward_hook(liven) for layer in layers if isinstance(layer.bias, nn.Parameter)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _fresh(name: str, values: Tensor, recipe: Recipe, random: torch.Generator) -> Tensor:

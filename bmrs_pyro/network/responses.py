@@ -1,8 +1,8 @@
-"""Whether the outputs of a network respond to the layers that hold structures."""
+"""Which structures the outputs of a network respond to."""
 
 from __future__ import annotations
 
-__all__ = ["silent_layers"]
+__all__ = ["Responses", "responses"]
 
 from collections.abc import Mapping, Sequence
 
@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from bmrs_pyro.network.random_weights import noise, root_mean_square
 from bmrs_pyro.network.structures import Member, StructureFamily
 
-_SHARE = 0.25  # of the structures that a layer holds
+Responses = dict[str, dict[str, Tensor]]
+"""By family and layer that writes it: mask ``(C,)``, True for the structures that move the outputs."""
 
 
-def silent_layers(
+def responses(
     net: nn.Module,
     families: Sequence[StructureFamily],
     outputs: Sequence[Tensor],
     least: float,
     random: torch.Generator,
-) -> dict[str, str]:
-    """Name, for each family that has one, a layer that writes or reads it and does not move the outputs.
+) -> Responses:
+    """Say which structures move the outputs when the weights that write them change.
 
     The response to structure c in a layer of weights W is ‖∂L/∂W_c‖ √mean(W²), with L = Σ ⟨v, y⟩ / (max|y| √n) over
     the outputs y of n values, and v random: about how far the outputs move, relative to the largest, when W_c is
-    replaced. A layer is silent if more than three quarters of a family's responses are below ``least``.
+    replaced.
 
     Args:
         net: the network.
@@ -41,32 +42,29 @@ def silent_layers(
         for y in (torch.view_as_real(y) if y.is_complex() else y for y in outputs)
         if y.requires_grad and y.any()
     ]
-    gradients = dict.fromkeys(weights)
+    sizes: dict[str, Tensor] = {}
     if moved:
-        found = torch.autograd.grad(sum(moved), list(weights.values()), allow_unused=True)
-        gradients = dict(zip(weights, found, strict=True))
+        gradients = torch.autograd.grad(sum(moved), list(weights.values()), allow_unused=True)
+        sizes = {
+            name: gradient.abs() * root_mean_square(weight.detach())
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            if gradient is not None
+        }
     return {
-        family.name: member.module
+        family.name: {
+            member.module: _moving(member, family.size, sizes, least)
+            for member in family.members
+            if member.role == "produce"
+        }
         for family in families
-        for member in family.members
-        if member.role == "produce" and _share(member, family.size, weights, gradients, least) < _SHARE
     }
 
 
-def _share(
-    member: Member,
-    size: int,
-    weights: Mapping[str, Tensor],
-    gradients: Mapping[str, Tensor | None],
-    least: float,
-) -> float:
-    """Return the share of a family's structures whose response in one layer counts."""
-    counts = torch.zeros(size, dtype=torch.bool)
+def _moving(member: Member, size: int, responses: Mapping[str, Tensor], least: float) -> Tensor:
+    moving = torch.zeros(size, dtype=torch.bool)
     for name, dim in member.tensors:
-        gradient = gradients.get(name)
-        if gradient is not None:
-            norms = gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1).norm(dim=1) * root_mean_square(
-                weights[name].detach()
-            )
-            counts[member.structures[norms.cpu()[member.positions] > least]] = True
-    return float(counts.double().mean())
+        if name in responses:
+            by_channel = responses[name].movedim(dim, 0)
+            norms = by_channel.reshape(len(by_channel), -1).norm(dim=1).cpu()
+            moving[member.structures[norms[member.positions] > least]] = True
+    return moving

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Verification"]
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 
 import torch
@@ -14,8 +15,8 @@ from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.random_inputs import RandomInputs
-from bmrs_pyro.network.random_weights import Recipe, randomise_
-from bmrs_pyro.network.responses import silent_layers
+from bmrs_pyro.network.random_weights import Recipe, livened, randomise_
+from bmrs_pyro.network.responses import Responses, responses
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
@@ -24,10 +25,11 @@ from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
 _RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
 _ATTEMPTS = 3 * len(_RECIPES)
+_MOST, _LEAST = 0.95, 0.25  # share of what stays that moves the outputs: tried for, and asked for
 
 _CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
 _SILENT = (
-    "the outputs do not respond to the weights of {!r} on random weights and call, so nothing shows that it can lose "
+    "the outputs do not respond to the weights of {} on random weights and call, so nothing shows that it can lose "
     "channels; give example inputs on which they do"
 )
 
@@ -37,15 +39,15 @@ class Verification:
 
     A trial gives the copy random weights and call, masks that keep few, most or a run of the structures, and gains
     to those kept. The outputs must stay the same when the others are cut out and the gains folded in; then once more
-    with fresh weights, from what is left. A trial counts for a family if the outputs respond to what is kept of it in
-    every layer that writes or reads it; else it is repeated, with other weights and longer inputs.
+    with fresh weights, from what is left. A trial is repeated, with other weights and longer inputs, until the outputs
+    have responded to what is kept of every family, in each layer that writes it.
 
     All families are tried at once. When that fails, halves are, with the same masks and weights, so that nothing but
     the families decides. The last trial is one that all accepted families pass together.
 
     Args:
         net: the network; left as it is.
-        call: how it is called; noise is added to its call, so zeros will do.
+        call: how it is called; noise is added to its inputs, so zeros will do.
     """
 
     def __init__(self, net: nn.Module, call: Call) -> None:
@@ -77,70 +79,89 @@ class Verification:
         left = list(families)
         for trial in count():
             before = len(left)
-            left = self._through(trial, left)
+            left = self._through(trial, left) if left else []
             if not left or (trial + 1 >= TRIALS and len(left) == before):
                 break
         return left
 
     def _through(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass a trial."""
+        heard: Responses = {family.name: {} for family in families}
         passed, waiting = set[str](), families
-        silent: dict[str, str] = {}
         for attempt in range(_ATTEMPTS):
-            fit, silent = self._fit(trial, attempt, waiting)
-            passed |= {family.name for family in fit} - silent.keys()
-            waiting = [family for family in fit if family.name in silent]
+            waiting, found = self._fit(trial, attempt, waiting)
+            for name, layers in found.items():
+                heard[name] = {
+                    layer: moving | heard[name].get(layer, moving) for layer, moving in layers.items()
+                }
+            passed |= {family.name for family in waiting if _silent(heard[family.name], _MOST) is None}
+            waiting = [family for family in waiting if family.name not in passed]
             if not waiting:
                 break
-        self.left_out += [LeftOut(family.name, silent[family.name]) for family in waiting]
+        for family in waiting:
+            layer = _silent(heard[family.name], _LEAST)
+            if layer is None:
+                passed.add(family.name)
+            else:
+                self.left_out.append(LeftOut(family.name, _SILENT.format(layer)))
         return [family for family in families if family.name in passed]
 
     def _fit(
         self, trial: int, attempt: int, group: list[StructureFamily]
-    ) -> tuple[list[StructureFamily], dict[str, str]]:
-        """Return the families of a group that pass together, and why some of them have shown nothing."""
-        reason, silent = self._outcome(trial, attempt, group)
+    ) -> tuple[list[StructureFamily], Responses]:
+        """Return the families of a group that pass together, and what the outputs respond to."""
+        reason, found = self._outcome(trial, attempt, group)
         if reason is None:
-            return group, silent
+            return group, found
         if len(group) == 1:
             self.left_out.append(LeftOut(group[0].name, reason))
             return [], {}
         middle = len(group) // 2
-        left, silent = self._fit(trial, attempt, group[:middle])
+        left, found = self._fit(trial, attempt, group[:middle])
         right, others = self._fit(trial, attempt, group[middle:])
         if not left or not right:
-            return left + right, silent | others
+            return left + right, found | others
         if len(left) + len(right) < len(group):
-            reason, together = self._outcome(trial, attempt, left + right)
-            if reason is None:
-                return left + right, together
+            return self._fit(trial, attempt, left + right)
+        innocent = [family for family in group if not self._fails_alone(trial, family)]
+        if len(innocent) < len(group):
+            return self._fit(trial, attempt, innocent) if innocent else ([], {})
         for family in right:  # what passes alone does not with what stands before it
             reason, together = self._outcome(trial, attempt, [*left, family])
             if reason is None:
-                left, silent = [*left, family], together
+                left, found = [*left, family], together
             else:
                 self.left_out.append(LeftOut(family.name, reason))
-        return left, silent
+        return left, found
+
+    def _fails_alone(self, trial: int, family: StructureFamily) -> bool:
+        """Try a family alone with all weights and inputs, and leave it out if one of these shows that it fails."""
+        for attempt in range(_ATTEMPTS):
+            reason, _ = self._outcome(trial, attempt, [family])
+            if reason is not None:
+                self.left_out.append(LeftOut(family.name, reason))
+                return True
+        return False
 
     def _outcome(
         self, trial: int, attempt: int, families: Sequence[StructureFamily]
-    ) -> tuple[str | None, dict[str, str]]:
+    ) -> tuple[str | None, Responses]:
         """Remove structures of some families from a random copy, twice.
 
         Returns:
-            What goes wrong, None if nothing does; and why families have shown nothing, by name.
+            What goes wrong, None if nothing does; and what the outputs respond to of what the first removal leaves.
         """
         recipe = _RECIPES[attempt % len(_RECIPES)]
         random = torch.Generator().manual_seed(1000 * trial + attempt)
         net = self._copy(recipe, random)
         call = self.inputs.draw(attempt // len(_RECIPES), random)
-        silent: dict[str, str] = {}
+        found: Responses = {}
         for step in range(STEPS):
             if step and recipe != "given":
                 randomise_(net, recipe, self.dtype, random)
-            keep, theta = self._masks(families, trial, step, random)
+            keep, theta = self._masks(families, trial, step, attempt)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), livened(net) if recipe == "lively" else nullcontext():
                     expected = self._gated(net, families, theta, call)
             except Exception as error:
                 if self._works(call, net):
@@ -148,9 +169,7 @@ class Verification:
                 expected = []
             if not _finite(expected):
                 self._require_outputs()
-                return None, dict.fromkeys(
-                    self.numbers, "the network gives no finite outputs on random weights"
-                )
+                return None, {}
             try:
                 families = compact_(net, families, keep, theta)
                 with torch.set_grad_enabled(step == 0):
@@ -160,25 +179,23 @@ class Verification:
             if not self._equal(expected, actual):
                 return _CHANGED, {}
             if step == 0:
-                silent = self._silent(net, families, call, actual, random)
+                found = self._responses(net, families, call, actual, random)
             del actual  # its graph holds the old weights
-        return None, silent
+        return None, found
 
-    def _silent(
+    def _responses(
         self,
         net: nn.Module,
         families: Sequence[StructureFamily],
         call: Call,
         outputs: Sequence[Tensor],
         random: torch.Generator,
-    ) -> dict[str, str]:
-        """Say which families the outputs of a small network do not respond to, and why."""
+    ) -> Responses:
         try:
-            layers = silent_layers(net, families, outputs, self.least, random)
+            return responses(net, families, outputs, self.least, random)
         except RuntimeError:  # layers that change their input in place can be trained with gains alone
             ones = {family.name: torch.ones(family.size) for family in families}
-            layers = silent_layers(net, families, self._gated(net, families, ones, call), self.least, random)
-        return {family: _SILENT.format(layer) for family, layer in layers.items()}
+            return responses(net, families, self._gated(net, families, ones, call), self.least, random)
 
     def _copy(self, recipe: Recipe, random: torch.Generator) -> nn.Module:
         copy = shared_copy(self.net)
@@ -188,19 +205,16 @@ class Verification:
         return copy
 
     def _masks(
-        self, families: Sequence[StructureFamily], trial: int, step: int, random: torch.Generator
+        self, families: Sequence[StructureFamily], trial: int, step: int, attempt: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw masks, and gains that leave the consumers' inputs as large as they were."""
-        keep = {
-            family.name: uneven_mask(family.size, trial, step, self.numbers[family.name])
-            for family in families
-        }
-        theta = {
-            name: torch.empty(mask.shape).uniform_(0.5, 1.5, generator=random)
-            * mask
-            / mask.float().mean().sqrt()
-            for name, mask in keep.items()
-        }
+        """Draw masks, and gains that leave the consumers' inputs as large as they were, each family by itself."""
+        keep, theta = {}, {}
+        for family in families:
+            number = self.numbers[family.name]
+            mask = uneven_mask(family.size, trial, step, number)
+            random = torch.Generator().manual_seed((1000 * trial + attempt) * 10**6 + STEPS * number + step)
+            gains = torch.empty(family.size).uniform_(0.5, 1.5, generator=random)
+            keep[family.name], theta[family.name] = mask, gains * mask / mask.float().mean().sqrt()
         return keep, theta
 
     def _gated(
@@ -223,6 +237,8 @@ class Verification:
         try:
             outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), self.given)
         except Exception as error:
+            if self.dtype is _PRECISIONS[-1][0]:
+                raise
             raise _UnfitPrecisionError from error
         if not _finite(outputs):
             raise ValueError("the network gives no finite outputs on the example inputs")
@@ -253,6 +269,13 @@ class _UnfitPrecisionError(Exception):
 
 def _finite(outputs: Sequence[Tensor]) -> bool:
     return bool(outputs) and all(bool(output.isfinite().all()) for output in outputs)
+
+
+def _silent(heard: Mapping[str, Tensor], share: float) -> str | None:
+    """Name a layer that writes structures of which less than a share has moved the outputs; None if none does."""
+    if not heard:
+        return "all layers"
+    return next((repr(layer) for layer, moving in heard.items() if moving.float().mean() < share), None)
 
 
 def _failure(error: Exception) -> str:
