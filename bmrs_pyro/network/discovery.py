@@ -33,9 +33,10 @@ def find_structures(
 ) -> Structures:
     """Find a network's structure families: channels, neurons and attention heads that can be removed.
 
-    The dependency graph proposes families, and each is then tried on a copy of the network: its outputs must
-    not depend on channels whose gain is 0, and must stay the same when these are cut out. What does not pass
-    is listed in ``left_out`` with the reason. The network, its modes and the random state stay as they are.
+    The dependency graph proposes families, and each is then tried on copies of the network with random weights
+    and inputs: the outputs must respond to what is kept, and stay the same when channels whose gain is 0 are
+    cut out, few or most of them. What does not pass is listed in ``left_out`` with the reason. The network, its
+    modes and the random state stay as they are.
 
     Only what the example inputs reach is seen: a warning names the layers with parameters that they do not
     reach in evaluation mode, nor in training mode, in which auxiliary classifiers are.

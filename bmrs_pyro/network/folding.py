@@ -18,7 +18,7 @@ def compact_(
     structures: Sequence[StructureFamily],
     keep: Mapping[str, Tensor],
     theta: Mapping[str, Tensor],
-) -> None:
+) -> list[StructureFamily]:
     """Compact a network without gates, in place; parameters that lose nothing and read no gain stay untouched.
 
     Args:
@@ -26,8 +26,12 @@ def compact_(
         structures: its families.
         keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.
         theta: gains ``(C,)`` per family; those not named are 1.
+
+    Returns:
+        The families as they are now.
     """
     removal, left = remove_(net, structures, keep)
     gates = Gates(net, left)
     gates.fold_(net, {name: gain[removal.keep[name].to(gain.device)] for name, gain in theta.items()})
     Gates.detach_(net)
+    return left

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["Verification"]
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -12,140 +14,247 @@ from torch import Tensor, nn
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.random_inputs import RandomInputs
+from bmrs_pyro.network.random_weights import Recipe, livened, randomise_
+from bmrs_pyro.network.responses import Responses, responses
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
+from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 
-_PRECISIONS = ((torch.float64, 1e-9), (torch.float32, 1e-4))  # and the error allowed, relative to the output
+# precision, the error allowed and the response asked for, relative to the largest output
+_PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
+_RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
+_ATTEMPTS = 3 * len(_RECIPES)
+_MOST, _LEAST = 0.95, 0.25  # share of what stays that moves the outputs: tried for, and asked for
+
+_CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
+_SILENT = (
+    "the outputs do not respond to the weights of {} on random weights and call, so nothing shows that it can lose "
+    "channels; give example inputs on which they do"
+)
 
 
 class Verification:
     """Tries families on copies of a network.
 
-    A family passes if, for each half of its structures, on a copy with values of its own:
+    A trial gives the copy random weights and call, masks that keep few, most or a run of the structures, and gains
+    to those kept. The outputs must stay the same when the others are cut out and the gains folded in; then once more
+    with fresh weights, from what is left. A trial is repeated, with other weights and longer inputs, until the outputs
+    have responded to what is kept of every family, in each layer that writes it.
 
-    * the outputs do not move when the gains of that half are 0 and everything that writes it changes,
-    * the outputs stay the same when that half is cut out, and the gains of the others are folded in.
+    All families are tried at once. When that fails, halves are, with the same masks and weights, so that nothing but
+    the families decides. The last trial is one that all accepted families pass together.
 
     Args:
         net: the network; left as it is.
         call: how it is called; noise is added to its inputs, so zeros will do.
-
-    Raises:
-        ValueError: the network's outputs are not finite.
     """
 
     def __init__(self, net: nn.Module, call: Call) -> None:
-        self.random = torch.Generator().manual_seed(0)
-        self.net = net
-        for self.dtype, self.tolerance in _PRECISIONS:
-            self.call = call.map(lambda x: self._noisy(x.to(self.dtype)) if x.is_floating_point() else x)
-            try:
-                outputs = self._outputs(self._copy())
-                break
-            except (RuntimeError, TypeError):  # some networks make tensors of fixed precision
-                if self.dtype is _PRECISIONS[-1][0]:
-                    raise
-        if not outputs or not all(output.isfinite().all() for output in outputs):
-            raise ValueError("the network gives no finite outputs on the example inputs")
+        self.net, self.example = net, call
+        self.numbers: dict[str, int] = {}
+        self._begin(*_PRECISIONS[0])
 
-    def _copy(self) -> nn.Module:
-        copy = shared_copy(self.net)
-        for tensor in (*copy.parameters(), *copy.buffers()):
-            if tensor.is_floating_point():
-                tensor.data = tensor.data.to(self.dtype, copy=True)
-        for parameter in copy.parameters():
-            # fresh networks have zeros and ones in places where trained ones do not
-            if parameter.dim() < 2 or bool((parameter == parameter.flatten()[:1]).all()):
-                parameter.data = self._noisy(parameter.data)
-        return copy
+    def _begin(self, dtype: torch.dtype, tolerance: float, least: float) -> None:
+        self.dtype, self.tolerance, self.least = dtype, tolerance, least
+        self.left_out: list[LeftOut] = []
+        self.given = self.example.map(lambda x: x.detach().to(dtype) if x.is_floating_point() else x)
+        self.inputs = RandomInputs(self.given, self._works)
 
     def sift(self, families: Sequence[StructureFamily]) -> tuple[list[StructureFamily], list[LeftOut]]:
-        """Separate the families that pass, all of them together, from those that do not.
+        """Separate the families that pass every trial from those that do not, with the reason.
 
-        All are tried at once; only if that fails, halves are, so that f offenders among F families cost
-        about f log F verifications.
+        Raises:
+            ValueError: the network's outputs are not finite.
         """
-        failed: list[LeftOut] = []
+        self.numbers = {family.name: number for number, family in enumerate(families)}
+        try:
+            return self._through_all(families), self.left_out
+        except _UnfitPrecisionError:  # some networks make tensors of fixed precision
+            self._begin(*_PRECISIONS[1])
+            return self._through_all(families), self.left_out
 
-        def extend(passed: list[StructureFamily], candidates: list[StructureFamily]) -> list[StructureFamily]:
-            reason = self._failure([*passed, *candidates])
+    def _through_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
+        """Return the families that pass every trial, the last of them together."""
+        left = list(families)
+        for trial in count():
+            before = len(left)
+            left = self._through(trial, left) if left else []
+            if not left or (trial + 1 >= TRIALS and len(left) == before):
+                break
+        return left
+
+    def _through(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
+        """Return the families that pass a trial."""
+        heard: Responses = {family.name: {} for family in families}
+        passed, waiting = set[str](), families
+        for attempt in range(_ATTEMPTS):
+            waiting, found = self._fit(trial, attempt, waiting)
+            for name, layers in found.items():
+                heard[name] = {
+                    layer: moving | heard[name].get(layer, moving) for layer, moving in layers.items()
+                }
+            passed |= {family.name for family in waiting if _silent(heard[family.name], _MOST) is None}
+            waiting = [family for family in waiting if family.name not in passed]
+            if not waiting:
+                break
+        for family in waiting:
+            layer = _silent(heard[family.name], _LEAST)
+            if layer is None:
+                passed.add(family.name)
+            else:
+                self.left_out.append(LeftOut(family.name, _SILENT.format(layer)))
+        return [family for family in families if family.name in passed]
+
+    def _fit(
+        self, trial: int, attempt: int, group: list[StructureFamily]
+    ) -> tuple[list[StructureFamily], Responses]:
+        """Return the families of a group that pass together, and what the outputs respond to."""
+        reason, found = self._outcome(trial, attempt, group)
+        if reason is None:
+            return group, found
+        if len(group) == 1:
+            self.left_out.append(LeftOut(group[0].name, reason))
+            return [], {}
+        middle = len(group) // 2
+        left, found = self._fit(trial, attempt, group[:middle])
+        right, others = self._fit(trial, attempt, group[middle:])
+        if not left or not right:
+            return left + right, found | others
+        if len(left) + len(right) < len(group):
+            return self._fit(trial, attempt, left + right)
+        innocent = [family for family in group if not self._fails_alone(trial, family)]
+        if len(innocent) < len(group):
+            return self._fit(trial, attempt, innocent) if innocent else ([], {})
+        for family in right:  # what passes alone does not with what stands before it
+            reason, together = self._outcome(trial, attempt, [*left, family])
             if reason is None:
-                return [*passed, *candidates]
-            if len(candidates) == 1:
-                failed.append(LeftOut(candidates[0].name, reason))
-                return passed
-            middle = len(candidates) // 2
-            return extend(extend(passed, candidates[:middle]), candidates[middle:])
+                left, found = [*left, family], together
+            else:
+                self.left_out.append(LeftOut(family.name, reason))
+        return left, found
 
-        return (extend([], list(families)) if families else []), failed
+    def _fails_alone(self, trial: int, family: StructureFamily) -> bool:
+        """Try a family alone with all weights and inputs, and leave it out if one of these shows that it fails."""
+        for attempt in range(_ATTEMPTS):
+            reason, _ = self._outcome(trial, attempt, [family])
+            if reason is not None:
+                self.left_out.append(LeftOut(family.name, reason))
+                return True
+        return False
 
-    def _failure(self, families: Sequence[StructureFamily]) -> str | None:
-        """Say what goes wrong with some families; None if nothing does."""
-        orders = [torch.randperm(family.size, generator=self.random) for family in families]
-        for half in (False, True):
-            keep = {
-                family.name: (order < family.size // 2) ^ half
-                for family, order in zip(families, orders, strict=True)
-            }
-            theta = {
-                name: torch.empty(mask.shape).uniform_(0.1, 1.0, generator=self.random) * mask
-                for name, mask in keep.items()
-            }
+    def _outcome(
+        self, trial: int, attempt: int, families: Sequence[StructureFamily]
+    ) -> tuple[str | None, Responses]:
+        """Remove structures of some families from a random copy, twice.
+
+        Returns:
+            What goes wrong, None if nothing does; and what the outputs respond to of what the first removal leaves.
+        """
+        recipe = _RECIPES[attempt % len(_RECIPES)]
+        random = torch.Generator().manual_seed(1000 * trial + attempt)
+        net = self._copy(recipe, random)
+        call = self.inputs.draw(attempt // len(_RECIPES), random)
+        found: Responses = {}
+        for step in range(STEPS):
+            if step and recipe != "given":
+                randomise_(net, recipe, self.dtype, random)
+            keep, theta = self._masks(families, trial, step, attempt)
             try:
-                net = self._copy()
-                expected, changed = self._masked(net, families, keep, theta)
-                if not self._equal(expected, changed):
-                    return "the outputs depend on channels whose gain is 0"
-                compact_(net, families, keep, theta)
-                small = self._outputs(net)
+                with torch.no_grad(), livened(net) if recipe == "lively" else nullcontext():
+                    expected = self._gated(net, families, theta, call)
             except Exception as error:
-                line = next(iter(str(error).splitlines()), "")
-                return f"the network does not run without some of them ({type(error).__name__}: {line})"
-            if not self._equal(changed, small):
-                return "the outputs change when some of them are removed"
-        return None
+                if self._works(call, net):
+                    return _failure(error), {}
+                expected = []
+            if not _finite(expected):
+                self._require_outputs()
+                return None, {}
+            try:
+                families = compact_(net, families, keep, theta)
+                with torch.set_grad_enabled(step == 0):
+                    actual = self._outputs(net, call)
+            except Exception as error:
+                return _failure(error), {}
+            if not self._equal(expected, actual):
+                return _CHANGED, {}
+            if step == 0:
+                found = self._responses(net, families, call, actual, random)
+            del actual  # its graph holds the old weights
+        return None, found
 
-    def _masked(
+    def _responses(
         self,
         net: nn.Module,
         families: Sequence[StructureFamily],
-        keep: Mapping[str, Tensor],
+        call: Call,
+        outputs: Sequence[Tensor],
+        random: torch.Generator,
+    ) -> Responses:
+        try:
+            return responses(net, families, outputs, self.least, random)
+        except RuntimeError:  # layers that change their input in place can be trained with gains alone
+            ones = {family.name: torch.ones(family.size) for family in families}
+            return responses(net, families, self._gated(net, families, ones, call), self.least, random)
+
+    def _copy(self, recipe: Recipe, random: torch.Generator) -> nn.Module:
+        copy = shared_copy(self.net)
+        randomise_(copy, recipe, self.dtype, random)
+        for parameter in copy.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return copy
+
+    def _masks(
+        self, families: Sequence[StructureFamily], trial: int, step: int, attempt: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw masks, and gains that leave the consumers' inputs as large as they were, each family by itself."""
+        keep, theta = {}, {}
+        for family in families:
+            number = self.numbers[family.name]
+            mask = uneven_mask(family.size, trial, step, number)
+            random = torch.Generator().manual_seed((1000 * trial + attempt) * 10**6 + STEPS * number + step)
+            gains = torch.empty(family.size).uniform_(0.5, 1.5, generator=random)
+            keep[family.name], theta[family.name] = mask, gains * mask / mask.float().mean().sqrt()
+        return keep, theta
+
+    def _gated(
+        self,
+        net: nn.Module,
+        families: Sequence[StructureFamily],
         theta: Mapping[str, Tensor],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the outputs with gains, before and after all that writes a channel of gain 0 changes."""
+        call: Call,
+    ) -> list[Tensor]:
         device = next(net.parameters()).device
         gates = Gates(net, families)
-        with gates.open({name: gain.to(device) for name, gain in theta.items()}):
-            before = self._outputs(net)
-            self._rewrite(net, families, keep)
-            after = self._outputs(net)
-        Gates.detach_(net)
-        return before, after
+        try:
+            with gates.open({name: gain.to(device) for name, gain in theta.items()}):
+                return self._outputs(net, call)
+        finally:
+            Gates.detach_(net)
 
-    def _rewrite(
-        self, net: nn.Module, families: Sequence[StructureFamily], keep: Mapping[str, Tensor]
-    ) -> None:
-        """Give new values to all that writes or carries the channels not kept."""
-        state = net.state_dict()
-        for family in families:
-            for member in family.members:
-                if member.role == "consume":
-                    continue
-                positions = member.positions[~keep[family.name][member.structures]]
-                for name, dim in member.tensors:
-                    tensor = state[name]
-                    if not tensor.is_floating_point():
-                        continue  # which inputs are read, where each is weighted too
-                    shape = [*tensor.shape[:dim], len(positions), *tensor.shape[dim + 1 :]]
-                    values = self._noise(tensor, shape)
-                    if name.endswith("running_var"):  # small ones would blow the outputs up
-                        values = values.abs().clamp(min=float(values.abs().mean()) / 4)
-                    tensor.index_copy_(dim, positions.to(tensor.device), values)
+    def _require_outputs(self) -> None:
+        """Raise if it is not due to the random weights and inputs that there are no finite outputs."""
+        try:
+            outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), self.given)
+        except Exception as error:
+            if self.dtype is _PRECISIONS[-1][0]:
+                raise
+            raise _UnfitPrecisionError from error
+        if not _finite(outputs):
+            raise ValueError("the network gives no finite outputs on the example inputs")
 
-    def _outputs(self, net: nn.Module) -> list[Tensor]:
-        with torch.no_grad():
-            torch.default_generator.manual_seed(0)
-            return tensor_outputs(net, self.call)
+    def _works(self, call: Call, net: nn.Module | None = None) -> bool:
+        try:
+            with torch.no_grad():
+                return _finite(
+                    self._outputs(net or self._copy("given", torch.Generator().manual_seed(0)), call)
+                )
+        except Exception:
+            return False
+
+    def _outputs(self, net: nn.Module, call: Call) -> list[Tensor]:
+        torch.default_generator.manual_seed(0)
+        return tensor_outputs(net, call)
 
     def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
         return len(expected) == len(actual) and all(
@@ -153,10 +262,22 @@ class Verification:
             for one, other in zip(expected, actual, strict=True)
         )
 
-    def _noise(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """Normal noise as large as the given values, or of size 0.1 if they are all zero."""
-        size = float(like.norm()) / like.numel() ** 0.5 or 0.1
-        return torch.randn(shape, generator=self.random).mul_(size).to(like)
 
-    def _noisy(self, values: Tensor) -> Tensor:
-        return values + 0.1 * self._noise(values, values.shape)
+class _UnfitPrecisionError(Exception):
+    """The network does not run in the precision that it is tried in."""
+
+
+def _finite(outputs: Sequence[Tensor]) -> bool:
+    return bool(outputs) and all(bool(output.isfinite().all()) for output in outputs)
+
+
+def _silent(heard: Mapping[str, Tensor], share: float) -> str | None:
+    """Name a layer that writes structures of which less than a share has moved the outputs; None if none does."""
+    if not heard:
+        return "all layers"
+    return next((repr(layer) for layer, moving in heard.items() if moving.float().mean() < share), None)
+
+
+def _failure(error: Exception) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    return f"the network does not run without some of them ({type(error).__name__}: {line})"

@@ -1,0 +1,114 @@
+"""The page about networks made to deceive, and the chance that the masks alone miss a treatment by place."""
+
+from __future__ import annotations
+
+__all__ = ["KEYS", "missed", "page"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.experiments.honesty import KINDS
+from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
+
+KEYS = ("code", "kind")
+"""What tells the rows of honesty.json apart."""
+
+_SIZES = (2, 3, 4, 6, 8, 16, 64)
+_PATTERNS = 100
+_ANCHORS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "counted from the start": lambda pattern, width: pattern[:width],
+    "counted from the end": lambda pattern, width: pattern[len(pattern) - width :],
+    "as a share of the width": lambda pattern, width: pattern[torch.arange(width) * len(pattern) // width],
+}
+_HEAD = """# Structures that cannot be removed are not offered
+
+Made by `bmrs reproduce honesty --out docs/results`; [honesty.json](honesty.json) has one object per kind of network
+and version of the code. The networks are small and random, and the example inputs are zeros. *By place*: the channels
+of one layer are treated by where they stand. *Silent*: the outputs seldom or never respond to some of the layers.
+*Plain*: all structures can be removed. An offer is *wrong* if, for one of 24 random masks, each on random weights and
+inputs, the outputs change by more than 10⁻⁶ of the largest when structures whose gain is 0 are cut out, or the
+network fails.
+"""
+_CHANCE = """
+## The chance that a treatment by place passes
+
+Each family is removed from under {masks} masks in {trials} trials: all but the first, a run at the start and
+scattered ones, and, of what these leave, all but the last, all but the first and a single one. A mask misses a
+treatment only if every channel that stays is treated as the one in its new place. For a treatment that depends on the
+place from the start, all but the first must stay unnoticed: then each channel is treated as its neighbour, and all
+are treated alike. From the end it is all but the last. Drawn at random, of treatments by two values that do not treat
+all channels alike, the masks missed
+
+| treatment | {sizes} |
+|---|{rules}|
+{rows}
+
+of {patterns} for each number of channels. What a mask shows is seen only where the outputs respond. At the first mask
+of every trial they do to at least a quarter of the channels that stay, in each layer that writes them: such a mask
+shows a treatment that differs for d of the channels with a probability of at least 1 − 0.75ᵈ, if those that respond
+are drawn at random. A plain layer behind a ReLU responds to three quarters of its channels and more.
+"""
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the page in Markdown."""
+    codes = list(dict.fromkeys(row["code"] for row in rows))
+    lines = ["", "| networks | code | number | offers | wrong offers |", "|---|---|---|---|---|"]
+    for group in dict.fromkeys(group for group, _, _ in KINDS.values()):
+        for code in codes:
+            own = [row for row in rows if row["code"] == code and KINDS[row["kind"]][0] == group]
+            sums = " | ".join(str(sum(row[key] for row in own)) for key in ("networks", "offered", "wrong"))
+            lines.append(f"| {group} | {code} | {sums} |")
+    lines += [
+        "",
+        f"| kind | {' | '.join(f'{code}: offers, wrong' for code in codes)} |",
+        f"|---|{'---|' * len(codes)}",
+    ]
+    found = {(row["code"], row["kind"]): f"{row['offered']}, {row['wrong']}" for row in rows}
+    lines += [f"| {kind} | {' | '.join(found.get((code, kind), '') for code in codes)} |" for kind in KINDS]
+    return _HEAD + "\n".join(lines) + "\n" + _chance()
+
+
+def _chance() -> str:
+    rows = [
+        f"| {name} | {' | '.join(str(missed(size, anchor)) for size in _SIZES)} |"
+        for name, anchor in _ANCHORS.items()
+    ]
+    return _CHANCE.format(
+        masks=TRIALS * STEPS,
+        trials=TRIALS,
+        sizes=" | ".join(f"C = {size}" for size in _SIZES),
+        rules="---|" * (len(_SIZES) - 1) + "---",
+        rows="\n".join(rows),
+        patterns=_PATTERNS,
+    )
+
+
+def missed(size: int, anchored: Callable[[Tensor, int], Tensor]) -> int:
+    """Count the random treatments of C channels by two values that all masks of a verification miss.
+
+    Args:
+        size: C.
+        anchored: the treatment of each of so many channels, from a pattern of length C.
+    """
+    random = torch.Generator().manual_seed(0)
+    passed = 0
+    for family in range(_PATTERNS):
+        pattern = torch.rand(size, generator=random) < 0.5
+        pattern[family % size] = ~pattern[(family + 1) % size]  # all alike would be no treatment by place
+        passed += _passes(pattern, anchored, family)
+    return passed
+
+
+def _passes(pattern: Tensor, anchored: Callable[[Tensor, int], Tensor], family: int) -> bool:
+    for trial in range(TRIALS):
+        width = len(pattern)
+        for step in range(STEPS):
+            keep = uneven_mask(width, trial, step, family)
+            before, width = anchored(pattern, width)[keep], int(keep.sum())
+            if not torch.equal(before, anchored(pattern, width)):
+                return False
+    return True

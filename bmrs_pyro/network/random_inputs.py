@@ -1,0 +1,110 @@
+"""Random inputs like the example inputs, and longer ones where these are of length 1."""
+
+from __future__ import annotations
+
+__all__ = ["RandomInputs"]
+
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import tensors_in
+from bmrs_pyro.network.random_weights import noise, root_mean_square
+
+_LONGER = 5
+
+
+class RandomInputs:
+    """Draws example inputs with noise, and integers from the range of the table that looks them up.
+
+    Args:
+        call: how the network is called.
+        works: calls the network and says whether it gives finite outputs.
+    """
+
+    def __init__(self, call: Call, works: Callable[[Call], bool]) -> None:
+        self.call, self.works = call, works
+        self.tensors = tensors_in(tuple(call))
+        integers = [x for x in self.tensors if not x.is_floating_point() and x.dtype not in _NO_INDEX]
+        self.ranges: dict[int, int] = {}
+        if integers:
+            with _LookUps(integers) as looked_up:
+                works(call)
+            self.ranges = {id(integers[index]): size for index, size in looked_up.ranges.items()}
+            if not works(self.draw(0, torch.Generator().manual_seed(0))):
+                self.ranges = {}
+
+    def draw(self, variant: int, random: torch.Generator) -> Call:
+        """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer."""
+        dim = self._repeats[variant % len(self._repeats)] if variant else None
+
+        def drawn(x: Tensor) -> Tensor:
+            size, x = self.ranges.get(id(x)), _repeated(x, dim)
+            if size is not None:
+                return torch.randint(size, x.shape, generator=random).to(x)
+            if not x.is_floating_point():
+                return x
+            return x + noise(x, random, 0.1 * root_mean_square(x) if x.any() else 1.0)
+
+        return self.call.map(drawn)
+
+    @cached_property
+    def _repeats(self) -> list[int | None]:
+        """Dimensions of length 1 along which the network takes longer inputs too; None first."""
+        dims = {dim for x in self.tensors for dim, size in enumerate(x.shape) if size == 1}
+        longer = {dim: self.call.map(partial(_repeated, dim=dim)) for dim in sorted(dims)}
+        return [None, *(dim for dim, call in longer.items() if self.works(call))]
+
+
+_NO_INDEX = (torch.bool, torch.complex64, torch.complex128)
+
+
+def _repeated(x: Tensor, dim: int | None) -> Tensor:
+    return x.repeat_interleave(_LONGER, dim) if dim is not None and x.shape[dim : dim + 1] == (1,) else x
+
+
+class _LookUps(TorchDispatchMode):
+    """Notes how long the tables are in which tensors of integers, or copies of them, are looked up."""
+
+    def __init__(self, integers: list[Tensor]) -> None:
+        super().__init__()
+        self.alive = list(integers)  # so that nothing else can lie where they lie
+        self.numbers = {_place(x): number for number, x in enumerate(integers)}
+        self.ranges: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        for indices, rows in _looked_up(func, args):
+            number = self.numbers.get(_place(indices))
+            if number is not None:
+                self.ranges[number] = min(rows, self.ranges.get(number, rows))
+        result = func(*args, **(kwargs or {}))
+        if _name(func) in ("clone", "_to_copy") and _place(args[0]) in self.numbers:
+            self.alive.append(result)
+            self.numbers[_place(result)] = self.numbers[_place(args[0])]
+        return result
+
+
+def _looked_up(func: Any, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, int]]:
+    """Yield the integers that an operation looks up, and the number of rows of its table."""
+    match _name(func):
+        case "embedding" | "_embedding_bag" | "_embedding_bag_forward_only":
+            yield args[1], args[0].shape[0]
+        case "index":
+            for indices, rows in zip(args[1], args[0].shape, strict=False):
+                if indices is not None and indices.dtype == torch.long:
+                    yield indices, rows
+
+
+def _name(func: Any) -> str:
+    return str(func.overloadpacket.__name__)
+
+
+def _place(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()

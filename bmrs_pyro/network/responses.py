@@ -1,0 +1,70 @@
+"""Which structures the outputs of a network respond to."""
+
+from __future__ import annotations
+
+__all__ = ["Responses", "responses"]
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.random_weights import noise, root_mean_square
+from bmrs_pyro.network.structures import Member, StructureFamily
+
+Responses = dict[str, dict[str, Tensor]]
+"""By family and layer that writes it: mask ``(C,)``, True for the structures that move the outputs."""
+
+
+def responses(
+    net: nn.Module,
+    families: Sequence[StructureFamily],
+    outputs: Sequence[Tensor],
+    least: float,
+    random: torch.Generator,
+) -> Responses:
+    """Say which structures move the outputs when the weights that write them change.
+
+    The response to structure c in a layer of weights W is ‖∂L/∂W_c‖ √mean(W²), with L = Σ ⟨v, y⟩ / (max|y| √n) over
+    the outputs y of n values, and v random: about how far the outputs move, relative to the largest, when W_c is
+    replaced.
+
+    Args:
+        net: the network.
+        families: its families.
+        outputs: what it has put out, with the graph.
+        least: smallest response that counts.
+        random: where v comes from.
+    """
+    weights = dict(net.named_parameters(remove_duplicate=False))
+    moved = [
+        (y * noise(y, random, 1.0)).sum() / (float(y.detach().abs().max()) * y.numel() ** 0.5)
+        for y in (torch.view_as_real(y) if y.is_complex() else y for y in outputs)
+        if y.requires_grad and y.any()
+    ]
+    sizes: dict[str, Tensor] = {}
+    if moved:
+        gradients = torch.autograd.grad(sum(moved), list(weights.values()), allow_unused=True)
+        sizes = {
+            name: gradient.abs() * root_mean_square(weight.detach())
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            if gradient is not None
+        }
+    return {
+        family.name: {
+            member.module: _moving(member, family.size, sizes, least)
+            for member in family.members
+            if member.role == "produce"
+        }
+        for family in families
+    }
+
+
+def _moving(member: Member, size: int, responses: Mapping[str, Tensor], least: float) -> Tensor:
+    moving = torch.zeros(size, dtype=torch.bool)
+    for name, dim in member.tensors:
+        if name in responses:
+            by_channel = responses[name].movedim(dim, 0)
+            norms = by_channel.reshape(len(by_channel), -1).norm(dim=1).cpu()
+            moving[member.structures[norms[member.positions] > least]] = True
+    return moving

@@ -1,0 +1,210 @@
+"""Removal is offered only where it is exact for every mask, and where the outputs show it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bmrs_pyro.experiments.honesty import KINDS, measured
+from bmrs_pyro.experiments.honesty_page import KEYS, missed, page
+from bmrs_pyro.network import Structures, find_structures
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.random_inputs import RandomInputs
+from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
+from bmrs_pyro.network.verification import Verification
+
+
+def sizes(structures: Structures) -> dict[str, int]:
+    return {family.name.removeprefix("theta."): family.size for family in structures}
+
+
+def reasons(structures: Structures) -> dict[str, str]:
+    return {name.removeprefix("theta."): reason for name, reason in structures.left_out}
+
+
+class HalfScaled(nn.Module):
+    """Half of the channels are scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.last = (
+            nn.Conv2d(3, 2, 3),
+            nn.Conv2d(2, 16, 3),
+            nn.Conv2d(16, 6, 1),
+            nn.Linear(6, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(self.stem(x).relu()).relu().clone()
+        h[:, : h.shape[1] // 2] *= -0.5
+        out: Tensor = self.last(self.b(h).relu().mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_of_the_channels_scaled_is_left_out_and_takes_no_other_family_with_it(seed: int) -> None:
+    torch.manual_seed(seed)
+    found = find_structures(HalfScaled(), torch.zeros(1, 3, 8, 8))
+    assert sizes(found) == {"stem": 2, "b": 6}
+    assert "treated by their place" in reasons(found)["a"]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (group, *_) in KINDS.items() if group != "plain" and not kind.endswith("images")]
+)
+def test_networks_made_to_deceive_get_no_wrong_offer(kind: str) -> None:
+    assert measured(kind, 0)["wrong"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered"),
+    [("perceptron", 2), ("residual stream", 2), ("gated halves", 1), ("attention heads", 1), ("words", 2)],
+)
+def test_plain_networks_lose_no_offer(kind: str, offered: int) -> None:
+    assert measured(kind, 0) == {"offered": offered, "wrong": 0}
+
+
+def test_masks_are_uneven_and_every_family_gets_all_kinds() -> None:
+    for size in (2, 3, 4, 16, 17, 64):
+        for family in range(12):
+            masks = [uneven_mask(size, trial, 0, family) for trial in range(TRIALS)]
+            assert all(0 < int(mask.sum()) < size for mask in masks)
+            assert size == 2 or all(2 * int(mask.sum()) != size for mask in masks)
+            assert any(not mask[0] and mask[1:].all() for mask in masks)  # all but the first
+            assert any(mask[0] and mask.int().diff().max() <= 0 for mask in masks)  # a run at the start
+            again = [uneven_mask(size, trial, 0, family) for trial in range(TRIALS)]
+            assert all(torch.equal(one, other) for one, other in zip(masks, again, strict=True))
+    single = [uneven_mask(9, trial, STEPS - 1, 0) for trial in range(TRIALS)]
+    assert sorted(int(mask.sum()) for mask in single) == [1, 8, 8]
+
+
+def test_no_treatment_by_two_values_is_missed_by_the_masks() -> None:
+    for size in (2, 3, 8, 16):
+        assert missed(size, lambda pattern, width: pattern[:width]) == 0
+        assert missed(size, lambda pattern, width: pattern[len(pattern) - width :]) == 0
+    # a treatment of all channels alike is missed by all masks: the count can be something else than 0
+    assert missed(8, lambda pattern, width: pattern[:1].expand(width)) == 100
+
+
+def test_a_softmax_before_few_units_is_no_reason_to_offer_it() -> None:
+    net = nn.Sequential(
+        nn.Linear(10, 16), nn.ReLU(), nn.Softmax(1), nn.Linear(16, 2), nn.ReLU(), nn.Linear(2, 2)
+    )
+    for seed in range(10):
+        torch.manual_seed(seed)
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        assert sizes(find_structures(net, torch.zeros(1, 10))) == {"3": 2}
+
+
+def test_a_dead_last_layer_is_brought_to_life() -> None:
+    dead = nn.Linear(6, 5)
+    nn.init.constant_(dead.bias, -100.0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), dead, nn.ReLU(), nn.Linear(5, 2))
+    assert sizes(find_structures(net, torch.zeros(1, 4))) == {"0": 6, "2": 5}
+
+
+class Unheard(nn.Module):
+    """One layer's channels are multiplied by zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard, self.unheard = nn.Linear(4, 6), nn.Linear(4, 5)
+        self.first, self.second = nn.Linear(6, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.first(self.heard(x).relu()) + 0 * self.second(self.unheard(x).relu())
+        return out
+
+
+def test_what_the_outputs_do_not_respond_to_is_refused_by_name() -> None:
+    found = find_structures(Unheard(), torch.randn(2, 4))
+    assert sizes(found) == {"heard": 6}
+    assert "do not respond to the weights of 'unheard'" in reasons(found)["unheard"]
+    assert "give example inputs on which they do" in reasons(found)["unheard"]
+
+
+class Heads(nn.Module):
+    """Attention over embedded words; heads can leave, where they are told."""
+
+    def __init__(self, told: bool) -> None:
+        super().__init__()
+        self.count = 4
+        if told:
+            self.num_heads = 4
+        self.words, self.norm = nn.Embedding(9, 6), nn.LayerNorm(6)
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(16, 6),
+        )
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids)
+        h, heads = self.norm(x), getattr(self, "num_heads", self.count)
+        q, k, v = (layer(h).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        h = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        out: Tensor = self.last(x + self.o(h))
+        return out
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (1, 1), (3, 2)])
+def test_attention_is_tried_on_different_tokens_whatever_the_example(shape: tuple[int, int]) -> None:
+    ids = torch.zeros(shape, dtype=torch.long)
+    assert sizes(find_structures(Heads(told=True), ids)) == {"q": 4}
+    assert not find_structures(Heads(told=False), ids)
+
+
+def test_integers_come_from_the_range_of_the_table_that_they_are_looked_up_in() -> None:
+    words, kinds = nn.Embedding(50, 3), torch.randn(4, 3)
+    ids, types, mask = (torch.zeros(2, 30, dtype=torch.long) for _ in range(3))
+
+    def works(call: Call) -> bool:
+        one, two, _ = call.args
+        return bool((words(one.view(-1).int()) + kinds[two.clone().view(-1)]).isfinite().all())
+
+    inputs = RandomInputs(Call((ids, types, mask), {}), works)
+    for seed in range(3):
+        drawn = inputs.draw(0, torch.Generator().manual_seed(seed)).args
+        assert [int(x.max()) for x in drawn[1:]] == [3, 0]
+        assert 40 < int(drawn[0].max()) < 50
+        assert drawn[0].shape == (2, 30)
+
+
+def test_the_outcome_of_a_family_does_not_depend_on_the_others_with_it() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 1),
+        nn.LocalResponseNorm(3, alpha=1.0),
+        nn.Conv2d(5, 6, 1),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 1),
+    )
+    families = [
+        *find_structures(net, torch.zeros(1, 2, 4, 4)),
+        *find_structures(nn.Sequential(net[0], nn.ReLU(), *net[2:]), torch.zeros(1, 2, 4, 4)),
+    ]
+    offender, innocent = families[1], families[0]
+    for order in ([offender, innocent], [innocent, offender], [offender]):
+        left, failed = Verification(net, Call((torch.zeros(1, 2, 4, 4),), {})).sift(order)
+        assert [family.name for family in left] == [f.name for f in order if f is innocent]
+        assert [family for family, _ in failed] == [offender.name]
+
+
+def test_the_page_counts_what_the_rows_say() -> None:
+    rows = [
+        {"code": code, "kind": kind, "networks": 2, "offered": 3, "wrong": wrong}
+        for code, wrong in (("before", 1), ("now", 0))
+        for kind in KINDS
+    ]
+    assert set(KEYS) < rows[0].keys()
+    text = page(rows)
+    plain = sum(group == "plain" for group, *_ in KINDS.values())
+    assert f"| plain | before | {2 * plain} | {3 * plain} | {plain} |" in text
+    assert f"| plain | now | {2 * plain} | {3 * plain} | 0 |" in text
+    assert "| perceptron | 3, 1 | 3, 0 |" in text
