@@ -28,7 +28,7 @@ from bmrs_pyro.training.shuffling import set_epoch
 TRAVEL = 10.0
 """Σ steps × rate of the posteriors in a path, in widths of the prior: with 5 a third more structures stayed."""
 
-FALL = 25.0
+FALL = 12.0
 """By how much the KL of all gains shall fall from the first epoch of a path to its last."""
 
 GROWTH = math.exp(0.5)
@@ -107,7 +107,7 @@ class Passes:
 def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
     """Return the KL weight of every epoch so far and of the next one.
 
-    The KL of all gains shall fall by one factor in every epoch, 25 in all. Where it fell less in the last epoch, the
+    The KL of all gains shall fall by one factor in every epoch, 12 in all. Where it fell less in the last epoch, the
     weight grows, by e^½ at most; where it fell as it should, structures are on their way out and the weight stays.
 
     Args:

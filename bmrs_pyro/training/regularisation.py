@@ -15,6 +15,7 @@ from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
+from bmrs_pyro.network import compact
 from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
@@ -65,11 +66,13 @@ class Path:
         return self.trainee.refit(self.shelf[point.epoch], point, epochs)
 
     def network(self, point: PathPoint) -> nn.Module:
-        """Return the small network of a point as it is on the path, plain and in evaluation mode.
+        """Return the network of a point as it is on the path, or of ``dense``, plain and in evaluation mode.
 
         Raises:
             ValueError: the point is not on this path.
         """
+        if point == self.dense:
+            return compact(self.trainee.model.network, {}).eval()
         self._refuse_stranger(point)
         return self.trainee.network(self.shelf[point.epoch])
 
@@ -149,6 +152,7 @@ def fit_path(
         folder.mkdir(parents=True, exist_ok=True)
     store = None if folder is None else Checkpoint(folder / "dense.safetensors")
     dense = trainee.dense(model, dense_epochs, store)
+    trainee.model.load_state_dict(model.state_dict())
     shelf = Shelf(folder)
     start, known = trainee.start(), shelf.load()
     kls = [] if known is None else [record.kl for record in known.epochs]

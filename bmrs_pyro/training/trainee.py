@@ -51,10 +51,10 @@ class Refit:
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model before the path, and what it is trained with.
+    """A model as it was before the path, and what it is trained with.
 
     Attributes:
-        model: the model, with all its structures.
+        model: the model with all its structures, and the weights that the path began with.
         loader: training batches of one pass.
         validation: batches that networks are scored on.
         criterion: which structures leave.

@@ -66,9 +66,11 @@ def test_networks_get_smaller_while_the_weight_grows(path: Path) -> None:
 
 def test_points_say_what_their_networks_cost(path: Path) -> None:
     example = path.trainee.model.network.example_inputs[0][:1]
-    for point in path.points[::3]:
+    for point in (path.dense, *path.points[::3]):
         cost = complexity(path.network(point), example)
         assert (point.parameters, point.macs, point.bytes) == (cost.parameters, cost.macs, cost.bytes)
+        hits = torch.cat([path.network(point)(x).argmax(-1) == y for x, y in batches(seed=1)])
+        assert hits.float().mean().item() == pytest.approx(point.score.accuracy)
         gone = path.dense.size - point.size
         assert point.delta_f is not None
         # every one left with ΔF > -1, the log prior odds
