@@ -65,8 +65,15 @@ def livened(net: nn.Module) -> Iterator[None]:
         return output + shift.reshape(-1, *(1,) * (-1 - own))
 
     done: set[nn.Module] = set()
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | _ConvNd | _BatchNorm)]
-    hooks = [layer.register_forward_hook(liven) for layer in layers if isinstance(layer.bias, nn.Parameter)]
+    hooks = [
+        layer.register_forward_hook(liven)
+        for layer in net.modules()
+        if isinstance(layer, nn.Linear | _ConvNd | _BatchNorm)
+        and isinstance(layer.bias, nn.Parameter)
+        # others, and hooks, may change what comes after the bias
+        and type(layer).__module__.startswith("torch.nn.modules.")
+        and not layer._forward_hooks
+    ]
     try:
         yield
     finally:
