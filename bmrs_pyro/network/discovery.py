@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
 from bmrs_pyro.network.proposal import propose
@@ -62,7 +63,10 @@ def find_structures(
         copy = shared_copy(net)
         idle = _choose_modes(copy, call)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
-        proposed, left_out = propose(traced, trace(traced, call))
+        found = trace(traced, call)
+        found.occurrences.extend(candidate_counts(copy, call, found))
+        proposed, left_out = propose(copy, found)
+        proposed = settle_counts(copy, call, proposed)
         compiled = list(compiled_layers(net))
         candidates = []
         for family in proposed:
