@@ -7,9 +7,9 @@ __all__ = ["propose"]
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bmrs_pyro.network.layers import Side
+from bmrs_pyro.network.layers import Side, obstacle
 from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
 from bmrs_pyro.network.tracing import Occurrence, Trace
@@ -59,7 +59,26 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
             left_out.append(LeftOut(name, reason))
         else:
             accepted.append(structure)
-    return accepted, left_out
+    return accepted, left_out + _unseen(net, found)
+
+
+def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
+    """List the modules that compute with matrices of their own, through which nothing is followed."""
+    seen = {one.module for one in found.occurrences}
+    left_out = []
+    for name, module in net.named_modules():
+        own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
+        alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
+        if own and alone and name not in seen:
+            reason = obstacle(module, name) or (
+                f"{type(module).__name__} {name!r} computes with tensors of its own ({', '.join(own)}), not with layers"
+            )
+            left_out.append(LeftOut(f"theta.{name}", reason))
+    return left_out
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return sum(size > 1 for size in weight.shape) > 1
 
 
 def _merged(found: Trace) -> list[Occurrence]:

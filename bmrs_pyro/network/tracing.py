@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
@@ -31,11 +32,17 @@ from bmrs_pyro.network.layers import (
     parameter_side,
 )
 from bmrs_pyro.network.local_gradients import Source, channel_pairs, sources_of, supports
+from bmrs_pyro.network.nested import leaves
 from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.untouched import tensor_outputs
 
 Labels = dict[int, int]  # channel -> label
 
+# activations that pass no gradient on in places; the trace has a sigmoid for them
+_FLAT = {
+    *(functional.relu, functional.relu6, functional.hardtanh, functional.hardswish, functional.hardsigmoid),
+    *(functional.threshold, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, Tensor.clamp, torch.clamp),
+}
 _ONE_BY_ONE = 4096  # most channels that are looked at one by one
 
 
@@ -94,7 +101,6 @@ class _Tracer(TorchFunctionMode):
         self.known: dict[int, Source] = {}
         self.dead: set[int] = set()
         self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
-        self.kept: list[Any] = []  # identities of what is kept are not given anew
         self.stack: list[str] = []
         self.written: dict[str, tuple[int, ...]] = {}
         self.random = torch.Generator().manual_seed(0)
@@ -123,6 +129,9 @@ class _Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func in _FLAT and isinstance(args[0], Tensor):
+            in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
+            return args[0].sigmoid_() if in_place else args[0].sigmoid()
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
@@ -152,13 +161,13 @@ class _Tracer(TorchFunctionMode):
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.stack.pop()
         side = output_side(module)
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            return None
         if side is None:
             own = any(True for _ in module.parameters(recurse=False))
             if own or "norm" in type(module).__name__.lower():
-                self.named.setdefault(output.grad_fn, _does(module, name))
-                self.kept.append(output.grad_fn)
+                nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]
+                self.named.update(dict.fromkeys(nodes, _does(module, name)))
+            return None
+        if not isinstance(output, Tensor) or not output.requires_grad:
             return None
         with torch._C.DisableTorchFunction():
             if side.role == "produce":
@@ -380,7 +389,7 @@ def _unique(source: Source, channel: Tensor) -> list[tuple[int, int]]:
 
 
 def _does(module: nn.Module, name: str) -> str:
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
-        return obstacle(module, name) or ""
+    if reason := obstacle(module, name):
+        return reason
     verb = "normalises over" if "norm" in type(module).__name__.lower() else "mixes"
     return f"{type(module).__name__} {name!r} {verb} them"
