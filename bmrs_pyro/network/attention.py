@@ -64,7 +64,9 @@ def heads_of(args: tuple[Any, ...], out: Tensor, batch: int) -> tuple[int, Tenso
 
 def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
     for arg in args:
-        yield from (one for one in (arg if isinstance(arg, (tuple, list)) else [arg]) if isinstance(one, Tensor))
+        yield from (
+            one for one in (arg if isinstance(arg, (tuple, list)) else [arg]) if isinstance(one, Tensor)
+        )
 
 
 def _softmax(x: Tensor) -> torch.Size | None:

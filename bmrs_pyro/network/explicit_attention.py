@@ -60,7 +60,9 @@ class ExplicitAttention(nn.Module):
         batched = query.dim() == 3
         first = self.batch_first or not batched  # unbatched sequences get a batch of one in front
         q, k, v = (
-            layer(x if first else x.transpose(0, 1)).unflatten(-1, (self.num_heads, self.head_dim)).transpose(-2, -3)
+            layer(x if first else x.transpose(0, 1))
+            .unflatten(-1, (self.num_heads, self.head_dim))
+            .transpose(-2, -3)
             for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
         if not batched:
@@ -119,14 +121,18 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
     owners = None if layers is None else {name.rpartition(".")[0] for name in layers}
     made: dict[nn.Module, ExplicitAttention] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
-        if name and (owners is None or name in owners) and type(module) is nn.MultiheadAttention:
-            if _plain(module):
-                made[module] = made.get(module) or ExplicitAttention(module)
-                owner, _, own = name.rpartition(".")
-                setattr(net.get_submodule(owner), own, made[module])
+        wanted = name and (owners is None or name in owners)
+        if wanted and type(module) is nn.MultiheadAttention and _plain(module):
+            made[module] = made.get(module) or ExplicitAttention(module)
+            owner, _, own = name.rpartition(".")
+            setattr(net.get_submodule(owner), own, made[module])
 
 
 def _plain(attention: nn.MultiheadAttention) -> bool:
     computed = attention._qkv_same_embed_dim and "in_proj_weight" not in attention._parameters
-    own = attention.bias_k is not None or attention.add_zero_attn or "weight" not in attention.out_proj._parameters
+    own = (
+        attention.bias_k is not None
+        or attention.add_zero_attn
+        or "weight" not in attention.out_proj._parameters
+    )
     return not (computed or own or attention._forward_hooks or attention._forward_pre_hooks)

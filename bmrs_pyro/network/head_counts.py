@@ -17,9 +17,9 @@ from bmrs_pyro.network.attention import AttentionCall
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.labelling import Occurrence, Trace
 from bmrs_pyro.network.layers import Side
 from bmrs_pyro.network.structures import Member, StructureFamily
-from bmrs_pyro.network.tracing import Occurrence, Trace
 from bmrs_pyro.network.untouched import random_state_kept, shared_copy, tensor_outputs
 
 _MOST = 8  # integers of one kind of attention that are tried in all combinations
@@ -98,7 +98,7 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
         doubtful = {own for f in concerned for m in f.members if (own := kind(m)) and _counts_groups(f, m)}
         subsets = sorted(
             (set(some) for n in range(len(open_) + 1) for some in combinations(open_, n)),
-            key=lambda some: (len(some & doubtful) - len(some - doubtful) * _MOST),
+            key=lambda some: len(some & doubtful) - len(some - doubtful) * _MOST,
         )
         works = (some for some in subsets if _works(net, call, [only(f, settled | some) for f in concerned]))
         chosen = next(works, set())

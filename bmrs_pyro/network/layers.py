@@ -41,7 +41,9 @@ def output_side(layer: nn.Module) -> Side | None:
                 "produce", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",)
             )
         case _ if _is_conv1d(layer):
-            return Side("produce", layer.nf, _present(layer, 1, "weight") + _present(layer, 0, "bias"), ("nf",))
+            return Side(
+                "produce", layer.nf, _present(layer, 1, "weight") + _present(layer, 0, "bias"), ("nf",)
+            )
         case FeatureSelection():
             return Side("produce", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
         case nn.Embedding():
@@ -60,8 +62,10 @@ def output_side(layer: nn.Module) -> Side | None:
             return Side("carry", layer.num_features, vectors, ("num_features",))
         case nn.GroupNorm():
             return Side("carry", layer.num_channels, _present(layer, 0, "weight", "bias"), ("num_channels",))
-        case _ if _FROZEN <= layer._buffers.keys():
-            return Side("carry", len(layer.weight), tuple((name, 0) for name in sorted(_FROZEN)))
+        case _ if layer._buffers.keys() >= _FROZEN:
+            return Side(
+                "carry", layer.state_dict()["weight"].numel(), tuple((name, 0) for name in sorted(_FROZEN))
+            )
         case nn.PReLU() if layer.num_parameters > 1:
             return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
     return None
@@ -73,7 +77,7 @@ def input_side(layer: nn.Module) -> Side | None:
         case nn.Linear():
             return Side("consume", layer.in_features, (("weight", 1),), ("in_features",))
         case _ if _is_conv1d(layer):
-            return Side("consume", layer.nx, (("weight", 0),), ("nx",))
+            return Side("consume", _integer(layer, "nx"), (("weight", 0),), ("nx",))
         case _ConvNd(groups=1):
             along = 0 if layer.transposed else 1
             return Side("consume", layer.in_channels, (("weight", along),), ("in_channels",))
@@ -92,7 +96,7 @@ def channel_dim(layer: nn.Module, x: Tensor) -> int:
             return x.dim() - layer._get_no_batch_dim()
         case _BatchNorm() | nn.GroupNorm() | nn.PReLU() | FeatureSelection():
             return 1
-    return 1 if _FROZEN <= layer._buffers.keys() else x.dim() - 1
+    return 1 if layer._buffers.keys() >= _FROZEN else x.dim() - 1
 
 
 def group_side(layer: _ConvNd | nn.GroupNorm) -> Side:
@@ -151,6 +155,12 @@ def _made_plain(layer: nn.Module, attribute: str) -> str:
             case SpectralNorm():
                 return f"torch.nn.utils.remove_spectral_norm(layer, {attribute!r}) makes it one"
     return "make it one"
+
+
+def _integer(layer: nn.Module, attribute: str) -> int:
+    value = getattr(layer, attribute)
+    assert isinstance(value, int)
+    return value
 
 
 def _present(layer: nn.Module, dim: int, *names: str) -> tuple[tuple[str, int], ...]:

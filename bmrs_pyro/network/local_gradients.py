@@ -6,10 +6,11 @@ said about operations: whatever autograd knows is followed, reshapes, splits, pr
 
 from __future__ import annotations
 
-__all__ = ["Source", "channel_pairs", "sources_of", "supports"]
+__all__ = ["Source", "channel_pairs", "sources_of", "supports", "touched"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +36,13 @@ class Source:
     labels: tuple[int, ...] = ()
 
 
-def sources_of(x: Tensor, known: Mapping[int, Source]) -> tuple[list[Source], list[object]]:
+def sources_of(x: Tensor, known: Mapping[int, Source]) -> tuple[list[Source], list[Any]]:
     """Walk back from a tensor to the sources it was computed from; return them and the graph's nodes, nearest first."""
     found: dict[int, Source] = {}
     if x.grad_fn is None:
         return [known[id(x)]] if id(x) in known else [], []
-    nodes, seen = [x.grad_fn], {x.grad_fn}
+    nodes: list[Any] = [x.grad_fn]
+    seen = {x.grad_fn}
     for node in nodes:
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) in known:
@@ -52,17 +54,15 @@ def sources_of(x: Tensor, known: Mapping[int, Source]) -> tuple[list[Source], li
     return list(found.values()), nodes
 
 
-def channel_pairs(
-    x: Tensor, dim: int, sources: Sequence[Source]
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
+def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor | None]:
     """Tell which channel of x each element of the sources has gone into.
 
-    With the numbers c = 251 a + b of x's channels, the gradients of Σ r x, Σ r a x, Σ r b x and Σ r h(c) x, r random and
-    h a hash, stand in the ratios a, b and h(c) for an element that has gone into channel c alone.
+    With the numbers c = 251 a + b of x's channels, the gradients of Σ r x, Σ r a x, Σ r b x and Σ r h(c) x, r random
+    and h a hash, stand in the ratios a, b and h(c) for an element that has gone into channel c alone.
 
     Returns:
         For each source a tensor of its shape, c or −1 where nothing has been read; None if an element has gone into
-        several channels. And the gradients of Σ r x.
+        several channels.
     """
     n = x.shape[dim]
     shape = [1] * x.dim()
@@ -74,9 +74,9 @@ def channel_pairs(
     weights = torch.empty(x.shape).uniform_(0.5, 1.5, generator=generator).to(x)
     moments = [_gradients(x, weights * code.view(shape), sources) for code in codes]
     pairs: list[Tensor | None] = []
-    for total, high, low, mixed in zip(*moments, strict=True):
+    for source, total, high, low, mixed in zip(sources, *moments, strict=True):
         if total is None or high is None or low is None or mixed is None:
-            pairs.append(None if total is not None else torch.empty(0))
+            pairs.append(torch.full(source.tensor.shape, -1))
             continue
         largest = torch.stack([one.abs() for one in (total, high, low, mixed)]).amax(0)
         read = largest > _LEAST * float(largest.max() or 1)
@@ -86,7 +86,7 @@ def channel_pairs(
         exact = torch.stack([(r - w).abs() < 0.02 for r, w in zip(ratios, whole, strict=True)]).all(0)
         exact &= (check[channel] == whole[2]) & (channel == whole[0] * _PRIME + whole[1])
         pairs.append(channel.where(read, -1) if bool((exact | ~read).all()) else None)
-    return pairs, moments[0]
+    return pairs
 
 
 def supports(
@@ -100,6 +100,20 @@ def supports(
         one.select(dim, channel).copy_(weights.select(dim, channel))
         found.append([None if g is None else g != 0 for g in _gradients(x, one, sources)])
     return found
+
+
+def touched(source: Source, support: Tensor) -> list[int]:
+    """Return the channels of a source that some elements lie in."""
+    assert source.dim is not None
+    whole: list[int] = (
+        support.movedim(source.dim, 0)
+        .reshape(support.shape[source.dim], -1)
+        .any(1)
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
+    return whole
 
 
 def _gradients(x: Tensor, weights: Tensor, sources: Sequence[Source]) -> tuple[Tensor | None, ...]:

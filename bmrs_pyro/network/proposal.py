@@ -9,10 +9,11 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.layers import Side, obstacle
+from bmrs_pyro.network.labelling import Occurrence, Trace
+from bmrs_pyro.network.layers import Side, obstacle, output_side
 from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
-from bmrs_pyro.network.tracing import Occurrence, Trace
+
 
 def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[LeftOut]]:
     """Number the structures and collect those that share a producer in families.
@@ -70,9 +71,14 @@ def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
         own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
         alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
         if own and alone and name not in seen:
-            reason = obstacle(module, name) or (
-                f"{type(module).__name__} {name!r} computes with tensors of its own ({', '.join(own)}), not with layers"
-            )
+            if output_side(module):
+                reason = f"{name!r} is not called: other code uses its weight"
+            else:
+                kind, names = type(module).__name__, ", ".join(own)
+                reason = (
+                    obstacle(module, name)
+                    or f"{kind} {name!r} has weights of its own ({names}), not in layers"
+                )
             left_out.append(LeftOut(f"theta.{name}", reason))
     return left_out
 
