@@ -41,9 +41,8 @@ def output_side(layer: nn.Module) -> Side | None:
                 "produce", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",)
             )
         case _ if _is_conv1d(layer):
-            return Side(
-                "produce", layer.nf, _present(layer, 1, "weight") + _present(layer, 0, "bias"), ("nf",)
-            )
+            tensors = _present(layer, 1, "weight") + _present(layer, 0, "bias")
+            return Side("produce", _integer(layer, "nf"), tensors, ("nf",))
         case FeatureSelection():
             return Side("produce", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
         case nn.Embedding():
