@@ -30,3 +30,4 @@ from .tables import evaluation_rows as evaluation_rows
 from .tables import family_table as family_table
 from .widths import layer_widths as layer_widths
 from .widths import plot_layer_widths as plot_layer_widths
+from .transformer_families import transformer_table as transformer_table
