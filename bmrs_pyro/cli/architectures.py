@@ -37,11 +37,12 @@ Small, randomly initialised networks, most of them transformers': two layers, ei
 where attention is computed; a group of queries leaves with the keys and values that it shares.
 
 - *reachable*: share of the parameters beside the embeddings that belong to at least one structure;
-- *stream*: the other parameters. Their channels are those of the residual stream alone. A LayerNorm or RMSNorm divides
-  by a mean over all channels of the stream, so none can leave exactly; heads and inner neurons can;
+- *stays*: the other parameters. Most have channels of the residual stream alone. A LayerNorm or RMSNorm divides by a
+  mean over all channels of the stream, so none can leave exactly; heads and inner neurons can;
 - *error*: as above, the largest at two other batch sizes and lengths than those the structures were found with.
 
-Recurrent layers stay whole: their hidden units feed back into themselves. So do experts fused in one tensor.
+Recurrent layers stay whole: their hidden units feed back into themselves. So do experts fused in one tensor, and
+attention with a single head.
 
 """
 

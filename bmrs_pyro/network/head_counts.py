@@ -66,10 +66,10 @@ def _counted(attention: AttentionCall, value: int, found: Trace) -> dict[int, in
 
 
 def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> list[StructureFamily]:
-    """Keep of the candidates the largest set with which the network does without a head as if its gain were 0.
+    """Keep of the candidates the smallest set with which the network does without a head as if its gain were 0.
 
-    Modules of one class are treated alike. Of those that count groups of heads, which may as well say how many heads
-    are in a group, the smallest set is taken.
+    Modules of one class are treated alike. An integer that has such a value by chance, a patch size or a distance, may
+    show nothing when it changes on these inputs: hence the smallest.
 
     Args:
         net: the network; left as it is.
@@ -95,21 +95,11 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
     for kinds, concerned in alike.items():
         settled = {one for one in kinds if taken.get(one)}
         open_ = sorted((one for one in kinds if one not in taken), key=str)[:_MOST]
-        doubtful = {own for f in concerned for m in f.members if (own := kind(m)) and _counts_groups(f, m)}
-        subsets = sorted(
-            (set(some) for n in range(len(open_) + 1) for some in combinations(open_, n)),
-            key=lambda some: len(some & doubtful) - len(some - doubtful) * _MOST,
-        )
+        subsets = (set(some) for n in range(len(open_) + 1) for some in combinations(open_, n))
         works = (some for some in subsets if _works(net, call, [only(f, settled | some) for f in concerned]))
         chosen = next(works, set())
         taken |= {one: one in chosen for one in open_}
     return [only(family, {one for one, stays in taken.items() if stays}) for family in families]
-
-
-def _counts_groups(family: StructureFamily, member: Member) -> bool:
-    """Whether an integer is the number of structures, where queries are wider than keys and values."""
-    widths = {producer.size for producer in family.members if producer.role == "produce"}
-    return member.size == family.size and len(widths) > 1
 
 
 @torch.no_grad()

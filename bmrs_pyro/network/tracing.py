@@ -77,7 +77,7 @@ class _Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in _FLAT and isinstance(args[0], Tensor):
+        if func in _FLAT and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
             return args[0].sigmoid_() if in_place else args[0].sigmoid()
         out = func(*args, **(kwargs or {}))

@@ -34,13 +34,15 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "RoBERTa": ("Roberta ForSequenceClassification", _TEXT),
     "DistilBERT": (
         "DistilBert ForSequenceClassification",
-        {"vocab_size": _WORDS, "dim": 64, "n_layers": 2, "n_heads": 8, "hidden_dim": 160, "max_position_embeddings": 40},
+        {"vocab_size": _WORDS, "dim": 64, "n_layers": 2, "n_heads": 8, "hidden_dim": 160,
+         "max_position_embeddings": 40},
     ),
     "Electra": ("Electra ForSequenceClassification", {**_TEXT, "embedding_size": 64}),
     "ModernBERT": ("ModernBert ForSequenceClassification", {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}),
     "GPT-2": (
         "GPT2 LMHeadModel",
-        {"vocab_size": _WORDS, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 40, "bos_token_id": 1, "eos_token_id": 2},
+        {"vocab_size": _WORDS, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 40,
+         "bos_token_id": 1, "eos_token_id": 2},
     ),
     "Llama": ("Llama ForCausalLM", _TEXT),
     "Llama, 2 key/value heads": ("Llama ForCausalLM", _GROUPED),
@@ -93,7 +95,7 @@ class _Encoder(nn.Module):
 class _Recurrent(nn.Module):
     """A classifier by a recurrent layer."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
         self.embedding, self.recurrent = nn.Embedding(_WORDS, 32), kind(32, 64, batch_first=True)
         self.last = nn.Linear(64, 3)
@@ -108,7 +110,7 @@ def transformer_table() -> str:
 
     Needs transformers; nothing is downloaded.
     """
-    head = ["network", "families", "reachable", "stream", "seconds", "error"]
+    head = ["network", "families", "reachable", "stays", "seconds", "error"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, net in _networks():
         lines.append(f"| {name} | {' | '.join(_row(net))} |")
@@ -122,7 +124,10 @@ def _networks() -> Iterator[tuple[str, nn.Module]]:
         family, task = classes.split()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield name, getattr(transformers, family + task)(getattr(transformers, f"{family}Config")(**config))
+            yield (
+                name,
+                getattr(transformers, family + task)(getattr(transformers, f"{family}Config")(**config)),
+            )
     yield "nn.TransformerEncoder", _Encoder()
     yield "torchvision ViT", VisionTransformer(32, 8, 2, 8, 64, 160, num_classes=5)
     yield "nn.LSTM", _Recurrent(nn.LSTM)
@@ -154,7 +159,9 @@ def _inputs(net: nn.Module) -> Callable[[int, int], tuple[Any, ...]]:
         case "T5ForConditionalGeneration":
             return lambda b, n: ({"input_ids": words(b, n), "decoder_input_ids": words(b, n - 1)},)
         case "WhisperForConditionalGeneration":
-            return lambda b, n: ({"input_features": torch.randn(b, 16, 40), "decoder_input_ids": words(b, n)},)
+            return lambda b, n: (
+                {"input_features": torch.randn(b, 16, 40), "decoder_input_ids": words(b, n)},
+            )
         case name if "Image" in name or name == "VisionTransformer":
             size = 128 if "Segformer" in name else 32
             return lambda b, n: (torch.randn(b, 3, size, size),)
@@ -168,5 +175,7 @@ def _beside_embeddings(net: nn.Module) -> list[nn.Parameter]:
     for module in net.modules():
         if isinstance(module, nn.Embedding) or type(module).__name__.endswith(("Embeddings", "PatchEmbed")):
             skipped |= {id(weight) for weight in module.parameters()}
-    skipped |= {id(weight) for name, weight in net.named_parameters() if "pos_emb" in name or "conv_proj" in name}
+    skipped |= {
+        id(weight) for name, weight in net.named_parameters() if "pos_emb" in name or "conv_proj" in name
+    }
     return [weight for weight in net.parameters() if id(weight) not in skipped]

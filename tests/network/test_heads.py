@@ -118,6 +118,31 @@ def test_a_group_of_queries_leaves_with_its_keys_and_values() -> None:
     assert (small.blocks[0].heads, small.blocks[0].groups, small.blocks[0].repeats) == (2, 1, 2)
 
 
+class Patched(nn.Module):
+    """An integer, read on the way, is as large as the number of heads by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.farthest = 4, 24
+        self.block = Own("heads", "fused", False)
+        self.embed, self.last = nn.Linear(4, 10), nn.Linear(10, 3)
+        self.distances = nn.Embedding(30, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.unflatten(1, (x.shape[1] // self.patch, 4)))
+        places = self.distances(torch.arange(x.shape[1]).clamp(max=self.farthest))
+        out: Tensor = self.last((x + self.block(x + places)).mean(1))
+        return out
+
+
+def test_integers_that_are_as_large_by_chance_stay() -> None:
+    torch.manual_seed(0)
+    network = NoisyNetwork(Patched().eval(), torch.randn(2, 16))
+    assert sizes(network.structures) == {"block.read.0": 4}
+    small: Any = compact(network, {"theta.block.read.0": torch.arange(4) > 1})
+    assert (small.patch, small.farthest, small.block.heads, small.block.inner) == (4, 24, 2, 6)
+
+
 class Masked(nn.Module):
     """Cross-attention by ``nn.MultiheadAttention`` with masks and weights."""
 
