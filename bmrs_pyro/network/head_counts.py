@@ -42,13 +42,22 @@ def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrenc
     """
     if not found.attention:
         return []
+    find = found.partition.find
     read = _integers_read(net, call, {name for one in found.attention for name in one.modules})
+    counted: dict[tuple[str, str, int], list[dict[int, int]]] = defaultdict(list)
+    for attention in found.attention:
+        for name in attention.modules:
+            for attribute, value in sorted(read[name].items()):
+                if labels := _counted(attention, value, found):
+                    counted[name, attribute, value].append(
+                        {place: find(label) for place, label in labels.items()}
+                    )
     return [
-        Occurrence(name, Side("carry", value, (), (attribute,)), labels)
-        for attention in found.attention
-        for name in attention.modules
-        for attribute, value in sorted(read[name].items())
-        if (labels := _counted(attention, value, found))
+        Occurrence(name, Side("carry", value, (), (attribute,)), several[0])
+        for (name, attribute, value), several in counted.items()
+        if all(
+            one == several[0] for one in several
+        )  # else it would tie the heads of attentions that it is around
     ]
 
 

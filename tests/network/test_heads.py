@@ -119,7 +119,7 @@ def test_a_group_of_queries_leaves_with_its_keys_and_values() -> None:
 
 
 class Patched(nn.Module):
-    """An integer, read on the way, is as large as the number of heads by chance."""
+    """Integers that are read on the way are as large by chance as the number of heads, and of their channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Patched(nn.Module):
 def test_integers_that_are_as_large_by_chance_stay() -> None:
     torch.manual_seed(0)
     network = NoisyNetwork(Patched().eval(), torch.randn(2, 16))
-    assert sizes(network.structures) == {"block.read.0": 4}
+    assert sizes(network.structures)["block.read.0"] == 4
     small: Any = compact(network, {"theta.block.read.0": torch.arange(4) > 1})
     assert (small.patch, small.farthest, small.block.heads, small.block.inner) == (4, 24, 2, 6)
 
@@ -208,6 +208,23 @@ def test_looking_leaves_multihead_attention_as_it_is() -> None:
     net: Any = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
     find_structures(net, torch.randn(2, 3, 8))
     assert type(net.self_attn) is nn.MultiheadAttention
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_heads_of_layers_with_a_common_owner_are_not_tied() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    net = models.VisionTransformer(
+        16, 4, 2, 4, 12, 20, num_classes=3
+    )  # patches are as large as heads are many
+    nn.init.normal_(net.heads.head.weight)
+    network = NoisyNetwork(net.eval(), torch.randn(2, 3, 16, 16))
+    assert sizes(network.structures) == {
+        f"encoder.layers.encoder_layer_{layer}.{name}": size
+        for layer in range(2)
+        for name, size in (("self_attention.q_proj", 4), ("mlp.0", 20))
+    }
+    assert removal_error(network, torch.randn(3, 3, 16, 16), seed=1) < 1e-4
 
 
 TEXT: dict[str, Any] = {
