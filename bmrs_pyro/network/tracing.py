@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from bmrs_pyro.network.attention import AttentionCall, heads_of, is_attention
+from bmrs_pyro.network.attention import SOFTMAX, AttentionCall, heads_of, is_attention, lively_attention
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
@@ -80,7 +80,12 @@ class _Tracer(TorchFunctionMode):
         if func in _FLAT and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
             return args[0].sigmoid_() if in_place else args[0].sigmoid()
-        out = func(*args, **(kwargs or {}))
+        if func is functional.scaled_dot_product_attention:
+            out = lively_attention(*args, **(kwargs or {}))
+        else:
+            out = func(*args, **(kwargs or {}))
+        if func in SOFTMAX and out.requires_grad:
+            return out + args[0].sigmoid()  # of a single number the softmax is 1, whatever the number
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
