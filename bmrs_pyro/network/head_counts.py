@@ -19,6 +19,7 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.labelling import Occurrence, Trace
 from bmrs_pyro.network.layers import Side
+from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.structures import Member, StructureFamily
 from bmrs_pyro.network.untouched import random_state_kept, shared_copy, tensor_outputs
 
@@ -100,12 +101,19 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
     for family in families:
         if kinds := frozenset(own for member in family.members if (own := kind(member))):
             alike[kinds].append(family)
+    runs = RandomInputs(call, lambda one: _runs(net, one))
+    random = torch.Generator().manual_seed(0)
+    calls = [runs.draw(length, random) for length in range(3)]  # a single token would show nothing
     taken: dict[Kind, bool] = {}
     for kinds, concerned in alike.items():
         settled = {one for one in kinds if taken.get(one)}
         open_ = sorted((one for one in kinds if one not in taken), key=str)[:_MOST]
         subsets = (set(some) for n in range(len(open_) + 1) for some in combinations(open_, n))
-        works = (some for some in subsets if _works(net, call, [only(f, settled | some) for f in concerned]))
+        works = (
+            some
+            for some in subsets
+            if all(_works(net, one, [only(f, settled | some) for f in concerned]) for one in calls)
+        )
         chosen = next(works, set())
         taken |= {one: one in chosen for one in open_}
     return [only(family, {one for one, stays in taken.items() if stays}) for family in families]
@@ -130,6 +138,14 @@ def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> b
         one.shape == other.shape and bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
         for one, other in zip(expected, actual, strict=True)
     )
+
+
+def _runs(net: nn.Module, call: Call) -> bool:
+    try:
+        with torch.no_grad():
+            return bool(tensor_outputs(shared_copy(net), call))
+    except Exception:  # whatever the network's own code raises with lengths it has no place for
+        return False
 
 
 def _enlivened(net: nn.Module) -> nn.Module:
