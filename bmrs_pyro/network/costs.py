@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.structures import StructureFamily
-from bmrs_pyro.network.untouched import modes_kept, random_state_kept
+from bmrs_pyro.network.untouched import modes_kept, random_state_kept, shared_copy
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,10 @@ def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
         net: the network.
         structures: its families, or some of them.
     """
+    structures = list(structures)
+    if any(isinstance(module, nn.MultiheadAttention) for module in net.modules()):
+        net = shared_copy(net)
+        make_explicit_(net, {member.module for family in structures for member in family.members})
     held: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for family in structures:
         for member in family.members:

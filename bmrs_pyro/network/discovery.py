@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
 from bmrs_pyro.network.proposal import propose
@@ -33,8 +35,8 @@ def find_structures(
 ) -> Structures:
     """Find a network's structure families: channels, neurons and attention heads that can be removed.
 
-    The dependency graph proposes families, and each is then tried on copies of the network with random weights
-    and inputs: the outputs must respond to what is kept, and stay the same when channels whose gain is 0 are
+    Gradients tell which channels each layer reads, and each family is then tried on copies of the network with random
+    weights and inputs: the outputs must respond to what is kept, and stay the same when channels whose gain is 0 are
     cut out, few or most of them. What does not pass is listed in ``left_out`` with the reason. The network, its
     modes and the random state stay as they are.
 
@@ -60,9 +62,13 @@ def find_structures(
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
     with random_state_kept(net), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         copy = shared_copy(net)
+        make_explicit_(copy)
         idle = _choose_modes(copy, call)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
-        proposed, left_out = propose(traced, trace(traced, call))
+        found = trace(traced, call)
+        found.occurrences.extend(candidate_counts(copy, call, found))
+        proposed, left_out = propose(copy, found)
+        proposed = settle_counts(copy, call, proposed)
         compiled = list(compiled_layers(net))
         candidates = []
         for family in proposed:

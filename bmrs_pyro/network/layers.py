@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Side", "group_side", "input_side", "obstacle", "output_side", "parameter_side"]
+__all__ = ["Side", "channel_dim", "group_side", "input_side", "obstacle", "output_side", "parameter_side"]
 
 from itertools import chain
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -18,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bmrs_pyro.network.feature_selection import FeatureSelection
 from bmrs_pyro.network.structures import Role
 
+_FROZEN = {"weight", "bias", "running_mean", "running_var"}  # buffers of a FrozenBatchNorm2d
 _TENSORS = {"weight", "bias", "running_mean", "running_var", "index"}  # that layers known here have
 
 
@@ -39,6 +40,9 @@ def output_side(layer: nn.Module) -> Side | None:
             return Side(
                 "produce", layer.out_features, _present(layer, 0, "weight", "bias"), ("out_features",)
             )
+        case _ if _is_conv1d(layer):
+            tensors = _present(layer, 1, "weight") + _present(layer, 0, "bias")
+            return Side("produce", _integer(layer, "nf"), tensors, ("nf",))
         case FeatureSelection():
             return Side("produce", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
         case nn.Embedding():
@@ -55,6 +59,12 @@ def output_side(layer: nn.Module) -> Side | None:
         case _BatchNorm() | _InstanceNorm():
             vectors = _present(layer, 0, "weight", "bias", "running_mean", "running_var")
             return Side("carry", layer.num_features, vectors, ("num_features",))
+        case nn.GroupNorm():
+            return Side("carry", layer.num_channels, _present(layer, 0, "weight", "bias"), ("num_channels",))
+        case _ if layer._buffers.keys() >= _FROZEN:
+            return Side(
+                "carry", layer.state_dict()["weight"].numel(), tuple((name, 0) for name in sorted(_FROZEN))
+            )
         case nn.PReLU() if layer.num_parameters > 1:
             return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
     return None
@@ -65,6 +75,8 @@ def input_side(layer: nn.Module) -> Side | None:
     match layer:
         case nn.Linear():
             return Side("consume", layer.in_features, (("weight", 1),), ("in_features",))
+        case _ if _is_conv1d(layer):
+            return Side("consume", _integer(layer, "nx"), (("weight", 0),), ("nx",))
         case _ConvNd(groups=1):
             along = 0 if layer.transposed else 1
             return Side("consume", layer.in_channels, (("weight", along),), ("in_channels",))
@@ -74,9 +86,31 @@ def input_side(layer: nn.Module) -> Side | None:
     return None
 
 
-def group_side(layer: _ConvNd) -> Side:
-    """Describe the groups of a convolution: they can leave only whole, so a structure holds whole groups."""
+def channel_dim(layer: nn.Module, x: Tensor) -> int:
+    """Return the dimension of a layer's input or output that its channels lie along."""
+    match layer:
+        case _ConvNd():
+            return x.dim() - len(layer.kernel_size) - 1
+        case _InstanceNorm():
+            return x.dim() - layer._get_no_batch_dim()
+        case _BatchNorm() | nn.GroupNorm() | nn.PReLU() | FeatureSelection():
+            return 1
+    return 1 if layer._buffers.keys() >= _FROZEN else x.dim() - 1
+
+
+def group_side(layer: _ConvNd | nn.GroupNorm) -> Side:
+    """Describe the groups of a layer: they can leave only whole, so a structure holds whole groups."""
+    if isinstance(layer, nn.GroupNorm):
+        return Side("carry", layer.num_groups, (), ("num_groups",))
     return Side("carry", layer.groups, (), ("groups",))
+
+
+def _is_conv1d(layer: nn.Module) -> bool:
+    """Whether a layer is transformers' Conv1D: a linear layer, its weight transposed."""
+    return any(
+        base.__name__ == "Conv1D" and base.__module__ == "transformers.pytorch_utils"
+        for base in type(layer).__mro__
+    )
 
 
 def parameter_side(name: str, parameter: nn.Parameter, dim: int) -> Side:
@@ -87,7 +121,7 @@ def parameter_side(name: str, parameter: nn.Parameter, dim: int) -> Side:
 def obstacle(layer: nn.Module, name: str) -> str | None:
     """Say why no channel of a layer can be removed by itself; None if one can."""
     match layer:
-        case nn.LayerNorm() | nn.GroupNorm() | nn.RMSNorm():
+        case nn.GroupNorm(num_groups=1):
             return f"{type(layer).__name__} {name!r} normalises over them"
         case nn.MultiheadAttention():
             return f"MultiheadAttention {name!r} hides its projections (separate linear layers would not)"
@@ -120,6 +154,12 @@ def _made_plain(layer: nn.Module, attribute: str) -> str:
             case SpectralNorm():
                 return f"torch.nn.utils.remove_spectral_norm(layer, {attribute!r}) makes it one"
     return "make it one"
+
+
+def _integer(layer: nn.Module, attribute: str) -> int:
+    value = getattr(layer, attribute)
+    assert isinstance(value, int)
+    return value
 
 
 def _present(layer: nn.Module, dim: int, *names: str) -> tuple[tuple[str, int], ...]:

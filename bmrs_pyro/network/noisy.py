@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery import find_structures
+from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
@@ -25,7 +26,9 @@ class NoisyNetwork(nn.Module):
     whose gain is 0 can be cut out of all layers that hold it.
 
     The network is wrapped, not copied: its parameters are the user's own, and it works as before outside of
-    this module. Nothing of a call is kept.
+    this module. Nothing of a call is kept. One thing changes: an ``nn.MultiheadAttention`` whose heads are structures
+    gives way to a layer that computes the same by four linear layers, with parameters of their own. Make optimisers
+    afterwards.
 
     Args:
         net: the network; its consumers get a hook each.
@@ -54,6 +57,7 @@ class NoisyNetwork(nn.Module):
                 f"({why or 'it has no layer that is known'}); "
                 "give a network with hidden channels, neurons or heads that only plain layers read"
             )
+        make_explicit_(net, {member.module for family in self.structures for member in family.members})
         self.net = net
         self.example_inputs = example_inputs
         self._by_name = bool(Call.of(net, example_inputs).kwargs)

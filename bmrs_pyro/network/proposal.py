@@ -7,15 +7,12 @@ __all__ = ["propose"]
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bmrs_pyro.network.layers import Side
+from bmrs_pyro.network.labelling import Occurrence, Trace
+from bmrs_pyro.network.layers import Side, obstacle, output_side
 from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
-from bmrs_pyro.network.tracing import Occurrence, Trace
-
-_HEADS = "num_heads"
-_HEAD_WIDTHS = ("attn_dim", "all_head_size", "inner_dim")  # names in use for heads × channels per head
 
 
 def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[LeftOut]]:
@@ -23,14 +20,13 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
 
     Args:
         net: the traced network.
-        found: where its channels go; attention heads are tied in it.
+        found: where its channels go.
 
     Returns:
         The families in module order, and those that cannot be offered, with the reason.
     """
-    _tie_heads(net, found)
     order = {name: index for index, (name, _) in enumerate(net.named_modules())}
-    occurrences = sorted(found.occurrences, key=lambda one: order[one.module])
+    occurrences = sorted(_merged(found), key=lambda one: order[one.module])
     producers = [one for one in occurrences if one.side.role == "produce"]
     families = Partition(found.partition.parents)
     for producer in producers:
@@ -48,11 +44,15 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
         channels: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for position, label in sorted(one.labels.items()):
             family = families.find(label)
-            channels[family].append((position, numbers[family][found.partition.find(label)]))
+            if family in numbers:  # else no layer writes it
+                channels[family].append((position, numbers[family][found.partition.find(label)]))
         for family, pairs in channels.items():
             members[family].append(_member(one.module, one.side, pairs))
 
-    reasons = {families.find(label): why for labels, why in found.obstacles for label in labels}
+    reasons: dict[int, str] = {}
+    for labels, why in found.obstacles:
+        for label in labels:
+            reasons.setdefault(families.find(label), why)
     accepted, left_out = [], []
     for family, name in names.items():
         structure = StructureFamily(name, len(numbers[family]), tuple(members[family]))
@@ -60,7 +60,46 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
             left_out.append(LeftOut(name, reason))
         else:
             accepted.append(structure)
-    return accepted, left_out
+    return accepted, left_out + _unseen(net, found)
+
+
+def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
+    """List the modules that compute with matrices of their own, through which nothing is followed."""
+    seen = {one.module for one in found.occurrences}
+    left_out = []
+    for name, module in net.named_modules():
+        own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
+        alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
+        if own and alone and name not in seen:
+            if output_side(module):
+                reason = f"{name!r} is not called: other code uses its weight"
+            else:
+                kind, names = type(module).__name__, ", ".join(own)
+                reason = (
+                    obstacle(module, name)
+                    or f"{kind} {name!r} has weights of its own ({names}), not in layers"
+                )
+            left_out.append(LeftOut(f"theta.{name}", reason))
+    return left_out
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return sum(size > 1 for size in weight.shape) > 1
+
+
+def _merged(found: Trace) -> list[Occurrence]:
+    """Collect what several calls of a layer say of one side, without the channels that stay."""
+    sides: dict[tuple[str, Side], dict[int, int]] = defaultdict(dict)
+    for one in found.occurrences:
+        labels = sides[one.module, one.side]
+        for position, label in one.labels.items():
+            found.partition.join([labels.setdefault(position, label), label])
+    fixed = {found.partition.find(label) for labels, _ in found.fixed for label in labels}
+    return [
+        Occurrence(module, side, free)
+        for (module, side), labels in sides.items()
+        if (free := {p: label for p, label in labels.items() if found.partition.find(label) not in fixed})
+    ]
 
 
 def _member(module: str, side: Side, pairs: list[tuple[int, int]]) -> Member:
@@ -76,35 +115,3 @@ def _shortcoming(structure: StructureFamily) -> str | None:
     if not structure.consumers:
         return "no layer reads it through its own module"
     return None
-
-
-def _tie_heads(net: nn.Module, found: Trace) -> None:
-    """Unite the channels of each attention head.
-
-    Queries and keys meet inside a head, so their channels cannot leave one by one: attention is told by an
-    owner with ``num_heads`` whose own layers write more channels to a consumer than it has inputs.
-    """
-    find = found.partition.find
-    for consumer in [one for one in found.occurrences if one.side.role == "consume"]:
-        owner, size = consumer.module.rpartition(".")[0], consumer.side.size
-        attention = net.get_submodule(owner)
-        heads = getattr(attention, _HEADS, None)
-        if not isinstance(heads, int) or size % heads or len(consumer.labels) < size:
-            continue
-        tied = {find(label) for label in consumer.labels.values()}
-        written = sum(
-            find(label) in tied
-            for one in found.occurrences
-            if one.side.role == "produce" and one.module.rpartition(".")[0] == owner
-            for label in one.labels.values()
-        )
-        if written <= size:
-            continue
-        width = size // heads
-        for head in range(heads):
-            found.partition.join(consumer.labels[head * width + offset] for offset in range(width))
-        starts = {head: consumer.labels[head * width] for head in range(heads)}
-        widths = tuple(name for name in _HEAD_WIDTHS if getattr(attention, name, None) == size)
-        found.occurrences.append(Occurrence(owner, Side("carry", heads, (), (_HEADS,)), starts))
-        if widths:
-            found.occurrences.append(Occurrence(owner, Side("carry", size, (), widths), consumer.labels))

@@ -1,173 +1,203 @@
 """Follow every channel through a network, from the layer that writes it to the layers that read it.
 
-Every output channel of every layer gets a label, and the labels spread along the dependency graph. Labels
-that meet are united: to remove one of their channels is to remove them all.
+Every output channel of every layer gets a label. Where a layer reads a tensor, gradients tell which channels have
+gone into which of its inputs. Labels that meet there are united: to remove one of their channels is to remove them all.
 """
 
 from __future__ import annotations
 
-__all__ = ["Occurrence", "Trace", "trace"]
+__all__ = ["trace"]
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 
-from bmrs_pyro.network.dependency_graph import Channel, DependencyGraph, Port, dependency_graph
-from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.layers import Side, group_side, input_side, obstacle, output_side, parameter_side
-from bmrs_pyro.network.partition import Partition
+from bmrs_pyro.network.attention import SOFTMAX, AttentionCall, heads_of, is_attention, lively_attention
+from bmrs_pyro.network.inputs import Call, batch_size
+from bmrs_pyro.network.labelling import Labelling, Trace
+from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
+from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
+from bmrs_pyro.network.nested import leaves
+from bmrs_pyro.network.untouched import tensor_outputs
 
-Labels = dict[int, int]  # channel -> label
-
-
-@dataclass(frozen=True)
-class Occurrence:
-    """One side of one layer, and the labels that have reached its channels."""
-
-    module: str
-    side: Side
-    labels: Labels
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Where the channels of a network go.
-
-    Attributes:
-        partition: labels that can only be removed together are in one set.
-        occurrences: the layers the labels have reached.
-        obstacles: labels that cannot be removed, and why.
-    """
-
-    partition: Partition = field(default_factory=Partition)
-    occurrences: list[Occurrence] = field(default_factory=list)
-    obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
+# activations that pass no gradient on in places; the trace has a sigmoid for them
+_FLAT = {
+    *(functional.relu, functional.relu6, functional.hardtanh, functional.hardswish, functional.hardsigmoid),
+    *(functional.threshold, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, Tensor.clamp, torch.clamp),
+}
 
 
 def trace(net: nn.Module, call: Call) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
-        net: the network; its parameters must require gradients.
+        net: the network; its parameters must require gradients. Use a copy: hooks stay, and half precision is left.
         call: how it is called.
-
-    Raises:
-        ValueError: torch-pruning cannot trace the network.
     """
-    graph = dependency_graph(net, call)
-    found = Trace()
-    sides = [side for layer in net.modules() for side in (input_side(layer), output_side(layer)) if side]
-    widest = max((side.size for side in sides), default=0)
-    names = {value: name for name, value in (*net.named_modules(), *net.named_parameters())}
-    for port, labels in _Spread(graph, found, widest).everywhere().items():
-        if port.node.grad_fn in graph.ends and port == graph.output(port.node):
-            found.obstacles.append((labels.values(), "they are outputs of the network"))
-        name = names.get(port.node.module)
-        if name is None:
-            continue  # an operation between layers
-        layer = name if isinstance(port.node.module, nn.Module) else name.rpartition(".")[0]
-        if reason := obstacle(net.get_submodule(layer), layer):
-            found.obstacles.append((labels.values(), reason))
-        for side, own in _sides(graph, port, labels, name):
-            found.occurrences.append(Occurrence(layer, side, own))
-            if max(own) >= side.size:
-                reason = f"torch-pruning maps them past the {side.size} channels of {name!r}"
-                found.obstacles.append((labels.values(), reason))
-    return found
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
+        net.float()
+        call = call.map(lambda x: x.float() if x.is_floating_point() else x)
+    tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1)
+    with tracer:
+        outputs = tensor_outputs(net, call)
+    for output in outputs:
+        tracer.end(output)
+    return tracer.labelling.found
 
 
-def _sides(graph: DependencyGraph, port: Port, labels: Labels, name: str) -> Iterator[tuple[Side, Labels]]:
-    layer = port.node.module
-    if isinstance(layer, nn.Parameter):
-        yield parameter_side(name.rpartition(".")[2], layer, port.node.pruning_dim), labels
-        return
-    if port == graph.output(port.node) and (side := output_side(layer)):
-        yield side, labels
-        if isinstance(layer, _ConvNd) and layer.groups > 1:
-            width = layer.out_channels // layer.groups
-            yield group_side(layer), {channel // width: label for channel, label in labels.items()}
-    if port == graph.input(port.node) and (side := input_side(layer)):
-        yield side, labels
+class _Tracer(TorchFunctionMode):
+    """Looks at what layers read, and has each start a graph of its own with what it puts out."""
 
+    def __init__(self, net: nn.Module, batch: int) -> None:
+        super().__init__()
+        self.labelling, self.batch = Labelling(net), batch
+        self.stack: list[str] = []
+        self.written: dict[str, tuple[int, ...]] = {}
+        self.random = torch.Generator().manual_seed(0)
+        for name, module in net.named_modules():
+            module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
+            module.register_forward_hook(partial(self._leave, name), with_kwargs=True)
+            if output_side(module) is None:
+                for own, parameter in module.named_parameters(name, recurse=False):
+                    self.labelling.known[id(parameter)] = Source(parameter, own)
 
-class _Spread:
-    """Labels on their way along a dependency graph.
+    def end(self, output: Tensor) -> None:
+        """Note what has gone into an output of the network."""
+        sources = [one for one in sources_of(output, self.labelling.known)[0] if one.dim is not None]
+        for source in sources:
+            self.labelling.obstruct(source, "they are outputs of the network")
 
-    Args:
-        graph: the graph.
-        found: takes the labels that meet, and those that cannot be followed.
-        widest: the largest number of channels any layer has.
-    """
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _FLAT and args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
+            return args[0].sigmoid_() if in_place else args[0].sigmoid()
+        if func is functional.scaled_dot_product_attention:
+            out = lively_attention(*args, **(kwargs or {}))
+        else:
+            out = func(*args, **(kwargs or {}))
+        if func in SOFTMAX and out.requires_grad:
+            return out + args[0].sigmoid()  # of a single number the softmax is 1, whatever the number
+        if isinstance(out, Tensor) and out.requires_grad:
+            with torch._C.DisableTorchFunction():
+                if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
+                    return self._attend(out, *heads)
+        return out
 
-    def __init__(self, graph: DependencyGraph, found: Trace, widest: int) -> None:
-        self.graph, self.found, self.widest = graph, found, widest
-        self.reached: dict[Port, Labels] = defaultdict(dict)
-        self.waiting: list[tuple[Port, list[Channel]]] = []
-
-    def everywhere(self) -> dict[Port, Labels]:
-        """Label every output channel of every producer; return where the labels have come."""
-        new = self.found.partition.new
-        for node in self.graph.nodes:
-            side = output_side(node.module)
-            if side and side.role == "produce":
-                port = self.graph.output(node)
-                unlabelled = [channel for channel in range(side.size) if channel not in self.reached[port]]
-                self._arrive(port, [Channel(channel, new()) for channel in unlabelled])
-                while self.waiting:
-                    self._advance(*self.waiting.pop())
-        return {port: labels for port, labels in self.reached.items() if labels}
-
-    def _arrive(self, port: Port, channels: list[Channel]) -> None:
-        labels, fresh = self.reached[port], []
-        for channel in channels:
-            if channel.idx in labels:
-                self.found.partition.join((labels[channel.idx], channel.root_idx))
-            else:
-                labels[channel.idx] = channel.root_idx
-                fresh.append(channel)
-        if fresh:
-            self.waiting.append((port, fresh))
-
-    def _advance(self, port: Port, channels: list[Channel]) -> None:
-        try:
-            targets = list(self.graph.follow(port, channels))
-            # wrong maps lose labels, or lead round a cycle and multiply channels each time
-            followed = port.node not in self.graph.opaque and all(
-                channel.root_idx is not None and 0 <= channel.idx < self.widest
-                for _, mapped in targets
-                for channel in mapped
-            )
-        except (IndexError, TypeError):
-            followed = False
-        if not followed:
-            labels = [channel.root_idx for channel in channels]
-            self.found.obstacles.append((labels, f"torch-pruning cannot follow them {_place(port)}"))
+    def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.stack.append(name)
+        x = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
+        if x is None:
             return
-        for target, mapped in targets:
-            self._arrive(target, mapped)
-        if isinstance(port.node.module, _ConvNd) and port.node.module.groups > 1:
-            self._arrive(*_across_groups(self.graph, port, channels))
+        with torch._C.DisableTorchFunction():
+            written, read = output_side(module), input_side(module)
+            if isinstance(module, nn.Embedding):
+                self.written[name] = ()
+            elif read is not None:
+                labels = self.labelling.read(x, channel_dim(module, x), name)
+                self.labelling.occur(name, read, labels)
+                if isinstance(module, _ConvNd) and module.groups > 1:
+                    self.written[name] = self._through_groups(name, module, labels)
+            elif written is not None and written.role == "carry":
+                self.written[name] = labels = self.labelling.read(x, channel_dim(module, x), name)
+                if isinstance(module, nn.GroupNorm):
+                    self.written[name] = self._through_groups(name, module, labels)
+
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        self.stack.pop()
+        side = output_side(module)
+        if side is None:
+            own = any(True for _ in module.parameters(recurse=False))
+            if own or "norm" in type(module).__name__.lower():
+                nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]
+                self.labelling.named.update(dict.fromkeys(nodes, _does(module, name)))
+            return None
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return None
+        with torch._C.DisableTorchFunction():
+            if side.role == "produce":
+                if name not in self.written or not self.written[name]:
+                    self.written[name] = tuple(self.labelling.found.partition.new() for _ in range(side.size))
+                labels = self.written[name]
+            else:
+                labels = self.written[name]
+            self.labelling.occur(name, side, labels)
+            return self._begin(output, name, channel_dim(module, output), labels)
+
+    def _begin(self, output: Tensor, name: str, dim: int, labels: Sequence[int]) -> Tensor:
+        """Start a new graph with a layer's output, at values at which no activation is flat."""
+        values = torch.empty(output.shape).uniform_(0.2, 0.9, generator=self.random).to(output.detach())
+        leaf = torch.empty_like(output, requires_grad=False).copy_(values).requires_grad_()
+        self.labelling.known[id(leaf)] = Source(leaf, name, dim % output.dim(), tuple(labels))
+        return leaf.clone()
+
+    def _through_groups(
+        self, name: str, layer: _ConvNd | nn.GroupNorm, labels: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Unite the labels of each group; return those of the outputs."""
+        groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else layer.groups
+        out = layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.out_channels
+        firsts = []
+        for group in range(groups):
+            width = len(labels) // groups
+            own = [label for label in labels[group * width : (group + 1) * width] if label >= 0]
+            self.labelling.found.partition.join(own)
+            firsts.append(own[0] if own else -1)
+        self.labelling.occur(name, group_side(layer), firsts)
+        return tuple(firsts[channel * groups // out] for channel in range(out))
+
+    def _attend(self, out: Tensor, dim: int, shaped: Tensor) -> Tensor:
+        """Unite the channels of each attention head, and follow the heads from here."""
+        size = shaped.shape[dim]
+        sources, _ = sources_of(shaped, self.labelling.known)
+        if not sources:
+            return out
+        seen = supports(shaped, dim, sources, range(size))
+        heads = [
+            _heads_by_channel(source, one)
+            for source, one in zip(sources, zip(*seen, strict=True), strict=True)
+        ]
+        if not any(0 < len(by) < size for one in heads for by in one.values()):
+            return out  # nothing tells the heads apart
+        labels = [self.labelling.found.partition.new() for _ in range(size)]
+        for source, by_channel in zip(sources, heads, strict=True):
+            for channel, by in by_channel.items():
+                label = source.labels[channel]
+                if label >= 0 and len(by) == size:
+                    self.labelling.found.fixed.append(
+                        ([label], f"all heads of {self.stack[-1]!r} share them")
+                    )
+                elif label >= 0:
+                    self.labelling.found.partition.join([label, *(labels[head] for head in by)])
+        for source, one in zip(sources, zip(*seen, strict=True), strict=True):
+            if source.dim is None:
+                self.labelling.carry_heads(source, one, labels)
+        self.labelling.found.attention.append(
+            AttentionCall(tuple(self.stack), tuple(labels), shaped.shape[-1])
+        )
+        return self._begin(shaped, self.stack[-1], dim, labels).reshape(out.shape)
 
 
-def _across_groups(graph: DependencyGraph, port: Port, channels: list[Channel]) -> tuple[Port, list[Channel]]:
-    """Map channels of a grouped convolution to all channels of the same group on its other side."""
-    conv = port.node.module
-    here, there, other = conv.in_channels, conv.out_channels, graph.output(port.node)
-    if port == other:
-        here, there, other = there, here, graph.input(port.node)
-    here, there = here // conv.groups, there // conv.groups
-    return other, [
-        Channel(channel.idx // here * there + offset, channel.root_idx)
-        for channel in channels
-        for offset in range(there)
-    ]
+def _heads_by_channel(source: Source, seen: Sequence[Tensor | None]) -> dict[int, list[int]]:
+    """Return the heads that each channel of a source has gone into."""
+    heads: dict[int, list[int]] = defaultdict(list)
+    for head, support in enumerate(seen):
+        if support is not None and source.dim is not None:
+            for channel in touched(source, support):
+                heads[channel].append(head)
+    return heads
 
 
-def _place(port: Port) -> str:
-    node = port.node
-    while node.inputs and node._name is None:
-        node = node.inputs[0]
-    return f"after {node._name!r}"
+def _does(module: nn.Module, name: str) -> str:
+    if reason := obstacle(module, name):
+        return reason
+    verb = "normalises over" if "norm" in type(module).__name__.lower() else "mixes"
+    return f"{type(module).__name__} {name!r} {verb} them"

@@ -28,5 +28,6 @@ from .tables import comparison_table as comparison_table
 from .tables import evaluation_record as evaluation_record
 from .tables import evaluation_rows as evaluation_rows
 from .tables import family_table as family_table
+from .transformer_families import transformer_table as transformer_table
 from .widths import layer_widths as layer_widths
 from .widths import plot_layer_widths as plot_layer_widths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Survey", "removal_error", "survey", "survey_table"]
+__all__ = ["Survey", "awake", "removal_error", "survey", "survey_table"]
 
 import copy
 import re
@@ -65,12 +65,12 @@ def survey(net: nn.Module, *inputs: Tensor) -> Survey:
         return Survey(
             parameters, seconds=seconds, left_out=found.left_out, refusal="no family can be removed"
         )
-    network = NoisyNetwork(_awake(net), *inputs, structures=found)
+    network = NoisyNetwork(awake(net), *inputs, structures=found)
     return Survey(
         parameters,
         families=len(found),
         structures=sum(family.size for family in found),
-        reachable=reachable(net, found) / parameters,
+        reachable=reachable(network.net, found) / parameters,
         seconds=seconds,
         error=removal_error(network, *inputs),
         left_out=found.left_out,
@@ -113,7 +113,7 @@ def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _awake(net: nn.Module) -> nn.Module:
+def awake(net: nn.Module) -> nn.Module:
     """Copy a network, in evaluation mode, with noise on constant weights: zeros hide whole branches of fresh ones."""
     awake = copy.deepcopy(net)
     random = torch.Generator().manual_seed(0)

@@ -61,7 +61,6 @@ class Planted(nn.Module):
 @pytest.mark.parametrize(
     ("between", "features"),
     [
-        (lambda x: x.permute(0, 2, 3, 1).flatten(1), 384),
         (lambda x: x.softmax(1).mean((2, 3)), 6),
         (lambda x: functional.layer_norm(x.mean((2, 3)), (6,)), 6),
         (lambda x: functional.pixel_shuffle(x[:, :4], 2).mean((2, 3)), 1),
@@ -69,12 +68,31 @@ class Planted(nn.Module):
         (lambda x: x.mean((2, 3)).sort(1).values, 6),
         (lambda x: x.mean((2, 3)).roll(1, 1), 6),
     ],
-    ids=["permute-flatten", "softmax", "layer norm", "pixel shuffle", "minus mean", "sort", "roll"],
+    ids=["softmax", "layer norm", "pixel shuffle", "minus mean", "sort", "roll"],
 )
 def test_what_mixes_channels_unseen_is_left_out(between: Callable[[Tensor], Tensor], features: int) -> None:
     structures = find_structures(Planted(between, features), IMAGE)
     assert not structures
     assert set(reasons(structures)) == {"conv", "last"}
+
+
+@pytest.mark.parametrize(
+    ("between", "features"),
+    [
+        (lambda x: x.permute(0, 2, 3, 1).flatten(1), 384),
+        (lambda x: torch.cat([x, -x], 1).relu().mean((2, 3)), 12),
+        (lambda x: functional.pixel_unshuffle(x, 2).mean((2, 3)), 24),
+        (lambda x: x.mean((2, 3)).repeat_interleave(3, 1), 18),
+    ],
+    ids=["permute-flatten", "concatenated relu", "pixel unshuffle", "repeated"],
+)
+def test_what_reorders_or_repeats_channels_is_followed(
+    between: Callable[[Tensor], Tensor], features: int
+) -> None:
+    structures = find_structures(Planted(between, features), IMAGE)
+    assert sizes(structures) == {"conv": 6}
+    (consumer,) = structures[0].consumers
+    assert consumer.structures.bincount().tolist() == [features // 6] * 6
 
 
 @pytest.mark.parametrize(
@@ -246,9 +264,8 @@ class Borrowed(nn.Module):
 
 
 def test_weights_that_another_module_computes_with_are_reached() -> None:
-    assert sizes(find_structures(Borrowed(), torch.randn(2, 3, 4))) == {
-        "first": 6
-    }  # warnings are errors here
+    found = sizes(find_structures(Borrowed(), torch.randn(2, 3, 4)))  # warnings are errors here
+    assert found == {"attention.q_proj": 2, "first": 6}
 
 
 def test_include_and_exclude() -> None:

@@ -1,0 +1,94 @@
+"""Attention heads, found where attention is computed."""
+
+from __future__ import annotations
+
+__all__ = ["SOFTMAX", "AttentionCall", "heads_of", "is_attention", "lively_attention"]
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_PRODUCTS = {
+    torch.matmul,
+    torch.bmm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.bmm,
+}
+SOFTMAX = {functional.softmax, torch.softmax, Tensor.softmax}
+_NEAR = 30  # operations between the softmax and the product with the values: dropout, casts, reshapes
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """An attention operation.
+
+    Attributes:
+        modules: names of the modules in whose forward passes it was called, the innermost last.
+        labels: of the heads; those that share keys and values are in one set.
+        width: channels per head.
+    """
+
+    modules: tuple[str, ...]
+    labels: tuple[int, ...]
+    width: int
+
+
+def is_attention(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a call is attention, or its last product: of a softmax with the values."""
+    if func is functional.scaled_dot_product_attention:
+        return True
+    return func in _PRODUCTS and any(_softmax(arg) is not None for arg in _tensors(args))
+
+
+def heads_of(args: tuple[Any, ...], out: Tensor, batch: int) -> tuple[int, Tensor] | None:
+    """Return the dimension of the heads in what attention puts out, and the tensor with it; None without heads.
+
+    It is the third from the end of queries, keys and values; where there are three in all, the first one holds the
+    batch and the heads.
+    """
+    if out.dim() == 3:
+        return (1, out.unflatten(0, (batch, -1))) if out.shape[0] % batch == 0 else None
+    if out.dim() < 3:
+        return None
+    softmax = next(filter(None, map(_softmax, _tensors(args))), None)
+    heads = (softmax or out.shape)[-3]
+    dims = [dim for dim in range(out.dim() - 1) if out.shape[dim] == heads]
+    dim = out.dim() - 3
+    return (dim if dim in dims else dims[-1], out) if dims else None
+
+
+def lively_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **options: Any
+) -> Tensor:
+    """Stand in for attention in a trace: the gradients of queries and keys do not vanish for a single token."""
+    if options.get("enable_gqa"):
+        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    scores = query @ key.transpose(-1, -2)
+    if attn_mask is not None and attn_mask.is_floating_point():
+        scores = scores + attn_mask
+    return scores.sigmoid() @ value
+
+
+def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
+    for arg in args:
+        yield from (
+            one for one in (arg if isinstance(arg, (tuple, list)) else [arg]) if isinstance(one, Tensor)
+        )
+
+
+def _softmax(x: Tensor) -> torch.Size | None:
+    """Return the shape of the softmax from which a tensor has come, some operations before."""
+    nodes = [x.grad_fn] if x.grad_fn is not None else []
+    for node in nodes:
+        if node.name() == "SoftmaxBackward0":
+            shape: torch.Size = node._saved_result.shape  # type: ignore[attr-defined]
+            return shape
+        if len(nodes) < _NEAR:
+            nodes += [following for following, _ in node.next_functions if following is not None]
+    return None

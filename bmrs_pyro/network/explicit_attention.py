@@ -1,0 +1,138 @@
+"""``nn.MultiheadAttention`` with its projections as layers of their own, so that heads can leave."""
+
+from __future__ import annotations
+
+__all__ = ["ExplicitAttention", "make_explicit_"]
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ExplicitAttention(nn.Module):
+    """What ``nn.MultiheadAttention`` computes, by four linear layers.
+
+    Takes the place of one, with its values and its signature. ``bias_k``, ``bias_v`` and ``add_zero_attn`` it has not.
+
+    Args:
+        attention: the layer whose values it takes; its output projection is shared.
+
+    Attributes:
+        num_heads: H.
+        head_dim: channels per head.
+        batch_first: whether inputs are ``(batch, length, channels)``, not ``(length, batch, channels)``.
+    """
+
+    # what nn.TransformerEncoderLayer asks before it takes a fused path, which has no place for gains
+    in_proj_bias: None = None
+    in_proj_weight: None = None
+    _qkv_same_embed_dim = False
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.batch_first, self.dropout = attention.batch_first, attention.dropout
+        weights = (
+            attention.in_proj_weight.chunk(3)
+            if attention._qkv_same_embed_dim
+            else (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        )
+        biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
+        self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.train(attention.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what ``nn.MultiheadAttention`` returns: the outputs, and the weights if they are asked for."""
+        batched = query.dim() == 3
+        first = self.batch_first or not batched  # unbatched sequences get a batch of one in front
+        q, k, v = (
+            layer(x if first else x.transpose(0, 1))
+            .unflatten(-1, (self.num_heads, self.head_dim))
+            .transpose(-2, -3)
+            for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        if not batched:
+            q, k, v = q[None], k[None], v[None]
+        mask = self._mask(q, k, attn_mask, key_padding_mask)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
+            weights = (scores if mask is None else scores + mask).softmax(-1)
+            out = functional.dropout(weights, dropout) @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            out = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        if not batched:
+            return out[0], None if weights is None else weights[0]
+        return (out if first else out.transpose(0, 1)), weights
+
+    def _mask(self, q: Tensor, k: Tensor, attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
+        """Bring both masks to ``(batch, heads, queries, keys)``, to be added to the scores."""
+        mask = None
+        if attn_mask is not None:
+            mask = _added(attn_mask, q)
+            if mask.dim() == 3:  # one per example and head; heads that have left cannot be told
+                mask = mask.unflatten(0, (len(q), -1))
+        if padding is not None:
+            own = _added(padding, q).view(-1, 1, 1, k.shape[-2])
+            mask = own if mask is None else mask + own
+        return mask
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
+    return mask.to(like.dtype)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+    return layer
+
+
+def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
+    """Put an :class:`ExplicitAttention` in the place of each ``nn.MultiheadAttention`` within a network.
+
+    Subclasses, and layers with hooks, keys and values of their own or computed weights, stay.
+
+    Args:
+        net: the network.
+        layers: names of layers; those that lie in none of the attention layers do not matter. None is all.
+    """
+    owners = None if layers is None else {name.rpartition(".")[0] for name in layers}
+    made: dict[nn.Module, ExplicitAttention] = {}
+    for name, module in list(net.named_modules(remove_duplicate=False)):
+        wanted = name and (owners is None or name in owners)
+        if wanted and type(module) is nn.MultiheadAttention and _plain(module):
+            made[module] = made.get(module) or ExplicitAttention(module)
+            owner, _, own = name.rpartition(".")
+            setattr(net.get_submodule(owner), own, made[module])
+
+
+def _plain(attention: nn.MultiheadAttention) -> bool:
+    computed = attention._qkv_same_embed_dim and "in_proj_weight" not in attention._parameters
+    own = (
+        attention.bias_k is not None
+        or attention.add_zero_attn
+        or "weight" not in attention.out_proj._parameters
+    )
+    return not (computed or own or attention._forward_hooks or attention._forward_pre_hooks)

@@ -1,0 +1,193 @@
+"""Labels of channels: what has reached which side of which layer, and which of them can only leave together."""
+
+from __future__ import annotations
+
+__all__ = ["Labelling", "Occurrence", "Trace"]
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.network.attention import AttentionCall
+from bmrs_pyro.network.layers import Side, obstacle, parameter_side
+from bmrs_pyro.network.local_gradients import Source, channel_pairs, sources_of, supports, touched
+from bmrs_pyro.network.partition import Partition
+
+Labels = dict[int, int]  # channel -> label
+
+_ONE_BY_ONE = 4096  # most channels that are looked at one by one
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One side of one layer, and the labels that have reached its channels."""
+
+    module: str
+    side: Side
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where the channels of a network go.
+
+    Attributes:
+        partition: labels that can only be removed together are in one set.
+        occurrences: the layers the labels have reached.
+        obstacles: labels that cannot be removed, and why.
+        fixed: labels that stay while others of the same layer can be removed, and why.
+        attention: the attention operations.
+    """
+
+    partition: Partition = field(default_factory=Partition)
+    occurrences: list[Occurrence] = field(default_factory=list)
+    obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
+    fixed: list[tuple[Iterable[int], str]] = field(default_factory=list)
+    attention: list[AttentionCall] = field(default_factory=list)
+
+
+class Labelling:
+    """Gives the channels that layers read the labels of those that were written.
+
+    Args:
+        net: the network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.found = net, Trace()
+        self.known: dict[int, Source] = {}
+        self.dead: set[int] = set()
+        self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
+
+    def read(self, x: Tensor, dim: int, reader: str) -> tuple[int, ...]:
+        """Return the label of every channel that a layer reads, −1 for none; unite those that meet in one."""
+        sources, nodes = sources_of(x, self.known)
+        if not sources:
+            return (-1,) * x.shape[dim]
+        labels: list[list[int]] = [[] for _ in range(x.shape[dim])]
+        channels = channel_pairs(x, dim, sources)
+        several = []
+        for source, channel in zip(sources, channels, strict=True):
+            if source.dim is not None and channel is not None:
+                self._meet(source, _unique(source, channel), labels, reader)
+            elif source.dim is not None:
+                several.append(source)
+        why = next((self.named[node] for node in nodes if node in self.named), None)
+        self._several(x, dim, several, labels, (reader, why))
+        read = tuple(self._joined(one) for one in labels)
+        for source, channel in zip(sources, channels, strict=True):
+            if source.dim is None and channel is not None:
+                self._carry(source, channel, read)
+        return read
+
+    def _joined(self, labels: list[int]) -> int:
+        if not labels:
+            return -1
+        self.found.partition.join(labels)
+        return labels[0]
+
+    def _meet(
+        self, source: Source, pairs: list[tuple[int, int]], labels: list[list[int]], reader: str
+    ) -> None:
+        own, theirs = {one for one, _ in pairs}, {other for _, other in pairs}
+        if len(pairs) > max(len(own), len(theirs)) and len(own) > 1:
+            self.obstruct(source, f"{reader!r} reads them along another dimension")
+            return
+        for channel, other in pairs:
+            if source.labels[channel] >= 0:
+                labels[other].append(source.labels[channel])
+
+    def _several(
+        self,
+        x: Tensor,
+        dim: int,
+        sources: list[Source],
+        labels: list[list[int]],
+        reader: tuple[str, str | None],
+    ) -> None:
+        """Look one by one at the channels of x that share elements of a source."""
+        n, (name, mixing) = x.shape[dim], reader
+        sources = [source for source in sources if id(source.tensor) not in self.dead]
+        probes = supports(x, dim, sources, sorted({0, n // 2, n - 1})) if sources else []
+        left = []
+        for source, seen in zip(sources, zip(*probes, strict=True), strict=True):
+            if any(one is not None and len(touched(source, one)) > 1 for one in seen):
+                self.obstruct(source, mixing or f"they are mixed before {name!r} reads them")
+            elif n > _ONE_BY_ONE:
+                self.obstruct(source, f"they are repeated among the {n} channels that {name!r} reads")
+            else:
+                left.append(source)
+        if not left:
+            return
+        for source, seen in zip(left, zip(*supports(x, dim, left, range(n)), strict=True), strict=True):
+            pairs = [
+                (own, other)
+                for other, one in enumerate(seen)
+                if one is not None
+                for own in touched(source, one)
+            ]
+            if n > 1 and len({own for own, _ in pairs}) * n == len(pairs):
+                self.obstruct(source, f"all channels that {name!r} reads depend on each of them")
+            else:
+                self._meet(source, pairs, labels, name)
+
+    def _carry(self, source: Source, channel: Tensor, labels: Sequence[int]) -> None:
+        """Note along which dimension a bare parameter has an entry, or slice, per channel."""
+        rows_of = [
+            [
+                {labels[c] for c in row.unique().tolist() if c >= 0 and labels[c] >= 0}
+                for row in channel.movedim(dim, 0).reshape(size, -1)
+            ]
+            for dim, size in enumerate(channel.shape)
+        ]
+        self._occur_parameter(source, rows_of)
+
+    def carry_heads(self, source: Source, seen: Sequence[Tensor | None], labels: Sequence[int]) -> None:
+        """Note along which dimension a bare parameter has an entry, or slice, per head."""
+        rows_of: list[list[set[int]]] = [[set() for _ in range(size)] for size in source.tensor.shape]
+        for support, label in zip(seen, labels, strict=True):
+            for dim, rows in enumerate(rows_of if support is not None else []):
+                assert support is not None
+                for row in support.movedim(dim, 0).reshape(len(rows), -1).any(1).nonzero().flatten().tolist():
+                    rows[row].add(label)
+        self._occur_parameter(source, rows_of)
+
+    def _occur_parameter(self, source: Source, rows_of: Sequence[Sequence[set[int]]]) -> None:
+        """Take the dimension along which the labels of a parameter's rows differ, and are one within each."""
+        find = self.found.partition.find
+        owner, _, name = source.name.rpartition(".")
+        assert isinstance(source.tensor, nn.Parameter)
+        for dim, rows in enumerate(rows_of):
+            roots = [{find(label) for label in row} for row in rows]
+            if all(len(one) < 2 for one in roots) and len(set().union(*roots)) > 1:
+                side = parameter_side(name, source.tensor, dim)
+                self.occur(owner, side, [next(iter(row), -1) for row in rows])
+                return
+
+    def occur(self, module: str, side: Side, labels: Sequence[int]) -> None:
+        """Note which labels, −1 for none, have reached a side of a layer."""
+        reached = {position: label for position, label in enumerate(labels) if label >= 0}
+        if reached:
+            self.found.occurrences.append(Occurrence(module, side, reached))
+            if reason := obstacle(self.net.get_submodule(module), module):
+                self.found.obstacles.append((reached.values(), reason))
+
+    def obstruct(self, source: Source, reason: str) -> None:
+        """Note why what a source holds cannot be removed."""
+        self.dead.add(id(source.tensor))
+        self.found.obstacles.append(([label for label in source.labels if label >= 0], reason))
+
+
+def _unique(source: Source, channel: Tensor) -> list[tuple[int, int]]:
+    """Return which channels of a source have gone into which of the reader's."""
+    assert source.dim is not None
+    own = torch.arange(channel.shape[source.dim], device=channel.device)
+    shape = [1] * channel.dim()
+    shape[source.dim] = -1
+    own = own.view(shape).expand_as(channel)
+    read = channel >= 0
+    codes = (own[read] * (int(channel.max()) + 1) + channel[read]).unique().tolist() if read.any() else []
+    width = int(channel.max()) + 1
+    return [divmod(code, width) for code in codes]
