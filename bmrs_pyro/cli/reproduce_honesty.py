@@ -11,10 +11,9 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import added, prepare, write_page
-from bmrs_pyro.experiments.honesty import KINDS, measured
-from bmrs_pyro.experiments.honesty_page import KEYS, page
 
 
 def honesty(
@@ -27,16 +26,17 @@ def honesty(
     quiet: Quiet = False,
 ) -> None:
     """Look for structures in random networks that treat channels by their place, and count wrong offers."""
+    keys = experiments.honesty_page.KEYS
     if out is not None:
-        prepare(out / "honesty.json", KEYS)
+        prepare(out / "honesty.json", keys)
     console, output = Console(stderr=True, quiet=quiet), Output(json, quiet)
     rows: list[dict[str, Any]] = []
-    for kind in KINDS:
-        found = [measured(kind, number) for number in range(networks)]
+    for kind in experiments.honesty.KINDS:
+        found = [experiments.honesty.measured(kind, number) for number in range(networks)]
         sums = {key: sum(one[key] for one in found) for key in ("offered", "wrong")}
         rows.append({"code": code, "kind": kind, "networks": networks, **sums})
         console.print(f"{kind}: {sums['offered']} offers, {sums['wrong']} wrong")
-    output.show(Markdown(page(rows)))
+    output.show(Markdown(experiments.honesty_page.page(rows)))
     output.result({"kinds": rows})
     if out is not None:
-        write_page(out / "honesty.md", page(added(out / "honesty.json", rows, KEYS)))
+        write_page(out / "honesty.md", experiments.honesty_page.page(added(out / "honesty.json", rows, keys)))

@@ -6,6 +6,8 @@ from . import demo as demo
 from . import environment as environment
 from . import evidence as evidence
 from . import fine_tuning as fine_tuning
+from . import honesty as honesty
+from . import honesty_page as honesty_page
 from . import plain_training as plain_training
 from . import post_training as post_training
 from . import post_training_summary as post_training_summary

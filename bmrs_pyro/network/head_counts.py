@@ -90,7 +90,11 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
     def kind(member: Member) -> Kind | None:
         layer = modules[member.module]
-        counts = not member.tensors and member.attributes not in (("groups",), ("num_groups",))
+        counts = not member.tensors and member.attributes not in (
+            ("groups",),
+            ("num_groups",),
+            ("in_channels",),
+        )
         return (type(layer), member.attributes[0]) if counts else None
 
     def only(family: StructureFamily, taken: set[Kind]) -> StructureFamily:

@@ -108,7 +108,7 @@ def wreck(config: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(("workers", "most"), [(1, 1), (2, 4)])
 def test_nothing_more_is_run_when_results_cannot_be_written(workers: int, most: int, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    with pytest.raises(WriteError, match=r"cache/\w+\.json cannot be written \(No such file"):
+    with pytest.raises(WriteError, match=r"cache/\w+\.\w+ cannot be written \(No such file"):
         Sweep(wreck, cache, workers=workers).execute(
             [{**config, "cache": str(cache)} for config in configs(tmp_path, *range(8))], progress=False
         )

@@ -190,7 +190,7 @@ def test_mixed_rows_get_one_draw_per_batch_and_one_warning(
     guide = AutoTruncatedLogNormal(model)
     with pytest.warns(UserWarning, match=f"share one draw.*{reason}") as caught:
         theta = guide(x)
-    assert len(caught) == 1
+    assert sum("share one draw" in str(warning.message) for warning in caught) == 1
     assert all(gain.dim() == 1 for gain in theta.values())
     assert (model.draws, model.draw_shape(x)) == ("batch", ())
     # the gains of the batch are every example's own: as one at a time
@@ -291,7 +291,7 @@ def test_fit_says_it_once() -> None:
     model = SupervisedModel(network, lambda z: dist.Categorical(logits=z), 480)
     with pytest.warns(UserWarning, match="share one draw") as caught:
         fit(model, AutoTruncatedLogNormal(model), batches()[:3], epochs=2, fine_tune_epochs=0, progress=False)
-    assert len(caught) == 1
+    assert sum("share one draw" in str(warning.message) for warning in caught) == 1
 
 
 class Reversed5(Reversed):

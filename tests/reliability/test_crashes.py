@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,9 @@ def _run(folder: Path, before: Callable[[], object], out: str) -> None:
     os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     torch.set_num_threads(1)
     before()
+    warnings.filterwarnings(
+        "ignore", message=".* little or nothing will leave"
+    )  # too few steps, and right to say so
     sys.argv = ["bmrs", "fit", "network.py", "--out", out, *OPTIONS, "--resume"]
     main()
 
