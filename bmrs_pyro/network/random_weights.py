@@ -43,9 +43,9 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
 
 @contextmanager
 def livened(net: nn.Module) -> Iterator[None]:
-    """Change biases within the context, as layers are first called, so that no channel is negative on average.
+    """Change biases within the context, as layers are first called: the mean of each channel becomes what its bias was.
 
-    A channel that is negative everywhere would be silent behind a ReLU.
+    With biases about 1 few channels are silent behind a ReLU, or where an activation has become constant.
     """
 
     def liven(layer: nn.Module, _: Any, output: Any) -> Any:
@@ -60,7 +60,7 @@ def livened(net: nn.Module) -> Iterator[None]:
         )
         by_channel = output.movedim(own, 0)
         mean = by_channel.reshape(len(by_channel), -1).mean(1)
-        shift = mean.abs() - mean
+        shift = bias.detach() - mean
         bias.data = bias.data + shift
         return output + shift.reshape(-1, *(1,) * (-1 - own))
 
