@@ -1,5 +1,6 @@
 from . import bench as bench
 from . import bench_page as bench_page
+from . import bench_targets as bench_targets
 from . import bmr as bmr
 from . import bmr_page as bmr_page
 from . import demo as demo

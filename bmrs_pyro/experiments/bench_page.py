@@ -7,7 +7,7 @@ __all__ = ["page", "targets_table"]
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bmrs_pyro.experiments.bench import targets
+from bmrs_pyro.experiments.bench_targets import targets
 
 _HEAD = """# Benchmark
 

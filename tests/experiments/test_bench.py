@@ -13,6 +13,7 @@ from torch import nn
 from bmrs_pyro.cli.bench import bench as command
 from bmrs_pyro.experiments import bench
 from bmrs_pyro.experiments.bench_page import page
+from bmrs_pyro.experiments.bench_targets import targets
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_targets_say_what_holds() -> None:
         "run": {"LeNet5, MNIST": {"ratio": 0.5}},
         "inference": {"VGG, batch 128": {"speed_up": 2.0, "macs_ratio": 4.0}, "VGG, batch 1": {}},
     }
-    assert [(value, met) for _, _, value, met in bench.targets(record)] == [
+    assert [(value, met) for _, _, value, met in targets(record)] == [
         (1.2, True),
         (1.3, False),
         (0.5, True),
