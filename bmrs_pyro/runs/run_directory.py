@@ -5,12 +5,10 @@ from __future__ import annotations
 __all__ = ["RunDirectory"]
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +16,8 @@ from torch import Tensor, nn
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import (
     BusyError,
-    NewerFormat,
     alone,
-    load_tensors,
     save_tensors,
-    seal,
-    unseal,
     write_atomically,
 )
 from bmrs_pyro.network import NoisyNetwork, Structures, compact
@@ -31,6 +25,7 @@ from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.run_files import fitting, part, read_json, read_tensors, write_json
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
 
@@ -88,7 +83,7 @@ class RunDirectory:
                     write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
                 if dense is not None:
                     save_tensors(run._file(DENSE), dense, {})
-                run._write_json("config.json", config.to_json())
+                write_json(run._file("config.json"), config.to_json())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
         return run
@@ -128,7 +123,7 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The run's configuration."""
-        record = self._read_json("config.json")
+        record = read_json(self._file("config.json"))
         try:
             return RunConfig.from_json(record)
         except ValueError as error:
@@ -163,7 +158,7 @@ class RunDirectory:
             torch.manual_seed(config.recipe.seed or 0)
             net = self.source().build(config.input_shape, config.num_classes)
         if config.weights is not None:
-            net.load_state_dict(self._read_tensors(DENSE)[0])
+            net.load_state_dict(read_tensors(self._file(DENSE))[0])
         return net
 
     def example(self) -> Tensor:
@@ -204,15 +199,15 @@ class RunDirectory:
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
         """Return network and posteriors as training left them, and what training had kept."""
-        tensors, meta = self._read_tensors("network.safetensors")
+        tensors, meta = read_tensors(self._file("network.safetensors"))
         noisy = NoisyNetwork(self.dense(), self.example())
-        with self._fitting("network.safetensors"):
+        with fitting(self._file("network.safetensors")):
             keep = KeepMask.from_json(meta["keep"])
             if keep.removed:
                 noisy.remove_(keep)
-            noisy.net.load_state_dict(_part(tensors, "network"))
+            noisy.net.load_state_dict(part(tensors, "network"))
             low, high = float(meta["low"]), float(meta["high"])
-            loc, scale = _part(tensors, "loc"), _part(tensors, "scale")
+            loc, scale = part(tensors, "loc"), part(tensors, "scale")
             found = {
                 family.name: TruncatedLogNormal(loc[family.name], scale[family.name], low, high)
                 for family in noisy.structures
@@ -225,11 +220,11 @@ class RunDirectory:
         """Write a decision and the small network it gives, with its accuracy on the validation data if known."""
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
         record = decision.to_json() | {"validation_accuracy": validation_accuracy}
-        self._write_json("reduction.json", record)
+        write_json(self._file("reduction.json"), record)
 
     def decision(self) -> Decision:
         """Return the last decision."""
-        record = self._read_json("reduction.json")
+        record = read_json(self._file("reduction.json"))
         try:
             return Decision.from_json(record)
         except ValueError as error:
@@ -237,7 +232,7 @@ class RunDirectory:
 
     def validation_accuracy(self) -> float | None:
         """Return the small network's accuracy on the validation data; None where nobody has, as of early runs."""
-        accuracy: float | None = self._read_json("reduction.json").get("validation_accuracy")
+        accuracy: float | None = read_json(self._file("reduction.json")).get("validation_accuracy")
         return accuracy
 
     def small(self, dense: nn.Module | None = None) -> nn.Module:
@@ -250,54 +245,12 @@ class RunDirectory:
             RunError: a file is missing, damaged, of a newer format, or of another network.
             SourceError: the network's source is missing, was changed or cannot be imported.
         """
-        tensors, meta = self._read_tensors("compact.safetensors")
+        tensors, meta = read_tensors(self._file("compact.safetensors"))
         dense = self.dense() if dense is None else dense
-        with self._fitting("compact.safetensors"):
+        with fitting(self._file("compact.safetensors")):
             net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()
 
     def _file(self, name: str) -> Path:
         return self.path / name
-
-    @contextmanager
-    def _fitting(self, name: str) -> Iterator[None]:
-        """Say of a sound file whose content is another network's that it does not fit."""
-        try:
-            yield
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{self._file(name)} does not fit the run's network ({reason})") from None
-
-    def _write_json(self, name: str, record: Mapping[str, Any]) -> None:
-        text = json.dumps(seal(record), indent=1)
-        write_atomically(self._file(name), lambda file: file.write_text(text))
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        file = self._file(name)
-        try:
-            return unseal(file.read_text())
-        except FileNotFoundError:
-            raise _missing(file) from None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file} cannot be read ({error})") from None
-
-    def _read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        file = self._file(name)
-        if not file.exists():
-            raise _missing(file)
-        try:
-            return load_tensors(file)
-        except NewerFormat as error:
-            raise RunError(f"{file} cannot be read ({error})") from None
-        except ValueError as error:
-            raise RunError(f"{file} is damaged ({error})") from None
-
-
-def _missing(file: Path) -> RunError:
-    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
-
-
-def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}::"
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

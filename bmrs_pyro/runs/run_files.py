@@ -1,0 +1,72 @@
+"""The files of a run: read with one clear line where they are missing, damaged or another network's."""
+
+from __future__ import annotations
+
+__all__ = ["fitting", "part", "read_json", "read_tensors", "write_json"]
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bmrs_pyro.files import NewerFormat, load_tensors, seal, unseal, write_atomically
+from bmrs_pyro.runs.errors import RunError
+
+
+@contextmanager
+def fitting(file: Path) -> Iterator[None]:
+    """Say of a sound file whose content is another network's that it does not fit."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{file} does not fit the run's network ({reason})") from None
+
+
+def write_json(file: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with its checksum and format version."""
+    text = json.dumps(seal(record), indent=1)
+    write_atomically(file, lambda partial: partial.write_text(text))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return a record.
+
+    Raises:
+        RunError: the file is missing, damaged or of a newer format.
+    """
+    try:
+        return unseal(file.read_text())
+    except FileNotFoundError:
+        raise _missing(file) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error})") from None
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata.
+
+    Raises:
+        RunError: the file is missing, damaged or of a newer format.
+    """
+    if not file.exists():
+        raise _missing(file)
+    try:
+        return load_tensors(file)
+    except NewerFormat as error:
+        raise RunError(f"{file} cannot be read ({error})") from None
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error})") from None
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose keys begin with ``name::``, by the rest of their keys."""
+    prefix = f"{name}::"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _missing(file: Path) -> RunError:
+    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
