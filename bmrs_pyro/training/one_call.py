@@ -48,6 +48,7 @@ class Pruned:
         network: the small network, plain and in evaluation mode.
         point: what it costs and how well it predicts the validation data.
         posteriors: of the gains that are left, by site name; their means are in the network's weights.
+        likelihood: of y given the network's outputs, with its trained parameters, such as a learned scale.
         path: all networks on the way.
         target: what was asked for.
         met: whether the network meets it; where not, it is the best that was found.
@@ -57,6 +58,7 @@ class Pruned:
     network: nn.Module
     point: PathPoint
     posteriors: Mapping[str, TruncatedLogNormal]
+    likelihood: Likelihood
     path: Path
     target: Target
     met: bool
@@ -141,7 +143,14 @@ def _short(refit: Refit, least: float, target: Target) -> str:
 
 def _pruned(refit: Refit, path: Path, target: Target, met: bool, notes: list[str]) -> Pruned:
     return Pruned(
-        refit.history.network, refit.point, refit.guide.posteriors(), path, target, met, tuple(notes)
+        network=refit.history.network,
+        point=refit.point,
+        posteriors=refit.guide.posteriors(),
+        likelihood=refit.model.likelihood,
+        path=path,
+        target=target,
+        met=met,
+        notes=tuple(notes),
     )
 
 

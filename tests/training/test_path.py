@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro import Path, Pruned, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.training import (
     Epoch,
     NothingLeft,
@@ -276,3 +277,19 @@ def test_runs_that_cannot_prune_are_warned_of() -> None:
     model, guide = program(kl_weight=("mean", 1e-6))
     with pytest.warns(NothingLeft, match="nothing was removed in 2 epochs"):
         fit(model, guide, batches(), epochs=2, fine_tune_epochs=0, progress=False)
+
+
+def test_a_learned_scale_is_handed_back() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 4)
+    y = x[:, 0] - x[:, 1] + 0.2 * torch.randn(256)
+    loader = [(x[first : first + 32], y[first : first + 32]) for first in range(0, 256, 32)]
+    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1))
+    found = prune(
+        net, loader, validation=loader, likelihood="normal", epochs=4, dense_epochs=2, max_params="100%",
+        progress=False,
+    )  # fmt: skip
+    assert isinstance(found.likelihood, nn.Module)
+    (log_scale,) = found.likelihood.parameters()
+    assert log_scale.item() < -0.2  # it starts at 0, and the noise is at -1.6
+    assert isinstance(evaluate(found.network, loader, likelihood=found.likelihood), ValueEvaluation)
