@@ -24,10 +24,10 @@ from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.inference.observations import log_likelihoods, observed
 from bmrs_pyro.inference.packing import FamilyPrior
-from bmrs_pyro.inference.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
 
 Draws = Literal["example", "batch"]
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
@@ -201,15 +201,16 @@ class SupervisedModel(nn.Module):
 
     def _check_rows(self, x: Inputs, batch: int) -> None:
         try:
-            reason = mixed_rows(self.network, x, batch)
+            with pyro.poutine.block():
+                doubt = mixed_rows(self.network, x, batch)
         except RowsUndecided:  # whoever runs the network on these inputs will say why
             return
-        self._rows_checked = True
-        if reason is not None:
+        self._rows_checked = self.network.rows_tried = True
+        if doubt is not None:
             self.draws = "batch"
             warnings.warn(
                 "all examples of a batch share one draw of the gains (draws='batch'), for the network does not keep "
-                f"every example in its row: {reason}",
+                f"every example in its row: {doubt.reason}",
                 stacklevel=3,
             )
 

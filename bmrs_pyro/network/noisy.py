@@ -15,6 +15,7 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.removal import Removal, remove_
+from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network.structures import StructureFamily, Structures
 
 
@@ -42,6 +43,8 @@ class NoisyNetwork(nn.Module):
     """
 
     structures: Structures
+    rows_tried = False
+    """Whether it was tried that every layer which multiplies gains has the examples in their rows."""
 
     def __init__(
         self, net: nn.Module, *example_inputs: Any, structures: Iterable[StructureFamily] | None = None
@@ -70,10 +73,11 @@ class NoisyNetwork(nn.Module):
         Args:
             x: its input; a tuple for several inputs. A dict, alone or as the last of them, is taken as the example
                 inputs were: by name, or as one input. The first tensor begins with the batch.
-            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; those not named are 1.
+            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; those not named are 1. With the
+                first gains per example it is tried whether the network keeps every example in its row.
 
         Raises:
-            ValueError: a name is unknown or a shape does not fit.
+            ValueError: a name is unknown, a shape does not fit, or gains per example meet other examples' rows.
         """
         call = Call.of(self.net, x, by_name=self._by_name)
         if not theta:
@@ -90,7 +94,21 @@ class NoisyNetwork(nn.Module):
                     f"expected ({size},) or ({batch}, {size}), the batch first"
                 )
         with self.gates.open(theta):
-            return call(self.net)
+            outputs = call(self.net)
+        if not self.rows_tried and (apart := [gain for gain in theta.values() if gain.dim() == 2]):
+            self._try_rows(x, len(apart[0]))
+        return outputs
+
+    def _try_rows(self, x: Any, batch: int) -> None:
+        try:
+            doubt = mixed_rows(self, x, batch)
+        except RowsUndecided:  # the call itself will say why
+            return
+        if doubt is not None and doubt.proven:
+            raise ValueError(
+                f"the examples of a batch cannot have gains of their own: {doubt.reason}; give gains (C,) for all"
+            )
+        self.rows_tried = True
 
     def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
         """Cut structures out of the network, in place, during training or after.

@@ -26,8 +26,8 @@ from bmrs_pyro.distributed import (
     world_size,
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.inference.inputs import inputs_on, pairs
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState

@@ -14,8 +14,8 @@ from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import broadcast_
-from bmrs_pyro.inference.generators import generators_kept
 from bmrs_pyro.inference.model import Inputs
+from bmrs_pyro.network.generators import generators_kept
 
 
 class Stored(Protocol):

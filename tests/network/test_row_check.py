@@ -12,7 +12,7 @@ from pyro.util import get_rng_state
 from torch import Tensor, nn
 
 from bmrs_pyro import AutoTruncatedLogNormal, NoisyNetwork, SupervisedModel, fit
-from bmrs_pyro.inference.row_check import mixed_rows
+from bmrs_pyro.network.row_check import mixed_rows
 from tests.inference.programs import batches
 from tests.network.networks import CASES
 
@@ -298,3 +298,15 @@ class Reversed5(Reversed):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Linear(5, 8)
+
+
+def test_a_direct_call_refuses_gains_on_other_examples_rows() -> None:
+    torch.manual_seed(0)
+    network = NoisyNetwork(TimeFirst(), torch.zeros(2, 4, FEATURES))
+    x = torch.randn(6, 6, FEATURES)
+    theta = {family.name: torch.rand(6, family.size) for family in network.structures}
+    with pytest.raises(ValueError, match=r"cannot have gains of their own: .* give gains \(C,\)"):
+        network(x, theta)
+    shared = {name: gain[0] for name, gain in theta.items()}
+    one_by_one = torch.cat([network(x[row : row + 1], shared) for row in range(6)])
+    torch.testing.assert_close(network(x, shared), one_by_one)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["RowsUndecided", "mixed_rows"]
+__all__ = ["Doubt", "RowsUndecided", "mixed_rows"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bmrs_pyro.inference.generators import generators_kept
-from bmrs_pyro.inference.reorderings import Reorderings
-from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.network.nested import tensors_in
+from bmrs_pyro.network.reorderings import Reorderings
 from bmrs_pyro.network.untouched import shared_copy
 
 _SIZES = (5, 7, 11, 13, 17, 19, 23)  # of batches, to find one that no other dimension has
@@ -27,18 +25,26 @@ _APART = 0.05  # of the spread of the rows: by more than this a row is another o
 _SPREAD = 1e-3  # of the largest row: rows that differ by less are alike
 
 Inputs = Any
-_Rows = list[tuple[str, Tensor, float]]  # of what, a number per row, relative precision
+_Rows = list[tuple[str, Tensor, float]]  # of what, a number per row, its rounding error
 
 
 class RowsUndecided(Exception):
     """Nothing can be said with these inputs: the network refuses them, or they or the weights are not finite."""
 
 
+class Doubt(NamedTuple):
+    """Why the examples of a batch cannot have gains of their own."""
+
+    reason: str
+    proven: bool
+    """Whether a row was seen that is not its example; else nothing shows where the examples are."""
+
+
 class _Mixed(Exception):
     """Rows are not the examples; the message says where."""
 
 
-def mixed_rows(network: NoisyNetwork, x: Inputs, batch: int) -> str | None:
+def mixed_rows(network: Any, x: Inputs, batch: int) -> Doubt | None:
     """Say why the examples of a batch cannot have gains of their own; None where they can.
 
     A gate multiplies row i of what a layer reads by the gains of example i. That is right where examples in another
@@ -48,26 +54,28 @@ def mixed_rows(network: NoisyNetwork, x: Inputs, batch: int) -> str | None:
     statistics or attention over the batch, pass as long as their order does not matter.
 
     Args:
-        network: the network; nothing of it changes, and no random state does.
+        network: a NoisyNetwork; nothing of it changes, and no random state does.
         x: inputs of a batch, any nest of tensors.
         batch: its number of examples. Tensors of this length are cut and permuted, others stay whole.
 
     Raises:
         RowsUndecided: the network cannot be run on these inputs, or gives no finite numbers.
     """
-    with generators_kept(), torch.no_grad(), pyro.poutine.block():
+    with generators_kept(), torch.no_grad():
         try:
-            trial = _Trial(shared_copy(network).eval(), x, batch)
+            copy = shared_copy(network).eval()
         except RuntimeError as error:  # of deepcopy
-            return f"it cannot be copied to try it ({_first_line(error)})"
+            return Doubt(f"it cannot be copied to try it ({_first_line(error)})", False)
+        copy.rows_tried = True
         try:
-            return trial.reason()
+            reason = _Trial(copy, x, batch).reason()
         except _Mixed as found:
-            return str(found)
+            return Doubt(str(found), True)
+    return None if reason is None else Doubt(reason, False)
 
 
 class _Trial:
-    def __init__(self, network: NoisyNetwork, x: Inputs, batch: int) -> None:
+    def __init__(self, network: Any, x: Inputs, batch: int) -> None:
         self.network, self.x, self.batch = network, x, batch
         self.leaves, self.spec = tree_flatten(x)
         self.batched = [isinstance(leaf, Tensor) and leaf.shape[:1] == (batch,) for leaf in self.leaves]
@@ -161,11 +169,11 @@ class _Trial:
     def _judge(self, before: _Rows, after: _Rows, order: Tensor) -> None:
         if [name for name, *_ in before] != [name for name, *_ in after]:
             raise _Mixed("it calls other layers when the examples come in another order")
-        for (name, rows, precision), (_, permuted, _) in zip(before, after, strict=True):
+        for (name, rows, rounding), (_, permuted, _) in zip(before, after, strict=True):
             if not (rows.isfinite().all() and permuted.isfinite().all()):
                 raise RowsUndecided
             largest, spread = rows.abs().max(), rows.std()
-            tolerance = _APART * spread + 10 * precision * largest
+            tolerance = _APART * spread + 10 * rounding
             if (permuted - rows[order]).abs().max() > tolerance:
                 raise _Mixed(f"the rows of {name} are not the examples in their order")
             if spread > _SPREAD * largest and spread > 4 * tolerance:
@@ -174,7 +182,7 @@ class _Trial:
     def _run(self, leaves: list[Any], theta: Mapping[str, Tensor]) -> _Rows:
         like = next(self.network.parameters())
         size = len(next(iter(theta.values())))
-        pyro.set_rng_seed(0)  # what is random in the network is the same in every run
+        seed_generators(0)  # what is random in the network is the same in every run
         self.rows = []
         with self._watching(size), Reorderings(size, self.orders):
             outputs = self.network(
@@ -214,7 +222,9 @@ class _Trial:
             self.weights[length] = torch.randn(length, generator=self.random).to(x.device)
         precision = max(torch.finfo(kind).eps for kind in (x.dtype, flat.dtype))
         # one number tells rows apart; rows themselves would fill the memory
-        self.rows.append((name, (flat @ self.weights[length]).cpu(), precision))
+        weights = self.weights[length]
+        rounding = precision * float((flat.abs() @ weights.abs()).max())
+        self.rows.append((name, (flat @ weights).cpu(), rounding))
 
     def _unproven(self) -> str | None:
         if self.alike:
