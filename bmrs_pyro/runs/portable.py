@@ -12,28 +12,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from bmrs_pyro.files import save_tensors
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
 
-SIZES = "sizes"
-"""The entry of a file's metadata that such a file is known by."""
+SIZES, KINDS = "sizes", "kinds"
+"""Entries of a file's metadata: such a file is known by the first."""
 
 
 def save(small: nn.Module | History, path: str | Path) -> None:
     """Write a small network to a ``.safetensors`` file, which :func:`load` reads into a network of the dense kind.
 
-    The file holds tensors, and the whole numbers that are attributes of layers, such as ``out_features``; no code.
+    The file holds tensors, the whole numbers that are attributes of layers, such as ``out_features``, and the names of
+    the layers' classes; no code.
 
     Args:
         small: the network, or the history of the fit that made it.
         path: the file.
 
     Raises:
+        TypeError: it is no plain network.
         WriteError: the file cannot be written.
     """
     net = small.network if isinstance(small, History) else small
+    if not isinstance(net, nn.Module) or isinstance(net, NoisyNetwork):
+        raise TypeError(
+            f"a {type(net).__name__} is no small network; give compact(network, keep), or the history of a fit"
+        )
     sizes = {name: dict(_numbers(module)) for name, module in net.named_modules()}
-    save_tensors(Path(path), net.state_dict(), {SIZES: json.dumps(sizes)})
+    meta = {SIZES: json.dumps(sizes), KINDS: json.dumps(_kinds(net))}
+    save_tensors(Path(path), net.state_dict(), meta)
 
 
 def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], net: nn.Module) -> nn.Module:
@@ -49,11 +58,16 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         RunError: the network is of another kind.
     """
     try:
-        sizes = json.loads(meta[SIZES])
+        sizes, kinds = json.loads(meta[SIZES]), json.loads(meta.get(KINDS, "{}"))
+        # attention whose heads could leave was saved as linear layers
+        make_explicit_(net, sizes.keys() - {name for name, _ in net.named_modules()})
         found = {name: dict(_numbers(module)) for name, module in net.named_modules()}
         state = net.state_dict(keep_vars=True)
         _compare("modules", found, sizes)
         _compare("tensors", state, tensors)
+        for name, kind in _kinds(net).items():
+            if kinds.get(name, kind) != kind:
+                raise ValueError(f"layer {name!r} is a {kind}, and the file's is a {kinds[name]}")
         for name, own in found.items():
             _compare(f"sizes of {name!r}", own, sizes[name])
             if not all(type(number) is int for number in sizes[name].values()):
@@ -68,8 +82,12 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         for attribute, number in sizes[name].items():
             setattr(module, attribute, number)
     for name, tensor in state.items():
-        tensor.data = tensors[name].to(tensor)
+        tensor.data = tensors[name].to(tensor.device)
     return net.eval()
+
+
+def _kinds(net: nn.Module) -> dict[str, str]:
+    return {name: type(module).__name__ for name, module in net.named_modules()}
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:

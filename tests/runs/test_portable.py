@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,3 +109,38 @@ def test_sizes_are_numbers_alone(tmp_path: Path) -> None:
         save_tensors(path, tensors, {"sizes": json.dumps({**sizes, "0": wrong})})
         with pytest.raises(RunError, match="sizes of '0'"):
             bp.load(path, mlp())
+
+
+def test_layers_of_another_class_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    bp.save(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), file)
+    other = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    with pytest.raises(RunError, match=r"layer '1' is a Tanh, and the file's is a ReLU"):
+        bp.load(file, other)
+
+
+def test_the_precision_is_the_files(tmp_path: Path) -> None:
+    file, net = tmp_path / "net.safetensors", nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    bp.save(copy.deepcopy(net).double(), file)
+    again = bp.load(file, net)
+    assert again(torch.ones(1, 4).double()).dtype == torch.float64
+
+
+def test_attention_whose_heads_have_left_is_loaded_into_multihead_attention(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 24, dropout=0.0, batch_first=True)
+    dense, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(16 * 5, 3)).eval(), torch.randn(2, 5, 16)
+    network = bp.NoisyNetwork(copy.deepcopy(dense), x)
+    keep = {family.name: torch.arange(family.size) > 0 for family in network.structures}
+    small = bp.compact(network, keep)
+    bp.save(small, tmp_path / "net.safetensors")
+    torch.testing.assert_close(bp.load(tmp_path / "net.safetensors", dense)(x), small(x))
+
+
+@pytest.mark.parametrize("what", [{"a": 1}, None], ids=["dict", "None"])
+def test_what_is_no_network_is_not_saved(what: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="is no small network"):
+        bp.save(what, tmp_path / "net.safetensors")
+    network = bp.NoisyNetwork(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4))
+    with pytest.raises(TypeError, match="a NoisyNetwork is no small network"):
+        bp.save(network, tmp_path / "net.safetensors")
