@@ -81,6 +81,11 @@ def score_batch(
     read = outcome.mean if outcome.log_p is None else outcome.log_p
     y = observed(distribution, y if read is None else y.to(read.device))
     if outcome.log_p is not None:
+        if y.is_floating_point() and not (y == y.round()).all():
+            raise ValueError(
+                "the labels are no whole numbers, and the likelihood is of classes: name the likelihood of the values, "
+                "such as likelihood='normal:1.0'"
+            )
         columns = _of_labels(outcome, outcome.log_p.double(), y)
         return BatchScores(len(y), outcome.log_p.shape[-1], outcome.event_dims, columns)
     nll = -distribution.log_prob(y).double().reshape(len(y), -1).sum(1)

@@ -29,8 +29,12 @@ def compact(
 
     Raises:
         ValueError: masks or gains are of unknown families, have another length, or a mask keeps nothing.
-        TypeError: a mask is not boolean.
+        TypeError: the network has no gains, or a mask is not boolean.
     """
+    if not isinstance(network, NoisyNetwork):
+        raise TypeError(
+            f"network is a {type(network).__name__}; give a NoisyNetwork, which knows the structures and their gains"
+        )
     theta = theta or {}
     sizes = {family.name: family.size for family in network.structures}
     for name, gain in theta.items():

@@ -200,7 +200,12 @@ def _checked(structures: Sequence[StructureFamily], keep: Mapping[str, Tensor]) 
         raise ValueError(f"masks of unknown families {unknown}; the network has {list(sizes)}")
     masks = {}
     for name, size in sizes.items():
-        mask = keep[name].detach().cpu() if name in keep else torch.ones(size, dtype=torch.bool)
+        mask = keep.get(name, torch.ones(size, dtype=torch.bool))
+        if not isinstance(mask, Tensor):
+            raise TypeError(
+                f"the mask of {name!r} is a {type(mask).__name__}; expected a boolean tensor ({size},)"
+            )
+        mask = mask.detach().cpu()
         if mask.dtype != torch.bool:
             raise TypeError(f"the mask of {name!r} is {mask.dtype}; expected torch.bool, True for what stays")
         if mask.shape != (size,):

@@ -40,6 +40,8 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
         SourceError: the network's source is missing, was changed, cannot be imported, or is not trusted.
     """
     path = Path(path)
+    if not path.exists():
+        raise RunError(f"{path}: no such file or directory; give a run directory or a .safetensors file")
     dense = copy.deepcopy(net)  # it is about to get hooks
     if path.is_file():
         return _portable(path, dense, trust_source)

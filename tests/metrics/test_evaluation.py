@@ -237,3 +237,9 @@ def test_labels_that_the_outputs_do_not_have_are_refused() -> None:
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.full((2, 3), -100))], likelihood="categorical")
     with pytest.raises(ValueError, match=r"y has shape \(2,\), .* shape \(2, 3\)"):
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.zeros(2))], likelihood="categorical")
+
+
+def test_values_are_not_taken_for_classes() -> None:
+    loader = [(torch.zeros(4, 2), torch.tensor([0.5, -1.0, 2.0, 0.0]))]
+    with pytest.raises(ValueError, match=r"no whole numbers.*name the likelihood"):
+        evaluate(nn.Linear(2, 3), loader, 3)

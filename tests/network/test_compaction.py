@@ -149,3 +149,12 @@ def test_torchvision(name: str) -> None:
     small = compact(network, keep, theta)
     assert relative_error(network(x, masked(theta, keep)), small(x)) < 1e-5
     assert complexity(small, x).macs < complexity(net, x).macs
+
+
+def test_what_has_no_gains_and_what_is_no_mask_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="network is a Sequential; give a NoisyNetwork"):
+        compact(net, {})  # type: ignore[arg-type]
+    network = NoisyNetwork(net, torch.zeros(1, 4))
+    with pytest.raises(TypeError, match=r"the mask of 'theta.0' is a list; expected a boolean tensor \(3,\)"):
+        compact(network, {"theta.0": [True, False, True]})  # type: ignore[dict-item]

@@ -54,3 +54,8 @@ def test_another_network_is_refused_in_one_line(finished_run: RunDirectory, othe
     with pytest.raises(RunError, match=r"compact\.safetensors does not fit") as caught:
         load(finished_run.path, other)
     assert "\n" not in str(caught.value)
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"absent\.safetensors: no such file or directory"):
+        load(tmp_path / "absent.safetensors")
