@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bmrs_pyro.network.generators import generators_kept, seed_generators
-from bmrs_pyro.network.nested import tensors_in
+from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.network.reorderings import Reorderings
 from bmrs_pyro.network.untouched import shared_copy
 
@@ -77,7 +76,8 @@ def mixed_rows(network: Any, x: Inputs, batch: int) -> Doubt | None:
 class _Trial:
     def __init__(self, network: Any, x: Inputs, batch: int) -> None:
         self.network, self.x, self.batch = network, x, batch
-        self.leaves, self.spec = tree_flatten(x)
+        self.leaves: list[Any] = []
+        map_leaves(self.leaves.append, x)
         self.batched = [isinstance(leaf, Tensor) and leaf.shape[:1] == (batch,) for leaf in self.leaves]
         self.random = torch.Generator().manual_seed(0)
         self.lengths: set[int] = set()  # of the other dimensions of what gates multiply
@@ -153,6 +153,11 @@ class _Trial:
         """Change the tensors that hold examples, and leave the others."""
         return [change(leaf) if batched else leaf for leaf, batched in zip(leaves, self.batched, strict=True)]
 
+    def _nested(self, leaves: list[Any]) -> Inputs:
+        """Nest leaves as the inputs are."""
+        rest = iter(leaves)
+        return map_leaves(lambda _: next(rest), self.x)
+
     def _examples(self, size: int) -> list[Any]:
         index = torch.arange(size) % self.batch
         if size < self.batch:
@@ -186,7 +191,7 @@ class _Trial:
         self.rows = []
         with self._watching(size), Reorderings(size, self.orders):
             outputs = self.network(
-                tree_unflatten(leaves, self.spec), {name: gain.to(like) for name, gain in theta.items()}
+                self._nested(leaves), {name: gain.to(like) for name, gain in theta.items()}
             )
         for output in tensors_in(outputs):
             if output.is_floating_point() and output.shape[:1] == (size,):
@@ -244,7 +249,7 @@ class _Trial:
         orders: dict[int, bool] = {}
         try:
             with self._watching(size), Reorderings(size, orders):
-                self.network(tree_unflatten(self._examples(size), self.spec))
+                self.network(self._nested(self._examples(size)))
         except _Mixed:
             raise
         except Exception:  # a network that wants more in training mode, such as targets, says so by itself
