@@ -105,6 +105,8 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
     for family in families:
         if kinds := frozenset(own for member in family.members if (own := kind(member))):
             alike[kinds].append(family)
+    if not alike:
+        return list(families)
     runs = RandomInputs(call, lambda one: _runs(net, one))
     random = torch.Generator().manual_seed(0)
     calls = [runs.draw(length, random) for length in range(3)]  # a single token would show nothing

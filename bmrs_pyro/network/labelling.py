@@ -183,6 +183,12 @@ class Labelling:
 def _unique(source: Source, channel: Tensor) -> list[tuple[int, int]]:
     """Return which channels of a source have gone into which of the reader's."""
     assert source.dim is not None
+    rows = channel.movedim(source.dim, 0).reshape(channel.shape[source.dim], -1)
+    last = rows.amax(1)
+    if bool(
+        ((rows == last.unsqueeze(1)) | (rows < 0)).all()
+    ):  # the usual case: every channel has gone into one
+        return [(own, other) for own, other in enumerate(last.tolist()) if other >= 0]
     own = torch.arange(channel.shape[source.dim], device=channel.device)
     shape = [1] * channel.dim()
     shape[source.dim] = -1

@@ -17,6 +17,7 @@ from torch import Tensor
 
 _LEAST = 1e-6  # share of the largest gradient, below which one is taken for rounding
 _PRIME = 251
+_FEW = 2048  # channels whose numbers a ratio of float32 gradients tells apart
 
 
 @dataclass(eq=False)
@@ -57,8 +58,9 @@ def sources_of(x: Tensor, known: Mapping[int, Source]) -> tuple[list[Source], li
 def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor | None]:
     """Tell which channel of x each element of the sources has gone into.
 
-    With the numbers c = 251 a + b of x's channels, the gradients of Σ r x, Σ r a x, Σ r b x and Σ r h(c) x, r random
-    and h a hash, stand in the ratios a, b and h(c) for an element that has gone into channel c alone.
+    The gradients of Σ r x, Σ r c x and Σ r h(c) x, with r random, c the channels' numbers and h a hash, stand in the
+    ratios c and h(c) for an element that has gone into channel c alone. Of many channels, a and b of c = 251 a + b
+    take the place of c, whose digits float32 has not.
 
     Returns:
         For each source a tensor of its shape, c or −1 where nothing has been read; None if an element has gone into
@@ -70,21 +72,28 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
     place = torch.arange(n, device=x.device)
     generator = torch.Generator().manual_seed(n)
     check = torch.randint(1, _PRIME, (n,), generator=generator).to(place)
-    codes = (torch.ones_like(place), place // _PRIME, place % _PRIME, check)
+    digits = (place,) if n <= _FEW else (place // _PRIME, place % _PRIME)
     weights = torch.empty(x.shape).uniform_(0.5, 1.5, generator=generator).to(x)
+    codes = (torch.ones_like(place), *digits, check)
     moments = [_gradients(x, weights * code.view(shape), sources) for code in codes]
     pairs: list[Tensor | None] = []
-    for source, total, high, low, mixed in zip(sources, *moments, strict=True):
-        if total is None or high is None or low is None or mixed is None:
+    for source, *found in zip(sources, *moments, strict=True):
+        given = [one for one in found if one is not None]
+        if len(given) < len(codes):
             pairs.append(torch.full(source.tensor.shape, -1))
             continue
-        largest = torch.stack([one.abs() for one in (total, high, low, mixed)]).amax(0)
+        largest = given[0].abs()
+        for one in given[1:]:
+            largest = torch.maximum(largest, one.abs())
         read = largest > _LEAST * float(largest.max() or 1)
-        ratios = [torch.where(read, one / total, 0) for one in (high, low, mixed)]
-        whole = [ratio.nan_to_num(0.5, 0.5, 0.5).round().long() for ratio in ratios]
-        channel = (whole[0] * _PRIME + whole[1]).clamp(0, n - 1)
-        exact = torch.stack([(r - w).abs() < 0.02 for r, w in zip(ratios, whole, strict=True)]).all(0)
-        exact &= (check[channel] == whole[2]) & (channel == whole[0] * _PRIME + whole[1])
+        total = given[0].where(read, 1)
+        ratios = [one.where(read, 0) / total for one in given[1:]]
+        whole = [ratio.nan_to_num(0.5, 0.5, 0.5).round() for ratio in ratios]
+        number = whole[0] if len(digits) == 1 else whole[0] * _PRIME + whole[1]
+        channel = number.clamp(0, n - 1).long()
+        exact = (channel == number) & (check[channel] == whole[-1])
+        for ratio, one in zip(ratios, whole, strict=True):
+            exact &= (ratio - one).abs() < 0.02
         pairs.append(channel.where(read, -1) if bool((exact | ~read).all()) else None)
     return pairs
 

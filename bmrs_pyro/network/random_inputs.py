@@ -1,4 +1,4 @@
-"""Random inputs like the example inputs, and longer ones where these are of length 1."""
+"""Random inputs like the example inputs: longer ones where these are of length 1, smaller ones of large images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.random_weights import noise, root_mean_square
 
 _LONGER = 5
+_LARGE = 64  # pixels along each side, from which images are cut to a quarter where the network takes that
 
 
 class RandomInputs:
@@ -39,12 +40,19 @@ class RandomInputs:
             if not works(self.draw(0, torch.Generator().manual_seed(0))):
                 self.ranges = {}
 
-    def draw(self, variant: int, random: torch.Generator) -> Call:
-        """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer."""
+    def draw(self, variant: int, random: torch.Generator, *, small: bool = False) -> Call:
+        """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer.
+
+        Args:
+            variant: which.
+            random: where the values come from.
+            small: cut large images to a quarter, where the network takes that.
+        """
         dim = self._repeats[variant % len(self._repeats)] if variant else None
+        cut = small and self._takes_quarters
 
         def drawn(x: Tensor) -> Tensor:
-            size, x = self.ranges.get(id(x)), _repeated(x, dim)
+            size, x = self.ranges.get(id(x)), _repeated(_quarter(x) if cut else x, dim)
             if size is not None:
                 return torch.randint(size, x.shape, generator=random).to(x)
             if not x.is_floating_point():
@@ -60,8 +68,22 @@ class RandomInputs:
         longer = {dim: self.call.map(partial(_repeated, dim=dim)) for dim in sorted(dims)}
         return [None, *(dim for dim, call in longer.items() if self.works(call))]
 
+    @cached_property
+    def _takes_quarters(self) -> bool:
+        """Whether there are large images, and the network takes a quarter of them."""
+        quarters = self.call.map(_quarter)
+        large = any(
+            x.shape != y.shape for x, y in zip(self.tensors, tensors_in(tuple(quarters)), strict=True)
+        )
+        return large and self.works(quarters)
+
 
 _NO_INDEX = (torch.bool, torch.complex64, torch.complex128)
+
+
+def _quarter(x: Tensor) -> Tensor:
+    image = x.is_floating_point() and x.dim() == 4 and min(x.shape[2:]) >= _LARGE
+    return x[..., : x.shape[2] // 2, : x.shape[3] // 2] if image else x
 
 
 def _repeated(x: Tensor, dim: int | None) -> Tensor:

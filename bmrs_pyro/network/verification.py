@@ -154,7 +154,7 @@ class Verification:
         recipe = _RECIPES[attempt % len(_RECIPES)]
         random = torch.Generator().manual_seed(1000 * trial + attempt)
         net = self._copy(recipe, random)
-        call = self.inputs.draw(attempt // len(_RECIPES), random)
+        call = self.inputs.draw(attempt // len(_RECIPES), random, small=trial > 0)
         found: Responses = {}
         for step in range(STEPS):
             if step and recipe != "given":
