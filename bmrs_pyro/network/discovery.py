@@ -19,9 +19,10 @@ from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
 from bmrs_pyro.network.proposal import propose
+from bmrs_pyro.network.random_inputs import smaller_images
 from bmrs_pyro.network.structures import LeftOut, StructureFamily, Structures
 from bmrs_pyro.network.tracing import trace
-from bmrs_pyro.network.untouched import random_state_kept, shared_copy, tensor_outputs
+from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
 from bmrs_pyro.network.verification import Verification
 
 Selection = Callable[[str], bool] | Iterable[str]
@@ -65,7 +66,10 @@ def find_structures(
         make_explicit_(copy)
         idle = _choose_modes(copy, call)
         traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
-        found = trace(traced, call)
+        small = smaller_images(call)
+        if small is not None and not runs(copy, small):
+            small = None
+        found = trace(traced, small or call)
         found.occurrences.extend(candidate_counts(copy, call, found))
         proposed, left_out = propose(copy, found)
         proposed = settle_counts(copy, call, proposed)
@@ -80,7 +84,7 @@ def find_structures(
                 left_out.append(LeftOut(family.name, reason))
             else:
                 candidates.append(family)
-        families, failed = Verification(copy, call).sift(candidates)
+        families, failed = Verification(copy, call, small=small is not None).sift(candidates)
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(

@@ -21,7 +21,7 @@ from bmrs_pyro.network.labelling import Occurrence, Trace
 from bmrs_pyro.network.layers import Side
 from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.structures import Member, StructureFamily
-from bmrs_pyro.network.untouched import random_state_kept, shared_copy, tensor_outputs
+from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
 
 _MOST = 8  # integers of one kind of attention that are tried in all combinations
 _MULTIPLES = (1, 2, 3)  # queries, keys and values may be written by one layer
@@ -107,9 +107,9 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
             alike[kinds].append(family)
     if not alike:
         return list(families)
-    runs = RandomInputs(call, lambda one: _runs(net, one))
+    inputs = RandomInputs(call, lambda one: runs(net, one))
     random = torch.Generator().manual_seed(0)
-    calls = [runs.draw(length, random) for length in range(3)]  # a single token would show nothing
+    calls = [inputs.draw(length, random) for length in range(3)]  # a single token would show nothing
     taken: dict[Kind, bool] = {}
     for kinds, concerned in alike.items():
         settled = {one for one in kinds if taken.get(one)}
@@ -144,14 +144,6 @@ def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> b
         one.shape == other.shape and bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
         for one, other in zip(expected, actual, strict=True)
     )
-
-
-def _runs(net: nn.Module, call: Call) -> bool:
-    try:
-        with torch.no_grad():
-            return bool(tensor_outputs(shared_copy(net), call))
-    except Exception:  # whatever the network's own code raises with lengths it has no place for
-        return False
 
 
 def _enlivened(net: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RandomInputs"]
+__all__ = ["RandomInputs", "smaller_images"]
 
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
@@ -17,7 +17,7 @@ from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.random_weights import noise, root_mean_square
 
 _LONGER = 5
-_LARGE = 64  # pixels along each side, from which images are cut to a quarter where the network takes that
+_LARGE = 128  # pixels along each side, from which images are cut to a quarter where the network takes that
 
 
 class RandomInputs:
@@ -26,10 +26,11 @@ class RandomInputs:
     Args:
         call: how the network is called.
         works: calls the network and says whether it gives finite outputs.
+        small: whether the network takes :func:`smaller_images`.
     """
 
-    def __init__(self, call: Call, works: Callable[[Call], bool]) -> None:
-        self.call, self.works = call, works
+    def __init__(self, call: Call, works: Callable[[Call], bool], *, small: bool = False) -> None:
+        self.call, self.works, self.small = call, works, small
         self.tensors = tensors_in(tuple(call))
         integers = [x for x in self.tensors if not x.is_floating_point() and x.dtype not in _NO_INDEX]
         self.ranges: dict[int, int] = {}
@@ -46,10 +47,10 @@ class RandomInputs:
         Args:
             variant: which.
             random: where the values come from.
-            small: cut large images to a quarter, where the network takes that.
+            small: cut large images to a quarter where the network takes that.
         """
         dim = self._repeats[variant % len(self._repeats)] if variant else None
-        cut = small and self._takes_quarters
+        cut = small and self.small
 
         def drawn(x: Tensor) -> Tensor:
             size, x = self.ranges.get(id(x)), _repeated(_quarter(x) if cut else x, dim)
@@ -68,17 +69,15 @@ class RandomInputs:
         longer = {dim: self.call.map(partial(_repeated, dim=dim)) for dim in sorted(dims)}
         return [None, *(dim for dim, call in longer.items() if self.works(call))]
 
-    @cached_property
-    def _takes_quarters(self) -> bool:
-        """Whether there are large images, and the network takes a quarter of them."""
-        quarters = self.call.map(_quarter)
-        large = any(
-            x.shape != y.shape for x, y in zip(self.tensors, tensors_in(tuple(quarters)), strict=True)
-        )
-        return large and self.works(quarters)
-
 
 _NO_INDEX = (torch.bool, torch.complex64, torch.complex128)
+
+
+def smaller_images(call: Call) -> Call | None:
+    """Return the call with a quarter of each large image; None where there is no large image."""
+    small = call.map(_quarter)
+    pairs = zip(tensors_in(tuple(call)), tensors_in(tuple(small)), strict=True)
+    return small if any(x.shape != y.shape for x, y in pairs) else None
 
 
 def _quarter(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["modes_kept", "random_state_kept", "shared_copy", "tensor_outputs"]
+__all__ = ["modes_kept", "random_state_kept", "runs", "shared_copy", "tensor_outputs"]
 
 import copy
 from collections.abc import Iterator
@@ -61,6 +61,15 @@ def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
                 "torch.utils._pytree.register_pytree_node"
             )
     return found
+
+
+def runs(net: nn.Module, call: Call) -> bool:
+    """Whether a network runs on these inputs."""
+    try:
+        with torch.no_grad():
+            return bool(tensor_outputs(shared_copy(net), call))
+    except Exception:  # whatever the network's own code raises with inputs it has no place for
+        return False
 
 
 def _is_cache(value: object) -> bool:

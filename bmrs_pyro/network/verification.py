@@ -48,10 +48,11 @@ class Verification:
     Args:
         net: the network; left as it is.
         call: how it is called; noise is added to its inputs, so zeros will do.
+        small: whether the network takes a quarter of large images too; all trials but the first use it.
     """
 
-    def __init__(self, net: nn.Module, call: Call) -> None:
-        self.net, self.example = net, call
+    def __init__(self, net: nn.Module, call: Call, *, small: bool = False) -> None:
+        self.net, self.example, self.small = net, call, small
         self.numbers: dict[str, int] = {}
         self._begin(*_PRECISIONS[0])
 
@@ -59,7 +60,7 @@ class Verification:
         self.dtype, self.tolerance, self.least = dtype, tolerance, least
         self.left_out: list[LeftOut] = []
         self.given = self.example.map(lambda x: x.detach().to(dtype) if x.is_floating_point() else x)
-        self.inputs = RandomInputs(self.given, self._works)
+        self.inputs = RandomInputs(self.given, self._works, small=self.small)
 
     def sift(self, families: Sequence[StructureFamily]) -> tuple[list[StructureFamily], list[LeftOut]]:
         """Separate the families that pass every trial from those that do not, with the reason.
