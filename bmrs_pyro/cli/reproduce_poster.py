@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["curves", "poster"]
+__all__ = ["Cache", "DataRoot", "Datasets", "Networks", "Rebuild", "curves", "poster", "required_root"]
 
 import functools
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def poster(
         functools.partial(
             experiments.shared_posterior.run,
             models=str(runs.MODELS),
-            data_root=_required(data_root, rebuild),
+            data_root=required_root(data_root, rebuild),
             cache=str(cache),
         ),
         cache,
@@ -112,7 +112,7 @@ def curves(
     quiet: Quiet = False,
 ) -> None:
     """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
-    output, root = Output(json, quiet), _required(data_root, rebuild)
+    output, root = Output(json, quiet), required_root(data_root, rebuild)
     cache = _of_recipe(cache, protocol)
     networks = chosen(network or experiments.poster.NETWORKS, experiments.poster.NETWORKS, "network")
     configs = [
@@ -178,7 +178,12 @@ def _grid(
     return experiments.poster.grid(protocol, networks, datasets, methods, list(dict.fromkeys(weights)), seeds)
 
 
-def _required(data_root: Path | None, rebuild: bool) -> str:
+def required_root(data_root: Path | None, rebuild: bool) -> str:
+    """Return the folder of the data sets as a text.
+
+    Raises:
+        ValueError: there is none, and runs are to be made.
+    """
     if data_root is None and not rebuild:
         raise ValueError("--data-root is missing: the folder of the data sets, as MNIST/raw or mnist.npz")
     return str(data_root)

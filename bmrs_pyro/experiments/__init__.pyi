@@ -9,6 +9,8 @@ from . import evidence as evidence
 from . import fine_tuning as fine_tuning
 from . import honesty as honesty
 from . import honesty_page as honesty_page
+from . import path_cells as path_cells
+from . import path_page as path_page
 from . import plain_training as plain_training
 from . import post_training as post_training
 from . import post_training_summary as post_training_summary

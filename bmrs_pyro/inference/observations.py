@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["log_likelihoods", "observed"]
+__all__ = ["log_likelihoods", "observed", "other_shape"]
 
 import torch.distributions as td
 from torch import Tensor
@@ -22,7 +22,7 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
         return y.reshape(expected)
     if y.dim() > len(expected):
         return y
-    raise _other_shape(distribution, y)
+    raise other_shape(distribution, y)
 
 
 def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
@@ -33,11 +33,12 @@ def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
     """
     values: Tensor = distribution.log_prob(observed(distribution, y))
     if values.shape != distribution.batch_shape:
-        raise _other_shape(distribution, y)
+        raise other_shape(distribution, y)
     return values
 
 
-def _other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
+def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
+    """Return the error that says which shape labels or values have, and which a distribution scores."""
     expected = distribution.batch_shape + distribution.event_shape
     return ValueError(
         f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(expected)}: "

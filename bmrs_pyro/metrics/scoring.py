@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.inference import Outcome, as_likelihood, observed
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.observations import other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 
 
@@ -81,6 +82,8 @@ def score_batch(
     read = outcome.mean if outcome.log_p is None else outcome.log_p
     y = observed(distribution, y if read is None else y.to(read.device))
     if outcome.log_p is not None:
+        if y.shape != distribution.batch_shape + distribution.event_shape:
+            raise other_shape(distribution, y)
         if y.is_floating_point() and not (y == y.round()).all():
             raise ValueError(
                 "the labels are no whole numbers, and the likelihood is of classes: name the likelihood of the values, "

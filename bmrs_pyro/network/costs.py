@@ -55,7 +55,7 @@ def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
             NoisyNetwork has its own.
 
     Raises:
-        ValueError: there are no example inputs, or they hold no example.
+        ValueError: there are no example inputs, they hold no example, or the network does not run on them.
     """
     if isinstance(net, NoisyNetwork):
         return complexity(net.net, *(example_inputs or net.example_inputs))
@@ -233,5 +233,10 @@ def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, 
         call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
     counter = FlopCounterMode(display=False)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
-        call.fresh(net.eval())
+        try:
+            call.fresh(net.eval())
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"the network does not run on the example inputs ({call}): {type(error).__name__}: {error}"
+            ) from error
     return counter, examples or 1

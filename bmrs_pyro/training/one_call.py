@@ -7,7 +7,7 @@ __all__ = ["Pruned", "ScoreMissed", "prune"]
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.training.choosing import Target, smoothed
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
@@ -100,7 +102,9 @@ def prune(
         ValueError: a target is out of range, or the labels are no classes and there is no likelihood.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
-    x, y = next(iter(train))
+    x, y = next(pairs(train), (None, None))
+    if y is None:
+        raise ValueError("there are no training batches; give a loader that can be read several times")
     if likelihood is None and y.is_floating_point():
         raise ValueError(
             f"the labels are {y.dtype}, no classes; name their likelihood, such as likelihood='normal'"
@@ -162,5 +166,6 @@ def _num_data(loader: Batches) -> int:
     return sum(len(y) for _, y in loader)
 
 
-def _one_example(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(part[:1] for part in ((x,) if isinstance(x, Tensor) else x))
+def _one_example(x: Any) -> tuple[Any, ...]:
+    first = map_leaves(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, x)
+    return tuple(first) if isinstance(first, (tuple, list)) else (first,)

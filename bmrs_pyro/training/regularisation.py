@@ -13,12 +13,14 @@ from torch import nn
 
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.labels import refuse_labels
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, kl_weights
 from bmrs_pyro.training.path_point import PathPoint
@@ -142,6 +144,8 @@ def fit_path(
             "several processes share the points of a path in files; give a directory they all see"
         )
     folder = None if directory is None else FilePath(directory)
+    x, y = next(on_device_of(model, loader))
+    refuse_labels(model, x, y.to(next(model.parameters()).device))
     pace = Pace.of(loader, model.prior, epochs=epochs)
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:

@@ -237,6 +237,8 @@ def test_labels_that_the_outputs_do_not_have_are_refused() -> None:
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.full((2, 3), -100))], likelihood="categorical")
     with pytest.raises(ValueError, match=r"y has shape \(2,\), .* shape \(2, 3\)"):
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.zeros(2))], likelihood="categorical")
+    with pytest.raises(ValueError, match=r"y has shape \(2, 3\), .* shape \(2,\)"):
+        evaluate(nn.Identity(), [(torch.zeros(2, 3), torch.zeros(2, 3).long())], 3)
 
 
 def test_values_are_not_taken_for_classes() -> None:

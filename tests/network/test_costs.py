@@ -105,3 +105,9 @@ def test_norms_of_a_residual_stream_by_hand() -> None:
     network.remove_(masks(network.structures))
     assert [len(norm) for norm in producer_norms(network).values()] == [f.size for f in network.structures]
     assert isinstance(network.net, nn.Sequential)
+
+
+@pytest.mark.parametrize("x", [None, torch.zeros(1, 5), "image"])
+def test_inputs_that_the_network_does_not_take_are_named(x: object) -> None:
+    with pytest.raises(ValueError, match="does not run on the example inputs"):
+        complexity(nn.Linear(4, 2), x)

@@ -213,6 +213,38 @@ def test_labels_that_are_no_classes_need_a_likelihood() -> None:
         prune(mlp(), data, validation=data)
 
 
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ([(torch.zeros(8, 2), torch.full((8,), 9))], "labels from 0 to .* those of a batch go from 9 to 9"),
+        (torch.zeros(8, 3), r"a batch is a Tensor .*; expected \(x, y\)"),
+        ([], "there are no training batches"),
+    ],
+    ids=["labels", "no pairs", "nothing"],
+)
+def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, match: str) -> None:
+    net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=match) as refused:
+        prune(net, data, validation=data)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_inputs_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 6), nn.Linear(6, 3)
+
+        def forward(self, values: Tensor, factor: float = 1.0) -> Tensor:
+            out: Tensor = self.last(self.first(factor * values).relu())
+            return out
+
+    x = torch.randn(8, 2)
+    data = [({"values": x}, torch.zeros(8, dtype=torch.long))]
+    result = prune(Named(), data, validation=data, epochs=2, dense_epochs=1, progress=False)
+    assert result.network(values=x).shape == (8, 3)
+
+
 def test_the_weight_waits_while_the_divergence_falls() -> None:
     epochs, fall = 10, FALL ** (1 / 10)
     falling = [100.0, 100.0 / fall, 100.0 / fall**2, 100.0 / fall**3]

@@ -1,0 +1,138 @@
+"""The page of the path experiment, made from its runs: what each rule chose in every cell, and the paths."""
+
+from __future__ import annotations
+
+__all__ = ["path_page", "plot_paths"]
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bmrs_pyro.experiments.path_cells import RULES
+from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
+from bmrs_pyro.experiments.spread import spread
+
+Row = Mapping[str, Any]
+
+_SHOWN = ("compression", "macs_ratio", "accuracy", "dense_accuracy")
+
+_HEAD = """# The path in the six cells
+
+Made by `bmrs reproduce path --data-root DATA --seeds 3 --out docs/results`. Every run is cached, and can be stopped and
+started again. [path.json](path.json) has one object for each network that was chosen,
+[path-points.json](path-points.json) one for each run, with all points of its path. With `--rebuild` the
+command makes this page from them alone.
+
+A run gets the network and the data, and no other option but the seed: 12 epochs without pruning, 36 epochs of the path,
+12 epochs for each refit, batches of 128. The validation part, a fifth of the training data, chooses. The test data are
+read once for each network chosen.
+
+Numbers are percent, mean ± standard deviation over the seeds. *Dense* is the same network after the 12 epochs without
+pruning. *Unpruned* is that of [the poster's page](poster.md), after 32 epochs of the recipe there.
+"""
+
+
+def path_page(rows: Sequence[Row], runs: Sequence[Row], unpruned: Sequence[Row]) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        rows: the networks chosen.
+        runs: the paths.
+        unpruned: runs of the poster's experiment without pruning, protocol ``ours``.
+    """
+    parts = [_HEAD]
+    for rule in RULES:
+        parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned), ""]
+    losses = [_loss(row) for row in rows if row["rule"] == "max-loss"]
+    macs = [row["macs_ratio"] for row in rows if row["rule"] == "max-macs"]
+    hours = sum(row["seconds"] for row in rows) / 3600
+    parts += [
+        f"Against the dense network, `max_loss=0.5` holds on the test data in {sum(loss <= 0.5 for loss in losses)} of "
+        f'{len(losses)} runs. `max_macs="50%"` holds in {sum(share <= 50 for share in macs)} of {len(macs)}. '
+        f"{len(runs)} runs took {hours:.1f} hours, on one thread each.",
+        "",
+        "## The paths",
+        "",
+        "![Validation accuracy against parameters along each path](path.png)",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _title(rule: str) -> str:
+    given = ", ".join(f"{name}={value!r}" for name, value in RULES[rule].items())
+    return f"Rule `{rule}`" + (f" (`{given}`)" if given else " (no option)")
+
+
+def _loss(row: Row) -> float:
+    return float(row["dense_accuracy"] - row["accuracy"])
+
+
+def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
+    lines = [
+        "| network, data | seeds | compression | MACs left | test accuracy | dense | unpruned | poster's BMRS_N | "
+        "compression and accuracy above the poster | at most 0.5 points below unpruned |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    mine = [row for row in rows if row["rule"] == rule]
+    for network in NETWORKS:
+        for index, dataset in enumerate(DATASETS):
+            cell = _of(mine, network, dataset)
+            if not cell:
+                continue
+            plain = [row["accuracy"] for row in _of(unpruned, network, dataset)]
+            published = POSTER[network, "bmrs-n"][index]
+            accuracy, compression = _mean(cell, "accuracy"), _mean(cell, "compression")
+            shown = [spread(row[key] for row in cell) for key in _SHOWN]
+            cells = [
+                f"{network}, {dataset}",
+                str(len(cell)),
+                *shown,
+                spread(plain) if plain else "–",
+                f"{published[0]} / {published[1]}",
+                _yes(compression >= published[0] and accuracy >= published[1]),
+                _yes(accuracy >= sum(plain) / len(plain) - 0.5) if plain else "–",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _of(rows: Iterable[Row], network: str, dataset: str) -> list[Row]:
+    return [row for row in rows if (row["network"], row["dataset"]) == (network, dataset)]
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return float(sum(row[key] for row in rows) / len(rows))
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"
+
+
+def plot_paths(rows: Sequence[Row], runs: Sequence[Row]) -> Figure:
+    """Draw the paths, a panel per cell: validation accuracy against the share of the parameters; chosen networks."""
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    panels = figure.subplots(len(NETWORKS), len(DATASETS))
+    for line, network in zip(panels, NETWORKS, strict=True):
+        for panel, dataset in zip(line, DATASETS, strict=True):
+            panel.set_title(f"{network}, {dataset}")
+            for run in _of(runs, network, dataset):
+                dense, *points = run["path"]
+                shares = [100 * point["parameters"] / dense["parameters"] for point in points]
+                scores = [point["validation_accuracy"] for point in points]
+                panel.plot(shares, scores, ".-", color="#999999", linewidth=1, markersize=3)
+            for rule, colour, marker in zip(RULES, ("#0072B2", "#D55E00", "#009E73"), "os^", strict=True):
+                chosen = [row for row in _of(rows, network, dataset) if row["rule"] == rule]
+                panel.plot(
+                    [100 - row["compression"] for row in chosen],
+                    [row["validation_accuracy"] for row in chosen],
+                    marker,
+                    color=colour,
+                    label=rule,
+                )
+            panel.set_xscale("log")
+            panel.set_xlabel("parameters left, percent")
+            panel.set_ylabel("validation accuracy, percent")
+    panels[0][0].legend(title="chosen, after the refit")
+    return figure
