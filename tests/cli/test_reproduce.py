@@ -51,6 +51,7 @@ def test_options_that_mean_nothing(arguments: list[str], expected: str, tmp_path
         (["reproduce", *SBP, "--out", "out"], "sbp.json"),
         (["reproduce", *POSTER, "--out", "out"], "poster.json"),
         (["reproduce", *CURVES, "--out", "out"], "curves.json"),
+        (["reproduce", "path", "--data-root", "data", "--out", "out"], "path.json"),
         (["reproduce", "bmr", "--out", "out"], "bmr.json"),
         (["bench", "--section", "decisions", "--out", "out/bench.json"], "bench.json"),
     ],
