@@ -41,7 +41,8 @@ def find_structures(
     cut out, few or most of them. What does not pass is listed in ``left_out`` with the reason. The network, its
     modes and the random state stay as they are.
 
-    Only what the example inputs reach is seen: a warning names the layers with parameters that they do not
+    The trials use values as large as the example inputs and moderate random weights: a network that treats channels
+    otherwise for larger values alone is not found out. Only what the example inputs reach is seen: a warning names the layers with parameters that they do not
     reach in evaluation mode, nor in training mode, in which auxiliary classifiers are.
 
     Args:
