@@ -22,12 +22,12 @@ from bmrs_pyro.distributed.process_group import all_reduce_sum_
 def global_batch_norm(net: nn.Module, batch: GlobalBatch | None) -> Iterator[None]:
     """Let every batch norm in training mode normalise by mean and variance over the rows of all processes.
 
-    So the network that several processes train is the one that a single process would train. Two sums travel per
-    layer and pass. torch's SyncBatchNorm, which a network may have instead, exists on GPUs only.
+    Several processes then train the same network as a single process would. Every layer exchanges two sums per pass.
+    torch's SyncBatchNorm, which a network may use instead, runs on GPUs only.
 
     Args:
         net: the network.
-        batch: the batch of all processes; None, for a single one, changes nothing.
+        batch: the batch of all processes; None, for a single process, changes nothing.
     """
     if batch is None:
         yield
@@ -53,7 +53,7 @@ def _normalise(norm: Any, batch: GlobalBatch, x: Tensor) -> Tensor:
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     axes = [0, *range(2, x.ndim)]
     channel = (1, -1, *[1] * (x.ndim - 2))
-    own = min(batch.count, 1)  # a row that stands in for none does not count
+    own = min(batch.count, 1)  # the placeholder row of an empty batch does not count
     rows = values.new_tensor([own * x.numel() / x.shape[1]])
     total = _Pooled.apply(torch.cat([own * values.sum(axes), rows]), batch)
     number = total[-1].detach()
@@ -62,7 +62,7 @@ def _normalise(norm: Any, batch: GlobalBatch, x: Tensor) -> Tensor:
             f"batch norm needs more than one value per channel, the whole batch has {int(number)}"
         )
     mean = total[:-1] / number
-    # Σ (x − mean) is 0, so nothing is lost by keeping the variance's gradient away from the mean
+    # Σ (x − mean) is 0, so the variance's gradient is exact although the mean is detached
     deviation = values - mean.detach().view(channel)
     variance = _Pooled.apply(own * deviation.square().sum(axes), batch) / number
     if norm.track_running_stats:
@@ -81,7 +81,7 @@ def _update(norm: Any, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Pooled(torch.autograd.Function):
-    """Sum over the processes, for losses that are added up with the processes' weights."""
+    """Sum over the processes; the total loss is the sum of the processes' losses times their weights."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, batch: GlobalBatch) -> Tensor:
@@ -91,6 +91,6 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # the process's gradients are multiplied by its weight later on, so that is divided out here
+        # average_gradients_ later multiplies this process's gradients by its weight, which is divided out here
         grad = all_reduce_sum_(grad * ctx.weight)
         return (grad / ctx.weight if ctx.weight else torch.zeros_like(grad)), None

@@ -19,16 +19,16 @@ _ENDED = -1
 
 
 class GlobalBatch:
-    """The rows ``start … start + count`` of ``total`` that lie in this process, one batch after the other.
+    """This process's rows of the current batch: ``start … start + count`` of ``total``.
 
-    Rank by rank the rows of a batch follow one another. The random numbers of the gains are those that a single
-    process would draw for all ``total`` rows, and each process keeps its own.
+    The rows of a batch are ordered by rank. Every process draws the gains' random numbers for all ``total`` rows, as
+    a single process would, and keeps those of its own rows.
 
     Args:
         device: where the gains are drawn.
 
     Attributes:
-        seen: rows that this process has had since the last :meth:`over`.
+        seen: number of rows that this process has had since :meth:`over` was last called.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,20 +40,20 @@ class GlobalBatch:
 
     @property
     def weight(self) -> float:
-        """This process's share of the batch; a mean over examples weighs its part by it."""
+        """This process's share of the batch: its weight in a mean over all examples."""
         return self.count / self.total
 
     def seed(self, seed: int) -> None:
-        """Seed the gains, with the same number in every process."""
+        """Seed the generator of the gains; every process must pass the same number."""
         self.generator.manual_seed(seed)
 
     def over(self, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-        """Pass the batches of this process on, in step with the other processes.
+        """Yield the batches of this process, in step with the other processes.
 
-        A process that has no row of a batch gets one of zeros, which weighs nothing.
+        A process without rows of a batch yields one row of zeros, whose weight is 0.
 
         Raises:
-            ValueError: the processes have different numbers of batches, or an empty batch.
+            ValueError: the processes have different numbers of batches, or a batch is empty in every process.
         """
         self.seen = steps = 0
         for x, y in batches:
@@ -88,7 +88,7 @@ class GlobalBatch:
 
 
 class SharedDraws(TruncatedLogNormal):
-    """A posterior whose draws are this process's rows of what one process would draw for the whole batch.
+    """A posterior that draws for the whole batch, as a single process would, and returns this process's rows.
 
     Args:
         batch: the whole batch.
@@ -105,7 +105,7 @@ class SharedDraws(TruncatedLogNormal):
 
 
 def _stand_in(rows: Any) -> Any:
-    """Give the tensors without rows one of zeros."""
+    """Replace every tensor without rows by one row of zeros."""
 
     def filled(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.dim() and not len(leaf):

@@ -1,4 +1,4 @@
-"""Joining the processes that torchrun started."""
+"""Connect the processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _TIMEOUT = "BMRS_TIMEOUT"
 def init_distributed(device: str | None = None) -> Iterator[str | None]:
     """Make one process group of the processes that torchrun started; without torchrun do nothing.
 
-    Where a process dies, the others end at once. Where one hangs, they end after the seconds that the environment
-    variable ``BMRS_TIMEOUT`` gives, by default 1800. What the first process does alone, such as a download, must take
-    less.
+    If a process dies, the others end at once. If a process hangs, the others end after a timeout: the environment
+    variable ``BMRS_TIMEOUT``, in seconds, by default 1800. Work that the first process does alone, such as a
+    download, must take less time.
 
     Args:
-        device: ``"cuda"`` gives every process of a machine a GPU of its own, with NCCL; else gloo on the CPU.
+        device: ``"cuda"`` gives every process its own GPU and uses NCCL; otherwise gloo runs on the CPU.
 
     Yields:
         the device of this process.
 
     Raises:
-        ValueError: there are fewer GPUs than processes, or one GPU is asked for by number, or ``BMRS_TIMEOUT``
-            is no positive number.
+        ValueError: there are fewer GPUs than processes, ``device`` names a single GPU by number, or ``BMRS_TIMEOUT``
+            is not a positive number.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -48,17 +48,17 @@ def init_distributed(device: str | None = None) -> Iterator[str | None]:
         device = _own_gpu(str(device))
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_timeout())
-    before = signal.signal(signal.SIGTERM, _stopped)
+    before = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         yield device
-        all_gather_int(0)  # nobody leaves while another one is at work
+        all_gather_int(0)  # no process leaves while another is still working
         dist.destroy_process_group()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def main_process_first(work: Callable[[], None]) -> None:
-    """Let the first process work while the others wait; where it fails, they end with it and say nothing."""
+    """Run ``work`` in the first process while the others wait; if it fails, they exit too, without a message."""
     if rank() > 0:
         if not all_gather_int(0)[0]:
             sys.exit(2)
@@ -95,8 +95,8 @@ def _own_gpu(device: str) -> str:
     return f"cuda:{number}"
 
 
-def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
     raise LostProcess(
-        "told to stop, as torchrun does when another process has died; the last checkpoint is whole: start the same "
-        "command again with --resume"
+        "stopped by SIGTERM, which torchrun sends when another process has died; the last checkpoint is complete: "
+        "start the same command again with --resume"
     )

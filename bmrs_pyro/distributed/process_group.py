@@ -26,7 +26,7 @@ from torch import Tensor
 
 
 class LostProcess(ConnectionError):
-    """Another process of the run does not answer any more."""
+    """Another process of the run no longer answers."""
 
 
 def world_size() -> int:
@@ -35,12 +35,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0; number 0 takes decisions and writes files."""
+    """Return the rank of this process, from 0; rank 0 decides and writes files."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_gather_int(number: int) -> list[int]:
-    """Return the number that every process gives, by rank.
+    """Return the numbers that all processes pass, in the order of their ranks.
 
     Raises:
         LostProcess: a process does not answer.
@@ -53,7 +53,7 @@ def all_gather_int(number: int) -> list[int]:
 
 
 def broadcast_(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors, the same ones in every process, with the first process's values.
+    """Overwrite tensors with the first process's values; every process passes the same tensors in the same order.
 
     Raises:
         LostProcess: a process does not answer.
@@ -80,11 +80,11 @@ def all_reduce_sum_(tensor: Tensor) -> Tensor:
 
 
 def average_gradients_(parameters: Iterable[Tensor], weight: float) -> None:
-    """Replace the gradients of the parameters that ask for one by Σ_ranks weight · gradient.
+    """Replace the gradient of every parameter that requires one by Σ_ranks weight · gradient.
 
     Args:
         parameters: the same ones in the same order in every process; a missing gradient counts as 0.
-        weight: this process's; over all processes they sum to 1.
+        weight: this process's weight; the weights of all processes sum to 1.
 
     Raises:
         LostProcess: a process does not answer.
@@ -106,7 +106,7 @@ def _group(tensor: Tensor) -> Any:
 
 @cache
 def _on_cpu(world: Any) -> Any:
-    """Return a group for CPU tensors; one that was made for GPUs alone knows none."""
+    """Return a group for CPU tensors; a group that was made for GPUs alone does not take them."""
     return None if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
@@ -118,5 +118,5 @@ def _exchange() -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise LostProcess(
             "lost contact with another process, which has died or was silent for longer than BMRS_TIMEOUT allows "
-            f"({reason}); the last checkpoint is whole: start the same command again with --resume"
+            f"({reason}); the last checkpoint is complete: start the same command again with --resume"
         ) from None

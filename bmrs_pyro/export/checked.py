@@ -1,4 +1,4 @@
-"""Export a run's small network, and run the file to see that it computes the same."""
+"""Export a run's small network, and run the file to check that it computes the same outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bmrs_pyro.files import WriteError, refuse_unwritable
 from bmrs_pyro.runs import RunDirectory, load, save_portable
 
 TOLERANCE = 1e-4
-_BATCHES = (1, 2, 5)  # sizes the file is run with
+_BATCHES = (1, 2, 5)  # sizes of the batches that check the file
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
     Args:
         run: a finished run.
         kind: the file's format.
-        path: the file; it takes any batch size.
+        path: the file; the network in it takes any batch size.
 
     Raises:
         ExportError: the folder is missing, the file's suffix names another format, the network cannot be captured, or
-            the file computes something else; a file that was there before is as it was.
+            the file computes other outputs; an existing file is unchanged.
         ImportError: a package that ONNX files need is not installed.
         RunError: the run is not finished, or damaged.
         WriteError: the file cannot be written.
     """
     if not path.parent.is_dir():
-        raise ExportError(f"{path.parent}, where {path.name} shall go, is no folder; make it first")
+        raise ExportError(f"{path.parent}, the folder for {path.name}, is no folder; make it first")
     if path.suffix[1:].lower() in set(Format) - {kind}:
         raise ExportError(f"{path} ends in {path.suffix}, but the format is {kind}; make them agree")
     if kind is Format.ONNX:
@@ -63,7 +63,7 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
     net = run.small()
     random = torch.Generator().manual_seed(0)
     inputs = [torch.randn(size, *run.config.input_shape, generator=random) for size in _BATCHES]
-    # in a folder of its own, for an ONNX file of more than 1.5 GB has a second one beside it, which it knows by name
+    # in a temporary folder: an ONNX file of more than 1.5 GB refers to a second file beside it by name
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder, path.name)
         try:
@@ -80,13 +80,13 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         except Exception as cause:
             reason = next(iter(str(cause).splitlines()), "")
             raise ExportError(
-                f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always can"
+                f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always works"
             ) from cause
         if not error <= TOLERANCE:
             raise ExportError(
                 f"a {kind} file of the network computes outputs that differ by {error:.1e}, more than {TOLERANCE:.0e}"
             )
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # the file itself after what it refers to
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the main file last
             file.replace(path.parent / file.name)
     return Export(path, path.stat().st_size, error)
 
@@ -101,4 +101,4 @@ def _read(kind: Format, path: Path, run: RunDirectory) -> Callable[[Tensor], Ten
 def _difference(net: nn.Module, other: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> float:
     pairs = [(net(x), other(x)) for x in inputs]
     errors = torch.stack([(one - two).abs().max() / one.abs().max() for one, two in pairs])
-    return float(errors.max())  # NaN, where there is one, as Python's max would not be
+    return float(errors.max())  # NaN if one error is NaN, unlike Python's max

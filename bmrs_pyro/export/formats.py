@@ -13,7 +13,7 @@ class ExportError(ValueError):
 
 
 class Format(StrEnum):
-    """What a file holds."""
+    """A file format."""
 
     PT2 = "pt2"
     """Graph and weights for ``torch.export.load``."""
@@ -27,11 +27,11 @@ class Format(StrEnum):
         """Return the format that a file's suffix names.
 
         Raises:
-            ExportError: it names none.
+            ExportError: the suffix names no format.
         """
         try:
             return cls(path.suffix[1:].lower())
         except ValueError:
             raise ExportError(
-                f"{path} ends in no format; end it in .{', .'.join(cls)}, or name the format"
+                f"the suffix of {path} names no format; end it in .{', .'.join(cls)}, or name the format"
             ) from None

@@ -19,7 +19,7 @@ _INPUT, _OUTPUT = "input", "output"
 
 
 def save_onnx(net: nn.Module, x: Tensor, path: Path) -> None:
-    """Write a network's graph and weights, ``x`` being a batch of at least two examples.
+    """Write a network's graph and weights, captured with a batch ``x`` of at least two examples.
 
     The file has one input, ``input``, and one output, ``output``, whose first dimension is the batch.
 
@@ -30,7 +30,7 @@ def save_onnx(net: nn.Module, x: Tensor, path: Path) -> None:
     _installed("onnxscript")
     program = captured(net, x)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own interior
+        warnings.simplefilter("ignore")  # warnings from inside the exporter
         torch.onnx.export(
             program,
             (),
@@ -44,7 +44,7 @@ def save_onnx(net: nn.Module, x: Tensor, path: Path) -> None:
 
 
 def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return the network in a file as onnxruntime runs it on the CPU.
+    """Load a network from a file, to be run by onnxruntime on the CPU.
 
     Raises:
         ImportError: onnxruntime is not installed.

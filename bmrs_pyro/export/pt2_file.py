@@ -26,12 +26,12 @@ def captured(net: nn.Module, x: Tensor) -> ExportedProgram:
 
 
 def save_pt2(net: nn.Module, x: Tensor, path: Path) -> None:
-    """Write a network's graph and weights, ``x`` being a batch of at least two examples."""
-    content = BytesIO()  # on a full disk, torch's own writer ends the process
+    """Write a network's graph and weights, captured with a batch ``x`` of at least two examples."""
+    content = BytesIO()  # torch's own writer would crash the process on a full disk
     torch.export.save(captured(net, x), content)
     path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return the network in a file that :func:`save_pt2` wrote; nothing of this package is needed to run it."""
+    """Load a network from a file that :func:`save_pt2` wrote; running it does not need this package."""
     return torch.export.load(path).module()

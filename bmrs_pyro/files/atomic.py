@@ -18,11 +18,11 @@ from stat import S_IMODE
 
 from safetensors import SafetensorError
 
-_DAY = 86_400.0  # seconds after which a partial file that nobody has touched is nobody's
+_DAY = 86_400.0  # seconds; a partial file that is untouched for longer is abandoned
 
 
 class WriteError(OSError):
-    """A file cannot be written; one that was there before is as it was.
+    """A file cannot be written; an existing file of that name is unchanged.
 
     Args:
         path: the file.
@@ -35,40 +35,40 @@ class WriteError(OSError):
         self.strerror = reason
 
     def __reduce__(self) -> tuple[type[WriteError], tuple[Path, str]]:
-        """Another process gets it as it was made: OSError alone would be made anew from the message."""
+        """Pickle the arguments, for other processes: by default OSError is rebuilt from its message alone."""
         return WriteError, (self.path, self.reason)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, force it to disk and rename it: whole or not at all.
+    """Write a file completely or not at all: ``write`` fills a temporary file, which is flushed and renamed.
 
-    Several processes may write the same file; it is the last one's. The file gets the permissions of the one that it
-    replaces, or those of any new file.
+    Several processes may write the same file; the last one wins. The file gets the permissions of the file it
+    replaces, or the default permissions of a new file.
 
     Raises:
         WriteError: the disk is full, the directory read-only, or the like.
     """
     try:
-        partial, mode = _begin(path)
+        partial, mode = _create_partial(path)
         try:
             _remove_abandoned(path, partial.stat().st_mtime)
             write(partial)
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-            partial.chmod(mode)  # safetensors makes a file of its own, for the owner alone
+            partial.chmod(mode)  # safetensors creates its own file, for the owner only
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(path, error.strerror or str(error)) from None
-    except SafetensorError as error:  # what the system said comes last, such as: File too large (os error 27)
+    except SafetensorError as error:  # the system's message comes last, such as: File too large (os error 27)
         raise WriteError(path, str(error).rpartition(": ")[2].partition(" (os error")[0]) from None
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add text to a file, which is made if there is none, and force it to disk.
+    """Append text to a file and flush it to disk; create the file if it does not exist.
 
-    A process that is killed meanwhile leaves a beginning of it.
+    If the process is killed meanwhile, the file may end in the first part of the text.
 
     Raises:
         WriteError: the disk is full, the directory read-only, or the like.
@@ -90,18 +90,18 @@ def append_text(path: Path, text: str) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise WriteError where :func:`write_atomically` would, before the work is done that it shall keep."""
+    """Raise WriteError now if :func:`write_atomically` would fail later, after the work is done."""
     if path.is_dir():
         raise WriteError(path, os.strerror(errno.EISDIR))
     try:
-        _begin(path)[0].unlink()
+        _create_partial(path)[0].unlink()
     except OSError as error:
         raise WriteError(path, error.strerror or str(error)) from None
 
 
-def _begin(path: Path) -> tuple[Path, int]:
-    """Make a file beside ``path`` under a name that nobody can foresee; return it and the permissions to give it."""
-    partial = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
+def _create_partial(path: Path) -> tuple[Path, int]:
+    """Create an empty file with a random name beside ``path``; return it and the permissions of the final file."""
+    partial = path.with_name(f".{path.name}.{_process_space()}-{os.getpid()}-{secrets.token_hex(8)}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL follows no link
     mode = os.fstat(descriptor).st_mode
     os.close(descriptor)
@@ -112,29 +112,29 @@ def _begin(path: Path) -> tuple[Path, int]:
 
 def _remove_abandoned(path: Path, now: float) -> None:
     for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
-        with suppress(OSError):  # another one's, in a folder of all, or finished meanwhile
+        with suppress(OSError):  # another user's file in a shared folder, or renamed meanwhile
             if _writer_is_dead(left) or left.stat().st_mtime < now - _DAY:
                 left.unlink()
 
 
 def _writer_is_dead(partial: Path) -> bool:
-    """Whether the process that a file was begun by, and is named after, ran here and was killed."""
-    here, _, process = partial.name.split(".")[-2].partition("-")
+    """Whether the process named in a partial file's name ran on this machine and is dead."""
+    space, _, process = partial.name.split(".")[-2].partition("-")
     process = process.partition("-")[0]
-    if here != _here() or os.name != "posix" or not process.isdecimal():
-        return False  # elsewhere os.kill kills
+    if space != _process_space() or os.name != "posix" or not process.isdecimal():
+        return False  # on Windows os.kill would end the process
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # somebody else's
+        pass  # it lives and belongs to another user
     return False
 
 
 @cache
-def _here() -> str:
-    """Name what a process's number means something in: this machine since it was started, or this container."""
+def _process_space() -> str:
+    """Return an id of the space in which process ids are unique: this boot of the machine, or this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         names = (boot, os.readlink("/proc/self/ns/pid"))

@@ -24,9 +24,9 @@ class BusyError(ValueError):
 
 @contextmanager
 def alone(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, which the system frees when this process dies; it is gone afterwards.
+    """Hold a lock file and delete it afterwards; if this process dies, the system frees the lock.
 
-    On a file system that has no locks a warning says so, and nothing is locked.
+    A file system without locks causes a warning, and nothing is locked.
 
     Args:
         path: the lock file.
@@ -34,9 +34,9 @@ def alone(path: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it.
-        WriteError: the file cannot be made.
+        WriteError: the file cannot be created.
     """
-    if not path.parent.is_dir():  # which the lock would make
+    if not path.parent.is_dir():  # FileLock would create the folder
         raise WriteError(path, os.strerror(errno.ENOENT))
     lock = FileLock(path)
     try:
@@ -53,7 +53,7 @@ def alone(path: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # who waits for it notices, and makes it anew; elsewhere than on POSIX it stays while it is open
+        # a waiting process notices this and creates the file again; Windows refuses to delete an open file
         if lock.is_locked:
             with suppress(OSError):
                 path.unlink()

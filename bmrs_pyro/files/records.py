@@ -1,4 +1,4 @@
-"""JSON texts as records whose types are known."""
+"""Parse JSON, and turn JSON objects into dataclasses of checked types."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -27,11 +27,11 @@ def parse_json(text: str) -> Any:
 
 
 def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
-    """Make a dataclass of a JSON record, whose lists become tuples; a field may be a dataclass again.
+    """Make a dataclass from a JSON object; lists become tuples, and a field may be a dataclass itself.
 
     Raises:
-        ValueError: a field is missing, unknown, or of another type than the class declares; of one declared ``Any``
-            only texts, numbers and null are taken.
+        ValueError: a field is missing, unknown, or has another type than the class declares. A field declared
+            ``Any`` takes strings, numbers, booleans and null only.
     """
     hints, values = _hints(kind), {}  # type: ignore[arg-type]  # a class is hashable
     for name, value in record.items():
@@ -45,7 +45,7 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
             raise ValueError(f"{name} is {value!r:.60}, expected {kind.__annotations__[name]}")
     try:
         return kind(**values)
-    except TypeError as error:  # fields without a value
+    except TypeError as error:  # a field is missing
         raise ValueError(str(error)) from None
 
 

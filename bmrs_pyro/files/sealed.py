@@ -1,4 +1,4 @@
-"""Files of a run: written whole, sealed with a checksum, and read back as they were or refused; no pickle."""
+"""Files of a run with a checksum: written completely or not at all, and refused if they were changed; no pickle."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FORMAT_VERSION = 2  # version 1 had no checksums, and is not read any more
 
 
 class NewerFormat(ValueError):
-    """A file is of a later version of bmrs_pyro."""
+    """A file was written by a later version of bmrs_pyro."""
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON record with the format's version and a checksum of all of it.
+    """Add the format version and a checksum to a JSON record.
 
     The checksum is a CRC-32: it finds damage, it does not stop a forger.
     """
@@ -42,25 +42,25 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(text: str) -> dict[str, Any]:
-    """Return the record in a JSON text that :func:`seal` made, without version and checksum.
+    """Check a JSON text made by :func:`seal`, and return its record without version and checksum.
 
     Raises:
-        NewerFormat: the record is of a newer version.
-        ValueError: the text is no such record, of version 1, or was changed.
+        NewerFormat: the record has a newer version.
+        ValueError: the text is no such record, has version 1, or was changed.
     """
     record = parse_json(text)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got a {type(record).__name__}")
     try:
         _check(record, record.pop("checksum", None), record.get("format_version", 1), _checksum)
-    except RecursionError:  # a writer of JSON gives up a little earlier than a reader
+    except RecursionError:  # json.dumps allows slightly less nesting than json.loads
         raise ValueError("its JSON is nested too deeply") from None
     record.pop("format_version", None)
     return record
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-    """Write tensors and texts into a sealed safetensors file; tied weights once for each of their names."""
+    """Write tensors and metadata to a safetensors file with a checksum; tied weights are written once per name."""
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for key, value in tensors.items():
@@ -74,11 +74,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, s
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and texts of a file that :func:`save_tensors` wrote.
+    """Return the tensors and the metadata of a file that :func:`save_tensors` wrote.
 
     Raises:
-        NewerFormat: the file is of a newer version.
-        ValueError: the file is no safetensors file, of version 1, or was changed.
+        NewerFormat: the file has a newer version.
+        ValueError: the file is no safetensors file, has version 1, or was changed.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -102,9 +102,9 @@ def _check(
             f"it has format version {version}, this bmrs_pyro reads up to {FORMAT_VERSION}; update bmrs_pyro"
         )
     if version < FORMAT_VERSION or checksum is None:
-        raise ValueError("it has no checksum, as files of earlier versions; make it anew")
+        raise ValueError("it has no checksum, like all files of earlier versions; create it again")
     if checksum != compute(record):
-        raise ValueError("its checksum does not fit its content: the file was changed or cut")
+        raise ValueError("its checksum does not match its content: the file was changed or cut")
 
 
 def _checksum(record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Metrics: evaluation on held-out data, predictions, questions to the posteriors, latency and memory."""
+"""Metrics: evaluation on held-out data, predictions, posterior queries, latency and memory."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Damaged inputs, to ask what a network's probabilities are worth away from the data it knows."""
+"""Corrupted inputs, to test a network's probabilities on data unlike its training data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _contrast(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def _blur(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    # two means over 2 × 2 make the binomial 1-2-1 kernel, which repeated tends to a Gaussian
+    # two 2 × 2 averages make the binomial 1-2-1 kernel; repeated, it tends to a Gaussian
     for _ in range(severity):
         x = avg_pool2d(avg_pool2d(pad(x, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
     return x
 
 
 def _occlusion(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    # a square of the mean intensity with 8 % of the area per degree, somewhere else in every image
+    # a square of the mean intensity with 8 % of the area per degree, at a random place in every image
     height, width = x.shape[-2:]
     side = (0.08 * severity) ** 0.5
     tall, wide = max(round(side * height), 1), max(round(side * width), 1)
@@ -49,20 +49,20 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "blur": _blur,
     "occlusion": _occlusion,
 }
-"""What can happen to a batch; ``blur`` and ``occlusion`` are for images ``(B, C, H, W)``."""
+"""The corruptions by name; ``blur`` and ``occlusion`` are for images ``(B, C, H, W)``."""
 
 
 def corrupted(
     batches: Iterable[tuple[Tensor, Tensor]], corruption: str, severity: int = 3, *, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches with damaged inputs; the same damage for the same seed.
+    """Yield batches with corrupted inputs; the same seed gives the same corruption.
 
     Args:
         batches: pairs of inputs ``(B, …)``, normalised to mean 0 and deviation 1, and labels.
         corruption: ``noise`` (Gaussian, 0.25 deviations per degree), ``contrast`` (16 % less per degree),
             ``blur`` (a 3 × 3 binomial kernel per degree) or ``occlusion`` (8 % of the image per degree).
         severity: degree, from 1 to 5.
-        seed: of the noise and of the places that are covered.
+        seed: seed of the noise and of the occluded places.
 
     Raises:
         ValueError: the corruption is unknown, needs images, or the severity is out of range.

@@ -25,7 +25,7 @@ class Bin(NamedTuple):
     """Examples whose highest probability lies in one of 15 equal intervals; a point of a reliability diagram."""
 
     examples: int
-    """How many they are."""
+    """Number of examples."""
     confidence: float
     """Their mean highest probability; NaN without examples."""
     accuracy: float
@@ -40,15 +40,15 @@ class ClassEvaluation:
         count: N.
         labels: how many labels count; N where every example has one.
         accuracy: share of labels y that are the most probable class.
-        top5: share of labels y among the five most probable classes; 1 where there are no more.
+        top5: share of labels y among the five most probable classes; 1 with five classes or fewer.
         nll: mean of −log p_y, in nats per label.
         brier: mean of Σ_k (p_k − [k = y])², between 0 and 2 (Brier 1950).
         ece: expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal bins of the
             highest probability (Guo et al. 2017, eq. 3).
-        perplexity: exp(nll) of sequences of labels; None of other labels.
-        mean_iou: mean over classes, which are predicted or true somewhere, of intersection over union, of maps of
-            labels; None of other labels.
-        bins: these bins, from 0 to 1.
+        perplexity: exp(nll) for sequences of labels, otherwise None.
+        mean_iou: intersection over union for maps of labels, averaged over the classes that are predicted or true
+            somewhere; otherwise None.
+        bins: the bins of ``ece``, from 0 to 1.
     """
 
     count: int
@@ -100,17 +100,17 @@ def evaluate(
     *,
     likelihood: str | Likelihood = "categorical",
 ) -> Evaluation:
-    """Evaluate a network without gradients; a module is put into evaluation mode for the time it takes.
+    """Evaluate a network without gradients; a module runs in evaluation mode and gets its own mode back.
 
     Args:
         predict: maps inputs ``(B, …)`` to the likelihood's inputs, such as logits ``(B, K)``, or to a distribution.
-        batches: pairs of inputs and labels or values ``(B, …)``, or dicts of inputs and ``"labels"``; a module takes
-            several inputs from a tuple, or by name from a dict, and they are moved to its device.
-        num_classes: K, which is checked; None takes what the outputs have.
-        likelihood: what the outputs say of y, a name or a function: see :func:`bmrs_pyro.inference.as_likelihood`.
+        batches: pairs of inputs and labels or values ``(B, …)``, or dicts of inputs and ``"labels"``. A module gets
+            a tuple as several inputs and a dict as named inputs, moved to its device.
+        num_classes: K, checked against the outputs; None takes K from them.
+        likelihood: distribution of y given the outputs, a name or function: :func:`bmrs_pyro.inference.as_likelihood`.
 
     Returns:
-        a :class:`ClassEvaluation` of classes and of 0 and 1, a :class:`ValueEvaluation` of all else.
+        a :class:`ClassEvaluation` for class and binary labels, otherwise a :class:`ValueEvaluation`.
 
     Raises:
         ValueError: there are no examples, or the outputs have another shape or hold NaN or infinity.
@@ -126,7 +126,7 @@ def evaluate(
     if any(
         (part.num_classes, len(part.columns)) != (first.num_classes, len(first.columns)) for part in parts
     ):
-        raise ValueError("the likelihood gives classes for some batches and others, or none, for the rest")
+        raise ValueError("the likelihood gives different classes, or none, for some of the batches")
     count = sum(part.examples for part in parts)
     columns = [torch.cat(column) for column in zip(*(part.columns for part in parts), strict=True)]
     if first.num_classes is None:
@@ -138,7 +138,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(predict: Callable[..., Any]) -> Iterator[None]:
-    """Switch gradients off and a module to evaluation mode, and both back afterwards."""
+    """Disable gradients and put a module into evaluation mode; restore both afterwards."""
     net = predict if isinstance(predict, nn.Module) else None
     with torch.no_grad(), modes_kept(net) if net else nullcontext():
         if net:

@@ -19,7 +19,7 @@ from bmrs_pyro.metrics.evaluation import evaluation_mode
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Adds up the storages that operations make, and takes them off when they are freed."""
+    """Adds up the bytes of storages that operations allocate, and subtracts them when they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _LiveStorages(TorchDispatchMode):
     ) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
-                self._seen.add(leaf.untyped_storage())  # was there before: a view of it makes nothing
+                self._seen.add(leaf.untyped_storage())  # it existed before: a view of it allocates nothing
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -54,7 +54,7 @@ class _LiveStorages(TorchDispatchMode):
 def peak_bytes(net: nn.Module, x: Tensor) -> int:
     """Return the most memory that tensors take at once in one evaluation: weights, input and activations.
 
-    What kernels use inside themselves is not seen.
+    Memory that kernels use internally is not counted.
 
     Args:
         net: the network.

@@ -27,12 +27,12 @@ DRAWS = 100
 class ClassPrediction:
     """Class probabilities p(θ) of B examples over draws of the gains, in float64.
 
-    Where an example has several labels their dimensions stand before the classes; 0 and 1 are two classes.
+    If an example has several labels, their dimensions come before the classes. Binary labels have two classes.
 
     Attributes:
-        log_mean: log E[p], ``(B, …, K)``; as logits it gives E[p].
+        log_mean: log E[p], ``(B, …, K)``; the softmax of these logits is E[p].
         variance: Var[p], ``(B, …, K)``.
-        expected_entropy: E[H(p)], ``(B, …)`` nats: the doubt that better known gains would leave.
+        expected_entropy: E[H(p)], ``(B, …)`` nats: the uncertainty that would remain if the gains were known.
     """
 
     log_mean: Tensor
@@ -46,12 +46,12 @@ class ClassPrediction:
 
     @property
     def entropy(self) -> Tensor:
-        """H(E[p]), ``(B, …)`` nats: all doubt about the label."""
+        """H(E[p]), ``(B, …)`` nats: the total uncertainty about the label."""
         return _entropy(self.log_mean)
 
     @property
     def mutual_information(self) -> Tensor:
-        """H(E[p]) − E[H(p)], ``(B, …)`` nats: what the label would tell about the gains (Houlsby et al. 2011)."""
+        """H(E[p]) − E[H(p)], ``(B, …)`` nats: the information of the label about the gains (Houlsby et al. 2011)."""
         return (self.entropy - self.expected_entropy).clamp(min=0)
 
 
@@ -61,8 +61,8 @@ class ValuePrediction:
 
     Attributes:
         mean: E[y], ``(B, …)``.
-        variance: Var[y], ``(B, …)``: all doubt about the value.
-        expected_variance: E[Var(y | θ)], ``(B, …)``: the noise that better known gains would leave.
+        variance: Var[y], ``(B, …)``: the total uncertainty about the value.
+        expected_variance: E[Var(y | θ)], ``(B, …)``: the noise that would remain if the gains were known.
     """
 
     mean: Tensor
@@ -94,20 +94,20 @@ def predict(
     *,
     likelihood: str | Likelihood | None = None,
 ) -> Prediction:
-    """Predict a batch under draws of the gains; one draw serves all examples.
+    """Predict a batch under draws of the gains; all examples share a draw.
 
-    Moments are updated draw by draw (Welford), so that memory does not grow with the draws.
+    Moments are updated draw by draw (Welford), so memory does not grow with the number of draws.
 
     Args:
         network: maps inputs and gains to outputs.
         posteriors: q(θ_f) by site name, from which the gains are drawn.
         x: inputs ``(B, …)``, or a tuple or dict of them, on the network's device.
         draws: number of draws, at least 1.
-        likelihood: what the outputs say of y, such as ``model.likelihood`` or a name, see
-            :func:`bmrs_pyro.inference.as_likelihood`; by default they are logits ``(B, K)`` of two or more classes.
+        likelihood: distribution of y given the outputs, such as ``model.likelihood`` or a name, see
+            :func:`bmrs_pyro.inference.as_likelihood`; by default outputs are logits ``(B, K)`` of two or more classes.
 
     Returns:
-        a :class:`ClassPrediction` of classes and of 0 and 1, a :class:`ValuePrediction` of all else.
+        a :class:`ClassPrediction` for class and binary labels, otherwise a :class:`ValuePrediction`.
 
     Raises:
         ValueError: fewer than one draw, or the outputs do not fit the likelihood.
@@ -133,10 +133,10 @@ def averaged(
     *,
     likelihood: str | Likelihood = "categorical",
 ) -> Callable[[Any], Any]:
-    """Return a function from inputs to what the draws of the gains predict together, for :func:`evaluate`.
+    """Return a function for :func:`evaluate` that maps inputs to a prediction averaged over draws of the gains.
 
-    That is log E[p] ``(B, K)``, which serves as logits, where every example has one class, and else the
-    distribution: of classes with their mean probabilities, of values the mixture of the draws' distributions.
+    It returns log E[p] ``(B, K)``, usable as logits, if every example has one class. Otherwise it returns a
+    distribution: for classes one with the mean probabilities, for values the mixture over the draws.
     """
     _check(draws)
 
@@ -168,14 +168,14 @@ def _draws(
         ):
             raise ValueError(
                 f"the outputs have shape {tuple(outputs.shape)}; expected logits (batch, K) of two or more classes: "
-                "for other outputs say what they are, with likelihood='normal:0.1', 'bernoulli', model.likelihood ..."
+                "for other outputs name the likelihood, as likelihood='normal:0.1', 'bernoulli', model.likelihood ..."
             )
         yield predicted(outputs, likelihood or "categorical")
 
 
 def _of_classes(log_p: Tensor, others: Iterable[TorchDistribution]) -> ClassPrediction:
     log_sum = log_p = log_p.double()
-    mean, doubt, number = log_p.exp(), _entropy(log_p), 1
+    mean, entropy, number = log_p.exp(), _entropy(log_p), 1
     squares = torch.zeros_like(mean)
     for other in others:
         number += 1
@@ -185,8 +185,8 @@ def _of_classes(log_p: Tensor, others: Iterable[TorchDistribution]) -> ClassPred
         step = p - mean
         mean = mean + step / number
         squares = squares + step * (p - mean)
-        doubt = doubt + (_entropy(log_p) - doubt) / number
-    return ClassPrediction(log_sum - math.log(number), squares / number, doubt)
+        entropy = entropy + (_entropy(log_p) - entropy) / number
+    return ClassPrediction(log_sum - math.log(number), squares / number, entropy)
 
 
 def _of_values(first: TorchDistribution, others: Iterable[TorchDistribution]) -> ValuePrediction:
@@ -202,5 +202,5 @@ def _of_values(first: TorchDistribution, others: Iterable[TorchDistribution]) ->
 
 
 def _entropy(log_p: Tensor) -> Tensor:
-    # a probability of 0 is no doubt, where 0 · −inf is NaN
+    # a probability of 0 adds nothing; without the clamp 0 · −inf would be NaN
     return -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1)

@@ -1,4 +1,4 @@
-"""Questions to the posteriors of the gains: quantiles, probabilities, highest-density intervals."""
+"""Queries of the gains' posteriors: quantiles, probabilities, highest-density intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quantile(posteriors: Posteriors, level: float) -> dict[str, Tensor]:
         level: probability, in [0, 1].
 
     Raises:
-        ValueError: the level is no probability.
+        ValueError: the level is not a probability.
     """
     _check("level", level, 0 <= level <= 1, "in [0, 1]")
     return _each(posteriors, lambda q: q.icdf(torch.full_like(q.loc, level, dtype=torch.float64)))
@@ -36,7 +36,7 @@ def probability_below(posteriors: Posteriors, level: float) -> dict[str, Tensor]
 
     Args:
         posteriors: q(θ_f) by site name.
-        level: a gain, positive; from the prior's upper bound on, the answer is 1.
+        level: a gain, positive; at and above the prior's upper bound the result is 1.
 
     Raises:
         ValueError: the level is not positive.
@@ -48,8 +48,8 @@ def probability_below(posteriors: Posteriors, level: float) -> dict[str, Tensor]
 def hdi(posteriors: Posteriors, mass: float = 0.9) -> dict[str, Tensor]:
     """Return the shortest interval of θ that has the given mass, ``(C_f, 2)`` per family.
 
-    The density of θ has one mode, so the interval [Q⁻¹(p), Q⁻¹(p + mass)] is shortest where both ends are
-    equally dense, or touches a bound; p is found by bisection.
+    The density of θ has one mode, so the interval [Q⁻¹(p), Q⁻¹(p + mass)] is shortest when both ends have equal
+    density or one touches a bound. Bisection finds p.
 
     Args:
         posteriors: q(θ_f) by site name.
@@ -63,7 +63,7 @@ def hdi(posteriors: Posteriors, mass: float = 0.9) -> dict[str, Tensor]:
 
 
 def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
-    # in float64, or the ends of a narrow posterior are equally dense long before they are in place
+    # in float64: rounding would make both ends of a narrow posterior equally dense too early
     wide = TruncatedLogNormal(q.loc.double(), q.scale.double(), q.low, q.high)
     left, right = torch.zeros_like(wide.loc), torch.full_like(wide.loc, 1 - mass)
     for _ in range(_BISECTIONS):
@@ -76,7 +76,7 @@ def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
 
 @torch.no_grad()
 def _each(posteriors: Posteriors, ask: Callable[[TruncatedLogNormal], Tensor]) -> dict[str, Tensor]:
-    # a hand-written guide's may be under to_event
+    # posteriors of a hand-written guide may be under to_event
     inner = {name: unwrapped(q) for name, q in posteriors.items()}
     return {name: ask(cast(TruncatedLogNormal, q.base.expand(q.shape))) for name, q in inner.items()}
 

@@ -21,12 +21,12 @@ class BatchScores(NamedTuple):
     """Scores of one batch, on the CPU; sums over them do not depend on the batches' sizes.
 
     Attributes:
-        examples: how many they are.
+        examples: number of examples.
         num_classes: K; None for values.
         event_dims: how many dimensions of the labels belong to one example.
-        columns: of every label that counts: y, the most probable class, its probability, whether y is among the
-            five most probable, −log p_y, Σ_k (p_k − [k = y])². Else −log p(y | x) of every example and
-            (y − E[y | x])² of every value that counts, of none where there is no mean.
+        columns: for classes, per label that counts: y, the most probable class, its probability, whether y is among
+            the five most probable, −log p_y, Σ_k (p_k − [k = y])². For values: −log p(y | x) per example, and
+            (y − E[y | x])² per value that counts, empty if the distribution has no mean.
     """
 
     examples: int
@@ -36,7 +36,7 @@ class BatchScores(NamedTuple):
 
 
 def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribution:
-    """Return the distribution of a batch for its outputs, in float64 where the likelihood is a named one.
+    """Return the distribution of a batch given the outputs, in float64 if the likelihood is given by name.
 
     Raises:
         ValueError: the outputs hold NaN or infinity, or the named likelihood has a scale that is learned.
@@ -44,7 +44,7 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
     if isinstance(outputs, Distribution):
         return cast(dist.TorchDistribution, outputs)
     for tensor in tensors_in(outputs):
-        # an infinite logit may rule a class out
+        # −inf is allowed: as a logit it excludes a class
         if tensor.is_floating_point() and not (tensor < torch.inf).all():
             raise ValueError(
                 "the outputs hold NaN or infinity; the network's weights or inputs are not finite"
@@ -54,7 +54,7 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
     named = as_likelihood(likelihood)
     if isinstance(named, nn.Module) and any(True for _ in named.parameters()):
         raise ValueError(
-            f"the scale of {likelihood!r} is learned, and a name does not know it: give the trained likelihood, "
+            f"the scale of {likelihood!r} is learned, and the name does not hold it: give the trained likelihood, "
             f"likelihood=model.likelihood, or a number, likelihood='{likelihood.partition(':')[0]}:1.0'"
         )
     return named(map_leaves(_double, outputs))
@@ -68,8 +68,8 @@ def score_batch(
     Args:
         outputs: the network's, or a distribution.
         y: labels or values ``(B, …)``.
-        likelihood: what the outputs say of y.
-        num_classes: K; None takes what the outputs have.
+        likelihood: distribution of y given the outputs.
+        num_classes: K; None takes K from the outputs.
 
     Raises:
         ValueError: outputs and labels do not fit, or the outputs are not finite.
@@ -86,7 +86,7 @@ def score_batch(
             raise other_shape(distribution, y)
         if y.is_floating_point() and not (y == y.round()).all():
             raise ValueError(
-                "the labels are no whole numbers, and the likelihood is of classes: name the likelihood of the values, "
+                "the labels are no whole numbers, but the likelihood is for classes: name a likelihood for values, "
                 "such as likelihood='normal:1.0'"
             )
         columns = _of_labels(outcome, outcome.log_p.double(), y)

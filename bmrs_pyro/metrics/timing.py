@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bmrs_pyro.metrics.evaluation import evaluation_mode
 
-_BLOCK = 10  # calls in a row, so that the median is of calls that find their own weights in the cache
+_BLOCK = 10  # calls in a row, so that most calls find their own weights in the cache
 
 
 def latency(
@@ -22,8 +22,8 @@ def latency(
 ) -> dict[str, float]:
     """Return the median seconds that each network takes for ``x``, in evaluation mode and without gradients.
 
-    The networks take turns in blocks of ten calls, so that a machine that slows down slows all of them. A
-    first round warms up and is not counted.
+    The networks take turns in blocks of ten calls, so a slow phase of the machine affects all of them. The first
+    round is a warm-up and is not counted.
 
     Args:
         nets: what to measure, by name.

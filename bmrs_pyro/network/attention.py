@@ -30,7 +30,7 @@ class AttentionCall:
 
     Attributes:
         modules: names of the modules in whose forward passes it was called, the innermost last.
-        labels: of the heads; those that share keys and values are in one set.
+        labels: labels of the heads; heads that share keys and values are in one set.
         width: channels per head.
     """
 
@@ -40,17 +40,17 @@ class AttentionCall:
 
 
 def is_attention(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether a call is attention, or its last product: of a softmax with the values."""
+    """Whether a call is attention, or the last step of it: the product of a softmax with the values."""
     if func is functional.scaled_dot_product_attention:
         return True
     return func in _PRODUCTS and any(_softmax(arg) is not None for arg in _tensors(args))
 
 
 def heads_of(args: tuple[Any, ...], out: Tensor, batch: int) -> tuple[int, Tensor] | None:
-    """Return the dimension of the heads in what attention puts out, and the tensor with it; None without heads.
+    """Return the head dimension of attention's output, and the output with that dimension; None without heads.
 
-    It is the third from the end of queries, keys and values; where there are three in all, the first one holds the
-    batch and the heads.
+    The heads are the third dimension from the end of queries, keys and values. If there are only three dimensions, the
+    first one holds the batch and the heads.
     """
     if out.dim() == 3:
         return (1, out.unflatten(0, (batch, -1))) if out.shape[0] % batch == 0 else None
@@ -66,7 +66,7 @@ def heads_of(args: tuple[Any, ...], out: Tensor, batch: int) -> tuple[int, Tenso
 def lively_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **options: Any
 ) -> Tensor:
-    """Stand in for attention in a trace: the gradients of queries and keys do not vanish for a single token."""
+    """Replace attention in a trace, so that the gradients of queries and keys do not vanish for a single token."""
     if options.get("enable_gqa"):
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scores = query @ key.transpose(-1, -2)
@@ -83,7 +83,7 @@ def _tensors(args: tuple[Any, ...]) -> Iterator[Tensor]:
 
 
 def _softmax(x: Tensor) -> torch.Size | None:
-    """Return the shape of the softmax from which a tensor has come, some operations before."""
+    """Return the shape of the softmax that a tensor was computed from, at most a few operations earlier."""
     nodes = [x.grad_fn] if x.grad_fn is not None else []
     for node in nodes:
         if node.name() == "SoftmaxBackward0":

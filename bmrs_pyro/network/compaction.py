@@ -19,8 +19,8 @@ def compact(
 ) -> nn.Module:
     """Return a small plain network, in evaluation mode, that computes what ``network(x, theta * keep)`` does.
 
-    W[:, c] ← θ_c W[:, c] in every consumer of structure c, then what belongs to removed structures is cut out
-    of all layers. The argument stays as it is. Call ``.train()`` to train the small network further.
+    W[:, c] ← θ_c W[:, c] in every consumer of structure c, then the channels of removed structures are cut out
+    of all layers. The argument is not changed. Call ``.train()`` to train the small network further.
 
     Args:
         network: the network with gains.

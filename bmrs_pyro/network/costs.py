@@ -1,4 +1,4 @@
-"""What a network costs, what each structure family has of it, and what it would cost with fewer structures."""
+"""The cost of a network, each structure family's share of it, and the cost with fewer structures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Complexity:
     Attributes:
         parameters: number of weights; tied ones count once.
         macs: multiply-accumulates for one example.
-        bytes: of parameters and buffers.
+        bytes: size of the parameters and buffers.
     """
 
     parameters: int
@@ -47,10 +47,10 @@ class Complexity:
 def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
     """Count parameters, multiply-accumulates (matrix products, convolutions, attention) and bytes.
 
-    The example inputs may hold a batch: dimension 0 of the first one counts the examples, and MACs are for one.
+    The example inputs may hold a batch. Dimension 0 of the first input is its size; MACs are per example.
 
     Args:
-        net: a network, or one with gains, of which the wrapped network counts.
+        net: a network; for a NoisyNetwork, the network that it wraps is counted.
         *example_inputs: its inputs, as :class:`NoisyNetwork` takes them, on any device and in any precision; a
             NoisyNetwork has its own.
 
@@ -69,9 +69,9 @@ def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
 
 
 def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, float]:
-    """Return each family's share, of all families' cost, in its producers and consumers; they sum to 1.
+    """Return the share of each family's producers and consumers in the cost of all families; shares sum to 1.
 
-    A weight that is written by one family and read by another counts for both.
+    A weight that reads one family and produces another counts for both.
 
     Args:
         network: the network with gains.
@@ -102,12 +102,12 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
 class CostModel:
     """Cost as a function of the numbers n of structures left in the F families.
 
-    A weight is as long along its outputs, and along its inputs, as the structures there make it:
+    The lengths of a weight along its outputs and along its inputs are linear in n:
     cost(n) = c₀ + Σ_t d_t (A_t n + a_t)(B_t n + b_t) over the weights t.
 
     Attributes:
         families: names of the families, in the order of n.
-        constant: c₀, the cost of what no structure is part of.
+        constant: c₀, the cost of everything that belongs to no structure.
         density: d, ``(T,)``, cost per entry of these two dimensions.
         slopes: A and B, ``(2, T, F)``, channels per structure.
         offsets: a and b, ``(2, T)``, channels that belong to no structure.
@@ -125,7 +125,7 @@ class CostModel:
         return self.constant + float(self.density @ (outputs * inputs))
 
     def marginal(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """Return what one structure of each family costs, ∂cost/∂n."""
+        """Return the cost of one structure of each family, ∂cost/∂n."""
         outputs, inputs = self._lengths(counts)
         both = (self.density * inputs) @ self.slopes[0] + (self.density * outputs) @ self.slopes[1]
         return dict(zip(self.families, both.tolist(), strict=True))
@@ -138,8 +138,8 @@ class CostModel:
 def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
     """Return the cost of a network as a function of how many structures are left.
 
-    Exact where the structures of a family hold equally many channels, as all do but those of irregular
-    concatenations. The products of attention that hold no weights count as constant.
+    The cost is exact if all structures of a family have the same number of channels; only irregular concatenations
+    differ. The products of attention, which have no weights, count as constant.
 
     Args:
         network: the network with gains.
@@ -183,7 +183,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
 
 
 def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
-    """Count the parameters that belong to at least one structure, and so can leave with it; tied ones once.
+    """Count the parameters that belong to at least one structure, and so can be removed with it; tied ones once.
 
     Args:
         net: the network.
@@ -209,7 +209,7 @@ def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
 
 
 def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
-    """Return in how many multiply-accumulates for one example each entry of a layer's weight takes part."""
+    """Return the number of multiply-accumulates per example that each entry of a layer's weight takes part in."""
     counter, examples = _counted(network.net, network.example_inputs)
     counts = counter.get_flop_counts()
     root = type(network.net).__name__

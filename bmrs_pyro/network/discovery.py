@@ -36,22 +36,22 @@ def find_structures(
 ) -> Structures:
     """Find a network's structure families: channels, neurons and attention heads that can be removed.
 
-    Gradients tell which channels each layer reads, and each family is then tried on copies of the network with random
-    weights and inputs: the outputs must respond to what is kept, and stay the same when channels whose gain is 0 are
-    cut out, few or most of them. What does not pass is listed in ``left_out`` with the reason. The network, its
-    modes and the random state stay as they are.
+    Gradients show which channels each layer reads. Each family is then tried on copies of the network with random
+    weights and inputs: the outputs must respond to the kept structures, and must not change when channels with gain 0
+    are cut out, few or most of them. A family that fails is listed in ``left_out`` with the reason. The network, its
+    modes and the random state are not changed.
 
-    The trials use values as large as the example inputs and moderate random weights: a network that treats channels
-    otherwise for larger values alone is not found out. Only what the example inputs reach is seen: a warning names the layers with parameters that they do not
-    reach in evaluation mode, nor in training mode, in which auxiliary classifiers are.
+    The trials use values about as large as the example inputs. A network that mixes channels only at larger values is
+    not found out. Only layers that the example inputs reach are seen. A warning names the layers with parameters that
+    are reached neither in evaluation mode nor in training mode (where auxiliary classifiers run).
 
     Args:
         net: the network.
-        *example_inputs: its inputs, as it is called; one or two examples suffice. The items of a dict that comes last
-            are given by name if ``forward`` has parameters of these names.
-        include: names of modules (each stands for all inside it), or a predicate of a layer's name; a family
-            is offered only if it takes one of the layers that write it.
-        exclude: likewise; a family is left out if it takes one of the layers that write it.
+        *example_inputs: the arguments of a call; one or two examples suffice. If the last one is a dict whose keys are
+            parameters of ``forward``, its items are passed by name.
+        include: names of modules (each includes the modules inside it), or a predicate of a layer's name; a family
+            is offered only if one of its producers is included.
+        exclude: likewise; a family is left out if one of its producers is excluded.
 
     Raises:
         ValueError: the network does not run on the example inputs, cannot be traced, is compiled, scripted, spread
@@ -66,7 +66,7 @@ def find_structures(
         copy = shared_copy(net)
         make_explicit_(copy)
         idle = _choose_modes(copy, call)
-        traced = shared_copy(copy).requires_grad_(True)  # of its own: some networks cache what they compute
+        traced = shared_copy(copy).requires_grad_(True)  # another copy: some networks cache what they compute
         small = smaller_images(call)
         if small is not None and not runs(copy, small):
             small = None
@@ -118,10 +118,10 @@ def _hidden(family: StructureFamily, compiled: Sequence[str]) -> str | None:
 
 
 def _choose_modes(net: nn.Module, call: Call) -> list[str]:
-    """Put a network in the mode that runs most of its layers, with nothing random.
+    """Put a network into the mode that runs most of its layers, with nothing random.
 
-    That is evaluation mode, or, where it leaves layers idle that training runs (auxiliary classifiers),
-    training mode for all modules that hold others and evaluation mode for the leaves.
+    That is evaluation mode. If training mode runs more layers (auxiliary classifiers), it is training mode
+    for modules that contain others and evaluation mode for the leaves.
 
     Returns:
         Names of the layers that stay idle.
@@ -152,7 +152,7 @@ def _choose_modes(net: nn.Module, call: Call) -> list[str]:
 
 @torch.no_grad()
 def _failing_layer(net: nn.Module, call: Call) -> str:
-    """Name the innermost module that a failing forward pass is in, and what it was given."""
+    """Name the innermost module in which a forward pass fails, and the shapes that it was given."""
     names = {module: name for name, module in net.named_modules()}
     entered: list[str] = []
 
@@ -178,7 +178,7 @@ def _failing_layer(net: nn.Module, call: Call) -> str:
 
 @torch.no_grad()
 def _idle_layers(net: nn.Module, call: Call) -> list[str]:
-    """Name the layers that a forward pass neither calls nor takes a parameter of; attention does the latter."""
+    """Name the layers that a forward pass does not call and whose parameters it does not use directly."""
     called: set[nn.Module] = set()
     hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in net.modules()]
     try:
@@ -196,7 +196,7 @@ def _idle_layers(net: nn.Module, call: Call) -> list[str]:
 
 
 class _Operands(TorchDispatchMode):
-    """Notes the identity of every tensor that an operation is given."""
+    """Records the identity of every tensor that is passed to an operation."""
 
     def __init__(self) -> None:
         super().__init__()

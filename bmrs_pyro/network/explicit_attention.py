@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with its projections as layers of their own, so that heads can leave."""
+"""``nn.MultiheadAttention`` with its projections as separate layers, so that heads can be removed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import functional
 
 
 class ExplicitAttention(nn.Module):
-    """What ``nn.MultiheadAttention`` computes, by four linear layers.
+    """The computation of ``nn.MultiheadAttention`` by four linear layers.
 
-    Takes the place of one, with its values and its signature. ``bias_k``, ``bias_v`` and ``add_zero_attn`` it has not.
+    It replaces such a layer, with its values and signature, but without ``bias_k``, ``bias_v`` and ``add_zero_attn``.
 
     Args:
         attention: the layer whose values it takes; its output projection is shared.
@@ -26,7 +26,7 @@ class ExplicitAttention(nn.Module):
         batch_first: whether inputs are ``(batch, length, channels)``, not ``(length, batch, channels)``.
     """
 
-    # what nn.TransformerEncoderLayer asks before it takes a fused path, which has no place for gains
+    # nn.TransformerEncoderLayer checks these before it takes its fused path, which cannot apply gains
     in_proj_bias: None = None
     in_proj_weight: None = None
     _qkv_same_embed_dim = False
@@ -56,7 +56,7 @@ class ExplicitAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what ``nn.MultiheadAttention`` returns: the outputs, and the weights if they are asked for."""
+        """Return what ``nn.MultiheadAttention`` returns: the outputs, and the weights if requested."""
         batched = query.dim() == 3
         first = self.batch_first or not batched  # unbatched sequences get a batch of one in front
         q, k, v = (
@@ -87,7 +87,7 @@ class ExplicitAttention(nn.Module):
         mask = None
         if attn_mask is not None:
             mask = _added(attn_mask, q)
-            if mask.dim() == 3:  # one per example and head; heads that have left cannot be told
+            if mask.dim() == 3:  # one per example and head; it does not say which heads were removed
                 mask = mask.unflatten(0, (len(q), -1))
         if padding is not None:
             own = _added(padding, q).view(-1, 1, 1, k.shape[-2])
@@ -110,13 +110,13 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
-    """Put an :class:`ExplicitAttention` in the place of each ``nn.MultiheadAttention`` within a network.
+    """Replace each ``nn.MultiheadAttention`` inside a network by an :class:`ExplicitAttention`.
 
-    Subclasses, and layers with hooks, keys and values of their own or computed weights, stay.
+    Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced.
 
     Args:
         net: the network.
-        layers: names of layers; those that lie in none of the attention layers do not matter. None is all.
+        layers: names of layers; an attention layer is replaced only if it contains one of them. None replaces all.
     """
     owners = None if layers is None else {name.rpartition(".")[0] for name in layers}
     made: dict[nn.Module, ExplicitAttention] = {}

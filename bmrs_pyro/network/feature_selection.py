@@ -1,4 +1,4 @@
-"""The layer that makes the inputs of a network structures, which can leave as neurons do."""
+"""A layer that makes the inputs of a network structures, so that they can be removed like neurons."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 
 class FeatureSelection(nn.Module):
-    """Pass on the features that are left, each times a weight of its own.
+    """Select features, and multiply each by its own weight.
 
         y[:, i] = weight[i] x[:, index[i]]
 
-    As the first layer it gives every input a gain that says whether the data need it (automatic relevance
-    determination); a small network reads the inputs that are left and no others. It stays in that network: there
-    is no layer in torch that leaves inputs out.
+    As the first layer it gives every input a gain, which says whether the data need the input (automatic relevance
+    determination). The small network reads the remaining inputs only. This layer stays in it, because torch has no
+    layer that selects inputs.
 
     Args:
         num_features: size of dimension 1 of the inputs.
 
     Raises:
-        ValueError: there are no features, or inputs come with another number of them.
+        ValueError: there are no features, or the inputs have another number of features.
 
     Attributes:
-        in_features: how many inputs come, however few are read.
-        out_features: how many are read.
+        in_features: number of features of the inputs, whether they are read or not.
+        out_features: number of features that are read.
         weight: ``(n,)``, ones at first.
         index: ``(n,)``, which inputs are read; all of them at first.
 
@@ -44,10 +44,10 @@ class FeatureSelection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, ``(batch, n, ...)``, of x, ``(batch, in_features, ...)``."""
-        if x.shape[1] != self.in_features:  # more of them would be left out without a word
+        if x.shape[1] != self.in_features:  # surplus features would be ignored silently
             raise ValueError(f"x has {x.shape[1]} features in dimension 1; expected {self.in_features}")
         return x.index_select(1, self.index) * self.weight.view(-1, *(1,) * (x.dim() - 2))
 
     def extra_repr(self) -> str:
-        """Return how many inputs come, and how many are read."""
+        """Return the numbers of features that the inputs have and that are read."""
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bmrs_pyro.network.structures import Member, StructureFamily
 
-_RECOMPUTED_BYTES = 2**18  # what is smaller costs less to keep than to have hooks for
+_RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompute through hooks
 
 
 class Gate(nn.Module):
@@ -27,7 +27,7 @@ class Gate(nn.Module):
     """
 
     index: Tensor
-    """Of each input channel: its place among the gains of all families read, then a one."""
+    """For each input channel: its index in the joined gains of all families read, followed by a single 1."""
 
     def __init__(self, consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Gate(nn.Module):
         y = x * gain
         tracked = gain.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if tracked and y.nbytes >= _RECOMPUTED_BYTES:
-            # x is kept for the gain's gradient anyway; a compiler finds out by itself what it need not keep
+            # x is kept for the gain's gradient anyway; a compiler decides by itself what to keep
             self.saving = _Recomputed(y, x, gain)
             self.saving.__enter__()
         return (y, *rest)
@@ -107,7 +107,7 @@ class Gate(nn.Module):
         self.multiplied = in_backward and self.multiplied
 
     def close(self, *_: object) -> None:
-        """End what :meth:`scale` began (the consumer's forward hook, called after errors too)."""
+        """Leave the context that :meth:`scale` entered (the consumer's forward hook, called after errors too)."""
         if self.saving is not None:
             self.saving.__exit__()
             self.saving = None
@@ -117,10 +117,10 @@ _Layout = tuple[torch.Size, tuple[int, ...], int]  # shape, strides, offset
 
 
 class _Recomputed(saved_tensors_hooks):
-    """Has the layer called within the context keep x and the gain for its backward pass, in place of y = x · gain."""
+    """Within the context, a layer saves x and the gain for its backward pass instead of y = x · gain."""
 
     def __init__(self, y: Tensor, x: Tensor, gain: Tensor) -> None:
-        self.y = y  # so that within the context no other tensor can lie where it lies
+        self.y = y  # kept alive, so that no other tensor gets its address within the context
         product, unchanged = y.untyped_storage().data_ptr(), y._version
         x, gain = x.detach(), gain.detach()
 
@@ -133,7 +133,7 @@ class _Recomputed(saved_tensors_hooks):
             if len(packed) == 3:
                 return (x * gain).as_strided(*packed)
             saved, version = packed
-            if saved._version != version:  # torch itself looks only where there are no hooks
+            if saved._version != version:  # torch checks this only without hooks
                 raise RuntimeError(
                     f"a tensor of shape {tuple(saved.shape)} that the backward pass needs was modified by an inplace "
                     "operation after the forward pass; change weights after backward()"
@@ -174,7 +174,7 @@ class Gates(nn.ModuleList):
 
     @contextmanager
     def open(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
-        """Have the consumers' inputs multiplied within the context."""
+        """Multiply the consumers' inputs by the gains within the context."""
         try:
             for gate in self:
                 gate.gain = gate.gains(theta)

@@ -1,4 +1,4 @@
-"""The caller's random generators, kept while the library draws from seeds of its own."""
+"""Save and restore the caller's random generators while the library draws from its own seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Give back the states of Python's, NumPy's and torch's generators at the end, after errors too."""
+    """Restore the states of Python's, NumPy's and torch's generators at the end, after errors too."""
     states, seed = (random.getstate(), np.random.get_state(), torch.get_rng_state()), torch.initial_seed()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:

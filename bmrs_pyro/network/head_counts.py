@@ -1,4 +1,4 @@
-"""Integers of modules that follow the number of attention heads, found by their value and proven by trial."""
+"""Integer attributes that depend on the number of attention heads: found by their value and tested by a trial."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from bmrs_pyro.network.structures import Member, StructureFamily
 from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
 
 _MOST = 8  # integers of one kind of attention that are tried in all combinations
-_MULTIPLES = (1, 2, 3)  # queries, keys and values may be written by one layer
+_MULTIPLES = (1, 2, 3)  # one layer may produce queries, keys and values
 _TOLERANCE = 1e-4
 
 Kind = tuple[type[nn.Module], str]  # an attribute of the modules of a class
 
 
 def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrence]:
-    """List the integers that may count heads, or their channels, around each attention.
+    """List the integer attributes that may count the heads of an attention, or the channels of the heads.
 
-    They are those that a module reads while the attention is called in it, and that are the number of heads, of key
-    and value heads, or of the channels of one, two or three times as many.
+    A module reads a candidate while attention is called inside it. Its value is the number of heads, of key and value
+    heads, or the number of channels of one, two or three times as many heads.
 
     Args:
-        net: the network; left as it is.
+        net: the network; it is not changed.
         call: how it is called.
-        found: where its channels go.
+        found: the trace of its channels.
     """
     if not found.attention:
         return []
@@ -58,12 +58,12 @@ def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrenc
         for (name, attribute, value), several in counted.items()
         if all(
             one == several[0] for one in several
-        )  # else it would tie the heads of attentions that it is around
+        )  # otherwise it would tie the heads of several attentions inside the module
     ]
 
 
 def _counted(attention: AttentionCall, value: int, found: Trace) -> dict[int, int]:
-    """Return the labels of what an integer counts; none if it counts neither heads nor channels of them."""
+    """Return the labels of the heads or channels that an integer counts; none if it counts neither."""
     heads = list(attention.labels)
     groups = list({found.partition.find(label): label for label in heads}.values())
     for labels in (heads, groups):
@@ -76,15 +76,15 @@ def _counted(attention: AttentionCall, value: int, found: Trace) -> dict[int, in
 
 
 def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> list[StructureFamily]:
-    """Keep of the candidates the smallest set with which the network does without a head as if its gain were 0.
+    """Keep the smallest set of candidates with which cutting a head has the effect of setting its gain to 0.
 
-    Modules of one class are treated alike. An integer that has such a value by chance, a patch size or a distance, may
-    show nothing when it changes on these inputs: hence the smallest.
+    Modules of one class are treated alike. The set must be the smallest: an integer that has such a value by chance (a
+    patch size, a distance) may change nothing on these inputs.
 
     Args:
-        net: the network; left as it is.
+        net: the network; it is not changed.
         call: how it is called.
-        families: of the network, with candidates among their members.
+        families: families of the network, with candidates among their members.
     """
     modules = dict(net.named_modules())
 
@@ -127,8 +127,8 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
 @torch.no_grad()
 def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> bool:
-    """Whether the network does without the first structure of each family as if its gain were 0."""
-    copy = _enlivened(net)
+    """Whether cutting the first structure of each family has the effect of setting its gain to 0."""
+    copy = _with_random_matrices(net)
     keep = {family.name: torch.arange(family.size) > 0 for family in families}
     theta = {name: mask.to(next(net.parameters())) for name, mask in keep.items()}
     gates = Gates(copy, families)
@@ -146,8 +146,8 @@ def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> b
     )
 
 
-def _enlivened(net: nn.Module) -> nn.Module:
-    """Copy a network, with matrices so large that attention is not uniform."""
+def _with_random_matrices(net: nn.Module) -> nn.Module:
+    """Copy a network, with random matrices that are large enough to make attention non-uniform."""
     copy = shared_copy(net)
     with random_state_kept(net):
         torch.manual_seed(0)
@@ -159,7 +159,7 @@ def _enlivened(net: nn.Module) -> nn.Module:
 
 
 def _integers_read(net: nn.Module, call: Call, names: set[str]) -> Mapping[str, dict[str, int]]:
-    """Run a network and return the integers that some of its modules read of themselves, by module."""
+    """Run a network and return the integer attributes that the named modules read of themselves, by module."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     copy = shared_copy(net)
     for name in names:

@@ -1,4 +1,4 @@
-"""What a network is called with."""
+"""The arguments that a network is called with."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Call(NamedTuple):
     """The arguments of a call ``net(*args, **kwargs)``.
 
     Attributes:
-        args: what is given by position: tensors, None, numbers, or nested values of these.
-        kwargs: what is given by name.
+        args: arguments by position: tensors, None, numbers, or nested values of these.
+        kwargs: arguments by name.
     """
 
     args: tuple[Any, ...]
@@ -27,15 +27,15 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, net: nn.Module, inputs: Any, *, by_name: bool = False) -> Call:
-        """Tell what is given by position and what by name.
+        """Split inputs into arguments by position and arguments by name.
 
         A tuple is several inputs, anything else is one. If the last one is a dict whose keys are parameters of the
-        network's ``forward``, its items are given by name, as a tokenizer's batch is; another dict is one input.
+        network's ``forward``, its items are passed by name, like a tokenizer's batch; another dict is one input.
 
         Args:
             net: the network.
             inputs: one input, or a tuple of several.
-            by_name: give the items of a dict by name without asking ``forward``.
+            by_name: pass the items of a dict by name without checking ``forward``.
         """
         several = isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence)
         args = tuple(inputs) if several else (inputs,)
@@ -58,18 +58,18 @@ class Call(NamedTuple):
         return net(*self.args, **self.kwargs)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Call:
-        """Return the call with a function of every tensor in the tensor's place."""
+        """Return the call with every tensor replaced by a function of it."""
         args, kwargs = map_leaves(
             lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, self.kwargs)
         )
         return Call(args, kwargs)
 
     def fresh(self, net: Callable[..., Any]) -> Any:
-        """Call a network with copies, for some networks change their inputs."""
+        """Call a network with copies of the tensors, because some networks change their inputs."""
         return self.map(lambda x: x.detach().clone().requires_grad_(x.requires_grad))(net)
 
     def __str__(self) -> str:
-        """Show the shapes of the tensors, and what is no tensor."""
+        """Show the shapes of the tensors, and the values or types of everything else."""
         named = [f"{name}={_shown(value)}" for name, value in self.kwargs.items()]
         return ", ".join([*map(_shown, self.args), *named])
 
@@ -80,7 +80,7 @@ def batch_size(inputs: Any) -> int | None:
 
 
 def unknown_names(net: nn.Module, call: Call) -> str:
-    """Say which names of a dict ``forward`` does not have, if it has others of them; else nothing."""
+    """Name the keys of a dict that ``forward`` does not have, if it has some of the others; else return ""."""
     last = call.args[-1] if call.args else None
     names = set(last) if isinstance(last, Mapping) else set()
     unknown = names - inspect.signature(net.forward).parameters.keys()

@@ -44,7 +44,7 @@ def refuse_unfit(net: object) -> None:
 
 
 def compiled_layers(net: nn.Module) -> Iterator[str]:
-    """Name the modules that torch.compile has made code of."""
+    """Name the modules that torch.compile has compiled."""
     for name, module in net.named_modules():
         if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
             yield name

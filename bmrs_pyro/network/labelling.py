@@ -1,4 +1,4 @@
-"""Labels of channels: what has reached which side of which layer, and which of them can only leave together."""
+"""Labels of channels: which labels have reached which side of a layer, and which can only be removed together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bmrs_pyro.network.partition import Partition
 
 Labels = dict[int, int]  # channel -> label
 
-_ONE_BY_ONE = 4096  # most channels that are looked at one by one
+_ONE_BY_ONE = 4096  # largest number of channels that are examined one by one
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Trace:
 
 
 class Labelling:
-    """Gives the channels that layers read the labels of those that were written.
+    """Gives every channel that a layer reads the label of the produced channel that it was computed from.
 
     Args:
         net: the network.
@@ -62,7 +62,7 @@ class Labelling:
         self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
 
     def read(self, x: Tensor, dim: int, reader: str) -> tuple[int, ...]:
-        """Return the label of every channel that a layer reads, −1 for none; unite those that meet in one."""
+        """Return the label of every channel that a layer reads, −1 for none; unite labels that meet in a channel."""
         sources, nodes = sources_of(x, self.known)
         if not sources:
             return (-1,) * x.shape[dim]
@@ -155,7 +155,7 @@ class Labelling:
         self._occur_parameter(source, rows_of)
 
     def _occur_parameter(self, source: Source, rows_of: Sequence[Sequence[set[int]]]) -> None:
-        """Take the dimension along which the labels of a parameter's rows differ, and are one within each."""
+        """Record the dimension along which a parameter's rows have different labels, but each row a single one."""
         find = self.found.partition.find
         owner, _, name = source.name.rpartition(".")
         assert isinstance(source.tensor, nn.Parameter)
@@ -175,13 +175,13 @@ class Labelling:
                 self.found.obstacles.append((reached.values(), reason))
 
     def obstruct(self, source: Source, reason: str) -> None:
-        """Note why what a source holds cannot be removed."""
+        """Record why the channels of a source cannot be removed."""
         self.dead.add(id(source.tensor))
         self.found.obstacles.append(([label for label in source.labels if label >= 0], reason))
 
 
 def _unique(source: Source, channel: Tensor) -> list[tuple[int, int]]:
-    """Return which channels of a source have gone into which of the reader's."""
+    """Return pairs of a source's channel and the reader's channel that it has gone into."""
     assert source.dim is not None
     rows = channel.movedim(source.dim, 0).reshape(channel.shape[source.dim], -1)
     last = rows.amax(1)

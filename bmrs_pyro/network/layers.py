@@ -19,7 +19,7 @@ from bmrs_pyro.network.feature_selection import FeatureSelection
 from bmrs_pyro.network.structures import Role
 
 _FROZEN = {"weight", "bias", "running_mean", "running_var"}  # buffers of a FrozenBatchNorm2d
-_TENSORS = {"weight", "bias", "running_mean", "running_var", "index"}  # that layers known here have
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "index"}  # of the layers known here
 
 
 class Side(NamedTuple):
@@ -34,7 +34,7 @@ class Side(NamedTuple):
 
 
 def output_side(layer: nn.Module) -> Side | None:
-    """Describe the channels a layer puts out; None for a layer that holds nothing per channel."""
+    """Describe the output channels of a layer; None for a layer that has nothing per channel."""
     match layer:
         case nn.Linear():
             return Side(
@@ -71,7 +71,7 @@ def output_side(layer: nn.Module) -> Side | None:
 
 
 def input_side(layer: nn.Module) -> Side | None:
-    """Describe the channels a layer takes in; None where they are the ones it puts out."""
+    """Describe the input channels of a layer; None if they are its output channels too."""
     match layer:
         case nn.Linear():
             return Side("consume", layer.in_features, (("weight", 1),), ("in_features",))
@@ -87,7 +87,7 @@ def input_side(layer: nn.Module) -> Side | None:
 
 
 def channel_dim(layer: nn.Module, x: Tensor) -> int:
-    """Return the dimension of a layer's input or output that its channels lie along."""
+    """Return the channel dimension of a layer's input or output."""
     match layer:
         case _ConvNd():
             return x.dim() - len(layer.kernel_size) - 1
@@ -99,7 +99,7 @@ def channel_dim(layer: nn.Module, x: Tensor) -> int:
 
 
 def group_side(layer: _ConvNd | nn.GroupNorm) -> Side:
-    """Describe the groups of a layer: they can leave only whole, so a structure holds whole groups."""
+    """Describe the groups of a layer: only whole groups can be removed, so a structure holds whole groups."""
     if isinstance(layer, nn.GroupNorm):
         return Side("carry", layer.num_groups, (), ("num_groups",))
     return Side("carry", layer.groups, (), ("groups",))
@@ -142,7 +142,7 @@ def obstacle(layer: nn.Module, name: str) -> str | None:
 
 
 def _made_plain(layer: nn.Module, attribute: str) -> str:
-    """Say what puts a computed tensor back into the layer as a parameter."""
+    """Say which call makes a computed tensor a parameter of the layer again."""
     if parametrize.is_parametrized(layer, attribute):
         return f"torch.nn.utils.parametrize.remove_parametrizations(layer, {attribute!r}) makes it one"
     for hook in layer._forward_pre_hooks.values():

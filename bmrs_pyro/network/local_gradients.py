@@ -1,7 +1,7 @@
-"""Which channels of one tensor have gone into which channels of another, read from gradients.
+"""Which channels of one tensor have gone into which channels of another, found by gradients.
 
-Gradients are taken between a tensor and the nearest layers before it only, so that a look is cheap. Nothing is
-said about operations: whatever autograd knows is followed, reshapes, splits, products and gathers alike.
+Gradients are taken only between a tensor and the nearest layers before it, which is cheap. No operation needs its own
+rule: whatever autograd can differentiate is followed, such as reshapes, splits, products and gathers.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LEAST = 1e-6  # share of the largest gradient, below which one is taken for rounding
+_LEAST = 1e-6  # a gradient below this share of the largest counts as a rounding error
 _PRIME = 251
-_FEW = 2048  # channels whose numbers a ratio of float32 gradients tells apart
+_FEW = 2048  # channel numbers up to this are exact as ratios of float32 gradients
 
 
 @dataclass(eq=False)
 class Source:
-    """A tensor that gradients are taken of: what a layer has put out, or a bare parameter.
+    """A tensor that gradients are taken with respect to: the output of a layer, or a bare parameter.
 
     Attributes:
         tensor: the leaf of the graph.
-        name: of the layer, or of the parameter.
-        dim: its channel dimension; None for a parameter, whose is not known beforehand.
-        labels: of its channels, −1 for none.
+        name: name of the layer, or of the parameter.
+        dim: its channel dimension; None for a parameter, whose channel dimension is not known beforehand.
+        labels: labels of its channels, −1 for none.
     """
 
     tensor: Tensor
@@ -56,15 +56,15 @@ def sources_of(x: Tensor, known: Mapping[int, Source]) -> tuple[list[Source], li
 
 
 def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor | None]:
-    """Tell which channel of x each element of the sources has gone into.
+    """Find the channel of x that each element of the sources has gone into.
 
-    The gradients of Σ r x, Σ r c x and Σ r h(c) x, with r random, c the channels' numbers and h a hash, stand in the
-    ratios c and h(c) for an element that has gone into channel c alone. Of many channels, a and b of c = 251 a + b
-    take the place of c, whose digits float32 has not.
+    Take the gradients of Σ r x, Σ r c x and Σ r h(c) x, with r random, c the channel's number and h a hash. If an
+    element has gone into channel c alone, their ratios to the first are c and h(c). For many channels, a and b of
+    c = 251 a + b replace c, for which float32 has too few digits.
 
     Returns:
-        For each source a tensor of its shape, c or −1 where nothing has been read; None if an element has gone into
-        several channels.
+        For each source a tensor of its shape with c, or −1 for elements that are not read; None if an element has gone
+        into several channels.
     """
     n = x.shape[dim]
     shape = [1] * x.dim()
@@ -101,7 +101,7 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
 def supports(
     x: Tensor, dim: int, sources: Sequence[Source], channels: Sequence[int]
 ) -> list[list[Tensor | None]]:
-    """Tell, for some channels of x, which elements of each source have gone into them; None for no element."""
+    """Return, for some channels of x, which elements of each source have gone into them; None for no element."""
     weights = torch.empty(x.shape).uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0)).to(x)
     found = []
     for channel in channels:
@@ -112,7 +112,7 @@ def supports(
 
 
 def touched(source: Source, support: Tensor) -> list[int]:
-    """Return the channels of a source that some elements lie in."""
+    """Return the channels of a source in which the elements of a mask lie."""
     assert source.dim is not None
     whole: list[int] = (
         support.movedim(source.dim, 0)

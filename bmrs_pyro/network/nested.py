@@ -1,4 +1,4 @@
-"""Tensors in nested values: in what a network takes and in what it puts out."""
+"""Tensors in nested values, such as the inputs and outputs of a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 def leaves(value: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterator[Any]:
-    """Open what torch has registered as a pytree, mappings, dataclasses and sequences, and return what is in them.
+    """Yield the leaves of a nested value; torch's pytrees, mappings, dataclasses and sequences are opened.
 
     Args:
         value: any value.
-        is_leaf: says what is not to be opened; None opens all that can be.
+        is_leaf: whether a value is not to be opened; None opens everything.
     """
     for leaf in tree_leaves(value, is_leaf):
         if is_leaf is not None and is_leaf(leaf):
@@ -35,7 +35,7 @@ def leaves(value: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterator
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return a nested value with a function of every leaf in the leaf's place."""
+    """Return a nested value with every leaf replaced by a function of it."""
 
     def mapped(leaf: Any) -> Any:
         if isinstance(leaf, Mapping):

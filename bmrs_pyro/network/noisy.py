@@ -22,19 +22,18 @@ from bmrs_pyro.network.structures import StructureFamily, Structures
 class NoisyNetwork(nn.Module):
     """A network with a gain θ_c for every structure c, at the inputs of the layers that read it.
 
-    A consumer with weights W computes W (θ ⊙ x) for W x. What lies between producer and consumer (batch norm,
-    activation, pooling) sees no gain; a residual stream has one gain for all its consumers; and a structure
-    whose gain is 0 can be cut out of all layers that hold it.
+    A consumer with weights W computes W (θ ⊙ x) instead of W x. Layers between producer and consumer (batch norm,
+    activation, pooling) see no gain. All consumers of a residual stream share its gains. A structure with gain 0 can
+    be cut out of all layers that hold it.
 
-    The network is wrapped, not copied: its parameters are the user's own, and it works as before outside of
-    this module. Nothing of a call is kept. One thing changes: an ``nn.MultiheadAttention`` whose heads are structures
-    gives way to a layer that computes the same by four linear layers, with parameters of their own. Make optimisers
-    afterwards.
+    The network is wrapped, not copied: it keeps its parameters, and works as before outside of this module. No state
+    of a call is kept. One thing changes: an ``nn.MultiheadAttention`` whose heads are structures is replaced by a layer
+    that computes the same by four linear layers with new parameters. Create optimisers afterwards.
 
     Args:
         net: the network; its consumers get a hook each.
-        *example_inputs: its inputs, as it is called; kept to count multiply-accumulates. The items of a dict that
-            comes last are given by name if ``forward`` has parameters of these names, as in ``net(**batch)``.
+        *example_inputs: the arguments of a call, kept to count multiply-accumulates. If the last one is a dict whose
+            keys are parameters of ``forward``, its items are passed by name, as in ``net(**batch)``.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
 
     Raises:
@@ -44,7 +43,7 @@ class NoisyNetwork(nn.Module):
 
     structures: Structures
     rows_tried = False
-    """Whether it was tried that every layer which multiplies gains has the examples in their rows."""
+    """Whether it was checked that the rows of every consumer's input are the examples of the batch."""
 
     def __init__(
         self, net: nn.Module, *example_inputs: Any, structures: Iterable[StructureFamily] | None = None
@@ -71,13 +70,13 @@ class NoisyNetwork(nn.Module):
         """Run the network.
 
         Args:
-            x: its input; a tuple for several inputs. A dict, alone or as the last of them, is taken as the example
-                inputs were: by name, or as one input. The first tensor begins with the batch.
-            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; those not named are 1. With the
-                first gains per example it is tried whether the network keeps every example in its row.
+            x: its input; a tuple for several inputs. A dict, alone or as the last input, is passed like the example
+                inputs: by name, or as one input. Dimension 0 of the first tensor is the batch.
+            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; families not named have gain 1. The
+                first call with gains per example checks that the network keeps every example in its row.
 
         Raises:
-            ValueError: a name is unknown, a shape does not fit, or gains per example meet other examples' rows.
+            ValueError: a name is unknown, a shape does not fit, or gains per example would multiply other examples.
         """
         call = Call.of(self.net, x, by_name=self._by_name)
         if not theta:
@@ -113,8 +112,8 @@ class NoisyNetwork(nn.Module):
     def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
         """Cut structures out of the network, in place, during training or after.
 
-        Parameters and buffers stay the objects they are, so optimisers keep hold of them; those that lose
-        something get new ``.data`` and no gradient. :meth:`Removal.cut` cuts moments alike.
+        Parameters and buffers stay the same objects, so optimisers keep them. Those that lose entries get new
+        ``.data`` and no gradient. :meth:`Removal.cut` cuts an optimiser's moments in the same way.
 
         Args:
             keep: mask ``(C,)`` per family, True for what stays; families not named stay whole.

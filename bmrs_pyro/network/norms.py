@@ -1,4 +1,4 @@
-"""How large the weights are that write each structure."""
+"""Norms of the weights that produce each structure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bmrs_pyro.network.noisy import NoisyNetwork
 
 @torch.no_grad()
 def producer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
-    """Return the L2 norm ``(C,)`` of the weights that write each structure, biases aside, by family.
+    """Return the L2 norm ``(C,)`` of the weights that produce each structure, without biases, by family.
 
-    n_c = (Σ_layers Σ_rows of c ‖W_row‖²)^½ over all layers that write structure c, such as all those that add
-    to a residual stream.
+    n_c = (Σ_layers Σ_rows of c ‖W_row‖²)^½ over all producers of structure c, such as all layers that add to a
+    residual stream.
     """
     state = network.net.state_dict()
     norms = {}

@@ -23,7 +23,7 @@ class Partition:
         return self.parents[-1]
 
     def find(self, label: int) -> int:
-        """Return the smallest label of the set, which stands for it."""
+        """Return the smallest label of a label's set, which represents the set."""
         parents = self.parents
         while parents[label] != label:
             parents[label] = label = parents[parents[label]]

@@ -20,7 +20,7 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
 
     Args:
         net: the traced network.
-        found: where its channels go.
+        found: the trace of its channels.
 
     Returns:
         The families in module order, and those that cannot be offered, with the reason.
@@ -44,7 +44,7 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
         channels: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for position, label in sorted(one.labels.items()):
             family = families.find(label)
-            if family in numbers:  # else no layer writes it
+            if family in numbers:  # else no layer produces it
                 channels[family].append((position, numbers[family][found.partition.find(label)]))
         for family, pairs in channels.items():
             members[family].append(_member(one.module, one.side, pairs))
@@ -64,7 +64,7 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
 
 
 def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
-    """List the modules that compute with matrices of their own, through which nothing is followed."""
+    """List the modules that compute with their own matrices, through which channels cannot be followed."""
     seen = {one.module for one in found.occurrences}
     left_out = []
     for name, module in net.named_modules():
@@ -88,7 +88,7 @@ def _is_matrix(weight: Tensor) -> bool:
 
 
 def _merged(found: Trace) -> list[Occurrence]:
-    """Collect what several calls of a layer say of one side, without the channels that stay."""
+    """Merge the occurrences of a layer's side over several calls, without the channels that have to stay."""
     sides: dict[tuple[str, Side], dict[int, int]] = defaultdict(dict)
     for one in found.occurrences:
         labels = sides[one.module, one.side]

@@ -1,4 +1,4 @@
-"""Random inputs like the example inputs: longer ones where these are of length 1, smaller ones of large images."""
+"""Random inputs like the example inputs, also with dimensions of length 1 extended and large images cut."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.random_weights import noise, root_mean_square
 
 _LONGER = 5
-_LARGE = 128  # pixels along each side, from which images are cut to a quarter where the network takes that
+_LARGE = 128  # images with sides of so many pixels are cut to a quarter if the network accepts that
 
 
 class RandomInputs:
-    """Draws example inputs with noise, and integers from the range of the table that looks them up.
+    """Draws example inputs with added noise, and integers from the range of the table that they index.
 
     Args:
         call: how the network is called.
@@ -42,12 +42,12 @@ class RandomInputs:
                 self.ranges = {}
 
     def draw(self, variant: int, random: torch.Generator, *, small: bool = False) -> Call:
-        """Draw inputs: variant 0 as long as the examples, then, in turn, those with one dimension longer.
+        """Draw inputs: variant 0 has the examples' shape; in the next variants one dimension at a time is longer.
 
         Args:
-            variant: which.
-            random: where the values come from.
-            small: cut large images to a quarter where the network takes that.
+            variant: number of the variant.
+            random: generator of the values.
+            small: cut large images to a quarter if the network accepts that.
         """
         dim = self._repeats[variant % len(self._repeats)] if variant else None
         cut = small and self.small
@@ -64,7 +64,7 @@ class RandomInputs:
 
     @cached_property
     def _repeats(self) -> list[int | None]:
-        """Dimensions of length 1 along which the network takes longer inputs too; None first."""
+        """Dimensions of length 1 along which the network accepts longer inputs too; None first."""
         dims = {dim for x in self.tensors for dim, size in enumerate(x.shape) if size == 1}
         longer = {dim: self.call.map(partial(_repeated, dim=dim)) for dim in sorted(dims)}
         return [None, *(dim for dim, call in longer.items() if self.works(call))]
@@ -90,11 +90,11 @@ def _repeated(x: Tensor, dim: int | None) -> Tensor:
 
 
 class _LookUps(TorchDispatchMode):
-    """Notes how long the tables are in which tensors of integers, or copies of them, are looked up."""
+    """Records the lengths of the tables that integer tensors, or copies of them, index."""
 
     def __init__(self, integers: list[Tensor]) -> None:
         super().__init__()
-        self.alive = list(integers)  # so that nothing else can lie where they lie
+        self.alive = list(integers)  # kept alive, so that no other tensor gets their addresses
         self.numbers = {_place(x): number for number, x in enumerate(integers)}
         self.ranges: dict[int, int] = {}
 
@@ -113,7 +113,7 @@ class _LookUps(TorchDispatchMode):
 
 
 def _looked_up(func: Any, args: tuple[Any, ...]) -> Iterable[tuple[Tensor, int]]:
-    """Yield the integers that an operation looks up, and the number of rows of its table."""
+    """Yield the integers that an operation uses as indices, and the number of rows of its table."""
     match _name(func):
         case "embedding" | "_embedding_bag" | "_embedding_bag_forward_only":
             yield args[1], args[0].shape[0]

@@ -18,14 +18,14 @@ Recipe = Literal["lively", "own", "given"]
 
 @torch.no_grad()
 def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch.Generator) -> None:
-    """Give a network random parameters, and batch norms random statistics, in tensors of their own.
+    """Give a network random parameters, and batch norms random statistics, in new tensors.
 
     Args:
         net: the network.
         recipe: ``"lively"`` keeps the signal's size from layer to layer, with biases and scales about 1 and few silent
-            units; ``"own"`` keeps the size of every tensor; ``"given"`` adds a tenth of noise to vectors alone.
-        dtype: of all floating-point parameters and buffers.
-        random: where the values come from.
+            units; ``"own"`` keeps the size of every tensor; ``"given"`` only adds a tenth of noise to vectors.
+        dtype: type of all floating-point parameters and buffers.
+        random: generator of the values.
     """
     done: set[int] = set()
     for module in net.modules():
@@ -43,9 +43,9 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
 
 @contextmanager
 def livened(net: nn.Module) -> Iterator[None]:
-    """Change biases within the context, as layers are first called: the mean of each channel becomes what its bias was.
+    """Within the context, a layer's first call shifts its biases: the mean of each channel becomes its old bias.
 
-    With biases about 1 few channels are silent behind a ReLU, or where an activation has become constant.
+    With biases about 1, few channels are silent behind a ReLU, or where an activation is constant.
     """
 
     def liven(layer: nn.Module, _: Any, output: Any) -> Any:
@@ -70,7 +70,7 @@ def livened(net: nn.Module) -> Iterator[None]:
         for layer in net.modules()
         if isinstance(layer, nn.Linear | _ConvNd | _BatchNorm)
         and isinstance(layer.bias, nn.Parameter)
-        # others, and hooks, may change what comes after the bias
+        # other layers, and hooks, may change the output after the bias
         and type(layer).__module__.startswith("torch.nn.modules.")
         and not layer._forward_hooks
     ]
@@ -92,15 +92,15 @@ def _fresh(name: str, values: Tensor, recipe: Recipe, random: torch.Generator) -
     if name == "running_var" and recipe == "own":
         return values.abs().mean() * _about_one(values, random)
     if vector:
-        # a fresh network has zeros, and scales of next to nothing, that hide what a trained one does
+        # the zeros and the tiny scales of a fresh network would hide what a trained network does
         lively = recipe == "lively" or constant
         return _about_one(values, random) if lively else values + noise(values, random, 0.3 * size)
     fresh = noise(values, random, size)
-    return fresh if bool((values < 0).any()) else fresh.abs()  # of some a square root is taken
+    return fresh if bool((values < 0).any()) else fresh.abs()  # some layers take its square root
 
 
 def noise(like: Tensor, random: torch.Generator, size: float, dtype: torch.dtype | None = None) -> Tensor:
-    """Draw values of mean 0 and a standard deviation, uniformly: normal ones take four times as long."""
+    """Draw uniform values with mean 0 and standard deviation ``size``; normal values take four times as long."""
     values = torch.empty(like.shape, dtype=dtype or like.dtype).uniform_(-1, 1, generator=random)
     return values.mul_(size * 3**0.5).to(like.device)
 

@@ -1,4 +1,4 @@
-"""Cut structures out of a network, in place, and remember how, so that other tensors can be cut alike."""
+"""Cut structures out of a network, in place, and record how, so that other tensors can be cut in the same way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cut:
 
 
 class _FlatIndices(Mapping[str, Tensor]):
-    """Indices made when they are asked for: at 8 bytes each they outweigh the network."""
+    """Indices that are made on access: at 8 bytes each they take more memory than the network."""
 
     def __init__(self, cuts: Mapping[str, Cut]) -> None:
         self.cuts = cuts
@@ -72,7 +72,7 @@ class Removal:
         return _FlatIndices(self.cuts)
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
-        """Cut a tensor that has a value per value of a weight or buffer: a moment, a gradient, an average.
+        """Cut a tensor that has the shape of a weight or buffer: a moment, a gradient, an average.
 
         Args:
             name: of the weight or buffer, in the network's ``state_dict``.
@@ -95,7 +95,7 @@ def remove_(
 ) -> tuple[Removal, list[StructureFamily]]:
     """Cut structures out of every layer that holds them, in place.
 
-    Parameters and buffers stay the objects they are and get new ``.data``.
+    Parameters and buffers stay the same objects and get new ``.data``.
 
     Args:
         net: the network.
@@ -160,15 +160,15 @@ def _cut_(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str,
 
 
 def replace_values_(tensor: Tensor, values: Tensor) -> None:
-    """Give a parameter or buffer values of another shape, and no gradient; it stays the object that it is.
+    """Give a parameter or buffer values of another shape, and no gradient; it stays the same object.
 
-    A loss computed before, whose graph still lives, cannot be differentiated afterwards: its backward pass raises
-    RuntimeError. Later losses are not concerned.
+    If the graph of an earlier loss is still alive, its backward pass raises RuntimeError. Later losses are not
+    affected.
     """
     tensor.grad = None
     if tensor.requires_grad:
-        # the graph of an old loss keeps the node that gradients end in, which expects the old shape: with another
-        # dtype in between torch makes a new one
+        # the graph of an old loss keeps the node that accumulates the gradient, which expects the old shape; another
+        # dtype in between makes torch create a new node
         with torch.enable_grad():
             get_gradient_edge(tensor).node.register_prehook(_refuse_old_loss)
         tensor.data = values.new_empty(
@@ -185,7 +185,7 @@ def _refuse_old_loss(_: object) -> None:
 
 
 def _laid_out(cut: Tensor, like: Tensor) -> Tensor:
-    """Bring images' weights back into the memory order that was asked for; a cut makes the usual one."""
+    """Restore the channels-last memory format of a weight, which a cut turns into the default format."""
     last = torch.channels_last
     return (
         cut.contiguous(memory_format=last)

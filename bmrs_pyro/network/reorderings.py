@@ -1,4 +1,4 @@
-"""Calls of torch that put a batch's examples in another order."""
+"""Calls of torch that put the examples of a batch into another order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NONZERO = {torch.nonzero, torch.argwhere, Tensor.nonzero, Tensor.argwhere}
 
 
 class Reorderings(TorchFunctionMode):
-    """Notes of every sort, choice and permutation of the examples whether it does more than leave them as they are.
+    """Records for every sort, selection and permutation of the examples whether it moves or drops an example.
 
     Args:
-        size: how many examples there are.
-        moved: answers, by the call's number; once yes, always yes.
+        size: number of examples.
+        moved: the results, by the call's number; once True, always True.
     """
 
     def __init__(self, size: int, moved: dict[int, bool]) -> None:
@@ -43,7 +43,7 @@ class Reorderings(TorchFunctionMode):
         return result
 
     def _moves(self, func: Callable[..., Any], args: Sequence[Any], result: Any) -> bool | None:
-        """Say whether a call moves examples; None where it is about something else."""
+        """Say whether a call moves or drops examples; None if it does not concern examples."""
         if func is torch.randperm:
             return True if args[:1] == (self.size,) else None
         if func in _SORTS:
@@ -61,5 +61,5 @@ class Reorderings(TorchFunctionMode):
 
 
 def _some(mask: Tensor) -> bool:
-    """Whether a mask chooses neither nothing nor everything."""
+    """Whether a mask selects some elements but not all."""
     return bool(mask.any()) and not bool(mask.all())

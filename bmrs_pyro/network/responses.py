@@ -13,7 +13,7 @@ from bmrs_pyro.network.random_weights import noise, root_mean_square
 from bmrs_pyro.network.structures import Member, StructureFamily
 
 Responses = dict[str, dict[str, Tensor]]
-"""By family and layer that writes it: mask ``(C,)``, True for the structures that move the outputs."""
+"""By family and producer: mask ``(C,)``, True for the structures that move the outputs."""
 
 
 def responses(
@@ -23,18 +23,18 @@ def responses(
     least: float,
     random: torch.Generator,
 ) -> Responses:
-    """Say which structures move the outputs when the weights that write them change.
+    """Find the structures that move the outputs when the weights that produce them change.
 
     The response to structure c in a layer of weights W is ‖∂L/∂W_c‖ √mean(W²), with L = Σ ⟨v, y⟩ / (max|y| √n) over
-    the outputs y of n values, and v random: about how far the outputs move, relative to the largest, when W_c is
-    replaced.
+    the outputs y of n values, and v random. It is about how far the outputs move, relative to the largest one, when
+    W_c is replaced.
 
     Args:
         net: the network.
         families: its families.
-        outputs: what it has put out, with the graph.
+        outputs: its outputs, with their graph.
         least: smallest response that counts.
-        random: where v comes from.
+        random: generator of v.
     """
     weights = dict(net.named_parameters(remove_duplicate=False))
     moved = [

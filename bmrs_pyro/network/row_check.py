@@ -1,4 +1,4 @@
-"""Whether each row that a gate multiplies is an example of the batch, so that examples can have gains of their own."""
+"""Whether each row that a gate multiplies is an example of the batch, so that examples can have separate gains."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.network.reorderings import Reorderings
 from bmrs_pyro.network.untouched import shared_copy
 
-_SIZES = (5, 7, 11, 13, 17, 19, 23)  # of batches, to find one that no other dimension has
+_SIZES = (5, 7, 11, 13, 17, 19, 23)  # batch sizes, to find one that is the length of no other dimension
 _ORDERS = 2
-_APART = 0.05  # of the spread of the rows: by more than this a row is another one
-_SPREAD = 1e-3  # of the largest row: rows that differ by less are alike
+_APART = 0.05  # share of the rows' spread; a row that changes by more is another row
+_SPREAD = 1e-3  # share of the largest row; rows that differ by less are alike
 
 Inputs = Any
-_Rows = list[tuple[str, Tensor, float]]  # of what, a number per row, its rounding error
+_Rows = list[tuple[str, Tensor, float]]  # the layer, one number per row, its rounding error
 
 
 class RowsUndecided(Exception):
-    """Nothing can be said with these inputs: the network refuses them, or they or the weights are not finite."""
+    """The check is impossible: the network refuses the inputs, or the inputs or the weights are not finite."""
 
 
 class Doubt(NamedTuple):
-    """Why the examples of a batch cannot have gains of their own."""
+    """Why the examples of a batch cannot have separate gains."""
 
     reason: str
     proven: bool
-    """Whether a row was seen that is not its example; else nothing shows where the examples are."""
+    """True if a row was found that is not its example; False if the check could not find the examples."""
 
 
 class _Mixed(Exception):
@@ -44,16 +44,16 @@ class _Mixed(Exception):
 
 
 def mixed_rows(network: Any, x: Inputs, batch: int) -> Doubt | None:
-    """Say why the examples of a batch cannot have gains of their own; None where they can.
+    """Say why the examples of a batch cannot have separate gains; None if they can.
 
-    A gate multiplies row i of what a layer reads by the gains of example i. That is right where examples in another
-    order, with their gains, give every gate the same rows in that order, and the output too: f(P x, P θ) = P f(x, θ).
-    This is tried on a copy in evaluation mode, for a batch size that no other dimension of a gate's input has, for
-    all up to ``batch`` that one has, and for ``batch`` itself. Networks whose examples see one another, by batch
-    statistics or attention over the batch, pass as long as their order does not matter.
+    A gate multiplies row i of a layer's input by the gains of example i. That is right if a permutation P of the
+    examples and their gains permutes the rows at every gate, and the output, in the same way: f(P x, P θ) = P f(x, θ).
+    A copy in evaluation mode is tested with a batch size that no other dimension of a gate's input has, with every
+    size below ``batch`` that another dimension has, and with ``batch`` itself. Networks whose examples interact, by
+    batch statistics or attention over the batch, pass as long as the order does not matter.
 
     Args:
-        network: a NoisyNetwork; nothing of it changes, and no random state does.
+        network: a NoisyNetwork; neither it nor any random state is changed.
         x: inputs of a batch, any nest of tensors.
         batch: its number of examples. Tensors of this length are cut and permuted, others stay whole.
 
@@ -80,7 +80,7 @@ class _Trial:
         map_leaves(self.leaves.append, x)
         self.batched = [isinstance(leaf, Tensor) and leaf.shape[:1] == (batch,) for leaf in self.leaves]
         self.random = torch.Generator().manual_seed(0)
-        self.lengths: set[int] = set()  # of the other dimensions of what gates multiply
+        self.lengths: set[int] = set()  # lengths of the other dimensions of the gates' inputs
         self.alike: set[str] = {gate.consumer for gate in network.gates}  # layers whose rows never differed
         self.orders: dict[
             int, bool
@@ -94,7 +94,7 @@ class _Trial:
         if size is None and self.batch == 1:
             return None
         if size is None and self.batch == 2:
-            return "it runs with two examples alone, too few to tell an order"
+            return "it runs only with two examples, which are too few to tell an order"
         lengths = self.lengths if size is not None else set()
         for count in sorted({self.batch, *(length for length in lengths if length < self.batch)} - {size, 1}):
             if (error := self._failure(count)) is not None:
@@ -106,7 +106,7 @@ class _Trial:
         return self._unproven() or self._shuffled(size or self.batch)
 
     def _size(self) -> int | None:
-        """Try a batch size that is no other length; None where the network runs at one size alone."""
+        """Find a batch size that is the length of no other dimension; None if the network runs at one size only."""
         for size in _SIZES:
             if self._failure(size) is not None:
                 return None
@@ -115,7 +115,7 @@ class _Trial:
         return _SIZES[-1]
 
     def _failure(self, size: int, *, varied: bool = False) -> Exception | None:
-        """Compare orders of a batch; return the error where the network cannot be run so."""
+        """Compare orders of a batch; return the error if the network cannot be run on this size."""
         try:
             self._compare(size, varied)
         except (_Mixed, RowsUndecided):
@@ -154,7 +154,7 @@ class _Trial:
         return [change(leaf) if batched else leaf for leaf, batched in zip(leaves, self.batched, strict=True)]
 
     def _nested(self, leaves: list[Any]) -> Inputs:
-        """Nest leaves as the inputs are."""
+        """Nest leaves in the way that the inputs are nested."""
         rest = iter(leaves)
         return map_leaves(lambda _: next(rest), self.x)
 
@@ -200,7 +200,7 @@ class _Trial:
 
     @contextmanager
     def _watching(self, size: int) -> Iterator[None]:
-        """See what the gates multiply, before they do."""
+        """Record the inputs of the gated layers, before the gates multiply them."""
         handles = [
             self.network.net.get_submodule(gate.consumer).register_forward_pre_hook(
                 partial(self._see, gate.consumer, size), prepend=True
@@ -241,7 +241,7 @@ class _Trial:
         return None
 
     def _shuffled(self, size: int) -> str | None:
-        """Look at training mode, where dropout forbids to compare, for another order of the examples."""
+        """Check whether training mode shuffles the examples; with dropout the rows themselves cannot be compared."""
         self.network.train()
         for module in self.network.modules():
             if isinstance(module, _BatchNorm):  # several processes would wait for one another

@@ -54,7 +54,7 @@ class StructureFamily:
     """A family of C structures of one kind, such as the channels of a residual stream.
 
     Attributes:
-        name: Pyro site name: ``theta.`` and the name of the first layer that writes the family.
+        name: Pyro site name: ``theta.`` and the name of the family's first producer.
         size: C.
         members: every place in the network that holds channels of the family.
     """
@@ -110,7 +110,7 @@ class LeftOut(NamedTuple):
     name: str
     """Site name the family would have."""
     reason: str
-    """What stands against removing its structures."""
+    """Why its structures cannot be removed."""
 
 
 class Structures(tuple[StructureFamily, ...]):

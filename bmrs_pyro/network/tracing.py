@@ -1,7 +1,7 @@
-"""Follow every channel through a network, from the layer that writes it to the layers that read it.
+"""Follow every channel through a network, from the layer that produces it to the layers that read it.
 
-Every output channel of every layer gets a label. Where a layer reads a tensor, gradients tell which channels have
-gone into which of its inputs. Labels that meet there are united: to remove one of their channels is to remove them all.
+Every output channel of every layer gets a label. When a layer reads a tensor, gradients show which channels have gone
+into which of its inputs. Labels that meet in an input are united: their channels can only be removed together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touc
 from bmrs_pyro.network.nested import leaves
 from bmrs_pyro.network.untouched import tensor_outputs
 
-# activations that pass no gradient on in places; the trace has a sigmoid for them
+# activations whose gradient is 0 in places; the trace replaces them by a sigmoid
 _FLAT = {
     *(functional.relu, functional.relu6, functional.hardtanh, functional.hardswish, functional.hardsigmoid),
     *(functional.threshold, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, Tensor.clamp, torch.clamp),
@@ -38,7 +38,7 @@ def trace(net: nn.Module, call: Call) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
-        net: the network; its parameters must require gradients. Use a copy: hooks stay, and half precision is left.
+        net: a copy of the network; its parameters must require gradients. Hooks stay, half precision becomes float32.
         call: how it is called.
     """
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
@@ -53,7 +53,7 @@ def trace(net: nn.Module, call: Call) -> Trace:
 
 
 class _Tracer(TorchFunctionMode):
-    """Looks at what layers read, and has each start a graph of its own with what it puts out."""
+    """Labels the input of every layer, and starts a new graph at the output of every layer."""
 
     def __init__(self, net: nn.Module, batch: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Tracer(TorchFunctionMode):
                     self.labelling.known[id(parameter)] = Source(parameter, own)
 
     def end(self, output: Tensor) -> None:
-        """Note what has gone into an output of the network."""
+        """Record the channels that have gone into an output of the network."""
         sources = [one for one in sources_of(output, self.labelling.known)[0] if one.dim is not None]
         for source in sources:
             self.labelling.obstruct(source, "they are outputs of the network")
@@ -85,7 +85,7 @@ class _Tracer(TorchFunctionMode):
         else:
             out = func(*args, **(kwargs or {}))
         if func in SOFTMAX and out.requires_grad:
-            return out + args[0].sigmoid()  # of a single number the softmax is 1, whatever the number
+            return out + args[0].sigmoid()  # the softmax of a single number is always 1
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
@@ -118,7 +118,7 @@ class _Tracer(TorchFunctionMode):
             own = any(True for _ in module.parameters(recurse=False))
             if own or "norm" in type(module).__name__.lower():
                 nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]
-                self.labelling.named.update(dict.fromkeys(nodes, _does(module, name)))
+                self.labelling.named.update(dict.fromkeys(nodes, _effect(module, name)))
             return None
         if not isinstance(output, Tensor) or not output.requires_grad:
             return None
@@ -133,7 +133,7 @@ class _Tracer(TorchFunctionMode):
             return self._begin(output, name, channel_dim(module, output), labels)
 
     def _begin(self, output: Tensor, name: str, dim: int, labels: Sequence[int]) -> Tensor:
-        """Start a new graph with a layer's output, at values at which no activation is flat."""
+        """Start a new graph at a layer's output, with values at which no activation is flat."""
         values = torch.empty(output.shape).uniform_(0.2, 0.9, generator=self.random).to(output.detach())
         leaf = torch.empty_like(output, requires_grad=False).copy_(values).requires_grad_()
         self.labelling.known[id(leaf)] = Source(leaf, name, dim % output.dim(), tuple(labels))
@@ -196,7 +196,7 @@ def _heads_by_channel(source: Source, seen: Sequence[Tensor | None]) -> dict[int
     return heads
 
 
-def _does(module: nn.Module, name: str) -> str:
+def _effect(module: nn.Module, name: str) -> str:
     if reason := obstacle(module, name):
         return reason
     verb = "normalises over" if "norm" in type(module).__name__.lower() else "mixes"

@@ -13,9 +13,9 @@ _SMALL = 16
 
 
 def uneven_mask(size: int, trial: int, step: int, family: int) -> Tensor:
-    """Draw the mask ``(C,)`` of a family for one step of a trial; nothing but the arguments decides on it.
+    """Draw the mask ``(C,)`` of a family for one step of a trial; it depends on the arguments only.
 
-    In three trials that follow each other a family gets all three rows, in the order of its number:
+    In three consecutive trials a family gets all three rows; its number decides with which it starts:
 
     ==================================  ==================================
     first step, of all structures       second step, of those left
@@ -25,8 +25,8 @@ def uneven_mask(size: int, trial: int, step: int, family: int) -> Tensor:
     scattered ones                      a single one
     ==================================  ==================================
 
-    What the treatment of a channel owes to its place counted from the start shows when all but the first stay, from
-    the end when all but the last do, and as a share of the width when a run does, which is never half.
+    If channels are treated by their position from the start, keeping all but the first shows it. A position from the
+    end shows when all but the last are kept; a position as a share of the width when a run, never half, is kept.
 
     Args:
         size: C.
@@ -48,6 +48,6 @@ def uneven_mask(size: int, trial: int, step: int, family: int) -> Tensor:
 
 
 def _few(size: int, random: torch.Generator) -> int:
-    """Draw how many stay: any number of few structures but half, less than half of many."""
+    """Draw how many stay: of few structures any number but half, of many structures less than half."""
     few = int(torch.randint(1, size // 2 if size > _SMALL else max(size - 1, 2), (), generator=random))
     return few + (2 * few >= size > 2)

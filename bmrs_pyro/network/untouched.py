@@ -1,4 +1,4 @@
-"""Look at a network, run it and copy it, without leaving a trace in it."""
+"""Inspect a network, run it and copy it, without changing it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _kept(net: nn.Module) -> Iterator[Tensor]:
 
 
 def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
-    """Run a network and return the tensors it puts out, however nested; numbers become tensors.
+    """Run a network and return its output tensors, however nested; numbers become tensors.
 
-    The cache of a Hugging Face network is for its own next call, and no output here.
+    The cache of a Hugging Face network does not count as an output, because it is for the next call.
 
     Raises:
         TypeError: the outputs hold an object that cannot be looked into.
@@ -68,7 +68,7 @@ def runs(net: nn.Module, call: Call) -> bool:
     try:
         with torch.no_grad():
             return bool(tensor_outputs(shared_copy(net), call))
-    except Exception:  # whatever the network's own code raises with inputs it has no place for
+    except Exception:  # whatever the network's own code raises on inputs that it does not accept
         return False
 
 
@@ -81,7 +81,7 @@ def _is_cache(value: object) -> bool:
 
 @contextmanager
 def modes_kept(net: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode, training or evaluation, that it came in."""
+    """Restore the mode, training or evaluation, of every module at the end."""
     modes = {module: module.training for module in net.modules()}
     try:
         yield
@@ -91,6 +91,6 @@ def modes_kept(net: nn.Module) -> Iterator[None]:
 
 
 def random_state_kept(net: nn.Module) -> AbstractContextManager[None]:
-    """Put the random state back, of the CPU and of the devices that the network is on."""
+    """Restore the random state of the CPU and of the network's devices at the end."""
     devices = {tensor.device for tensor in chain(net.parameters(), net.buffers()) if tensor.is_cuda}
     return torch.random.fork_rng(devices)

@@ -1,4 +1,4 @@
-"""Try on the network itself that structures can be removed without changing what it computes."""
+"""Test on copies of the network that structures can be removed without changing what it computes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from bmrs_pyro.network.structures import LeftOut, StructureFamily
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 
-# precision, the error allowed and the response asked for, relative to the largest output
+# precision, the largest error and the smallest response allowed, relative to the largest output
 _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
 _RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
 _ATTEMPTS = 3 * len(_RECIPES)
-_MOST, _LEAST = 0.95, 0.25  # share of what stays that moves the outputs: tried for, and asked for
+_MOST, _LEAST = 0.95, 0.25  # share of kept structures that move the outputs: the aim, the least allowed
 
 _CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
 _SILENT = (
-    "the outputs do not respond to the weights of {} on random weights and call, so nothing shows that it can lose "
+    "the outputs do not respond to the weights of {} on random weights and inputs, so nothing shows that it can lose "
     "channels; give example inputs on which they do"
 )
 
@@ -37,18 +37,18 @@ _SILENT = (
 class Verification:
     """Tries families on copies of a network.
 
-    A trial gives the copy random weights and call, masks that keep few, most or a run of the structures, and gains
-    to those kept. The outputs must stay the same when the others are cut out and the gains folded in; then once more
-    with fresh weights, from what is left. A trial is repeated, with other weights and longer inputs, until the outputs
-    have responded to what is kept of every family, in each layer that writes it.
+    A trial draws random weights and inputs, masks that keep few, most or a run of the structures, and gains for the
+    kept ones. The outputs must not change when the others are cut out and the gains folded in. Then the same is done
+    to the remaining network with fresh weights. A trial is repeated, with other weights and longer inputs, until the
+    outputs have responded to the kept structures of every family, in each of its producers.
 
-    All families are tried at once. When that fails, halves are, with the same masks and weights, so that nothing but
-    the families decides. The last trial is one that all accepted families pass together.
+    All families are tried at once. If that fails, each half is tried with the same masks and weights, so that only
+    the families differ. All accepted families pass the last trial together.
 
     Args:
         net: the network; left as it is.
         call: how it is called; noise is added to its inputs, so zeros will do.
-        small: whether the network takes a quarter of large images too; all trials but the first use it.
+        small: whether the network accepts a quarter of large images too; all trials but the first use it.
     """
 
     def __init__(self, net: nn.Module, call: Call, *, small: bool = False) -> None:
@@ -70,37 +70,37 @@ class Verification:
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
         try:
-            return self._through_all(families), self.left_out
+            return self._passing_all(families), self.left_out
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
             self._begin(*_PRECISIONS[1])
-            return self._through_all(families), self.left_out
+            return self._passing_all(families), self.left_out
 
-    def _through_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
+    def _passing_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass every trial, the last of them together."""
         left = list(families)
         for trial in count():
             before = len(left)
-            left = self._through(trial, left) if left else []
+            left = self._passing(trial, left) if left else []
             if not left or (trial + 1 >= TRIALS and len(left) == before):
                 break
         return left
 
-    def _through(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
+    def _passing(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass a trial."""
-        heard: Responses = {family.name: {} for family in families}
+        moved: Responses = {family.name: {} for family in families}
         passed, waiting = set[str](), families
         for attempt in range(_ATTEMPTS):
             waiting, found = self._fit(trial, attempt, waiting)
             for name, layers in found.items():
-                heard[name] = {
-                    layer: moving | heard[name].get(layer, moving) for layer, moving in layers.items()
+                moved[name] = {
+                    layer: moving | moved[name].get(layer, moving) for layer, moving in layers.items()
                 }
-            passed |= {family.name for family in waiting if _silent(heard[family.name], _MOST) is None}
+            passed |= {family.name for family in waiting if _silent(moved[family.name], _MOST) is None}
             waiting = [family for family in waiting if family.name not in passed]
             if not waiting:
                 break
         for family in waiting:
-            layer = _silent(heard[family.name], _LEAST)
+            layer = _silent(moved[family.name], _LEAST)
             if layer is None:
                 passed.add(family.name)
             else:
@@ -127,7 +127,7 @@ class Verification:
         innocent = [family for family in group if not self._fails_alone(trial, family)]
         if len(innocent) < len(group):
             return self._fit(trial, attempt, innocent) if innocent else ([], {})
-        for family in right:  # what passes alone does not with what stands before it
+        for family in right:  # it passes alone, but perhaps not together with the families before it
             reason, together = self._outcome(trial, attempt, [*left, family])
             if reason is None:
                 left, found = [*left, family], together
@@ -150,7 +150,7 @@ class Verification:
         """Remove structures of some families from a random copy, twice.
 
         Returns:
-            What goes wrong, None if nothing does; and what the outputs respond to of what the first removal leaves.
+            What goes wrong, or None; and which of the structures left by the first removal the outputs respond to.
         """
         recipe = _RECIPES[attempt % len(_RECIPES)]
         random = torch.Generator().manual_seed(1000 * trial + attempt)
@@ -194,7 +194,7 @@ class Verification:
     ) -> Responses:
         try:
             return responses(net, families, outputs, self.least, random)
-        except RuntimeError:  # layers that change their input in place can be trained with gains alone
+        except RuntimeError:  # layers that change their input in place can be differentiated only with gains
             ones = {family.name: torch.ones(family.size) for family in families}
             return responses(net, families, self._gated(net, families, ones, call), self.least, random)
 
@@ -208,7 +208,7 @@ class Verification:
     def _masks(
         self, families: Sequence[StructureFamily], trial: int, step: int, attempt: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw masks, and gains that leave the consumers' inputs as large as they were, each family by itself."""
+        """Draw each family's mask, and gains that keep the size of the consumers' inputs."""
         keep, theta = {}, {}
         for family in families:
             number = self.numbers[family.name]
@@ -234,7 +234,7 @@ class Verification:
             Gates.detach_(net)
 
     def _require_outputs(self) -> None:
-        """Raise if it is not due to the random weights and inputs that there are no finite outputs."""
+        """Raise an error if the network's own weights and the example inputs give no finite outputs either."""
         try:
             outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), self.given)
         except Exception as error:
@@ -272,11 +272,11 @@ def _finite(outputs: Sequence[Tensor]) -> bool:
     return bool(outputs) and all(bool(output.isfinite().all()) for output in outputs)
 
 
-def _silent(heard: Mapping[str, Tensor], share: float) -> str | None:
-    """Name a layer that writes structures of which less than a share has moved the outputs; None if none does."""
-    if not heard:
+def _silent(moved: Mapping[str, Tensor], share: float) -> str | None:
+    """Name a producer of whose structures less than ``share`` have moved the outputs; None if there is none."""
+    if not moved:
         return "all layers"
-    return next((repr(layer) for layer, moving in heard.items() if moving.float().mean() < share), None)
+    return next((repr(layer) for layer, moving in moved.items() if moving.float().mean() < share), None)
 
 
 def _failure(error: Exception) -> str:

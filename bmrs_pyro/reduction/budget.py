@@ -1,4 +1,4 @@
-"""Limits on top of the evidence: widths that hardware likes, and budgets."""
+"""Limits on top of the evidence: widths in multiples of a number, and cost budgets."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Cost(Protocol):
         """The cost."""
 
     def marginal(self, counts: Mapping[str, int]) -> Mapping[str, float]:
-        """What one structure more or less of each family changes."""
+        """The change of the cost with one structure more or less, by family."""
 
 
 def rounded(keep: KeepMask, scores: Mapping[str, Tensor], multiples: Mapping[str, int]) -> KeepMask:
-    """Keep the next multiple of structures in every family: back come those with the most evidence.
+    """Round the number kept in every family up to a multiple; structures with the most evidence come back first.
 
     Args:
         keep: The selection.
-        scores: Scores it was made by, `(C,)` per family; the lowest speak most for keeping.
-        multiples: Per family, what the number kept shall be a multiple of. A family that is too small for the
+        scores: The scores that made the selection, `(C,)` per family; the lowest favour keeping most.
+        multiples: Per family, the number kept becomes a multiple of this. A family that is too small for the
             next multiple stays whole.
 
     Raises:
@@ -56,16 +56,16 @@ def within_budget(
 ) -> KeepMask:
     """Keep the structures with the most evidence per cost until a budget is met.
 
-    The evidence for keeping a structure is minus its score. The structures that speak least for themselves, per cost
-    of one of their family in what is left of the network, go first; costs are computed anew after each. Structures
-    with evidence against them, which `rounded` or `min_keep` have kept, go before all others, by that evidence times
-    the cost.
+    The evidence for keeping a structure is minus its score. Structures with the least evidence per cost leave first.
+    Their cost is what one structure of the family costs in the remaining network, computed again after each removal.
+    Structures with evidence against them, which `rounded` or `min_keep` has kept, leave before all others, in the
+    order of evidence times cost.
 
     Args:
         keep: The selection; what it removes stays removed.
-        scores: Scores it was made by, `(C,)` per family.
+        scores: The scores that made the selection, `(C,)` per family.
         cost: The cost that the budget limits.
-        budget: The most it may be.
+        budget: The largest cost allowed.
         multiples: Per family, how many structures leave at a time, down to a multiple of that number.
         min_keep: Least number of structures a family keeps.
 
@@ -99,7 +99,7 @@ def within_budget(
 
 
 def _worth(evidence: float, cost: float) -> tuple[float, float]:
-    """Evidence per cost, or times cost where it is against the structure; what is equal goes by the cost."""
+    """Evidence per cost, or evidence times cost if it is negative; of equals, the most expensive leaves first."""
     cost = max(cost, 1e-12)
     return evidence / cost if evidence > 0 else evidence * cost, -cost
 

@@ -45,8 +45,8 @@ class ModelReduction:
 
     Args:
         reduced: The reduced prior, or a function that makes it from the prior.
-        log_prior_odds: Log prior odds of the reduced against the full model, in nats. A structure the data
-            say nothing about has ΔF = 0: a draw at odds of 0, a win for the smaller model above.
+        log_prior_odds: Log prior odds of the reduced against the full model, in nats. If the data say nothing
+            about a structure, ΔF = 0: a tie at log odds of 0; at positive log odds the smaller model wins.
 
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
@@ -64,7 +64,7 @@ class ModelReduction:
 def bmrs_n() -> ModelReduction:
     """BMRS_N: the reduced prior is a spike at the lower bound, favoured by 1 nat.
 
-    Evidence below 1 nat is "not worth more than a bare mention": what the data do not speak for is removed.
+    Evidence below 1 nat is "not worth more than a bare mention": a structure with less evidence for it is removed.
 
     Reference:
         Kass and Raftery, "Bayes Factors", 1995, section 3.2.
@@ -113,7 +113,7 @@ class ExpectedGain:
 
 
 def _at_most(threshold: float, statistic: Tensor) -> Tensor:
-    """Threshold − statistic, positive at equality too: scores are removed above 0, not at it."""
+    """Threshold − statistic, positive at equality too, because a score of exactly 0 means keep."""
     return math.nextafter(threshold, math.inf) - statistic.double()
 
 
@@ -126,12 +126,12 @@ class WeightNorm:
     Args:
         fraction: Share of all structures to remove, in [0, 1]; rounded to a whole number of them.
         norms: L2 norms by site name, each of shape `(C,)`, from `producer_norms(network)`. `fit` sets them.
-        total: Number of structures that the fraction is a share of; those already removed count as removed by it.
-            None takes the structures that are scored. `fit` sets the number at its start.
+        total: Number of structures that `fraction` refers to; structures removed earlier count towards the fraction.
+            None takes the number of scored structures. `fit` sets it to the number at its start.
 
     Raises:
         ValueError: `fraction` is outside [0, 1]; when scoring, the norms are missing or do not fit, or `total` is
-            less than what is scored.
+            less than the number scored.
     """
 
     fraction: float
@@ -160,7 +160,7 @@ class WeightNorm:
             return {}
         pooled = torch.cat([self.norms[name].detach().double() for name in posteriors])
         rank = pooled.argsort(stable=True).argsort()
-        # NaN would rank as the largest norm and be kept without a word
+        # NaN would rank as the largest norm and be kept silently
         total = len(pooled) if self.total is None else self.total
         if total < len(pooled):
             raise ValueError(f"WeightNorm scores {len(pooled)} structures, more than the total of {total}")

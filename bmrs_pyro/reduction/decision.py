@@ -1,4 +1,4 @@
-"""What was decided about a network's structures, and on what evidence."""
+"""A criterion's decision about a network's structures, and its evidence."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Decision:
 
     Attributes:
         criterion: its name, such as ``bmrs-n``.
-        keep: what is left, ``(C_f,)`` per family.
-        scores: the criterion's score, ``(C_f,)`` float64; positive means remove, NaN not asked.
-        log_prior_odds: what of a score is not evidence, nats; 0 for criteria other than model reduction.
+        keep: which structures are kept, ``(C_f,)`` per family.
+        scores: the criterion's score, ``(C_f,)`` float64; positive means remove, NaN means not scored.
+        log_prior_odds: the part of a score that is not evidence, nats; 0 for criteria other than model reduction.
         evidence: whether the scores are evidence, in nats (Bayesian model reduction), or another quantity.
     """
 
@@ -56,7 +56,7 @@ class Decision:
 
     @property
     def by_odds(self) -> dict[str, Tensor]:
-        """Where the prior odds decide and ΔF alone would decide otherwise, ``(C_f,)``: |score| is within them."""
+        """Mask ``(C_f,)`` of the structures that ΔF alone would decide otherwise: the prior odds decide them."""
         values = self.values
         return {name: (scores > 0) != (values[name] > 0) for name, scores in self.scores.items()}
 

@@ -1,4 +1,4 @@
-"""The independent elements that posterior, prior and reduced prior are products of."""
+"""Posterior, prior and reduced prior as products over independent elements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Elements(NamedTuple):
         posterior: q of the elements.
         prior: p of the elements.
         reduced: p̃ of the elements.
-        shape: the elements' shape: the posterior's batch shape, and what ``to_event`` made event.
-        event_dims: how many of its last dimensions are event.
-        counted: which elements none of the three masks, of that shape.
+        shape: the elements' shape: the posterior's batch shape, then the dimensions that ``to_event`` took.
+        event_dims: how many of the last dimensions of ``shape`` are event dimensions.
+        counted: True where none of the three distributions masks the element, of shape ``shape``.
     """
 
     posterior: Distribution
@@ -34,10 +34,10 @@ class Elements(NamedTuple):
 
     @classmethod
     def of(cls, posterior: Distribution, prior: Distribution, reduced: Distribution) -> Elements:
-        """Take ``to_event``, ``expand`` and ``mask`` off all three; a prior without events is that of every element.
+        """Undo ``to_event``, ``expand`` and ``mask`` in all three; a prior without events applies to every element.
 
         Raises:
-            ValueError: they join different numbers of dimensions.
+            ValueError: their numbers of event dimensions differ.
         """
         whole = posterior, prior, reduced
         parts = [unwrapped(one) for one in whole]
@@ -49,7 +49,7 @@ class Elements(NamedTuple):
                     f"posterior, prior and reduced prior have event shapes {', '.join(map(str, shapes))}: "
                     "use one to_event(n) for all three"
                 )
-            # one of them has the event by itself, as a multivariate normal has
+            # one of them has its own event dimension, as a multivariate normal does
             parts = [Unwrapped(one, one.batch_shape, 0, None) for one in whole]
         counted = torch.ones(parts[0].shape, dtype=torch.bool)
         for part in parts:

@@ -27,8 +27,8 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF = log p̃(data) − log p(data) = log E_q[p̃(θ) / p(θ)]
 
     Positive where the data prefer the reduced model. The closed form registered for the three types is used,
-    else a Monte Carlo estimate, with a warning that states its standard error. Of distributions under ``to_event``
-    the elements' ΔF add up, as they are independent; elements under a mask count 0.
+    else a Monte Carlo estimate, with a warning that states its standard error. Under ``to_event`` the ΔF of the
+    independent elements add up; a masked element counts as 0.
 
     Args:
         posterior: q(θ), fitted under `prior`; batch shape `(C,)`.
@@ -39,8 +39,8 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF in nats, float64, of shape `posterior.batch_shape`; −inf where p̃ excludes all of the posterior.
 
     Raises:
-        ValueError: The posterior reaches outside the prior's interval, the event shapes differ, or fewer than ten
-            draws carry the Monte Carlo estimate.
+        ValueError: The posterior reaches outside the prior's interval, the event shapes differ, or the Monte Carlo
+            estimate rests on fewer than ten draws.
 
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
@@ -123,13 +123,13 @@ def _names(types: Iterable[type]) -> str:
 def _delta_f_truncated_log_normal(
     q: TruncatedLogNormal, p: LogUniform, reduced: TruncatedLogNormal
 ) -> Tensor:
-    """BMRS_N: the product of two normals is a normal, relative to whose mode nothing cancels.
+    """BMRS_N: the product of two normals is a normal; densities relative to its mode do not cancel.
 
     With I the integrals of the relative densities e_q, e_p̃ and of their product, whose mode is m:
     ΔF = log(log high − log low) + e_q(m) + e_p̃(m) + log I_qp̃ − log I_q − log I_p̃.
     """
     _check_inside(q, p)
-    # seen from the spike, whose width of 1e-6 would drown in the rounding of log low
+    # relative to the spike: its width of 1e-6 would be lost in the rounding of log low
     origin = reduced.log_distribution.mode
     distribution, spike = q.log_distribution.seen_from(origin), reduced.log_distribution.seen_from(origin)
     ratio = spike.scale / distribution.scale

@@ -1,4 +1,4 @@
-"""Model reduction between Gaussians: ΔF and the posterior under the reduced prior, both closed."""
+"""Model reduction between Gaussians: ΔF and the posterior under the reduced prior, both in closed form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bmrs_pyro.reduction.evidence import register_delta_f
 
 
 class _Exchange(NamedTuple):
-    """The moments of q and p seen from the mean of p̃, so that a narrow p̃ cancels nothing."""
+    """The moments of q and p relative to the mean of p̃, so that nothing cancels when p̃ is narrow."""
 
     q_mean: Tensor
     q_precision: Tensor
@@ -27,7 +27,7 @@ class _Exchange(NamedTuple):
 
     @property
     def shift(self) -> Tensor:
-        """μ_q/σ_q² − μ_p/σ_p², what the data say of the location."""
+        """μ_q/σ_q² − μ_p/σ_p², the precision of the likelihood times its mean."""
         return self.q_mean * self.q_precision - self.p_mean * self.p_precision
 
 
@@ -55,7 +55,7 @@ def reduced_posterior(posterior: Normal, prior: Normal, reduced: Normal) -> Norm
     if (impossible := exchange.growth <= 0).any():
         raise ValueError(
             f"{int(impossible.sum())} posteriors are wider than their prior, so that no posterior under the "
-            "reduced prior exists: train longer, or cut their scale to the prior's"
+            "reduced prior exists: train longer, or limit their scale to the prior's"
         )
     variance = exchange.variance / exchange.growth
     return Normal(reduced.loc.double() + variance * exchange.shift, variance.sqrt())
@@ -63,7 +63,7 @@ def reduced_posterior(posterior: Normal, prior: Normal, reduced: Normal) -> Norm
 
 @register_delta_f(Normal, Normal, Normal)
 def _delta_f_normal(q: Normal, p: Normal, reduced: Normal) -> Tensor:
-    """ΔF = ½ log(σ_p²/σ_q²) − ½ log M − ½(μ_q²/σ_q² − μ_p²/σ_p²) + ½ γ²/M (μ_q/σ_q² − μ_p/σ_p²)², as seen from μ_p̃.
+    """ΔF = ½ log(σ_p²/σ_q²) − ½ log M − ½(μ_q²/σ_q² − μ_p²/σ_p²) + ½ γ²/M (μ_q/σ_q² − μ_p/σ_p²)², means from μ_p̃.
 
     Infinite where M ≤ 0: there E_q[p̃/p] diverges.
     """

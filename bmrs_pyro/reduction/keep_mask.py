@@ -17,7 +17,7 @@ from torch import Tensor
 class KeepMask(Mapping[str, Tensor]):
     """Which structures are kept: a boolean mask of shape `(C,)` per family, by site name.
 
-    Immutable plain data on the CPU: masks are copied on the way in and on the way out. `str()` gives a table.
+    Immutable plain data on the CPU: masks are copied when passed in and when read. `str()` gives a table.
 
     Args:
         masks: Site name to mask, True where the structure is kept.
@@ -38,15 +38,15 @@ class KeepMask(Mapping[str, Tensor]):
 
     @classmethod
     def from_scores(cls, scores: Mapping[str, Tensor], *, min_keep: int = 1) -> Self:
-        """Keep what scores at most 0, and in every family at least `min_keep` structures.
+        """Keep the structures that score at most 0, and at least `min_keep` in every family.
 
         Args:
             scores: Site name to scores of shape `(C,)`.
-            min_keep: Least number of structures a family keeps, those that score lowest; where this overrules
-                the scores, a warning names the family.
+            min_keep: Smallest number of structures that a family keeps, those with the lowest scores. If this
+                overrules the scores, a warning names the family.
 
         Raises:
-            ValueError: `min_keep` is below 1, a network with an empty layer.
+            ValueError: `min_keep` is below 1, which would leave a layer empty.
         """
         if min_keep < 1:
             raise ValueError(f"min_keep must be at least 1, or a layer is left empty; got {min_keep}")
@@ -103,13 +103,13 @@ class KeepMask(Mapping[str, Tensor]):
         return self._masks[name].nonzero().squeeze(-1)
 
     def then(self, later: KeepMask) -> KeepMask:
-        """This selection followed by a later one among its survivors, in this one's numbering.
+        """Combine this selection with a later one among the structures it keeps, in this selection's numbering.
 
         Args:
-            later: Masks over the structures this selection keeps; families it leaves out stay as they are.
+            later: Masks over the structures this selection keeps; families that it does not name stay as they are.
 
         Raises:
-            ValueError: `later` has a family this one lacks, or one of another size than what is kept here.
+            ValueError: `later` has an unknown family, or a mask whose length is not the number kept here.
         """
         masks = dict(self)
         for name, mask in later.items():
@@ -133,7 +133,7 @@ class KeepMask(Mapping[str, Tensor]):
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: The text is not that, or of a later version.
+            ValueError: The text is not such JSON, or has another version.
         """
         try:
             record = json.loads(text)
@@ -142,7 +142,7 @@ class KeepMask(Mapping[str, Tensor]):
                 raise ValueError(f"expected format {cls.FORMAT!r} version {cls.VERSION}, got {found}")
             for name, bits in keep.items():
                 if not re.fullmatch("[01]*", bits):
-                    raise ValueError(f"the mask of {name!r} holds more than 0 and 1")
+                    raise ValueError(f"the mask of {name!r} holds other characters than 0 and 1")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not the JSON of a KeepMask ({type(error).__name__}: {error})") from None
         return cls(

@@ -33,21 +33,21 @@ def monte_carlo_delta_f(
     """Estimate ΔF = log E_q[p̃(θ)/p(θ)] from draws of the posterior.
 
     With ratios r_i, the value is log mean(r) and its standard error √((mean(r²)/mean(r)² − 1)/n), both in log
-    space. Of distributions under ``to_event`` the elements' estimates add up, as they are independent. A reduced
-    prior far from the posterior's mass needs a closed form: the draws miss it.
+    space. Under ``to_event`` the estimates of the independent elements add up. A reduced prior far from the
+    posterior's mass needs a closed form, because the draws miss it.
 
     Args:
         posterior: q(θ), batch shape `(C,)`.
         prior: p(θ), positive wherever q is.
         reduced: p̃(θ); draws outside its support count as 0.
-        num_samples: Number n of draws for each of the C.
+        num_samples: Number n of draws for each of the C structures.
 
     Returns:
         The estimate with its standard error, each of shape `posterior.batch_shape`.
 
     Raises:
-        ValueError: The effective sample size (Σr)²/Σr² is below 10 for some of the C, though not 0, so that neither
-            the estimate nor its standard error can be trusted; or the event shapes differ.
+        ValueError: The event shapes differ; or the effective sample size (Σr)²/Σr² of a structure is below 10 but
+            not 0, so that neither the estimate nor its standard error can be trusted.
     """
     q, p, wanted, *_ = elements = Elements.of(posterior, prior, reduced)
     theta = q.expand(elements.shape).sample(torch.Size((num_samples,)))
@@ -58,8 +58,8 @@ def monte_carlo_delta_f(
     size = (2 * first - second + log_n).exp().where(hit & elements.counted, torch.inf)
     if (size < min(_FEWEST, num_samples)).any():
         raise ValueError(
-            f"{size.min():.2g} of {num_samples} draws of the posterior carry the Monte Carlo estimate of delta_f: the "
-            "reduced prior lies where the posterior hardly reaches. Add a closed form with register_delta_f"
+            f"the Monte Carlo estimate of delta_f rests on {size.min():.2g} of {num_samples} draws of the posterior: "
+            "the reduced prior lies where the posterior has hardly any mass. Add a closed form with register_delta_f"
         )
     square = ((second - 2 * first).expm1().clamp(min=0) / num_samples).where(hit, torch.inf)
     return Estimate(elements.total(first), elements.total(square).sqrt())

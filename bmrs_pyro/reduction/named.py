@@ -8,7 +8,7 @@ from bmrs_pyro.reduction.criteria import Criterion, SignalToNoise, bmrs_n, bmrs_
 
 
 def named_criterion(name: str) -> Criterion | None:
-    """Return the threshold-free criterion of a name: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``; None for ``none``.
+    """Return the criterion with this name: ``bmrs-n``, ``bmrs-u-BITS`` or ``snr``; None for ``none``.
 
     Raises:
         ValueError: the name is none of these.
@@ -22,4 +22,4 @@ def named_criterion(name: str) -> Criterion | None:
     kind, _, bits = name.rpartition("-")
     if kind == "bmrs-u" and bits.isdigit():
         return bmrs_u(int(bits))
-    raise ValueError(f"criterion {name!r} is unknown here; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")
+    raise ValueError(f"criterion {name!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")

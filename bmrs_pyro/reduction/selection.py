@@ -25,12 +25,12 @@ def select(
 
     Args:
         posteriors: Site name to posterior of batch shape `(C,)`.
-        prior: The prior of all families, or one by site name.
-        criterion: What scores them.
-        min_keep: Least number of structures a family keeps; where it overrules the scores, a warning says so.
+        prior: One prior for all families, or a prior per site name.
+        criterion: Computes the scores.
+        min_keep: Smallest number of structures that a family keeps; if it overrules the scores, a warning says so.
 
     Raises:
-        ValueError: As `score`, or `min_keep` is below 1.
+        ValueError: As `score_structures`, or `min_keep` is below 1.
     """
     return KeepMask.from_scores(score_structures(posteriors, prior, criterion), min_keep=min_keep)
 
@@ -45,8 +45,8 @@ def score_structures(
 
     Args:
         posteriors: Site name to posterior of batch shape `(C,)`.
-        prior: The prior of all families, or one by site name.
-        criterion: What scores them.
+        prior: One prior for all families, or a prior per site name.
+        criterion: Computes the scores.
 
     Returns:
         Site name to scores of shape `(C,)`.

@@ -1,10 +1,10 @@
-"""Gradient estimators as effect handlers: noise per example where a draw of the weights is shared by the batch.
+"""Gradient estimators as effect handlers: they replace the noise that a whole batch shares by noise per example.
 
     with Flipout():
         svi.step(x, y)
 
-Training code, model and guide do not know. The expectation of a layer's output under q stays; what differs is how the
-noise of two examples is correlated, and with it the variance of the gradient.
+Training code, model and guide do not change. The mean of a layer's output under q stays the same. The correlation of
+the noise between examples changes, and with it the variance of the gradient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Gaussian(NamedTuple):
 class Estimator(Messenger, ABC):
     """Replace the linear maps (linear, convolution) of a network whose weights were drawn from a Normal.
 
-    All else (embeddings, normalisation, attention in one kernel) runs with the plain draw.
+    Everything else (embeddings, normalisation, attention in one kernel) uses the plain draw.
 
     Raises:
         TypeError: weights were drawn from another distribution, such as a PointEstimate's, or outside of the block.
@@ -55,7 +55,7 @@ class Estimator(Messenger, ABC):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         distribution = msg["fn"]
-        # a value that is replayed was drawn from the guide's distribution, which is known already
+        # a replayed value was drawn from the guide's distribution, which was recorded before
         if not msg["done"]:
             self._distributions[msg["name"]] = (
                 distribution.base_dist
@@ -79,7 +79,7 @@ class Estimator(Messenger, ABC):
                 how = "elsewhere" if distribution is None else f"from a {type(distribution).__name__}"
                 raise TypeError(
                     f"site {layer.name!r} was drawn {how}; {type(self).__name__} needs the Normal that a MeanField "
-                    "guide draws within its block; go without it for another guide"
+                    "guide draws within its block; use no estimator with another guide"
                 )
             parts = [layer.parameters(scale * part) for part in (distribution.loc, distribution.scale, z)]
             found |= {name: Gaussian(*(part[name] for part in parts)) for name in layer.shapes}
@@ -100,7 +100,7 @@ class LocalReparameterization(Estimator):
         """Return mean + √variance · ε."""
         loc = linear(x, weight.loc, bias.loc if bias else None)
         variance = linear(x.square(), weight.scale.square(), bias.scale.square() if bias else None)
-        # the root has no slope at 0, where all weights of an output are pruned; fast convolutions round below 0
+        # √ has no finite gradient at 0 (all weights of an output pruned); fast convolutions may round below 0
         return loc + variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt() * torch.randn_like(loc)
 
 
@@ -159,7 +159,7 @@ class _LinearMaps(TorchFunctionMode):
 
 
 class _Call:
-    """A linear map as it was called: its settings (stride, padding, ...) stay, its tensors are exchanged."""
+    """A linear map with the settings of one call (stride, padding, ...), to be called with other tensors."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Guides for Gaussian weights: mean-field posteriors with closed KL, and the point estimate."""
+"""Guides for Gaussian weights: mean-field posteriors with closed-form KL, and the point estimate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PriorProgram = Callable[[], Any]
 
 
 class _Guide(PyroModule):
-    """Latent sites whose locations lie packed in one tensor; positive sites are modelled by their logarithm."""
+    """Latent sites whose locations are packed into one tensor; a positive site is modelled by its logarithm."""
 
     loc: Any  # a PyroParam, which reads as a tensor
 
@@ -41,11 +41,11 @@ class _Guide(PyroModule):
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Sample every latent site; the model's arguments do not matter."""
+        """Sample every latent site; the model's arguments are ignored."""
         return {name: pyro.sample(name, distribution) for name, distribution in self.distributions().items()}
 
     def medians(self) -> dict[str, Tensor]:
-        """Return the median of every latent site: the mean of a real one, the most probable value of a point."""
+        """Return the median of every latent site; for a real site it is the mean, for a point estimate its value."""
         locs = self.split(self.loc)
         return {name: loc.exp() if name in self.positive else loc for name, loc in locs.items()}
 
@@ -58,14 +58,14 @@ class _Guide(PyroModule):
 
 
 class MeanField(_Guide):
-    """q = Π N(loc, scale²), of log u for a positive variable u: every KL is closed.
+    """q = Π N(loc, scale²), over log u for a positive variable u; every KL has a closed form.
 
-    Two tensors, ``loc`` and ``scale``, hold the parameters of all sites; a third, ``active``, tells which are trained.
+    Two tensors, ``loc`` and ``scale``, hold the parameters of all sites; a mask, ``active``, says which are trained.
 
     Args:
         prior: samples the latent sites: ``model.draw`` of a :class:`WeightModel`, or any Pyro program.
-        init_radius: real locations start uniform in ± this, those of logarithms at 0.
-        init_scale: first value of every scale.
+        init_radius: real locations start uniform in ±init_radius, locations of logarithms start at 0.
+        init_scale: initial value of every scale.
     """
 
     scale: Any
@@ -78,7 +78,7 @@ class MeanField(_Guide):
 
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Normal or LogNormal per site, its dimensions as one event."""
-        # what is out takes its prior, N(0, 1), and no gradient
+        # inactive entries get their prior, N(0, 1), and no gradient
         locs = self.split(self.loc.where(self.active, 0.0))
         scales = self.split(self.scale.where(self.active, 1.0))
         return {
@@ -88,7 +88,7 @@ class MeanField(_Guide):
 
     @torch.no_grad()
     def set_(self, name: str, distribution: torch.distributions.Normal, active: Tensor) -> None:
-        """Overwrite a real site's posterior in place, and take out what is not active; the Parameter objects stay."""
+        """Overwrite a real site's posterior and its ``active`` mask in place; the Parameter objects stay."""
         loc, scale = self.loc.detach().clone(), self.scale.detach().clone()
         self.split(loc)[name].copy_(distribution.loc)
         self.split(scale)[name].copy_(distribution.scale)
@@ -101,7 +101,7 @@ class PointEstimate(_Guide):
 
     Args:
         prior: samples the latent sites.
-        init_radius: real values start uniform in ± this, positive ones at 1.
+        init_radius: real values start uniform in ±init_radius, positive values start at 1.
     """
 
     def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:

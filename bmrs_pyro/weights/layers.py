@@ -52,14 +52,14 @@ class Layer:
         }
 
     def matrix(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Join the layer's parameters, found among those given by name, to a matrix ``(rows, columns)``."""
+        """Join the layer's parameters, taken by name from ``parameters``, into a matrix ``(rows, columns)``."""
         return torch.cat([parameters[name].reshape(self.shape[0], -1) for name in self.shapes], 1)
 
 
 def weight_layers(net: nn.Module, select: Callable[[str], bool] | None = None) -> tuple[Layer, ...]:
     """Gather the selected parameters of a network, in module order.
 
-    Parameters of one module that have as many rows share a matrix; others get one of their own.
+    Parameters of one module with the same number of rows share a matrix; every other parameter gets its own.
 
     Args:
         net: the network.

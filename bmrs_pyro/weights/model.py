@@ -22,7 +22,7 @@ from bmrs_pyro.weights.scales import Scales, layer_scale
 
 
 class Draw(NamedTuple):
-    """What one layer's weights are made of: W = scale ∘ z."""
+    """The factors of one layer's weights: W = scale ∘ z."""
 
     layer: Layer
     scale: Tensor
@@ -33,7 +33,7 @@ class Draw(NamedTuple):
 
 @effectful(type="network")
 def run_network(net: nn.Module, draws: tuple[Draw, ...], x: Tensor) -> Tensor:
-    """Run a network with the drawn weights; handlers may put an estimator of lower variance in its place."""
+    """Run a network with the drawn weights; an effect handler may replace this by an estimator of lower variance."""
     weights: dict[str, Tensor] = {}
     for layer, scale, z in draws:
         weights |= layer.parameters(scale * z)
@@ -41,21 +41,21 @@ def run_network(net: nn.Module, draws: tuple[Draw, ...], x: Tensor) -> Tensor:
 
 
 class WeightModel(nn.Module):
-    """p(y | x, W) p(W): non-centred Gaussian weights, the network's output feeds the likelihood.
+    """p(y | x, W) p(W): the weights are non-centred Gaussians, the network's output feeds the likelihood.
 
         z_l ~ N(0, 1) elementwise,   W_l = c_l γ_l ∘ z_l,   y_i ~ likelihood(net(x_i; W))
 
-    c_l is the scale prior's; the gains γ_l, 1 at first, are what model reduction changes: 0 where a weight is pruned.
+    c_l has the prior ``scales``. Model reduction changes the gains γ_l: they start at 1 and are 0 for pruned weights.
 
     Args:
-        net: any network; its parameters that are not selected stay deterministic and are trained along.
+        net: any network; parameters that are not selected stay deterministic and are trained too.
         likelihood: a name, see :func:`as_likelihood`, or maps outputs to a distribution of batch shape ``(batch,)``.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         select: which parameters are random, by name; all by default.
         scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
 
     Attributes:
-        stored: parameters, such as a likelihood's, that :func:`fit_weights` left in Pyro's store and no module holds.
+        stored: parameters from Pyro's store that no module holds, such as a likelihood's, after :func:`fit_weights`.
 
     Raises:
         ValueError: ``num_data`` is not positive, or ``select`` picks no parameter.
@@ -91,7 +91,7 @@ class WeightModel(nn.Module):
 
     @property
     def gains(self) -> dict[str, Tensor]:
-        """γ of every layer by site name, ``(rows, columns)``: views, through which γ can be set."""
+        """γ of every layer by site name, ``(rows, columns)``, as views: writing to them sets γ."""
         parts = self.gain.split([layer.shape.numel() for layer in self.layers])
         return {layer.name: part.view(layer.shape) for layer, part in zip(self.layers, parts, strict=True)}
 
@@ -101,7 +101,7 @@ class WeightModel(nn.Module):
         return {name: gain > 0 for name, gain in self.gains.items()}
 
     def draw(self) -> tuple[Draw, ...]:
-        """Sample scales and weights of all layers; a guide has the same sites."""
+        """Sample the scales and the weights of all layers; a guide needs the same sites."""
         gains = self.gains
         standard = dist.Normal(self.gain.new_zeros(()), 1.0)
         draws = []
@@ -126,7 +126,7 @@ class WeightModel(nn.Module):
             )
         if y is not None:
             y = observed(distribution, y)
-        # given indices spare Pyro from shuffling all N of them at every step
+        # with given indices, Pyro does not shuffle all N of them at every step
         indices = torch.arange(len(x))
         with pyro.plate("data", self.num_data, subsample=indices, dim=-1):
             value: Tensor = pyro.sample("y", distribution, obs=y)

@@ -20,10 +20,10 @@ from bmrs_pyro.weights.model import WeightModel
 
 
 def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callable[[Tensor], Any]:
-    """Return a function from inputs to what S draws of the weights, anew for each call, predict together.
+    """Return a function from inputs to a prediction averaged over S draws of the weights, redrawn in every call.
 
-    That is log (1/S) Σ_s p(y | x, W_s), which serves as logits, where every example has one class, and else the
-    distribution: of classes with their mean probabilities, of values the mixture of the draws' distributions.
+    It returns log (1/S) Σ_s p(y | x, W_s), usable as logits, if every example has one class. Otherwise it returns a
+    distribution: for classes one with the mean probabilities, for values the mixture over the draws.
 
     Args:
         model: the model.
@@ -41,12 +41,12 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
             trace = poutine.trace(guide).get_trace()
             yield model.likelihood(poutine.replay(model.output, trace=trace)(x))
 
-    def together(x: Tensor) -> Any:
-        # a store of its own: names in the global one may belong to another guide
+    def averaged(x: Tensor) -> Any:
+        # a separate parameter store: names in the global one may belong to another guide
         with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
             return as_logits(mixture(drawn(x)))
 
-    return together
+    return averaged
 
 
 @torch.no_grad()

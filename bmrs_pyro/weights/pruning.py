@@ -28,14 +28,14 @@ def weight_posteriors(model: WeightModel, guide: MeanField) -> dict[str, dist.No
 
 @torch.no_grad()
 def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = False) -> int:
-    """Let a rule change the prior scales of all layers, and exchange the posteriors for the reduced ones.
+    """Change the prior scales of all layers by a rule, and replace the posteriors by the reduced ones.
 
     A weight with factor f has the reduced prior N(0, f²) for z. Its reduced posterior, in units of the new
-    scale, replaces q: the weights keep what they have learned. Pruned weights get gain 0 and their prior back.
+    scale, replaces q, so the weights keep what they have learned. A pruned weight gets gain 0 and its prior as q.
 
     Args:
         model: its gains are multiplied in place.
-        guide: its posteriors are exchanged in place.
+        guide: its posteriors are replaced in place.
         rule: such as :class:`SpikeAndSlab` or :class:`HorseshoeRule`.
         last: whether the last layer is reduced too; in a classifier it is not.
 
@@ -47,7 +47,7 @@ def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = Fa
     for layer in model.layers:
         if layer.last and not last:
             continue
-        # in truth the posterior is never wider than the prior; a guide that is not at its optimum may be
+        # the exact posterior is never wider than the prior, but a guide before its optimum may be
         distribution = dist.Normal(
             distributions[layer.name].loc, distributions[layer.name].scale.clamp(max=1.0)
         )

@@ -1,4 +1,4 @@
-"""Reduction rules: from the posterior of a layer's weights to the prior scales they deserve, 0 for the pruned."""
+"""Reduction rules: from the posterior of a layer's weights to their new prior scales, 0 for pruned weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bmrs_pyro.weights.scales import Scales, regularised_horseshoe
 Rule = Callable[[Layer, dist.Normal, Tensor], Tensor]
 """(layer, posterior, gain so far) -> factor on the prior scale of every weight, all ``(rows, columns)``.
 
-The posterior is q(z) under the prior N(0, 1); a weight whose gain is 0 is pruned already. 0 prunes, 1 leaves alone.
+The posterior is q(z) under the prior N(0, 1). A weight with gain 0 is already pruned. A 0 prunes, a 1 changes nothing.
 """
 
 SPIKE = 1e-8
@@ -31,7 +31,7 @@ SPIKE = 1e-8
 
 
 def inclusion_threshold(change: Tensor, *, excluded: int = 0, rounds: int = 4) -> Tensor:
-    """The ΔF up to which a parameter stays: its log prior odds, learned from how many the data want.
+    """The largest ΔF with which a parameter stays: the log prior odds of inclusion, learned from all ΔF.
 
         q_i = sigmoid(ζ − ΔF_i),   α = 1 + Σ q_i,   β = 1 + Σ (1 − q_i),   ζ = ψ(α) − ψ(β)
 
@@ -39,7 +39,7 @@ def inclusion_threshold(change: Tensor, *, excluded: int = 0, rounds: int = 4) -
 
     Args:
         change: ΔF of the parameters that can be excluded, any shape, in nats.
-        excluded: how many others of the layer are excluded already.
+        excluded: how many other parameters of the layer are already excluded.
         rounds: updates, from ζ = 0.
 
     Returns:
@@ -57,8 +57,8 @@ class SpikeAndSlab:
     """Prune weights whose evidence falls short of their layer's inclusion rate: ΔF > ζ.
 
     Args:
-        group: what is in or out together: every ``"weight"`` by itself, or a ``"row"``: all that one neuron or channel
-            takes in, its bias included, whose ΔF is the sum.
+        group: the unit that is pruned: a single ``"weight"``, or a ``"row"``: all incoming weights of one neuron or
+            channel and its bias. The ΔF of a row is the sum over its weights.
         rounds: updates of the inclusion rate.
 
     Raises:
@@ -88,12 +88,12 @@ class SpikeAndSlab:
 
 @dataclass(frozen=True)
 class HorseshoeRule:
-    """Give every weight the prior scale that a hierarchical prior makes of it, with the posterior as evidence.
+    """Fit a hierarchical prior to the posterior, and give every weight the prior scale that results.
 
     The hyper-parameters h = (τ, λ, c) are fitted to the reduced evidence alone, without the data:
-    max over q(h) of E_q[Σ_ij ΔF_ij(γ(h))] − KL(q(h) ‖ p(h)), where ΔF exchanges the prior the weight has by N(0, γ²).
-    Its new gain is E_q[γ⁻²]^−½, the scale that enters the expected log-density of a weight; one whose gain falls below
-    ``cut`` is pruned. A gain never grows: what the data would say under a wider prior is not known from this posterior.
+    max over q(h) of E_q[Σ_ij ΔF_ij(γ(h))] − KL(q(h) ‖ p(h)), where ΔF replaces the weight's current prior by N(0, γ²).
+    A weight's new gain is E_q[γ⁻²]^−½, the scale in its expected log-density; a weight whose gain falls below ``cut``
+    is pruned. A gain never grows, because this posterior does not tell what the data say under a wider prior.
     (The published code multiplies the gains of all rounds, lets them grow, and cuts at 1e-6.)
 
     Args:
@@ -125,7 +125,7 @@ class HorseshoeRule:
         with pyro.validation_enabled(False), poutine.block():
             for _ in range(self.steps):
                 optimizer.zero_grad()
-                # called by .forward, this guide stays out of the parameter store, which holds another's of its names
+                # .forward bypasses the parameter store, where another guide has the same names
                 elbo.differentiable_loss(evidence, guide.forward).backward()
                 optimizer.step()
             with torch.no_grad():
@@ -138,4 +138,4 @@ class HorseshoeRule:
 
 
 _DRAWS = 64
-"""Draws of the hyper-parameters that E_q[γ⁻²] is averaged over."""
+"""Number of draws of the hyper-parameters that estimate E_q[γ⁻²]."""

@@ -1,8 +1,8 @@
 """Priors on the scale of a layer's weights: w = scale · z with z ~ N(0, 1).
 
-A prior is any function of a layer that samples what it needs, on the layer's device, and returns a tensor that
+A prior is any function of a layer that samples its hyper-parameters, on the layer's device, and returns a tensor that
 broadcasts to the layer's matrix; ``lambda layer: torch.tensor(1.0)`` fixes the scale. The hyper-parameters here are all
-gamma variables, for which a log-normal posterior has a closed KL.
+gamma variables, for which the KL of a log-normal posterior has a closed form.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Scales = Callable[[Layer], Tensor]
 
 
 def layer_scale(layer: Layer) -> Tensor:
-    """One scale for a layer, learned: c = κ/√u, u ~ Gamma(2, 2), with κ = 1 in the last layer, else 0.1.
+    """One learned scale per layer: c = κ/√u, u ~ Gamma(2, 2), with κ = 1 in the last layer, else 0.1.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3 and its published code.
@@ -35,15 +35,15 @@ def layer_scale(layer: Layer) -> Tensor:
 
 
 def regularised_horseshoe(layer: Layer, tau0: float = 0.01) -> Tensor:
-    """A scale for every weight, most of them next to 0, none much larger than the slab.
+    """One scale per weight: most scales are close to 0, none is much larger than the slab.
 
         γ_ij² = 1 / (c⁻² + 1/(τ_i λ_ij)²),   τ_i ~ HalfCauchy(τ₀),   λ_ij ~ HalfCauchy(1),   c⁻² ~ Gamma(2, 6)
 
-    The last layer keeps all its weights: there γ ~ HalfCauchy(1) is one number.
+    The last layer keeps all its weights and has a single scale, γ ~ HalfCauchy(1).
 
     Args:
         layer: rows i, columns j.
-        tau0: τ₀, the share of the slab that a row's weights get for nothing.
+        tau0: τ₀, the prior median of τ_i; a smaller one shrinks more weights to 0.
 
     Reference:
         Piironen and Vehtari, "Sparsity information and regularization in the horseshoe and other shrinkage priors",
@@ -66,7 +66,7 @@ def _squared_half_cauchy(layer: Layer, name: str, shape: Sequence[int]) -> Tenso
 
 
 def _gamma(layer: Layer, concentration: float, rate: float) -> dist.Gamma:
-    # filled there: a GPU would wait for numbers from here
+    # filled on the device: copying the numbers from the CPU would make a GPU wait
     a, b = (torch.full((), value, device=layer.device) for value in (concentration, rate))
     return dist.Gamma(a, b)
 

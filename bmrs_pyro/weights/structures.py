@@ -1,4 +1,4 @@
-"""From pruned weights to pruned structures: what has lost all its weights can be cut out of the network."""
+"""From pruned weights to pruned structures: a structure without weights can be cut out of the network."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bmrs_pyro.reduction import KeepMask
 
 @torch.no_grad()
 def empty_structures(network: NoisyNetwork) -> KeepMask:
-    """Keep the structures that still matter: those with weights other than 0 going in and going out.
+    """Keep the structures that still matter: those with nonzero incoming and nonzero outgoing weights.
 
-    Without weights out nothing reads a structure; without weights in (biases included) it is constantly
-    activation(0), which is nothing where that is 0 (ReLU, tanh, swish, GELU). A random input tells: if the output
-    would change, only the structures without weights out leave. What goes takes weights of its neighbours along, so
-    the search runs until nothing more is empty. Every family keeps at least one structure. The network runs in
+    No layer reads a structure without outgoing weights. A structure without incoming weights and bias is constantly
+    activation(0), which is 0 for ReLU, tanh, swish and GELU. A random input checks this: if the output would change,
+    only structures without outgoing weights are removed. A removed structure takes weights of its neighbours along, so
+    the search repeats until no structure is empty. Every family keeps at least one structure. The network runs in
     evaluation mode; its modules' modes are restored.
 
     Args:
-        network: a network some of whose weights are 0, such as ``NoisyNetwork(mean_network(model, guide), x)``.
+        network: a network with some weights 0, such as ``NoisyNetwork(mean_network(model, guide), x)``.
 
     Returns:
         the mask to hand to ``compact(network, keep)``.
@@ -71,7 +71,7 @@ def _alive(network: NoisyNetwork, roles: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def _used(member: Member, tensors: dict[str, Tensor], size: int) -> Tensor:
-    """Which structures of a family have a weight other than 0 in a layer, ``(size,)``."""
+    """Mask ``(size,)`` of the structures of a family that have a nonzero weight in a layer."""
     used = torch.zeros(size, dtype=torch.bool)
     for name, dim in member.tensors:
         nonzero = tensors[name].movedim(dim, 0).reshape(member.size, -1).ne(0).any(1)

@@ -40,8 +40,8 @@ class WeightEpoch(Record):
         seconds: of the steps.
         reduction_seconds: of the reduction after them.
         examples: training examples that each process had, by rank.
-        accuracy: of the network at the posterior mean, after the reduction, on the validation data; None without them
-            or where they have no classes.
+        accuracy: of the network at the posterior mean, after the reduction, on the validation data; None without
+            validation data or without classes.
         log_likelihood: likewise, mean log p(y | x), nats per example.
         rmse: likewise, root mean square of y − E[y | x], None for classes.
         accuracy_error, log_likelihood_error: standard errors over the validation examples.
@@ -85,40 +85,40 @@ def fit_weights(
     callbacks: Sequence[Callable[[WeightEpoch], object]] = (),
     checkpoint: StateStore | None = None,
 ) -> list[WeightEpoch]:
-    """Fit the posterior of the weights by SVI, and let a rule prune after every epoch but the last.
+    """Fit the posterior of the weights by SVI; a rule prunes after every epoch but the last.
 
-    At the end the model and its guide carry the parameters of the best epoch by validation score among those after the
-    last pruning; without validation data that is the last epoch. Where torch.distributed runs several processes, each
-    calls this with its part of every batch, as :func:`bmrs_pyro.fit`. Each draws weights of its own, so that a step
+    At the end the model and its guide have the parameters of the epoch with the best validation score since the last
+    pruning; without validation data, of the last epoch. With several processes of torch.distributed, each process calls
+    this with its part of every batch, as for :func:`bmrs_pyro.fit`. Every process draws its own weights, so a step
     averages as many draws as there are processes.
 
     Args:
         model: its gains become 0 where weights are pruned.
         guide: a :class:`MeanField`, or a :class:`PointEstimate` (then with ``elbo=Trace_ELBO()`` and no rule).
-        batches: ``(x, y)``; where it or its sampler has ``set_epoch`` that is called with the epoch's number.
-        epochs: how many.
-        rule: what prunes, such as :class:`SpikeAndSlab`; None leaves all weights.
-        warm_up: epochs without pruning at the start: a posterior still on its way says little about the evidence.
+        batches: ``(x, y)``; if it or its sampler has ``set_epoch``, that is called with the epoch's number.
+        epochs: number of epochs.
+        rule: pruning rule, such as :class:`SpikeAndSlab`; None prunes nothing.
+        warm_up: epochs without pruning at the start, when the posterior has not converged enough to give evidence.
         prune_last: whether the last layer is reduced too.
         optim: optimiser; by default AdaBelief at 1e-2.
         elbo: objective; by default the mean-field ELBO with every KL closed.
         estimator: gradient estimator such as :class:`Flipout`; None draws once per batch.
-        schedule: factor of the learning rates by share of epochs done.
-        seed: seeds every epoch from (seed, epoch), and the generators are as before at the end; None draws from them as
-            they are.
+        schedule: maps the share of epochs done to a factor on the learning rates.
+        seed: seeds every epoch from (seed, epoch), and restores the generators at the end; None uses the generators
+            as they are.
         device: where to train; by default where the network is.
-        validation: batches the best epoch is chosen on, by the network at the posterior mean.
+        validation: batches that choose the best epoch, by the network at the posterior mean.
         progress: show a progress bar.
         callbacks: called with every epoch's record, in every process.
-        checkpoint: where the state is kept after every epoch and taken up from.
+        checkpoint: store that saves the state after every epoch; training resumes from a saved state.
 
     Returns:
         the records.
 
     Raises:
-        TypeError: a rule meets a guide that is no MeanField.
-        ValueError: no epochs, or no batches, or processes are out of step.
-        NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
+        TypeError: there is a rule, but the guide is not a MeanField.
+        ValueError: there are no epochs or no batches, or the processes have different numbers of batches.
+        NonFiniteLoss: the loss is NaN or infinite; the message names the epoch, the step and the cause.
         LostProcess: another process has died.
     """
     if rule is not None and not isinstance(guide, MeanField):

@@ -107,7 +107,7 @@ def test_the_suffix_decides_what_is_exported(finished_run: RunDirectory, tmp_pat
     done = command("export", finished_run.path, "--out", tmp_path / "a.safetensors", "--json")
     assert json.loads(done.stdout)["format"] == "safetensors"
     for options, expected in (
-        (["--out", "a.bin"], "a.bin ends in no format"),
+        (["--out", "a.bin"], "the suffix of a.bin names no format"),
         (["--out", "a.onnx", "--format", "pt2"], "ends in .onnx, but the format is pt2"),
     ):
         refused = command("export", finished_run.path, *options, cwd=tmp_path)

@@ -140,6 +140,6 @@ def test_a_dead_process_ends_the_others_within_a_minute(
     lines = (tmp_path / "torchrun.txt").read_text().splitlines()
     told = [line for line in lines if line.startswith(f"error (process {1 - dies} of 2): ")]
     assert len(told) == 1, lines
-    assert "the last checkpoint is whole" in told[0]
+    assert "the last checkpoint is complete" in told[0]
     run = RunDirectory(tmp_path / "run")
     assert run.checkpoint.load() is not None

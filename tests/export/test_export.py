@@ -174,7 +174,7 @@ def test_what_would_fail_at_the_end_is_refused_before_the_network_is_made(
 
 @pytest.mark.parametrize("kind", list(Format))
 def test_a_missing_folder_is_named(kind: Format, finished_run: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"nowhere, where small shall go, is no folder"):
+    with pytest.raises(ExportError, match=r"nowhere, the folder for small, is no folder"):
         export_run(finished_run, kind, tmp_path / "nowhere" / "small")
 
 
