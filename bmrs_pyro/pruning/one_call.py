@@ -1,0 +1,168 @@
+"""One call from a network and data to a smaller network."""
+
+from __future__ import annotations
+
+__all__ = ["Pruned", "prune"]
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path as FilePath
+from typing import Any
+
+from torch import Tensor, nn
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.files import refuse_unwritable, write_atomically
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.reporting import path_report
+from bmrs_pyro.runs import save_choice
+from bmrs_pyro.training import Choice, Path, PathPoint, Target, choose, fit_path
+from bmrs_pyro.training.loop import Batches
+
+CLASSES = "categorical:0.02"
+"""The likelihood of class labels, smoothed as in the best recipe known."""
+
+_TARGET = {field.name for field in fields(Target)}
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A small network, and how it was found.
+
+    Attributes:
+        path: all networks on the way.
+        choice: the one that was taken, what was asked for, and whether it was met.
+    """
+
+    path: Path
+    choice: Choice
+
+    @property
+    def network(self) -> nn.Module:
+        """The small network, plain and in evaluation mode."""
+        return self.choice.refit.history.network
+
+    @property
+    def point(self) -> PathPoint:
+        """What it costs and how well it predicts the validation data."""
+        return self.choice.refit.point
+
+    @property
+    def posteriors(self) -> Mapping[str, TruncatedLogNormal]:
+        """Posteriors of the gains that are left, by site name; their means are in the network's weights."""
+        return self.choice.refit.guide.posteriors()
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of y given the network's outputs, with its trained parameters, such as a learned scale."""
+        return self.choice.refit.model.likelihood
+
+    @property
+    def target(self) -> Target:
+        """What was asked for."""
+        return self.choice.target
+
+    @property
+    def met(self) -> bool:
+        """Whether the network meets it; where not, it is the best that was found."""
+        return self.choice.met
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The networks that missed it before, in words."""
+        return self.choice.notes
+
+    def choose(self, **target: Any) -> Pruned:
+        """Take another network of the same path; only its refit is trained.
+
+        Args:
+            **target: as for :class:`Target`, such as ``max_macs="30%"``.
+        """
+        return Pruned(self.path, choose(self.path, Target(**target)))
+
+    def save(self, directory: str | FilePath) -> None:
+        """Write the small network, its posteriors and the path's numbers into a directory.
+
+        :func:`bmrs_pyro.load` of the directory and a network of the dense kind gives the small network back.
+
+        ==========================  ===========================================================
+        ``small.safetensors``       the small network, as :func:`bmrs_pyro.save` writes it
+        ``posteriors.safetensors``  ``loc::SITE`` and ``scale::SITE`` of log θ; low and high of θ
+        ``reduction.json``          criterion, what is kept, score of every structure
+        ``path.json``               the numbers of every network on the path, and the choice
+        ==========================  ===========================================================
+
+        Args:
+            directory: is made where there is none.
+
+        Raises:
+            WriteError: a file cannot be written.
+        """
+        save_choice(FilePath(directory), self.path, self.choice)
+
+    def report(self, file: str | FilePath) -> None:
+        """Write a page about path and network, which needs nothing but itself.
+
+        Args:
+            file: the page, such as ``"report.html"``.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        refuse_unwritable(FilePath(file))
+        page = path_report(self.path, self.choice)
+        write_atomically(FilePath(file), lambda partial: partial.write_text(page, encoding="utf-8"))
+
+
+def prune(
+    net: nn.Module,
+    train: Batches,
+    *,
+    validation: Batches,
+    likelihood: str | Likelihood | None = None,
+    **options: Any,
+) -> Pruned:
+    """Train and prune a network, to the smallest one that loses nothing, or to what it may cost.
+
+    The network is trained as it is first, to know what it can do; then a path of falling sizes is fitted
+    (:func:`fit_path`), a point chosen by its validation score (:class:`Target`) and trained to its end. Where that
+    misses the target, a larger point follows.
+
+    Args:
+        net: the network, trained or not; it stays as it is.
+        train: training batches ``(x, y)`` of one pass.
+        validation: batches that everything is chosen on.
+        likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
+        **options: those of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``; the rest are
+            those of :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``.
+
+    Raises:
+        TargetMissed: no network of the path fits the budgets.
+        ValueError: a target is out of range, or the labels are no classes and there is no likelihood.
+    """
+    target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
+    x, y = next(iter(train))
+    if likelihood is None and y.is_floating_point():
+        raise ValueError(
+            f"the labels are {y.dtype}, no classes; name their likelihood, such as likelihood='normal'"
+        )
+    network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
+    model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
+    guide = AutoTruncatedLogNormal(model)
+    path = fit_path(model, guide, train, validation=validation, **options)
+    return Pruned(path, choose(path, target))
+
+
+def _num_data(loader: Batches) -> int:
+    for holder, count in ((loader, "num_data"), (getattr(loader, "dataset", None), "__len__")):
+        if hasattr(holder, count):
+            found = getattr(holder, count)
+            return int(found() if callable(found) else found)
+    return sum(len(y) for _, y in loader)
+
+
+def _one_example(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(part[:1] for part in ((x,) if isinstance(x, Tensor) else x))
