@@ -45,6 +45,7 @@ RENAMED: dict[str, dict[str, tuple[str, str]]] = {
         "first_alone": ("bmrs_pyro.distributed", "main_process_first"),
         "joined": ("bmrs_pyro.distributed", "init_distributed"),
     },
+    "bmrs_pyro.training": {name: ("bmrs_pyro.pruning", name) for name in ("Pruned", "prune")},
     "bmrs_pyro.reporting": {
         **{name: ("bmrs_pyro.metrics", name) for name in _METRICS},
         "Figures": ("bmrs_pyro.reporting", "NetworkMetrics"),

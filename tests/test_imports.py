@@ -31,10 +31,13 @@ ROOMS = {
         *("distributions", "files", "data", "network", "reduction", "inference", "training"),
         *("metrics", "runs"),
     },
+    "pruning": {
+        *("distributions", "files", "network", "inference", "training", "runs", "reporting"),
+    },
     "export": {"files", "runs"},
     "experiments": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
-        *("weights", "metrics", "runs", "reporting"),
+        *("weights", "metrics", "runs", "reporting", "pruning"),
     },
 }
 FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / "bmrs_pyro" / room).rglob("*.py"))]

@@ -11,6 +11,7 @@ import typer
 
 from bmrs_pyro.cli.architectures import architectures
 from bmrs_pyro.cli.bench import bench
+from bmrs_pyro.cli.choose import choose
 from bmrs_pyro.cli.compare import compare
 from bmrs_pyro.cli.demo import demo
 from bmrs_pyro.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fit, prune, evaluate, report, compare, export, architectures, bench):
+for command in (demo, fit, choose, prune, evaluate, report, compare, export, architectures, bench):
     app.command()(command)
 app.add_typer(reproduce, name="reproduce")
 

@@ -6,7 +6,7 @@ __all__ = ["fit"]
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,17 +15,43 @@ from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.data.source import DataSource
-from bmrs_pyro.training.recipe import Hardware, Recipe
+from bmrs_pyro.training.choosing import Target
+from bmrs_pyro.training.recipe import ONE_WEIGHT, Hardware, Recipe
+
+_COST, _ONE_WEIGHT = (
+    "What it may cost, along the path",
+    "One KL weight instead; any of these makes such a run",
+)
+_EPOCHS, _DENSE_EPOCHS = 36, 12
 
 
-@with_options_of(source=DataSource, recipe=Recipe, hardware=Hardware)
+def _panel(kind: str, field: str) -> str:
+    return _COST if kind == "Target" else _ONE_WEIGHT if field in ONE_WEIGHT else kind
+
+
+@with_options_of(_panel, source=DataSource, target=Target, recipe=Recipe, hardware=Hardware)
 def fit(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="FILE.py, module:callable, torchvision:NAME or timm:NAME.")],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
     source: DataSource,
+    target: Target,
     recipe: Recipe,
     hardware: Hardware,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Epochs of the path, by default {_EPOCHS}; at one KL weight epochs with pruning, by default 20.",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    dense_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Epochs without gains before the path, by default {_DENSE_EPOCHS}, or 0 with --weights.",
+            rich_help_panel=_COST,
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Start from trained weights: FILE.safetensors, or FILE.pt of a state dict."),
@@ -36,14 +62,31 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a network with random gains, prune it as it learns, and keep the small network in a run directory."""
+    """Prune a network as it learns, to the smallest that loses nothing or to what it may cost, into a run directory."""
     run = runs.RunDirectory(out, trust_source=True)  # for it must be the one given here
+    given = _given(context)
+    along = not (given & {*ONE_WEIGHT}) and recipe.prunes
+    if along:
+        recipe = replace(recipe, epochs=_EPOCHS if epochs is None else epochs)
+        if dense_epochs is None:
+            dense_epochs = 0 if weights else _DENSE_EPOCHS
+    else:
+        recipe = _at_one_weight(recipe, epochs, target, given)
 
     def prepare() -> None:
         if resume and run.exists():
-            _refuse_another(run, context)
+            _refuse_another(run, context, given)
         else:
-            runs.begin_run(out, model, source, recipe, weights=weights, hardware=own)
+            runs.begin_run(
+                out,
+                model,
+                source,
+                recipe,
+                target=target if along else None,
+                dense_epochs=dense_epochs or 0,
+                weights=weights,
+                hardware=own,
+            )
 
     with distributed.init_distributed(hardware.device) as device:
         own = replace(hardware, device=device or "cpu")
@@ -63,18 +106,42 @@ def fit(
             show_report(run, output)
 
 
-def _refuse_another(run: runs.RunDirectory, context: typer.Context) -> None:
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options on the command line."""
+    origins = {str(one.name): context.get_parameter_source(str(one.name)) for one in context.command.params}
+    return {name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"}
+
+
+def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:
+    """Return the recipe of a run at one KL weight, with the budgets that such a run heeds."""
+    why = next((f"--{name.replace('_', '-')}" for name in ONE_WEIGHT if name in given), "--criterion none")
+    path_alone = ("score", "max_loss", "max_bytes", "max_latency", "latency_batch_size", "dense_epochs")
+    if names := [f"--{name.replace('_', '-')}" for name in path_alone if name in given]:
+        raise ValueError(
+            f"{', '.join(names)} is for a run along the path, and {why} makes one at one KL weight: leave one out"
+        )
+    budgets: dict[str, Any] = {}
+    for name in ("max_macs", "max_params"):
+        budget = getattr(target, name)
+        if budget is not None:
+            try:
+                budgets[name] = int(budget)
+            except ValueError:
+                raise ValueError(
+                    f"{name} is {budget!r}; a run at one KL weight ({why}) takes a whole number"
+                ) from None
+    return replace(recipe, epochs=recipe.epochs if epochs is None else epochs, **budgets)
+
+
+def _refuse_another(run: runs.RunDirectory, context: typer.Context, given: set[str]) -> None:
     """Refuse a network or options that were given and are not the run's, which goes on as it was begun."""
     begun = run.config.options()
-    others = []
-    for option in context.command.params:
-        name = str(option.name)
-        origin = context.get_parameter_source(name)
-        if name not in begun or origin is None or origin.name != "COMMANDLINE":
-            continue
-        given = context.params[name]
-        if (str(given) if isinstance(given, Path) else given) != begun[name]:
-            others.append(f"{option.opts[0]} is {given}, not {begun[name]}")
+    others = [
+        f"{option.opts[0]} is {context.params[name]}, not {begun[name]}"
+        for option in context.command.params
+        if (name := str(option.name)) in given & begun.keys()
+        and str(context.params[name]) != str(begun[name])
+    ]
     if others:
         raise runs.RunError(
             f"{run.path} was begun otherwise: {'; '.join(others)}. Resume it with its own, or begin another run"

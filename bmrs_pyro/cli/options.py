@@ -7,42 +7,52 @@ __all__ = ["field_helps", "with_options_of"]
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w|^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 _OLD_FLAGS = {"posterior_lr_factor": ("--variational-rate",)}  # go with the next version
+_NAMES = {("Target", "batch_size"): "latency_batch_size"}  # for training has a batch size too
 
 
-def with_options_of(**records: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options_of(
+    panels: Callable[[str, str], str] = lambda kind, _: kind, **records: type
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the fields of dataclasses as options; it gets them as records.
 
     The help of an option is what the dataclass's docstring says of the field under ``Attributes:``. Fields that
-    command lines cannot express (``Any``) are taken as words.
+    command lines cannot express (``Any``) are taken as words, and so are numbers that may also be shares. A field that
+    the command itself or an earlier record has too keeps its default.
 
     Args:
+        panels: heading that an option's help stands under, by the names of class and field.
         **records: dataclasses, by the command's parameter that gets the record.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name not in records]
-        options = [option for kind in records.values() for option in _options(kind)]
+        taken = {parameter.name for parameter in own}
+        options: dict[str, dict[str, inspect.Parameter]] = {}
+        for record, kind in records.items():
+            options[record] = {name: one for name, one in _options(kind, panels) if one.name not in taken}
+            taken |= {one.name for one in options[record].values()}
+        added = [one for group in options.values() for one in group.values()]
 
         @functools.wraps(command)
         def with_records(**given: Any) -> None:
             made = {
-                name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-                for name, kind in records.items()
+                record: kind(**{name: given.pop(one.name) for name, one in options[record].items()})
+                for record, kind in records.items()
             }
             command(**given, **made)
 
-        with_records.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-        with_records.__annotations__ = {one.name: one.annotation for one in [*own, *options]}
+        with_records.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        with_records.__annotations__ = {one.name: one.annotation for one in [*own, *added]}
         return with_records
 
     return decorate
@@ -54,18 +64,23 @@ def field_helps(kind: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(described)}
 
 
-def _options(kind: type) -> list[inspect.Parameter]:
+def _options(kind: type, panels: Callable[[str, str], str]) -> Iterator[tuple[str, inspect.Parameter]]:
     helps, hints = field_helps(kind), get_type_hints(kind)
-    return [_option(field, hints[field.name], helps[field.name], kind.__name__) for field in fields(kind)]
+    for field in fields(kind):
+        panel = panels(kind.__name__, field.name)
+        yield field.name, _option(field, hints[field.name], helps[field.name], kind.__name__, panel)
 
 
-def _option(field: Field[Any], hint: Any, text: str, panel: str) -> inspect.Parameter:
-    flags = [f"--{field.name.replace('_', '-')}", *_OLD_FLAGS.get(field.name, ())]
+def _option(field: Field[Any], hint: Any, text: str, kind: str, panel: str) -> inspect.Parameter:
+    name = _NAMES.get((kind, field.name), field.name)
+    flags = [f"--{name.replace('_', '-')}", *_OLD_FLAGS.get(name, ())]
     if hint is Any:
         hint = str
+    elif {float, str} <= {*get_args(hint)}:  # a number, or a share such as 50%
+        hint = str | None
     option = typer.Option(*flags, help=text, rich_help_panel=panel)
     return inspect.Parameter(
-        field.name,
+        name,
         inspect.Parameter.KEYWORD_ONLY,
         default=field.default,
         annotation=Annotated[hint, option],

@@ -58,9 +58,11 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     for what in ("parameters", "macs"):
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
-    accuracy = run.validation_accuracy()
+    accuracy, path = run.validation_accuracy(), run.path_record()
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
+    if path is not None:
+        output.show(*_path_lines(run, path))
     families: dict[str, Any] = {
         name: {
             "layer": known[name].layer,
@@ -78,5 +80,30 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
             "dense": asdict(dense),
             "small": asdict(small),
             "validation_accuracy": accuracy,
+            "dense_validation_accuracy": None if path is None else path.dense.score.accuracy,
+            "path": None if path is None else _path_fields(path),
         }
     )
+
+
+def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
+    whole, points = path.dense, path.points
+    lines = []
+    if whole.score.accuracy is not None:
+        lines.append(f"validation accuracy of the dense network: {whole.score.accuracy:.2%}")
+    return [
+        *lines,
+        *reporting.choice_in_words(path),
+        f"The path has {len(points)} networks, of {points[0].parameters:,} to {points[-1].parameters:,} parameters: "
+        f"bmrs choose {run.path} takes another one.",
+    ]
+
+
+def _path_fields(path: runs.PathRecord) -> dict[str, Any]:
+    return {
+        "networks": len(path.points),
+        "epoch": path.chosen and path.chosen.epoch,
+        "target": path.target and asdict(path.target),
+        "met": path.met,
+        "notes": list(path.notes),
+    }

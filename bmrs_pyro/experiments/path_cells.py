@@ -16,8 +16,9 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, Config
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.pruning import Pruned, prune
 from bmrs_pyro.runs import NetworkSource
-from bmrs_pyro.training import Path, PathPoint, Pruned, prune
+from bmrs_pyro.training import Path, PathPoint
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "one-standard-error": {},

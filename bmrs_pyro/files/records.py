@@ -27,7 +27,7 @@ def parse_json(text: str) -> Any:
 
 
 def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
-    """Make a dataclass from a JSON object; lists become tuples, and a field may be a dataclass itself.
+    """Make a dataclass from a JSON object; lists become tuples, and a field may be a dataclass itself, or None.
 
     Raises:
         ValueError: a field is missing, unknown, or has another type than the class declares. A field declared
@@ -38,8 +38,9 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
         if name not in hints:
             raise ValueError(f"the field {name!r} is unknown here")
         hint = hints[name]
-        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-            value = from_record(hint, value)
+        kinds = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
+        if kinds and isinstance(value, Mapping):
+            value = from_record(kinds[0], value)
         values[name] = tuple(value) if isinstance(value, list) else value
         if not _fits(values[name], hint):
             raise ValueError(f"{name} is {value!r:.60}, expected {kind.__annotations__[name]}")

@@ -23,6 +23,7 @@ from bmrs_pyro.reduction.gaussian import reduced_posterior as reduced_posterior
 from bmrs_pyro.reduction.keep_mask import KeepMask as KeepMask
 from bmrs_pyro.reduction.monte_carlo import Estimate as Estimate
 from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f as monte_carlo_delta_f
+from bmrs_pyro.reduction.named import criterion_name as criterion_name
 from bmrs_pyro.reduction.named import named_criterion as named_criterion
 from bmrs_pyro.reduction.reduced_priors import low_precision as low_precision
 from bmrs_pyro.reduction.reduced_priors import spike as spike

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["named_criterion"]
+__all__ = ["criterion_name", "named_criterion"]
 
 from bmrs_pyro.reduction.criteria import Criterion, SignalToNoise, bmrs_n, bmrs_u
 
@@ -23,3 +23,9 @@ def named_criterion(name: str) -> Criterion | None:
     if kind == "bmrs-u" and bits.isdigit():
         return bmrs_u(int(bits))
     raise ValueError(f"criterion {name!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")
+
+
+def criterion_name(criterion: Criterion) -> str:
+    """Return the name of a criterion; that of its function or class where it has none of its own."""
+    named = (name for name in ("bmrs-n", "snr") if named_criterion(name) == criterion)
+    return next(named, getattr(criterion, "__name__", type(criterion).__name__))

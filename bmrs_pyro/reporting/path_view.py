@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-__all__ = ["path_content", "plot_path"]
+__all__ = ["choice_in_words", "path_content", "plot_path", "smaller", "told"]
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from bmrs_pyro.reporting.page import chart
 from bmrs_pyro.reporting.plots import KEPT, OTHER, REMOVED, finished, new_axes
-from bmrs_pyro.training import Path, PathPoint
+from bmrs_pyro.runs import PathRecord
+from bmrs_pyro.training import PathPoint
+from bmrs_pyro.training.validation import Score
 
 
-def plot_path(path: Path, chosen: PathPoint | None = None, ax: Axes | None = None) -> Axes:
+class _Points(Protocol):
+    """A path, or what a run keeps of it."""
+
+    @property
+    def dense(self) -> PathPoint: ...
+
+    @property
+    def points(self) -> Sequence[PathPoint]: ...
+
+
+def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = None) -> Axes:
     """Draw the validation score of a path's networks against their size, with one standard error.
 
     Args:
-        path: the path.
+        path: the path, or a run's record of it.
         chosen: the point that was taken, as it is after its refit.
         ax: axes to draw into.
     """
@@ -46,8 +60,8 @@ def plot_path(path: Path, chosen: PathPoint | None = None, ax: Axes | None = Non
     return finished(ax, "parameters left", "validation accuracy" if accurate else "log-likelihood [nats]")
 
 
-def path_content(path: Path, chosen: PathPoint | None = None) -> dict[str, Any]:
-    """Return what the page shows of a path: chart, table, and the row that was chosen.
+def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str, Any]:
+    """Return what the page shows of a path: chart, table, the row that was chosen and why, and the pace.
 
     Args:
         path: the path.
@@ -62,16 +76,58 @@ def path_content(path: Path, chosen: PathPoint | None = None) -> dict[str, Any]:
     if chosen is not None:
         rows.append(_row(chosen, f"{chosen.epoch}, refitted"))
     picture = chart(plot_path(path, chosen), f"Validation {title} against size", rows=spoken)
-    return {"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)}
+    return {
+        **{"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)},
+        **{"choice": choice_in_words(path), "pace": path.pace},
+    }
+
+
+def choice_in_words(path: PathRecord) -> list[str]:
+    """Say what was asked for, whether the chosen network meets it, and which ones missed it before."""
+    if path.target is None:
+        return []
+    asked = [
+        f"{name} {value}"
+        for name, value in vars(path.target).items()
+        if value is not None and (name != "batch_size" or path.target.max_latency is not None)
+    ]
+    default = "the smallest network within one standard error of the best"
+    words = [
+        f"Asked for: {', '.join(asked) or default}.{'' if path.met else ' No network that was refitted meets it.'}"
+    ]
+    return [*words, *(f"Tried before: {note}." for note in path.notes)]
 
 
 def _row(point: PathPoint, name: str) -> tuple[str, ...]:
-    score, error = point.score.accuracy, point.score.accuracy_error
-    told = f"{score:.2%}" if score is not None else f"{point.score.log_likelihood:.4f}"
-    if score is None:
-        error = point.score.log_likelihood_error
-    if error is not None:
-        told += f" ± {error:.2%}" if score is not None else f" ± {error:.4f}"
     delta_f = "" if point.delta_f is None else f"{point.delta_f:,.1f}"
     macs, structures = f"{point.macs:,}", f"{point.size:,}"
-    return name, f"{point.parameters:,}", told, macs, structures, f"{point.kl_weight:.3g}", delta_f
+    return (
+        name,
+        f"{point.parameters:,}",
+        told(point.score),
+        macs,
+        structures,
+        f"{point.kl_weight:.3g}",
+        delta_f,
+    )
+
+
+def told(score: Score, *, bare: bool = False) -> str:
+    """Return a score as it is printed: the accuracy where there is one, with its standard error unless it is bare."""
+    if score.accuracy is not None:
+        value, error = f"{score.accuracy:.2%}", score.accuracy_error and f"{score.accuracy_error:.2%}"
+    else:
+        value = f"{score.log_likelihood:.4f}"
+        error = score.log_likelihood_error and f"{score.log_likelihood_error:.4f}"
+    return value if bare or error is None else f"{value} ± {error}"
+
+
+def smaller(path: _Points, macs: int) -> str:
+    """Return a budget of MACs for a smaller network, as a share: half of those it has, or the path's smallest.
+
+    Args:
+        path: the path.
+        macs: of the network that there is.
+    """
+    share = max(macs / 2, path.points[-1].macs) / max(path.dense.macs, 1)
+    return f"{math.ceil(1e4 * share) / 100:g}%"

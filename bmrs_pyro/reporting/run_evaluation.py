@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["compare_run", "predictor_of", "reduced_prior_of", "run_evaluations"]
+__all__ = ["compare_run", "predictor_of", "reduced_of", "reduced_prior_of", "run_evaluations"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch.distributions import Distribution
 
 from bmrs_pyro.data import Batches
-from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
@@ -50,7 +50,7 @@ def compare_run(
     dense, test = run.dense(), run_data(run).test
     if weights is not None:
         load_weights_(dense, weights)
-    trained = weights is not None or run.config.weights is not None
+    trained = weights is not None or run.dense_is_trained
     return compare_networks(
         {"dense": dense, "small": run.small()},
         Batches(test, 500, shuffle=False),
@@ -78,7 +78,12 @@ def reduced_prior_of(run: RunDirectory) -> Distribution | None:
     criterion = named_criterion(name) if name.startswith("bmrs-") else None
     if not isinstance(criterion, ModelReduction):
         return None
-    posterior = next(iter(run.network()[1].values()))
+    return reduced_of(criterion, run.network()[1])
+
+
+def reduced_of(criterion: ModelReduction, posteriors: Mapping[str, TruncatedLogNormal]) -> Distribution:
+    """Return the reduced prior that a criterion compares posteriors with."""
+    posterior = next(iter(posteriors.values()))
     if callable(criterion.reduced):
         return criterion.reduced(LogUniform(posterior.low, posterior.high))
     return criterion.reduced

@@ -1,3 +1,4 @@
+from .along_path import choose_run as choose_run
 from .bundled import MODELS as MODELS
 from .config import RunConfig as RunConfig
 from .errors import RunError as RunError
@@ -5,11 +6,13 @@ from .loading import load as load
 from .loading import save_portable as save_portable
 from .mistakes import line_at_fault as line_at_fault
 from .mistakes import told as told
+from .path_record import PathRecord as PathRecord
 from .portable import save as save
 from .pruning import prune_run as prune_run
 from .run_directory import RunDirectory as RunDirectory
 from .running import begin_run as begin_run
 from .running import train_run as train_run
+from .saved_choice import save_choice as save_choice
 from .source import NetworkSource as NetworkSource
 from .source import SourceError as SourceError
 from .splits import load_splits as load_splits

@@ -10,7 +10,7 @@ from typing import Any
 
 from bmrs_pyro.data import DataSource
 from bmrs_pyro.files import from_record
-from bmrs_pyro.training import Recipe
+from bmrs_pyro.training import ONE_WEIGHT, Recipe, Target
 
 # names that fields had in runs of earlier versions
 _RENAMED = {"variational_rate": "posterior_lr_factor"}
@@ -27,6 +27,8 @@ class RunConfig:
         input_shape: shape of one example.
         num_classes: number of labels.
         mean, std: per-channel normalisation of the inputs.
+        target: what the network may cost, for a run along the path; None for a run at one KL weight.
+        dense_epochs: epochs without gains before the path.
         weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
         versions: of bmrs_pyro, torch, pyro and Python.
@@ -39,6 +41,8 @@ class RunConfig:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    target: Target | None = None
+    dense_epochs: int = 0
     weights: str | None = None
     source_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +66,12 @@ class RunConfig:
         return from_record(cls, values)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of ``bmrs fit`` that the run was made with, by name."""
-        record = {"model": self.model, **asdict(self.data), **asdict(self.recipe), "weights": self.weights}
+        """Return the options of ``bmrs fit`` that the run was made with, by name; None for those it does not heed."""
+        recipe, target = asdict(self.recipe), asdict(self.target or Target())
+        batch = target.pop("batch_size")
+        own: dict[str, Any] = {**target, **recipe, "latency_batch_size": None, "dense_epochs": None}
+        if self.target is not None:
+            own |= {**dict.fromkeys(ONE_WEIGHT), **target, "dense_epochs": self.dense_epochs}
+            own["latency_batch_size"] = None if self.target.max_latency is None else batch
+        record = {"model": self.model, **asdict(self.data), **own, "weights": self.weights}
         return {name: value for name, value in record.items() if name != "download"}

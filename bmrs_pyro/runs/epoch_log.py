@@ -25,15 +25,17 @@ class EpochLog:
     path: Path
 
     def append(self, record: Epoch) -> None:
-        """Add an epoch's record; the first epoch's begins the file anew.
+        """Add an epoch's record; it takes the place of an earlier one of its number, and of all that came after.
 
         Raises:
+            RunError: the file is damaged.
             WriteError: the disk is full, or the like.
         """
-        if record.epoch == 1:
-            self._write(_text([record]))
-        else:
+        known = self.records() if record.epoch > 1 else []
+        if record.epoch == len(known) + 1 > 1:
             append_text(self.path, _text([record]))
+        else:
+            self._write(_text([*known[: record.epoch - 1], record]))
 
     def records(self) -> list[Epoch]:
         """Return the records; a last line that is not finished is left out, for it is being written, or was cut.

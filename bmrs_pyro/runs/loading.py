@@ -18,6 +18,7 @@ from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.saved_choice import SMALL
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 
@@ -29,7 +30,8 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
     network yourself, and no code is imported. It stays as it is.
 
     Args:
-        path: a run directory, or a ``.safetensors`` file that ``bmrs export`` or :func:`save` wrote.
+        path: a run directory, a directory that ``save`` of what :func:`prune` returns wrote, or a ``.safetensors`` file
+            that ``bmrs export`` or :func:`save` wrote.
         net: a dense network of the kind it was made from; by default made from its source, which a file of
             :func:`save` does not name.
         trust_source: import the module or file that the network's source names, if that is outside the directory or
@@ -45,6 +47,8 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
     dense = copy.deepcopy(net)  # it is about to get hooks
     if path.is_file():
         return _portable(path, dense, trust_source)
+    if (path / SMALL).exists() and not RunDirectory(path).exists():
+        return _portable(path / SMALL, dense, trust_source)
     return RunDirectory(path, trust_source).small(dense)
 
 

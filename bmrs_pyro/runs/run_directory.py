@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["RunDirectory"]
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +25,12 @@ from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
 from bmrs_pyro.runs.errors import RunError
-from bmrs_pyro.runs.run_files import fitting, part, read_json, read_tensors, write_json
+from bmrs_pyro.runs.path_record import PathRecord
+from bmrs_pyro.runs.portable import SIZES, restored, save
+from bmrs_pyro.runs.run_files import fitting, part, posterior_tensors, read_json, read_tensors, write_json
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
+from bmrs_pyro.training.shelf import Shelf
 
 SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
 
@@ -39,9 +42,11 @@ class RunDirectory:
     ======================== ============================================================
     ``config.json``          :class:`RunConfig`
     ``model.py``             copy of the network's source file, where it has one
-    ``dense.safetensors``    the trained weights it started from, where it has some
+    ``dense.safetensors``    the trained dense network, where there is one
     ``metrics.jsonl``        one record per epoch
-    ``state.safetensors``    state after the last epoch, for resuming
+    ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
+    ``path/``                the networks on the path, and refits of them
+    ``path.json``            their numbers, and which of them was taken
     ``network.safetensors``  network and posteriors at the end of training
     ``reduction.json``       criterion, what is kept, score of every structure, accuracy
     ``compact.safetensors``  the small network, with what is kept
@@ -112,8 +117,9 @@ class RunDirectory:
             WriteError: nothing can be written here.
         """
         with self.locked():
-            if (state := self.checkpoint.load()) is not None:
-                self._log.mend(state.epochs)
+            store = self.checkpoint if self.config.target is None else self.shelf
+            if (state := store.load()) is not None:
+                self.save_metrics(state.epochs)
             yield
 
     def exists(self) -> bool:
@@ -134,6 +140,11 @@ class RunDirectory:
         """The file the training state is kept in."""
         return Checkpoint(self._file("state.safetensors"))
 
+    @property
+    def shelf(self) -> Shelf:
+        """The files of the networks on the path."""
+        return Shelf(self._file("path"))
+
     def source(self) -> NetworkSource:
         """Return where the dense network comes from: the run's own copy of the file where there is one.
 
@@ -151,14 +162,23 @@ class RunDirectory:
             raise SourceError(source.consent(self.path))
         return source
 
+    @property
+    def dense_is_trained(self) -> bool:
+        """Whether the run has trained weights of the dense network."""
+        return self.config.weights is not None or self._file("path.json").exists()
+
     def dense(self) -> nn.Module:
-        """Return the dense network as the run started from it: freshly initialised with its seed, or trained."""
+        """Return the dense network: trained, or as the run started from it, freshly initialised with its seed."""
         config = self.config
         with torch.random.fork_rng():
             torch.manual_seed(config.recipe.seed or 0)
             net = self.source().build(config.input_shape, config.num_classes)
-        if config.weights is not None:
-            net.load_state_dict(read_tensors(self._file(DENSE))[0])
+        if config.weights is None and not self._file(DENSE).exists():
+            return net
+        tensors, meta = read_tensors(self._file(DENSE))
+        if SIZES in meta:
+            return restored(self._file(DENSE), tensors, meta, net)
+        net.load_state_dict(tensors)
         return net
 
     def example(self) -> Tensor:
@@ -169,9 +189,35 @@ class RunDirectory:
         """Return the structure families of the dense network."""
         return NoisyNetwork(self.dense(), self.example()).structures
 
+    def save_dense(self, dense: nn.Module) -> None:
+        """Write the trained dense network."""
+        save(dense, self._file(DENSE))
+
+    def save_path_record(self, record: PathRecord) -> None:
+        """Write the numbers of the networks on a path."""
+        write_json(self._file("path.json"), record.to_json())
+
+    def path_record(self) -> PathRecord | None:
+        """Return the numbers of the networks on the path; None of a run at one KL weight.
+
+        Raises:
+            RunError: the path is not finished yet, or the file is damaged.
+        """
+        if self.config.target is None:
+            return None
+        record = read_json(self._file("path.json"))
+        try:
+            return PathRecord.from_json(record)
+        except ValueError as error:
+            raise RunError(f"{self._file('path.json')} is damaged ({error})") from None
+
     def append_metrics(self, record: Epoch) -> None:
-        """Add an epoch's record; the first epoch's begins the file anew."""
+        """Add an epoch's record; it takes the place of an earlier one of its number, and of all that came after."""
         self._log.append(record)
+
+    def save_metrics(self, epochs: Iterable[Epoch]) -> None:
+        """Write the records of all epochs anew, where they are others."""
+        self._log.mend(epochs)
 
     def metrics(self) -> list[Epoch]:
         """Return the records of all epochs so far."""
@@ -185,16 +231,8 @@ class RunDirectory:
         self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
     ) -> None:
         """Write network and posteriors as training left them."""
-        some = next(iter(posteriors.values()))
-        tensors = {f"network::{name}": value for name, value in network.net.state_dict().items()}
-        for name, posterior in posteriors.items():
-            tensors |= {f"loc::{name}": posterior.loc, f"scale::{name}": posterior.scale}
-        keep = history.keep
-        meta = {
-            "low": repr(float(some.low)),
-            "high": repr(float(some.high)),
-            "keep": keep.to_json() if keep else "",
-        }
+        tensors, meta = posterior_tensors(posteriors, history.keep)
+        tensors |= {f"network::{name}": value for name, value in network.net.state_dict().items()}
         save_tensors(self._file("network.safetensors"), tensors, meta)
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:

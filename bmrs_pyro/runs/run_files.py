@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fitting", "part", "read_json", "read_tensors", "write_json"]
+__all__ = ["fitting", "part", "posterior_tensors", "read_json", "read_tensors", "write_json"]
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import NewerFormat, load_tensors, seal, unseal, write_atomically
+from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 
 
@@ -66,6 +68,23 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return the tensors whose keys begin with ``name::``, by the rest of their keys."""
     prefix = f"{name}::"
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def posterior_tensors(
+    posteriors: Mapping[str, TruncatedLogNormal], keep: KeepMask
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, and what else is to be known as metadata.
+
+    Args:
+        posteriors: of the gains that are left, by site name.
+        keep: which those are.
+    """
+    some = next(iter(posteriors.values()))
+    tensors: dict[str, Tensor] = {}
+    for name, posterior in posteriors.items():
+        tensors |= {f"loc::{name}": posterior.loc.cpu(), f"scale::{name}": posterior.scale.cpu()}
+    low, high = repr(float(some.low)), repr(float(some.high))
+    return tensors, {"low": low, "high": high, "keep": keep.to_json() if keep else ""}
 
 
 def _missing(file: Path) -> RunError:

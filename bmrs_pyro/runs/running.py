@@ -12,29 +12,31 @@ from pathlib import Path
 
 import pyro
 import torch
-from torch import nn
 
 from bmrs_pyro import data
-from bmrs_pyro.distributed import main_process_first, rank, world_size
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel, posteriors
+from bmrs_pyro.distributed import main_process_first, rank
+from bmrs_pyro.inference import AutoTruncatedLogNormal, posteriors
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import Decision, named_criterion
+from bmrs_pyro.runs.along_path import train_path
 from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.preparing import Prepared, batches_of, program_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.source import NetworkSource
-from bmrs_pyro.runs.splits import load_splits, run_data
+from bmrs_pyro.runs.splits import load_splits
 from bmrs_pyro.runs.weight_files import load_weights_
 from bmrs_pyro.training import (
     Hardware,
     Limits,
     Recipe,
+    Target,
     compile_steps_,
     default_optim,
     fit,
     reestimate_batch_norm_,
     refuse_labels,
 )
+from bmrs_pyro.training.pace import refuse_short
 
 
 def begin_run(
@@ -43,6 +45,8 @@ def begin_run(
     source: data.DataSource,
     recipe: Recipe,
     *,
+    target: Target | None = None,
+    dense_epochs: int = 12,
     weights: Path | None = None,
     hardware: Hardware | None = None,
 ) -> RunDirectory:
@@ -53,6 +57,8 @@ def begin_run(
         model: network source, see :class:`NetworkSource`.
         source: the data.
         recipe: how to train.
+        target: what the network may cost, which is chosen from a path; None makes a run at one KL weight.
+        dense_epochs: epochs without gains before the path.
         weights: trained weights to start from; None for fresh ones.
         hardware: what the run will be trained on.
 
@@ -60,6 +66,8 @@ def begin_run(
         ValueError: network, data, weights and recipe do not fit together, or the directory holds a run.
     """
     hardware = hardware or Hardware()
+    if target is not None:
+        refuse_short(recipe.epochs, dense_epochs)
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())
     splits = load_splits(source, recipe.seed or 0)
@@ -71,6 +79,8 @@ def begin_run(
         num_classes=splits.train.num_classes,
         mean=splits.train.mean,
         std=splits.train.std,
+        target=target,
+        dense_epochs=0 if target is None else dense_epochs,
         weights=str(weights) if weights else None,
         versions={
             "bmrs_pyro": version("bmrs-pyro"),
@@ -82,10 +92,10 @@ def begin_run(
     dense = network.build(config.input_shape, config.num_classes)
     if weights:
         load_weights_(dense, weights)
-    program = _program(dense, config, len(splits.train))
+    program = program_of(dense, config, len(splits.train))
     Limits.of(recipe).refuse_impossible(program.network)
     default_optim(recipe, program)
-    refuse_labels(program, *next(iter(_training_batches(splits.train, recipe))), config.num_classes)
+    refuse_labels(program, *next(iter(batches_of(splits.train, recipe))), config.num_classes)
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
     return RunDirectory.create(path, config, dense.state_dict() if weights else None)
@@ -107,23 +117,21 @@ def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: 
     """
     with ExitStack() as held:
         main_process_first(lambda: held.enter_context(run.training()))
-        _train(run, hardware or Hardware(), progress)
+        train = _train_at_one_weight if run.config.target is None else train_path
+        train(run, hardware or Hardware(), progress)
 
 
-def _train(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
-    device = hardware.device or "cpu"
+def _train_at_one_weight(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     config, recipe = run.config, run.config.recipe
-    splits = run_data(run)
-    model = _program(run.dense(), config, len(splits.train))
-    guide = AutoTruncatedLogNormal(model)
-    share = rank(), world_size()
+    prepared = Prepared.of(run, hardware.device or "cpu")
+    model, guide, train = prepared.model, prepared.guide, prepared.splits.train
     history = fit(
         model,
         guide,
-        _training_batches(splits.train, recipe, device, share),
+        prepared.loader,
         recipe,
         hardware=hardware,
-        validation=data.Batches(splits.validation, 1000, shuffle=False, device=device, share=share),
+        validation=prepared.validation,
         progress=progress,
         callbacks=[run.append_metrics] if rank() == 0 else [],
         checkpoint=run.checkpoint,
@@ -134,32 +142,8 @@ def _train(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     guide.to("cpu")
     run.save_network(model.network, posteriors(guide), history)
     small = history.network.to("cpu")
-    reestimate_batch_norm_(small, data.Batches(splits.train, recipe.batch_size))
+    reestimate_batch_norm_(small, data.Batches(train, recipe.batch_size))
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
-    quality = evaluate(small, data.Batches(splits.validation, 1000, shuffle=False), config.num_classes)
+    held_out = data.Batches(prepared.splits.validation, 1000, shuffle=False)
+    quality = evaluate(small, held_out, config.num_classes)
     run.save_decision(decision, small, quality.accuracy)
-
-
-def _program(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:
-    recipe = config.recipe
-    return SupervisedModel(
-        NoisyNetwork(net, torch.zeros(2, *config.input_shape)),
-        SmoothedLikelihood(recipe.label_smoothing),
-        num_data,
-        draws=recipe.draws,  # type: ignore[arg-type]
-        kl_weight=recipe.kl_weight,
-        mixed_precision=recipe.bfloat16,
-    )
-
-
-def _training_batches(
-    train: data.Dataset, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
-) -> data.Batches:
-    return data.Batches(
-        train,
-        recipe.batch_size,
-        seed=recipe.seed or 0,
-        device=device,
-        augmentation=data.Augmentation() if recipe.augment else None,
-        share=share,
-    )

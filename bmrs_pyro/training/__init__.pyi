@@ -4,6 +4,9 @@ from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import CheckpointError as CheckpointError
 from .checkpoint import StateStore as StateStore
 from .checkpoint import TrainingState as TrainingState
+from .choice import Choice as Choice
+from .choice import ScoreMissed as ScoreMissed
+from .choice import choose as choose
 from .choosing import Target as Target
 from .choosing import TargetMissed as TargetMissed
 from .compilation import CompileError as CompileError
@@ -17,14 +20,12 @@ from .history import Epoch as Epoch
 from .history import History as History
 from .labels import refuse_labels as refuse_labels
 from .limits import Limits as Limits
-from .one_call import Pruned as Pruned
-from .one_call import ScoreMissed as ScoreMissed
-from .one_call import prune as prune
 from .optimiser import JointOptim as JointOptim
 from .pace import NothingLeft as NothingLeft
 from .pace import Pace as Pace
 from .pace import SlowPosteriors as SlowPosteriors
 from .path_point import PathPoint as PathPoint
+from .recipe import ONE_WEIGHT as ONE_WEIGHT
 from .recipe import Hardware as Hardware
 from .recipe import Recipe as Recipe
 from .recipe import with_options as with_options

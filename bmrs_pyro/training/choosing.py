@@ -10,10 +10,12 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.regularisation import Path
-from bmrs_pyro.training.validation import Score
+if TYPE_CHECKING:  # the command's help comes without torch
+    from bmrs_pyro.training.path_point import PathPoint
+    from bmrs_pyro.training.regularisation import Path
+    from bmrs_pyro.training.validation import Score
 
 Quantity = float | str
 
@@ -31,15 +33,15 @@ class Target:
     Without any maximum it is the smallest one whose validation score is within one standard error of the best on the
     path (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone it is the best one that fits them.
 
-    Args:
-        score: ``"accuracy"`` or ``"log_likelihood"``, on the validation data; by default the accuracy where the
-            likelihood has one.
-        max_loss: most that the score may fall below the unpruned network's: points (percent) of accuracy, or nats per
+    Attributes:
+        score: What counts on the validation data, accuracy (the default where there is one) or log_likelihood.
+        max_loss: Most that the score may fall below the unpruned network's: points (percent) of accuracy, or nats per
             example of log-likelihood.
-        max_macs, max_params, max_bytes: multiply-accumulates for one example, weights, bytes of weights and buffers;
-            a number, or a share of the unpruned network's such as ``"50%"``.
-        max_latency: most time for one batch, measured: seconds, or such as ``"2ms"``.
-        batch_size: examples in that batch.
+        max_macs: Most multiply-accumulates for one example: a number, or a share of the unpruned network's such as 50%.
+        max_params: Most parameters: a number, or a share such as 50%.
+        max_bytes: Most bytes of weights and buffers: a number, or a share such as 50%.
+        max_latency: Most time for one batch, measured here: seconds, or such as 2ms.
+        batch_size: Examples in the batch that max_latency is of.
 
     Raises:
         ValueError: a quantity is no positive number.
@@ -61,6 +63,8 @@ class Target:
         for name in _BUDGETS:
             _number(name, getattr(self, name), 1)
         seconds(self.max_latency)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 
     def score_of(self, score: Score) -> tuple[float, float]:
         """Return the score that counts, with its standard error.

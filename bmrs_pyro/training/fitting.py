@@ -42,7 +42,7 @@ def fit(
     hardware: Hardware | None = None,
     validation: Batches | None = None,
     optim: JointOptim | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
     checkpoint: StateStore | None = None,
     **options: Any,
@@ -70,7 +70,7 @@ def fit(
         hardware: what to train on.
         validation: batches the best epoch is chosen on.
         optim: optimiser; by default fused Adam at the recipe's rates.
-        progress: show a progress bar.
+        progress: show a progress bar; a text names it.
         callbacks: called with every epoch's record, in every process.
         checkpoint: where the state is kept after every epoch and taken up from.
         **options: fields of :class:`Recipe` and :class:`Hardware` to change, such as ``epochs=30``.

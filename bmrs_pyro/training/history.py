@@ -65,6 +65,7 @@ class Epoch(Record):
         examples: training examples that each process had, by rank.
         rmse: root mean square of y − E[y | x, E[θ]] on the validation data, None for classes.
         accuracy_error, log_likelihood_error: standard errors of the two scores over the validation examples.
+        parameters: weights left; None in records of early runs.
     """
 
     epoch: int
@@ -81,6 +82,7 @@ class Epoch(Record):
     rmse: float | None = None
     accuracy_error: float | None = None
     log_likelihood_error: float | None = None
+    parameters: int | None = None
 
     @property
     def size(self) -> int:
@@ -90,7 +92,8 @@ class Epoch(Record):
     @property
     def status(self) -> str:
         """What the progress bar shows."""
-        return f"ELBO {self.elbo:.4g}  KL {self.kl:.4g}{self.quality}  structures {self.size}"
+        left = "" if self.parameters is None else f"{self.parameters:,} parameters  "
+        return f"{left}{self.size:,} structures{self.quality}  ELBO {self.elbo:.4g}  KL {self.kl:.4g}"
 
 
 @dataclass

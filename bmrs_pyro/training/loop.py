@@ -103,7 +103,7 @@ class Loop(ABC, Generic[R]):
         loader: Batches,
         *,
         seed: int | None,
-        progress: bool,
+        progress: bool | str,
         callbacks: Sequence[Callable[[R], object]],
         checkpoint: StateStore | None,
         store: AbstractContextManager[None] | None = None,
@@ -115,13 +115,19 @@ class Loop(ABC, Generic[R]):
             total: number of the last epoch.
             loader: the batches.
             seed: seeds every epoch from (seed, epoch); None draws from the generators as they are.
-            progress: show a progress bar.
+            progress: show a progress bar; a text names it.
             callbacks: called with every epoch's record.
             checkpoint: where the state is kept.
             store: Pyro's parameter store to use; by default one of this model's own.
         """
         generators = generators_kept() if seed is not None else nullcontext()
-        bar = EpochBar(total, loader, enabled=progress and rank() == 0)
+        bar = EpochBar(
+            total,
+            loader,
+            enabled=bool(progress) and rank() == 0,
+            done=len(self.records),
+            title=progress if isinstance(progress, str) else "",
+        )
         with generators, store or self.parts.own_store(), bar:
             for number in range(len(self.records) + 1, total + 1):
                 if seed is not None:

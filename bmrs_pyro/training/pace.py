@@ -8,6 +8,7 @@ __all__ = [
     "Passes",
     "SlowPosteriors",
     "kl_weights",
+    "refuse_short",
     "warn_of_nothing_left",
     "warn_of_slow_posteriors",
 ]
@@ -121,6 +122,19 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
         fall = math.log(before / after) if after > 0 else wanted
         weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
     return weights
+
+
+def refuse_short(epochs: int, dense_epochs: int) -> None:
+    """Raise ValueError where a path cannot be so short.
+
+    Args:
+        epochs: epochs of the path.
+        dense_epochs: epochs without gains before it.
+    """
+    if epochs < 2 or dense_epochs < 0:
+        raise ValueError(
+            f"a path takes at least 2 epochs, and 0 or more before it; got {epochs} and {dense_epochs}"
+        )
 
 
 def width(prior: LogUniform) -> float:

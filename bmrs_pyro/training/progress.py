@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from bmrs_pyro.training.history import Record
 
@@ -27,16 +28,21 @@ class EpochBar:
         epochs: how many epochs there will be.
         loader: the batches of one epoch; where it has no length the bar counts epochs alone.
         enabled: False shows nothing.
+        done: epochs that were made before, which the time that is left is not reckoned from.
+        title: what is trained, where that is to be told.
     """
 
-    def __init__(self, epochs: int, loader: object, *, enabled: bool) -> None:
+    def __init__(self, epochs: int, loader: object, *, enabled: bool, done: int = 0, title: str = "") -> None:
         # 0 for torch's loader over a stream, too, whose len() raises
         self._per_epoch = length_hint(loader)
         self._epochs = epochs
         self._seen = 0
+        label = f"{title}, epoch " if title else "epoch "
+        width = len(f"{label}{epochs}/{epochs}")
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
+            # on narrow terminals the numbers give way, which come last
+            TextColumn(f"{label}{{task.fields[epoch]}}", table_column=Column(min_width=width)),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -45,7 +51,11 @@ class EpochBar:
             disable=not enabled,
         )
         self._task = self._bar.add_task(
-            "fit", total=epochs * max(self._per_epoch, 1), epoch=f"0/{epochs}", status=""
+            "fit",
+            total=epochs * max(self._per_epoch, 1),
+            completed=done * max(self._per_epoch, 1),
+            epoch=f"{done}/{epochs}",
+            status="",
         )
 
     def __enter__(self) -> EpochBar:

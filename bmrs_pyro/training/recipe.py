@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Hardware", "Recipe", "with_options"]
+__all__ = ["ONE_WEIGHT", "Hardware", "Recipe", "with_options"]
 
 import math
 import re
@@ -11,6 +11,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bmrs_pyro.inference.kl_weight import KLWeight
+
+ONE_WEIGHT = (
+    *("kl_weight", "fine_tune_epochs", "prune_every", "posterior_lr_factor", "schedule"),
+    *("gains_only", "round_to"),
+)
+"""Fields of a recipe that a run along the path does not heed."""
 
 _CRITERION = re.compile(r"bmrs-n|bmrs-u-\d+|snr|none")
 

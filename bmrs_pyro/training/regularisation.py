@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+import torch
 from torch import nn
 
-from bmrs_pyro.distributed import world_size
+from bmrs_pyro.distributed import all_gather_int, broadcast_, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
@@ -22,7 +23,7 @@ from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.pace import Pace, kl_weights
+from bmrs_pyro.training.pace import Pace, kl_weights, refuse_short
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import Recipe
 from bmrs_pyro.training.shelf import Shelf
@@ -51,6 +52,7 @@ class Path:
         """Train a point to its end: half the epochs with pruning at its weight, half with rates falling to 0.
 
         On the path structures leave later than they would at a constant weight; the first half makes up for that.
+        A path in a directory keeps its refits there: one that was interrupted is taken up, a finished one read.
 
         Args:
             point: one of the path's.
@@ -65,7 +67,7 @@ class Path:
                 f"a refit takes at least 2 epochs, one with pruning and one without; got {epochs}"
             )
         self._refuse_stranger(point)
-        return self.trainee.refit(self.shelf[point.epoch], point, epochs)
+        return self.trainee.refit(self.shelf.refitted(point.epoch, epochs), point, epochs)
 
     def network(self, point: PathPoint) -> nn.Module:
         """Return the network of a point as it is on the path, or of ``dense``, plain and in evaluation mode.
@@ -90,7 +92,9 @@ class Path:
             part[:1].expand(batch_size, *part.shape[1:]).to(device) for part in model.example_inputs
         )
         net = self.network(point)
-        return latency({"small": lambda _: net(*inputs)}, inputs[0])["small"]
+        measured = torch.tensor(latency({"small": lambda _: net(*inputs)}, inputs[0])["small"])
+        broadcast_([measured])  # several processes are to choose alike
+        return measured.item()
 
     def _refuse_stranger(self, point: PathPoint) -> None:
         if point not in self.points:
@@ -135,10 +139,7 @@ def fit_path(
         ValueError: fewer than 2 epochs, or several processes without a directory.
         CheckpointError: a file in the directory cannot be read.
     """
-    if epochs < 2 or dense_epochs < 0:
-        raise ValueError(
-            f"a path takes at least 2 epochs, and 0 or more before it; got {epochs} and {dense_epochs}"
-        )
+    refuse_short(epochs, dense_epochs)
     if world_size() > 1 and directory is None:
         raise ValueError(
             "several processes share the points of a path in files; give a directory they all see"
@@ -169,6 +170,7 @@ def fit_path(
     history = trainee.train(
         model,
         guide,
+        stage="path",
         epochs=epochs,
         fine_tune_epochs=0,
         schedule=lambda progress: 1.0,
@@ -176,6 +178,7 @@ def fit_path(
         checkpoint=shelf,
     )
     weights = kl_weights(kls, start, epochs)
+    all_gather_int(0)  # the first process has written the last point
     return Path(dense, _points(trainee, shelf, weights), history, trainee, shelf)
 
 

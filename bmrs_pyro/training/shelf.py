@@ -57,6 +57,18 @@ class Shelf:
             raise KeyError(epoch)
         return state
 
+    def refitted(self, epoch: int, epochs: int) -> Resumed:
+        """Return the state store of a refit, which on disk is kept as ``refit-0007-12.safetensors``.
+
+        Args:
+            epoch: of the state that it begins with.
+            epochs: how long the refit is.
+        """
+        file = None
+        if self.directory is not None:
+            file = Checkpoint(self.directory / f"refit-{epoch:04}-{epochs}.safetensors")
+        return Resumed(self[epoch], file)
+
     def _drop(self, epoch: int) -> None:
         if self.directory is None:
             del self.states[epoch]
@@ -70,16 +82,25 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A state store of :func:`fit` that begins with a given state and keeps nothing."""
+    """A state store of :func:`fit` that begins with a given state.
+
+    Args:
+        state: where to begin.
+        kept: file of what came of it, which is gone on from where it exists; None keeps nothing.
+    """
 
     state: TrainingState
+    kept: Checkpoint | None = None
 
     def load(self) -> TrainingState:
-        """Return the state."""
-        return self.state
+        """Return the state to go on from."""
+        known = None if self.kept is None else self.kept.load()
+        return self.state if known is None else known
 
     def save(self, state: TrainingState) -> None:
-        """Keep nothing."""
+        """Keep the state after an epoch."""
+        if self.kept is not None:
+            self.kept.save(state)
 
 
 def _without_best(state: TrainingState) -> TrainingState:

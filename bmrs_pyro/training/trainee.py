@@ -23,7 +23,6 @@ from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.removal import remove_structures_
-from bmrs_pyro.training.shelf import Resumed
 from bmrs_pyro.training.validation import Score, validate
 
 START = 0.01
@@ -80,9 +79,12 @@ class Trainee:
         model.kl_weight = replace(model.kl_weight, factor=weight)
         model.kl_scales = self._scales(weight)
 
-    def train(self, model: SupervisedModel, guide: AutoTruncatedLogNormal, **settings: Any) -> History:
-        """Make epochs of :func:`fit` at the path's rates."""
+    def train(
+        self, model: SupervisedModel, guide: AutoTruncatedLogNormal, *, stage: str, **settings: Any
+    ) -> History:
+        """Make epochs of :func:`fit` at the path's rates; the progress bar names their stage."""
         settings = {"criterion": self.criterion, **self.options, **settings}
+        settings["progress"] = settings.get("progress", True) and stage
         settings["posterior_lr_factor"] = self.pace.posterior_lr / settings["lr"]
         return fit(
             model, guide, Passes(self.loader, self.pace.passes), validation=self.validation, **settings
@@ -106,16 +108,23 @@ class Trainee:
         score = validate(twin, {}, self.validation)
         if epochs:
             history = self.train(
-                twin, guide, criterion=None, epochs=0, fine_tune_epochs=epochs, checkpoint=store
+                twin,
+                guide,
+                stage="unpruned network",
+                criterion=None,
+                epochs=0,
+                fine_tune_epochs=epochs,
+                checkpoint=store,
             )
             trained = _score(history)
             if (trained.accuracy or trained.log_likelihood) >= (score.accuracy or score.log_likelihood):
                 score = trained
-                model.network.load_state_dict(twin.network.state_dict())
+                model.load_state_dict(twin.state_dict())
+                model.stored = twin.stored
         keep = KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
         return self.point(model.network.state_dict(), keep, {}, score, 0, 0.0)
 
-    def refit(self, state: TrainingState, point: PathPoint, epochs: int) -> Refit:
+    def refit(self, store: StateStore, point: PathPoint, epochs: int) -> Refit:
         """Go on from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
         model = copy.deepcopy(self.model)
         guide = AutoTruncatedLogNormal(model)
@@ -125,11 +134,12 @@ class Trainee:
         history = self.train(
             model,
             guide,
+            stage=f"refit of {point.parameters:,} parameters",
             epochs=point.epoch + pruning,
             fine_tune_epochs=settling,
             # 1 while structures leave, then down in equal steps
             schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
-            checkpoint=Resumed(state),
+            checkpoint=store,
         )
         weights = model.network.state_dict()
         now = self.point(weights, history.keep, history.scores, _score(history), point.epoch, point.kl_weight)

@@ -88,6 +88,7 @@ class Trainer(Loop[Epoch]):
             learning_rate=plan.rate * self.optim.lr,
             seconds=steps.seconds,
             examples=steps.examples,
+            parameters=sum(weight.numel() for weight in self.model.network.net.parameters()),
             **(score._asdict() if score else {"accuracy": None, "log_likelihood": None}),
         )
         return self.note(record, bar, chosen=score is not None)

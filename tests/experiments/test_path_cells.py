@@ -12,7 +12,7 @@ import pytest
 from bmrs_pyro.cli.reproduce_path import path as command
 from bmrs_pyro.experiments import path_cells
 from bmrs_pyro.experiments.path_page import path_page
-from bmrs_pyro.training import prune
+from bmrs_pyro.pruning import prune
 
 MODELS = Path(__file__).parents[2] / "models"
 

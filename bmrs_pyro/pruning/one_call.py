@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["Pruned", "ScoreMissed", "prune"]
+__all__ = ["Pruned", "prune"]
 
 import copy
-import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path as FilePath
 from typing import Any
 
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.files import refuse_unwritable, write_atomically
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.training.choosing import Target, smoothed
+from bmrs_pyro.reporting import path_report
+from bmrs_pyro.runs import save_choice
+from bmrs_pyro.training import Choice, Path, PathPoint, Target, choose, fit_path
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.regularisation import Path, fit_path
-from bmrs_pyro.training.trainee import Refit
 
 CLASSES = "categorical:0.02"
 """The likelihood of class labels, smoothed as in the best recipe known."""
 
-REFITS = 4
-"""Most points that are refitted to meet a target."""
-
-STEP = 1.25
-"""How many times the parameters the next one has, where one missed."""
-
 _TARGET = {field.name for field in fields(Target)}
-
-
-class ScoreMissed(UserWarning):
-    """No network that was refitted reached the score that the target asks for."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +35,47 @@ class Pruned:
     """A small network, and how it was found.
 
     Attributes:
-        network: the small network, plain and in evaluation mode.
-        point: what it costs and how well it predicts the validation data.
-        posteriors: of the gains that are left, by site name; their means are in the network's weights.
-        likelihood: of y given the network's outputs, with its trained parameters, such as a learned scale.
         path: all networks on the way.
-        target: what was asked for.
-        met: whether the network meets it; where not, it is the best that was found.
-        notes: the networks that missed it before, in words.
+        choice: the one that was taken, what was asked for, and whether it was met.
     """
 
-    network: nn.Module
-    point: PathPoint
-    posteriors: Mapping[str, TruncatedLogNormal]
-    likelihood: Likelihood
     path: Path
-    target: Target
-    met: bool
-    notes: tuple[str, ...]
+    choice: Choice
+
+    @property
+    def network(self) -> nn.Module:
+        """The small network, plain and in evaluation mode."""
+        return self.choice.refit.history.network
+
+    @property
+    def point(self) -> PathPoint:
+        """What it costs and how well it predicts the validation data."""
+        return self.choice.refit.point
+
+    @property
+    def posteriors(self) -> Mapping[str, TruncatedLogNormal]:
+        """Posteriors of the gains that are left, by site name; their means are in the network's weights."""
+        return self.choice.refit.guide.posteriors()
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of y given the network's outputs, with its trained parameters, such as a learned scale."""
+        return self.choice.refit.model.likelihood
+
+    @property
+    def target(self) -> Target:
+        """What was asked for."""
+        return self.choice.target
+
+    @property
+    def met(self) -> bool:
+        """Whether the network meets it; where not, it is the best that was found."""
+        return self.choice.met
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The networks that missed it before, in words."""
+        return self.choice.notes
 
     def choose(self, **target: Any) -> Pruned:
         """Take another network of the same path; only its refit is trained.
@@ -72,7 +83,40 @@ class Pruned:
         Args:
             **target: as for :class:`Target`, such as ``max_macs="30%"``.
         """
-        return _chosen(self.path, Target(**target))
+        return Pruned(self.path, choose(self.path, Target(**target)))
+
+    def save(self, directory: str | FilePath) -> None:
+        """Write the small network, its posteriors and the path's numbers into a directory.
+
+        :func:`bmrs_pyro.load` of the directory and a network of the dense kind gives the small network back.
+
+        ==========================  ===========================================================
+        ``small.safetensors``       the small network, as :func:`bmrs_pyro.save` writes it
+        ``posteriors.safetensors``  ``loc::SITE`` and ``scale::SITE`` of log θ; low and high of θ
+        ``reduction.json``          criterion, what is kept, score of every structure
+        ``path.json``               the numbers of every network on the path, and the choice
+        ==========================  ===========================================================
+
+        Args:
+            directory: is made where there is none.
+
+        Raises:
+            WriteError: a file cannot be written.
+        """
+        save_choice(FilePath(directory), self.path, self.choice)
+
+    def report(self, file: str | FilePath) -> None:
+        """Write a page about path and network, which needs nothing but itself.
+
+        Args:
+            file: the page, such as ``"report.html"``.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        refuse_unwritable(FilePath(file))
+        page = path_report(self.path, self.choice)
+        write_atomically(FilePath(file), lambda partial: partial.write_text(page, encoding="utf-8"))
 
 
 def prune(
@@ -112,50 +156,8 @@ def prune(
     network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
     model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
     guide = AutoTruncatedLogNormal(model)
-    return _chosen(fit_path(model, guide, train, validation=validation, **options), target)
-
-
-def _chosen(path: Path, target: Target) -> Pruned:
-    """Refit points, ever larger ones, until one meets the target."""
-    before, least = target.least_scores(path)
-    scores = smoothed(path.points, target)
-    fitting = target.fitting(path)
-    left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
-    found: list[Refit] = []
-    notes: list[str] = []
-    while left and len(found) < REFITS:
-        good = [point for point, score in left if score >= before > -math.inf]
-        refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
-        found.append(refit)
-        if target.score_of(refit.point.score)[0] >= least:
-            return _pruned(refit, path, target, True, notes)
-        notes.append(_short(refit, least, target))
-        left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
-    best = max(found, key=lambda refit: target.score_of(refit.point.score)[0])
-    warnings.warn(
-        f"{_short(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
-        ScoreMissed,
-        stacklevel=3,
-    )
-    return _pruned(best, path, target, False, notes)
-
-
-def _short(refit: Refit, least: float, target: Target) -> str:
-    reached = target.score_of(refit.point.score)[0]
-    return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"
-
-
-def _pruned(refit: Refit, path: Path, target: Target, met: bool, notes: list[str]) -> Pruned:
-    return Pruned(
-        network=refit.history.network,
-        point=refit.point,
-        posteriors=refit.guide.posteriors(),
-        likelihood=refit.model.likelihood,
-        path=path,
-        target=target,
-        met=met,
-        notes=tuple(notes),
-    )
+    path = fit_path(model, guide, train, validation=validation, **options)
+    return Pruned(path, choose(path, target))
 
 
 def _num_data(loader: Batches) -> int:

@@ -1,0 +1,38 @@
+"""``bmrs choose``: another network of a run's path."""
+
+from __future__ import annotations
+
+__all__ = ["choose"]
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmrs_pyro import runs, training
+from bmrs_pyro.cli.options import with_options_of
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.report import show_report
+from bmrs_pyro.training.choosing import Target
+from bmrs_pyro.training.recipe import Hardware
+
+
+@with_options_of(target=Target, hardware=Hardware)
+def choose(
+    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    target: Target,
+    hardware: Hardware,
+    trust_source: TrustSource = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take another network of a run's path in place of its small one; only its refit is trained, and once.
+
+    Without options it is the smallest network that loses nothing.
+    """
+    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    training.refuse_unusable(hardware.device or "cpu")
+    own = replace(hardware, device=hardware.device or "cpu")
+    runs.choose_run(directory, target, hardware=own, progress=output.progress)
+    show_report(directory, output)

@@ -1,0 +1,88 @@
+"""A path in memory, and the network taken from it, as one page."""
+
+from __future__ import annotations
+
+__all__ = ["path_report"]
+
+import copy
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.metrics import file_bytes
+from bmrs_pyro.reduction import Decision, ModelReduction, criterion_name
+from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
+from bmrs_pyro.reporting.page import render
+from bmrs_pyro.reporting.path_view import smaller
+from bmrs_pyro.reporting.run_evaluation import reduced_of
+from bmrs_pyro.reporting.subject import Subject
+from bmrs_pyro.runs import PathRecord
+from bmrs_pyro.training import Choice, Path
+
+
+def path_report(path: Path, choice: Choice) -> str:
+    """Return a self-contained page about a network of a path.
+
+    Args:
+        path: the path.
+        choice: the network that was taken from it.
+    """
+    trainee, history = path.trainee, choice.refit.history
+    criterion, whole = trainee.criterion, trainee.model.network
+    posteriors = {name: _on_cpu(q) for name, q in choice.refit.guide.posteriors().items()}
+    reduced = reduced_of(criterion, posteriors) if isinstance(criterion, ModelReduction) else None
+    subject = Subject(
+        dense=whole,
+        networks=_measured(path, choice),
+        decision=Decision.by(criterion, criterion_name(criterion), history.keep, history.scores),
+        posteriors=posteriors,
+        trained=history.keep,
+        epochs=history.epochs,
+        reduced=reduced,
+        accuracy=choice.refit.point.score.accuracy,
+        path=PathRecord.of(path, choice),
+    )
+    share = smaller(path, choice.refit.point.macs)
+    data = getattr(getattr(trainee.loader, "dataset", None), "name", None)
+    settings = {**vars(trainee.pace), **trainee.options, "criterion": criterion_name(criterion)}
+    return render(
+        "report.html",
+        **subject.content(),
+        title=type(whole.net).__name__ + (f" on {data}" if data else ""),
+        run="path",
+        cost_note="Latencies are medians for one batch, on the machine that made this page.",
+        next_steps=[
+            (
+                "Take another network of the same path:",
+                f'result.choose(max_macs="{share}")',
+            ),
+            ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
+        ],
+        evaluations=None,
+        reliability=None,
+        repeat=None,
+        versions=[("bmrs_pyro", version("bmrs-pyro")), ("torch", str(torch.__version__))],
+        settings=[(name, str(value)) for name, value in settings.items() if name != "callbacks"],
+    )
+
+
+def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:
+    """Measure both networks on a validation batch; of inputs that are no single tensor what the points say is taken."""
+    nets = {"dense": path.network(path.dense), "small": choice.refit.history.network}
+    points = {"dense": path.dense, "small": choice.refit.point}
+    x: Any = next(iter(path.trainee.validation))
+    x = x[0] if isinstance(x, tuple | list) else None
+    if isinstance(x, Tensor):
+        own = {name: copy.deepcopy(net).cpu() for name, net in nets.items()}
+        return compare_networks(own, [(x.cpu(), x.cpu())], untrained=own, repeats=2)
+    return {
+        name: NetworkMetrics(None, points[name].parameters, points[name].macs, file_bytes(net), {}, {})
+        for name, net in nets.items()
+    }
+
+
+def _on_cpu(q: TruncatedLogNormal) -> TruncatedLogNormal:
+    return TruncatedLogNormal(q.loc.cpu(), q.scale.cpu(), float(q.low), float(q.high))

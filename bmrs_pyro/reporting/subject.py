@@ -1,0 +1,168 @@
+"""A pruned network as its page tells of it, whether it is of a run or of a path in memory."""
+
+from __future__ import annotations
+
+__all__ = ["Subject"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.network import NoisyNetwork, StructureFamily, cost_model
+from bmrs_pyro.reduction import Decision, KeepMask
+from bmrs_pyro.reporting import plots
+from bmrs_pyro.reporting.comparison import NetworkMetrics, change, cost_rows, difference
+from bmrs_pyro.reporting.page import Chart, chart
+from bmrs_pyro.reporting.path_view import path_content, told
+from bmrs_pyro.reporting.verdicts import OTHER_RULE, closest_calls, family_content
+from bmrs_pyro.runs import PathRecord
+from bmrs_pyro.training import Epoch, PathPoint
+
+_CLOSE_CALLS = 8
+_CURVES = {
+    "elbo": "Evidence lower bound",
+    "kl": "Information in the posteriors",
+    "accuracy": "Accuracy",
+    "rmse": "Root mean square error",
+    "structures": "Structures left",
+    "seconds": "Time of an epoch",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pruned network.
+
+    Attributes:
+        dense: the network before.
+        networks: what ``"dense"`` and ``"small"`` predict and cost.
+        decision: what was decided about its structures.
+        posteriors: of the gains that training left.
+        trained: what training left.
+        epochs: how it was trained.
+        reduced: reduced prior of the decision, which posteriors are drawn against; None leaves them out.
+        accuracy: the small network's on the validation data, None where it is not known.
+        path: the path that it was taken from, None for a fit at one KL weight.
+    """
+
+    dense: NoisyNetwork
+    networks: Mapping[str, NetworkMetrics]
+    decision: Decision
+    posteriors: Mapping[str, TruncatedLogNormal]
+    trained: KeepMask
+    epochs: Sequence[Epoch]
+    reduced: Distribution | None
+    accuracy: float | None
+    path: PathRecord | None
+
+    @cached_property
+    def families(self) -> dict[str, StructureFamily]:
+        """The structure families of the dense network, by site name."""
+        return {family.name: family for family in self.dense.structures}
+
+    def content(self) -> dict[str, Any]:
+        """Return what the page shows of any pruned network."""
+        decision = self.decision
+        dense, small = self.networks["dense"], self.networks["small"]
+        closest = closest_calls(decision, self.families, _CLOSE_CALLS)
+        families = [family_content(decision, self.families[name]) for name in decision.keep]
+        picture = f"{decision.quantity} of every structure"
+        return {
+            "keep": decision.keep,
+            "share": {
+                "parameters": small.parameters / dense.parameters,
+                "macs": small.macs / max(dense.macs, 1),
+            },
+            "costs": self.costs(),
+            "path": self.path and path_content(self.path, self.chosen),
+            "decision": decision,
+            "families": families,
+            "other_rule": any(row[-1] == OTHER_RULE for family in families for row in family["rows"]),
+            "by_odds": sum(
+                int((odds & ~decision.keep[name]).sum()) for name, odds in decision.by_odds.items()
+            ),
+            "evidence": closest and chart(plots.plot_evidence(decision), picture),
+            "closest": closest,
+            "gains": self.gains(),
+            "densities": self.densities(),
+            "training": self.training(),
+        }
+
+    @property
+    def chosen(self) -> PathPoint | None:
+        """The point of the path that the network is; None where it was pruned again since, or has none."""
+        chosen = None if self.path is None else self.path.chosen
+        return chosen if chosen is not None and chosen.size == self.decision.keep.kept else None
+
+    def costs(self) -> list[tuple[str, str, str, str]]:
+        """Return what the dense network costs, what the small one, and the change."""
+        keep, whole = self.decision.keep, None if self.path is None else self.path.dense.score
+        rows = cost_rows(self.networks["dense"], self.networks["small"])
+        rows.append(("structures", f"{keep.total:,}", f"{keep.kept:,}", change(keep.total, keep.kept)))
+        if self.accuracy is not None:
+            old = "not known" if whole is None or whole.accuracy is None else f"{whole.accuracy:.2%}"
+            value = f"{self.accuracy:.2%}"
+            rows.insert(0, ("validation accuracy", old, value, difference(old, value)))
+        elif whole is not None and self.chosen is not None:
+            old, value = told(whole, bare=True), told(self.chosen.score, bare=True)
+            rows.insert(0, ("validation log-likelihood", old, value, difference(old, value)))
+        return rows
+
+    def gains(self) -> list[Chart]:
+        """Draw the posteriors of all gains, by family."""
+        found = []
+        for name, q in self.posteriors.items():
+            one = self.families[name]
+            note = f"{len(q.loc)} of {one.size} {one.kind}, {name}"
+            found.append(
+                chart(plots.plot_gains(q, self.trained.indices(name)), f"Gains of {one.layer}", note)
+            )
+        return found
+
+    def densities(self) -> list[Chart]:
+        """Draw the strongest, the middle and the weakest of the gains by E[θ]."""
+        if self.reduced is None:
+            return []
+        first = next(iter(self.posteriors.values()))
+        prior = LogUniform(first.low, first.high)
+        ranked = sorted(
+            (mean, name, place)
+            for name, q in self.posteriors.items()
+            for place, mean in enumerate(q.mean.tolist())
+        )
+        chosen = {"Strongest": ranked[-1], "Middle": ranked[len(ranked) // 2], "Weakest": ranked[0]}
+        return [
+            chart(
+                plots.plot_density(_one(self.posteriors[name], place), prior, self.reduced),
+                f"{label}: {self.families[name].label_of(int(self.trained.indices(name)[place]))}",
+                name,
+            )
+            for label, (_, name, place) in chosen.items()
+        ]
+
+    def training(self) -> list[Chart]:
+        """Draw how the network was trained."""
+        charts = [
+            chart(plots.plot_training(self.epochs, curve), title)
+            for curve, title in _CURVES.items()
+            if any(plots.CURVES[curve][1](epoch) is not None for epoch in self.epochs)
+        ]
+        scored = [epoch for epoch in self.epochs if epoch.accuracy is not None]
+        if scored and self.path is None:  # the path shows it better
+            parameters = cost_model(self.dense)
+            left = [round(parameters(epoch.structures)) for epoch in scored]
+            accuracy = [epoch.accuracy or 0.0 for epoch in scored]
+            charts.append(chart(plots.plot_compression(left, accuracy), "Accuracy against size"))
+        return charts
+
+
+def _one(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
+    def pick(value: Tensor) -> Tensor:
+        return value[place].double()
+
+    return TruncatedLogNormal(pick(q.loc), pick(q.scale), q.low, q.high)

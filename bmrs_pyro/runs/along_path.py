@@ -1,0 +1,99 @@
+"""A run along the path: every size once, and the network that is taken by what it may cost."""
+
+from __future__ import annotations
+
+__all__ = ["choose_run", "train_path"]
+
+from contextlib import ExitStack
+from dataclasses import asdict
+
+from bmrs_pyro.distributed import main_process_first, rank
+from bmrs_pyro.reduction import Decision, named_criterion
+from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.path_record import PathRecord
+from bmrs_pyro.runs.preparing import Prepared
+from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.training import Hardware, Path, Target, TargetMissed, choose, fit_path
+
+
+def choose_run(
+    run: RunDirectory, target: Target, *, hardware: Hardware | None = None, progress: bool = True
+) -> None:
+    """Take another network of a run's path: its refit is trained, where it was not before.
+
+    Args:
+        run: the run, whose small network is replaced. The refit of the one before is kept, and can be taken again.
+        target: what the network may cost.
+        hardware: what to train on.
+        progress: show a progress bar.
+
+    Raises:
+        RunError: the run has no path, or none yet, or another process is at work on it.
+        TargetMissed: no network of the path fits the budgets.
+    """
+    if run.path_record() is None:
+        raise RunError(
+            f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune decides anew about "
+            "its structures, and bmrs fit without --kl-weight makes a run along the path"
+        )
+    with ExitStack() as held:
+        main_process_first(lambda: held.enter_context(run.training()))
+        _take(run, _fitted(run, hardware or Hardware(), progress), target)
+
+
+def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
+    """Fit a run's path, from where it was left, and take the network that the run's configuration asks for.
+
+    Args:
+        run: the run.
+        hardware: what to train on.
+        progress: show progress bars.
+
+    Raises:
+        TargetMissed: no network of the path fits the budgets.
+    """
+    path, target = _fitted(run, hardware, progress), run.config.target
+    assert target is not None
+    if rank() == 0:
+        run.save_dense(path.network(path.dense).cpu())
+        run.save_path_record(PathRecord.of(path))
+    try:
+        _take(run, path, target)
+    except TargetMissed as error:
+        raise TargetMissed(
+            f"{error}. The path is kept: bmrs choose {run.path} takes a network of it"
+        ) from None
+
+
+def _fitted(run: RunDirectory, hardware: Hardware, progress: bool) -> Path:
+    config, recipe = run.config, run.config.recipe
+    prepared = Prepared.of(run, hardware.device or "cpu")
+    return fit_path(
+        prepared.model,
+        prepared.guide,
+        prepared.loader,
+        validation=prepared.validation,
+        criterion=recipe.criterion,
+        epochs=recipe.epochs,
+        dense_epochs=config.dense_epochs,
+        directory=run.shelf.directory,
+        progress=progress,
+        callbacks=[run.append_metrics] if rank() == 0 else [],
+        **{name: getattr(recipe, name) for name in ("lr", "min_keep", "seed")},
+        **asdict(hardware),
+    )
+
+
+def _take(run: RunDirectory, path: Path, target: Target) -> None:
+    choice = choose(path, target)
+    if rank() > 0:
+        return
+    refit, name = choice.refit, run.config.recipe.criterion
+    history = refit.history
+    refit.model.to("cpu")
+    refit.guide.to("cpu")
+    run.save_metrics(history.epochs)
+    run.save_network(refit.model.network, refit.guide.posteriors(), history)
+    decision = Decision.by(named_criterion(name), name, history.keep, history.scores)
+    run.save_decision(decision, history.network.to("cpu"), refit.point.score.accuracy)
+    run.save_path_record(PathRecord.of(path, choice))

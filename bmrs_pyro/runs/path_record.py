@@ -1,0 +1,86 @@
+"""What a run keeps of its path beside the points' files: the numbers of every network on it."""
+
+from __future__ import annotations
+
+__all__ = ["PathRecord"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bmrs_pyro.files import from_record
+from bmrs_pyro.training import Choice, Pace, Path, PathPoint, Target
+from bmrs_pyro.training.validation import Score
+
+
+@dataclass(frozen=True)
+class PathRecord:
+    """The networks that a run came by, and the one that was taken.
+
+    Attributes:
+        dense: the unpruned network.
+        points: the others, largest first.
+        pace: how long the path is, and how fast its posteriors moved.
+        chosen: the point that was taken, as it is after its refit; None before.
+        target: what was asked for.
+        met: whether the chosen network meets it.
+        notes: the networks that missed it, in words.
+    """
+
+    dense: PathPoint
+    points: tuple[PathPoint, ...]
+    pace: Pace
+    chosen: PathPoint | None = None
+    target: Target | None = None
+    met: bool = False
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, path: Path, choice: Choice | None = None) -> PathRecord:
+        """Take down a path, and what was taken from it."""
+        found = cls(path.dense, path.points, path.trainee.pace)
+        if choice is None:
+            return found
+        taken = choice.refit.point
+        return replace(found, chosen=taken, target=choice.target, met=choice.met, notes=choice.notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "dense": _point_to_json(self.dense),
+            "points": [_point_to_json(point) for point in self.points],
+            "pace": asdict(self.pace),
+            "chosen": self.chosen and _point_to_json(self.chosen),
+            "target": self.target and asdict(self.target),
+            "met": self.met,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PathRecord:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: the record is malformed.
+        """
+        try:
+            chosen, target = record["chosen"], record["target"]
+            return cls(
+                _point_from_json(record["dense"]),
+                tuple(map(_point_from_json, record["points"])),
+                from_record(Pace, record["pace"]),
+                chosen and _point_from_json(chosen),
+                target and from_record(Target, target),
+                bool(record["met"]),
+                tuple(map(str, record["notes"])),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"malformed path ({type(error).__name__}: {error})") from None
+
+
+def _point_to_json(point: PathPoint) -> dict[str, Any]:
+    return {**vars(point), "structures": dict(point.structures), "score": point.score._asdict()}
+
+
+def _point_from_json(record: Mapping[str, Any]) -> PathPoint:
+    return PathPoint(**{**record, "score": Score(**record["score"])})

@@ -1,0 +1,88 @@
+"""What a run trains, made from its configuration: model, guide and batches."""
+
+from __future__ import annotations
+
+__all__ = ["Prepared", "batches_of", "program_of"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bmrs_pyro import data
+from bmrs_pyro.distributed import rank, world_size
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.splits import run_data
+from bmrs_pyro.training import Recipe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run is trained with; of several processes each has its part of the batches.
+
+    Attributes:
+        splits: the data.
+        model: the model of the dense network.
+        guide: the posteriors.
+        loader: training batches.
+        validation: validation batches.
+    """
+
+    splits: data.Splits
+    model: SupervisedModel
+    guide: AutoTruncatedLogNormal
+    loader: data.Batches
+    validation: data.Batches
+
+    @classmethod
+    def of(cls, run: RunDirectory, device: str) -> Prepared:
+        """Load a run's data to a device and make its model."""
+        splits = run_data(run)
+        model = program_of(run.dense(), run.config, len(splits.train))
+        share = rank(), world_size()
+        loader = batches_of(splits.train, run.config.recipe, device, share)
+        validation = data.Batches(splits.validation, 1000, shuffle=False, device=device, share=share)
+        return cls(splits, model, AutoTruncatedLogNormal(model), loader, validation)
+
+
+def program_of(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:
+    """Return the model of a network by a run's configuration.
+
+    Args:
+        net: the dense network.
+        config: the configuration.
+        num_data: number of training examples.
+    """
+    recipe = config.recipe
+    return SupervisedModel(
+        NoisyNetwork(net, torch.zeros(2, *config.input_shape)),
+        SmoothedLikelihood(recipe.label_smoothing),
+        num_data,
+        draws=recipe.draws,  # type: ignore[arg-type]
+        kl_weight=recipe.kl_weight,
+        mixed_precision=recipe.bfloat16,
+    )
+
+
+def batches_of(
+    train: data.Dataset, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
+) -> data.Batches:
+    """Return training batches by a recipe.
+
+    Args:
+        train: the training part.
+        recipe: says their size, order and augmentation.
+        device: where they are made.
+        share: see :class:`~bmrs_pyro.data.Batches`.
+    """
+    return data.Batches(
+        train,
+        recipe.batch_size,
+        seed=recipe.seed or 0,
+        device=device,
+        augmentation=data.Augmentation() if recipe.augment else None,
+        share=share,
+    )

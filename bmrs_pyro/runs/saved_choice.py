@@ -1,0 +1,43 @@
+"""A network of a path in memory, written to a directory that is no run."""
+
+from __future__ import annotations
+
+__all__ = ["SMALL", "save_choice"]
+
+from pathlib import Path as FilePath
+
+from bmrs_pyro.files import WriteError, save_tensors
+from bmrs_pyro.reduction import Decision, criterion_name
+from bmrs_pyro.runs.path_record import PathRecord
+from bmrs_pyro.runs.portable import save
+from bmrs_pyro.runs.run_files import posterior_tensors, write_json
+from bmrs_pyro.training import Choice, Path
+
+SMALL = "small.safetensors"
+"""The file of the small network."""
+
+
+def save_choice(directory: FilePath, path: Path, choice: Choice) -> None:
+    """Write a small network, its posteriors, the decision about its structures and the path's numbers.
+
+    Args:
+        directory: is made where there is none.
+        path: the path.
+        choice: the network that was taken from it.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    criterion, refit = path.trainee.criterion, choice.refit
+    history = refit.history
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(directory, str(error.strerror)) from None
+    decision = Decision.by(criterion, criterion_name(criterion), history.keep, history.scores)
+    save_tensors(
+        directory / "posteriors.safetensors", *posterior_tensors(refit.guide.posteriors(), history.keep)
+    )
+    write_json(directory / "reduction.json", decision.to_json())
+    write_json(directory / "path.json", PathRecord.of(path, choice).to_json())
+    save(history.network, directory / SMALL)

@@ -1,0 +1,74 @@
+"""One network of a path, taken by what it may cost and trained to its end."""
+
+from __future__ import annotations
+
+__all__ = ["Choice", "ScoreMissed", "choose"]
+
+import math
+import warnings
+from dataclasses import dataclass
+
+from bmrs_pyro.training.choosing import Target, smoothed
+from bmrs_pyro.training.regularisation import Path
+from bmrs_pyro.training.trainee import Refit
+
+REFITS = 4
+"""Most points that are refitted to meet a target."""
+
+STEP = 1.25
+"""How many times the parameters the next one has, where one missed."""
+
+
+class ScoreMissed(UserWarning):
+    """No network that was refitted reached the score that the target asks for."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network of a path, and how it was found.
+
+    Attributes:
+        refit: the point, trained to its end.
+        target: what was asked for.
+        met: whether the network meets it; where not, it is the best that was found.
+        notes: the networks that missed it before, in words.
+    """
+
+    refit: Refit
+    target: Target
+    met: bool
+    notes: tuple[str, ...]
+
+
+def choose(path: Path, target: Target) -> Choice:
+    """Refit points of a path, ever larger ones, until one meets the target.
+
+    Raises:
+        TargetMissed: no network of the path fits the budgets.
+    """
+    before, least = target.least_scores(path)
+    scores = smoothed(path.points, target)
+    fitting = target.fitting(path)
+    left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
+    found: list[Refit] = []
+    notes: list[str] = []
+    while left and len(found) < REFITS:
+        good = [point for point, score in left if score >= before > -math.inf]
+        refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
+        found.append(refit)
+        if target.score_of(refit.point.score)[0] >= least:
+            return Choice(refit, target, True, tuple(notes))
+        notes.append(_short(refit, least, target))
+        left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
+    best = max(found, key=lambda refit: target.score_of(refit.point.score)[0])
+    warnings.warn(
+        f"{_short(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
+        ScoreMissed,
+        stacklevel=3,
+    )
+    return Choice(best, target, False, tuple(notes))
+
+
+def _short(refit: Refit, least: float, target: Target) -> str:
+    reached = target.score_of(refit.point.score)[0]
+    return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"
