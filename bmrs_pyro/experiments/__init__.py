@@ -1,4 +1,4 @@
-"""Experiments: what the sources did, and what a step costs; imported by their commands alone."""
+"""Experiments: those of the sources, and the cost of a training step; only their commands import them."""
 
 import lazy_loader
 

@@ -32,12 +32,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What the sections are run with.
+    """Settings of the sections.
 
     Args:
         folder: folder of the networks' files.
-        rounds: alternating blocks of each measurement.
-        device: where the steps of training are made; the other sections measure the processor.
+        rounds: number of alternating blocks in each measurement.
+        device: device of the training steps; the other sections measure the CPU.
     """
 
     folder: str
@@ -82,7 +82,7 @@ def steps(setting: Setting) -> Record:
 
 
 def compiled(setting: Setting) -> Record:
-    """(a) LeNet5's step compiled, and on a GPU recorded, against the plain step as it is and compiled."""
+    """(a) LeNet5's step, compiled and on a GPU recorded, against the plain step, eager and compiled."""
     record = {}
     for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
         make = _model(setting.folder, "lenet5", (channels, 32, 32))
@@ -107,7 +107,7 @@ def compiled(setting: Setting) -> Record:
 
 
 def throughput(setting: Setting) -> Record:
-    """(a) Images that are trained on in a second; a GPU gets real sizes, a processor just enough to see it run."""
+    """(a) Training images per second; a GPU gets real sizes, a CPU only small ones, to show that it runs."""
     batch, size = (256, 224) if setting.device.startswith("cuda") else (8, 64)
     x, y = setting.examples(batch, (3, size, size))
     record = {}
@@ -132,9 +132,9 @@ def throughput(setting: Setting) -> Record:
 
 
 def whole_run(setting: Setting) -> Record:
-    """(b) A LeNet5 run with BMRS_N against the same epochs without pruning: 40, by 144 steps of 64 examples.
+    """(b) A LeNet5 run with BMRS_N against the same run without pruning: 40 epochs of 144 steps of 64 examples.
 
-    The examples are scikit-learn's digits, eight times over: what a step costs, it costs on any data.
+    The examples are scikit-learn's digits, repeated eight times: the cost of a step does not depend on the data.
     """
     digits = data.load("digits", size=32).train
     record = {}
@@ -182,7 +182,7 @@ def removal(setting: Setting) -> Record:
 
 
 def inference(setting: Setting) -> Record:
-    """(e) The compact network against the dense one with half of all structures gone."""
+    """(e) The compact network, with half of all structures removed, against the dense one."""
     cases = {
         "LeNet5": (_model(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
         "VGG": (_model(setting.folder, "vgg", (3, 32, 32)), (3, 32, 32)),

@@ -1,4 +1,4 @@
-"""The benchmark's page: what was asked for, then every number."""
+"""The benchmark's page: the targets, then every number."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bmrs_pyro.experiments.bench_targets import targets
 _HEAD = """# Benchmark
 
 Made by `bmrs bench --out docs/results/bench.json`; [bench.json](bench.json) has one object per section. Times are
-in seconds. Those of steps and of inference are medians of repeats that took turns, those of decisions are medians of
-repeats; whole runs, finding structures and cutting them were timed once, one after the other. A step's ratio is to the
-same network's plain step. Slopes are of log time against log size.
+in seconds. Times of steps and of inference are medians of alternating repeats, times of decisions are medians of
+repeats. Whole runs, finding structures and cutting them were timed once, one after the other. A step's ratio is its
+time over that of the same network's plain step. Slopes are of log time against log size.
 """
 
 
@@ -38,7 +38,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def targets_table(record: Mapping[str, dict[str, Any]]) -> str:
-    """Return what was asked for beside what was measured, in Markdown."""
+    """Return the targets beside the measured values, as a table in Markdown."""
     lines = ["| what | bound | measured | |", "|---|---|---|---|"]
     for what, bound, value, met in targets(record):
         lines.append(f"| {what} | {bound:.2f} | {value:.2f} | {'met' if met else '**missed**'} |")

@@ -1,4 +1,4 @@
-"""What the benchmarks are asked to reach."""
+"""The targets of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Record = Mapping[str, Any]
 
 
 def targets(record: Mapping[str, Record]) -> list[tuple[str, float, float, bool]]:
-    """Return what was asked for beside what was measured: name, bound, value, and whether it holds."""
+    """Return the targets beside the measured values: name, bound, value, and whether the bound holds."""
     rows: list[tuple[str, float, float, bool]] = []
 
     def at_most(name: str, bound: float, value: float) -> None:

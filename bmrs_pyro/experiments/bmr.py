@@ -44,7 +44,7 @@ from bmrs_pyro.weights import (
 from bmrs_pyro.weights.scales import Scales
 
 NETWORKS = ("mlp", "lenet", "vit")
-_BLOCK = 20  # steps in a row, so that a machine that slows down slows all methods alike
+_BLOCK = 20  # steps in a row; the methods take turns, so that a slow machine affects all of them
 
 
 class Method(NamedTuple):
@@ -180,7 +180,7 @@ def _block(svi: SVI, batches: Batches, point: bool) -> list[float]:
 def _warm_start_(
     model: WeightModel, guide: MeanField | PointEstimate, batches: Iterable[Any], epochs: int, seed: int
 ) -> list[WeightEpoch]:
-    """Train to the most probable weights first, and centre the posterior there: that takes far fewer steps."""
+    """Train to the most probable weights first, and centre the posterior there, which saves many steps."""
     if not epochs or isinstance(guide, PointEstimate) or model.scales is not layer_scale:
         return []
     point = PointEstimate(model.draw)
@@ -227,7 +227,7 @@ def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.M
 
 
 def _late_decay(progress: float) -> float:
-    """The published runs' constant rate, but for the last fifth: what was pruned late needs the time to heal."""
+    """The constant rate of the published runs, but falling in the last fifth, to recover from late pruning."""
     return min(1.0, 5.0 * (1.0 - progress))
 
 

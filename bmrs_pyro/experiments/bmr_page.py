@@ -55,7 +55,7 @@ def _spread(values: Iterable[float]) -> str:
 
 
 def draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
-    """Draw what is left of the weights by epoch, and accuracy against what is left at the end."""
+    """Draw the share of weights left by epoch, and accuracy against the share left at the end."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -64,7 +64,7 @@ def draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
             label = method if index == 0 else None
             history = result["history"]
             left.plot(
-                range(1, len(history) + 1),  # the epochs of the warm-up are counted apart in the history
+                range(1, len(history) + 1),  # the history numbers the warm-up's epochs separately
                 [100 * epoch["active"] for epoch in history],
                 color=COLOURS[method],
                 label=label,

@@ -24,11 +24,11 @@ from bmrs_pyro.training import JointOptim, fit
 
 
 def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> dict[str, Any]:
-    """Fit LeNet5, prune it as it learns, and compare it with a plainly trained one.
+    """Fit LeNet5, prune it during training, and compare it with one trained without gains.
 
     Args:
-        epochs: epochs with pruning; a third as many without follow.
-        show: takes what is to be printed.
+        epochs: epochs with pruning; a third as many epochs without pruning follow.
+        show: prints its argument.
         progress: show a progress bar.
 
     Returns:

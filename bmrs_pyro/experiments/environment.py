@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on: how it is set up, and what is said of it beside the results."""
+"""The machine that benchmarks run on: its set-up, and its description beside the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prepare(threads: int, device: str) -> None:
 
 
 def environment(section: str, rounds: int, threads: int, device: str) -> dict[str, str | None]:
-    """Return what a section was measured with."""
+    """Return the command, hardware and versions that a section was measured with."""
     return {
         "command": f"bmrs bench --section {section} --rounds {rounds} --threads {threads} --device {device}",
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,

@@ -1,4 +1,4 @@
-"""How clear the decisions of model reduction are: ΔF of every structure, and what other margins and bits decide."""
+"""How clear the decisions of model reduction are: ΔF of every structure, and decisions at other margins and bits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.reduction import Criterion, ModelReduction, bmrs_u, score_structures, spike
 
 ODDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Log prior odds of BMRS_N that are compared, nats; decisions are counted against those at 1."""
+"""Log prior odds of BMRS_N that are compared, nats; decisions that change are counted relative to odds of 1."""
 BITS = tuple(range(2, 17))
-"""Bits of BMRS_U that are compared; decisions are counted against those at 8."""
+"""Bits of BMRS_U that are compared; decisions that change are counted relative to 8 bits."""
 
 
 def evidence(
     posteriors: Mapping[str, TruncatedLogNormal], prior: LogUniform, margin: float
 ) -> dict[str, Any]:
-    """Return ΔF of BMRS_N, and how many structures leave, and are decided otherwise, at other margins and bits.
+    """Return ΔF of BMRS_N, and the numbers of removals and of changed decisions at other margins and bits.
 
     Args:
         posteriors: q(θ_f) by site name.

@@ -1,6 +1,6 @@
 """Train the small network of a run further: ``python -m bmrs_pyro.experiments.fine_tuning --help``.
 
-The gains are in its weights by then, and nothing in it is random: it is trained as any network is.
+Its weights contain the gains, and nothing in it is random, so it is trained like any network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(
     stages: Annotated[str, typer.Option(help="Epochs x pixels, in order.")] = "1x16,1x32",
     peak_rate: Annotated[float, typer.Option(help="Largest learning rate of the cycle.")] = 0.02,
 ) -> None:
-    """Train a run's small network plainly, and keep what comes out in the run."""
+    """Train a run's small network without gains, and save the result in the run."""
     keep_freed_memory()
     schedule = Stage.parse(stages)
     directory = RunDirectory(run)

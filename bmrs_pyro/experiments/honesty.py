@@ -73,7 +73,7 @@ _BY_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Treated(nn.Module):
-    """A layer whose channels are treated, between others; of images or of vectors."""
+    """A layer whose channels get a treatment, between other layers; for images or vectors."""
 
     def __init__(self, channels: int, treatment: Callable[[Tensor], Tensor], images: bool) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Treated(nn.Module):
 
 
 class _TwoReaders(nn.Module):
-    """Each half of the channels has a reader of its own, and the two are added."""
+    """Each half of the channels has its own reader; the outputs of the readers are added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _TwoReaders(nn.Module):
 
 
 class _Silent(nn.Module):
-    """Few units that are often silent, behind channels treated by their place."""
+    """A few units that are often silent, after channels treated by their place."""
 
     def __init__(self, channels: int, treatment: Callable[[Tensor], Tensor], last_bias: float = 0.0) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _Silent(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention whose number of heads nothing tells; the example is one token, repeated."""
+    """Attention whose number of heads cannot be inferred; the example is one token, repeated."""
 
     def __init__(self, heads: int, causal: bool = True) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Attention(nn.Module):
 
 
 class _Heads(nn.Module):
-    """Attention whose heads can leave."""
+    """Attention whose heads can be removed."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class _Heads(nn.Module):
 
 
 class _Gated(nn.Module):
-    """Channel i of one half multiplies channel i of the other: the two leave together."""
+    """Channel i of one half multiplies channel i of the other: both are removed together."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ KINDS: dict[str, Kind] = {
     "attention heads": ("plain", TOKENS, lambda n: _Heads(max(n // 8, 2))),
     "words": ("plain", IDS, _words),
 }  # fmt: skip
-"""By name: what the kind is made for, the example inputs' shape, and the network of so many channels."""
+"""By name: the group of the kind, the shape of the example inputs, and a function from a width to a network."""
 
 
 def measured(kind: str, number: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from bmrs_pyro.experiments.honesty import KINDS
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 
 KEYS = ("code", "kind")
-"""What tells the rows of honesty.json apart."""
+"""The keys that identify a row of honesty.json."""
 
 _SIZES = (2, 3, 4, 6, 8, 16, 64)
 _PATTERNS = 100
@@ -26,8 +26,8 @@ _ANCHORS: dict[str, Callable[[Tensor, int], Tensor]] = {
 _HEAD = """# Structures that cannot be removed are not offered
 
 Made by `bmrs reproduce honesty --out docs/results`; [honesty.json](honesty.json) has one object per kind of network
-and version of the code. The networks are small and random, and the example inputs are zeros. *By place*: the channels
-of one layer are treated by where they stand. *Silent*: the outputs seldom or never respond to some of the layers.
+and version of the code. The networks are small and random, and the example inputs are zeros. *By place*: one layer's
+channels are treated by their position. *Silent*: the outputs seldom or never respond to some of the layers.
 *Plain*: all structures can be removed. An offer is *wrong* if, for one of 24 random masks, each on random weights and
 inputs, the outputs change by more than 10⁻⁶ of the largest when structures whose gain is 0 are cut out, or the
 network fails.
@@ -35,22 +35,22 @@ network fails.
 _CHANCE = """
 ## The chance that a treatment by place passes
 
-Each family is removed from under {masks} masks in {trials} trials: all but the first, a run at the start and
-scattered ones, and, of what these leave, all but the last, all but the first and a single one. A mask misses a
-treatment only if every channel that stays is treated as the one in its new place. For a treatment that depends on the
-place from the start, all but the first must stay unnoticed: then each channel is treated as its neighbour, and all
-are treated alike. From the end it is all but the last. Drawn at random, of treatments by two values that do not treat
-all channels alike, the masks missed
+Each family is tried with {masks} masks in {trials} trials. The first masks keep all but the first, a run at the start,
+and scattered ones. The second masks keep, of the remaining ones, all but the last, all but the first, and a single one.
+A mask misses a treatment only if every kept channel is treated like the channel whose place it takes. If places count
+from the start, keeping all but the first misses only treatments that treat each channel like its neighbour, which are
+no treatments by place. If places count from the end, the same holds for keeping all but the last. Random treatments by
+two values were drawn, without those that treat all channels alike. The masks missed
 
 | treatment | {sizes} |
 |---|{rules}|
 {rows}
 
-of {patterns} for each number of channels. What a mask shows is seen only where the outputs respond. A trial is repeated
-with other weights, inputs and gains until the outputs have responded, at its first mask, to 95 % of the channels that
-stay, in each layer that writes them. A treatment that differs for d of them then passes that mask with a probability of
-at most 0.05ᵈ, if those that do not respond are drawn at random, and not at all if there are fewer than 20. After 12
-attempts a quarter is enough: then it is at most 0.75ᵈ. Below that the family is refused.
+of {patterns} for each number of channels. A treatment shows only where the outputs respond. A trial is repeated with
+other weights, inputs and gains until, at its first mask, the outputs have responded to 95 % of the kept channels in
+each producer. A treatment that differs for d of them then passes that mask with a probability of at most 0.05ᵈ, if the
+channels without a response are random. With fewer than 20 channels it never passes. After 12 attempts a quarter of the
+channels is enough, and the probability is at most 0.75ᵈ. With less than a quarter the family is refused.
 """
 
 

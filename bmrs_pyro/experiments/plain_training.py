@@ -21,8 +21,8 @@ def train_plainly(
     Args:
         net: the network; trained in place.
         batches: images and labels.
-        epochs: how many.
-        schedule: factor of the learning rate by share of epochs done.
+        epochs: number of epochs.
+        schedule: maps the share of epochs done to a factor on the learning rate.
     """
     net.train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)

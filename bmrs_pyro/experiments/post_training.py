@@ -1,7 +1,7 @@
-"""What every criterion makes of one posterior, without training on: curves, stopping points, rank correlations.
+"""All criteria applied to one posterior, without further training: curves, stopping points, rank correlations.
 
-Structures of all families leave in the order of their scores, and each family keeps at least one. The curve is of
-validation accuracy; the test part is read at the marked points alone.
+Structures of all families are removed in the order of their scores, and each family keeps at least one. The curves
+show validation accuracy; test data are used at the marked points only.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _STEPS = 32
 
 @dataclass(frozen=True)
 class Order:
-    """The order in which structures leave.
+    """The order in which structures are removed.
 
     Attributes:
-        ranking: positions among all structures, those that leave first in front; a family's last one never leaves.
-        stop: how many leave by the criterion's own rule, 0 where it has none.
-        sizes: structures of every family.
+        ranking: positions among all structures, in the order of removal; a family's last one is never removed.
+        stop: number removed by the criterion's own rule, 0 if it has none.
+        sizes: number of structures of every family.
     """
 
     ranking: Tensor
@@ -59,7 +59,7 @@ class Order:
         return cls(ranking, int((scores[ranking] > 0).sum()), sizes)
 
     def keep(self, removed: int) -> dict[str, Tensor]:
-        """Return the masks ``(C,)`` by family after so many structures have left."""
+        """Return the masks ``(C,)`` by family after this number of removals."""
         mask = torch.ones(sum(self.sizes.values()), dtype=torch.bool)
         mask[self.ranking[:removed]] = False
         return dict(zip(self.sizes, mask.split(list(self.sizes.values())), strict=True))
@@ -69,15 +69,15 @@ class Order:
 def pooled_scores(
     network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], prior: LogUniform, protocol: Protocol
 ) -> dict[str, Tensor]:
-    """Return the scores ``(S,)`` of all structures by criterion, higher for those that leave earlier.
+    """Return the scores ``(S,)`` of all structures by criterion; structures with higher scores are removed earlier.
 
-    Above 0 means remove, but for ``l2`` and ``expected``, which have no threshold: minus the norm, minus E[θ].
+    Above 0 means remove. Only ``l2`` (minus the norm) and ``expected`` (minus E[θ]) have no threshold.
 
     Args:
-        network: the network, for the weights that write each structure.
+        network: the network, for the weights that produce each structure.
         posteriors: q(θ_f) by site name.
         prior: the prior of all gains.
-        protocol: whose margin BMRS_N gets.
+        protocol: sets the margin of BMRS_N.
     """
     found = {
         "l2": {name: -norm for name, norm in producer_norms(network).items()},
@@ -109,15 +109,15 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
-    """Read a finished posterior by all criteria.
+    """Apply all criteria to a finished posterior.
 
     Args:
         config: ``network``, ``dataset``, ``protocol``, ``kl_weight`` and ``seed`` of a run of method ``posterior``.
         data_root: folder of the data sets.
-        cache: folder the posterior lies in.
+        cache: folder of the posterior.
 
     Returns:
-        the curve of every criterion with its marked points, rank correlations, ΔF and how sensitive decisions are.
+        the curve of every criterion with its marked points, rank correlations, ΔF and the decisions' sensitivity.
     """
     directory = posterior_directory(config, cache)
     network, posteriors, _ = directory.network()
@@ -133,7 +133,7 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     unpruned = reader.marked(orders["bmrs-n"], 0)
     curves = {}
     for name, order in orders.items():
-        # without a rule of their own these get BMRS_N's share, as published
+        # these two have no rule of their own and remove as many as BMRS_N, as published
         stop = orders["bmrs-n"].stop if name in ("l2", "expected") else order.stop
         curves[name] = reader.curve(order, stop, unpruned["validation_accuracy"] - LOST)
     return {
@@ -145,7 +145,7 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
 
 
 class _Reader:
-    """Evaluates what is left of a network after structures have left."""
+    """Evaluates a network after structures are removed."""
 
     def __init__(self, network: NoisyNetwork, gains: Mapping[str, Tensor], splits: data.Splits) -> None:
         self.network, self.gains = network, gains
@@ -157,7 +157,7 @@ class _Reader:
         self.known: dict[bytes, float] = {}
 
     def point(self, order: Order, removed: int, *, test: bool = False) -> dict[str, float]:
-        """Return compression and validation accuracy in percent, and test accuracy where asked for."""
+        """Return compression and validation accuracy in percent, and test accuracy if requested."""
         keep = order.keep(removed)
         small = compact(self.network, keep, self.gains)
         left = sum(parameter.numel() for parameter in small.parameters())
@@ -178,12 +178,12 @@ class _Reader:
         return self.point(order, removed, test=True)
 
     def curve(self, order: Order, stop: int, enough: float) -> dict[str, Any]:
-        """Return the points from none to all, the one the rule stops at and the best one.
+        """Return the points from no removal to all removals, the point where the rule stops, and the best point.
 
         Args:
             order: the order.
-            stop: how many leave by the stopping rule.
-            enough: validation accuracy in percent that the best point must not fall below.
+            stop: number removed by the stopping rule.
+            enough: least validation accuracy of the best point, in percent.
         """
         total = len(order.ranking)
         counts = sorted({round(total * step / _STEPS) for step in range(_STEPS + 1)})

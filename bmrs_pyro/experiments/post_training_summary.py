@@ -39,13 +39,13 @@ PUBLISHED_SPEARMAN = {
 _HEAD = """# After training: what each criterion makes of one posterior
 
 Made by `bmrs reproduce curves --data-root DATA --out docs/results`; [curves.json](curves.json) has one object per
-posterior. A network is trained with gains and never pruned; then all criteria read the same posterior, and nothing is
-trained on. Structures of all families leave in the order of their scores, each family keeps at least one.
+posterior. A network is trained with gains and never pruned. Then all criteria score the same posterior, without further
+training. Structures of all families are removed in the order of their scores; each family keeps at least one.
 
-The curves are of validation accuracy. *Stop* is where a criterion's own rule ends (SNR ≤ 1; ΔF + log prior odds > 0;
+The curves show validation accuracy. *Stop* is where a criterion's own rule stops (SNR ≤ 1; ΔF + log prior odds > 0;
 `l2` and `expected` have none and take BMRS_N's number of structures). *Best* is the smallest network on the curve that
-loses no more than {lost:g} point of validation accuracy. Test accuracy was read for these points only. Means ± standard
-deviations over seeds, where there are several.
+loses no more than {lost:g} point of validation accuracy. Test accuracy was read for these points only. Numbers are
+means ± standard deviations over seeds, where there are several.
 """
 
 
@@ -59,12 +59,12 @@ def post_training_page(rows: Sequence[Row]) -> str:
         "Spearman's, over all structures of a network.\n",
         _spearman_table(rows),
         "## How clear the decisions are\n",
-        "ΔF of every structure under BMRS_N; right of the dashed line, minus the log prior odds, structures leave.\n",
+        "ΔF of every structure under BMRS_N; right of the dashed line (−log prior odds) structures are removed.\n",
         "![Histograms of ΔF](evidence.png)\n",
         _evidence_table(rows),
         "## How much the choices matter\n",
-        "Structures removed, and in brackets how many are decided otherwise than at 1 nat (BMRS_N) or at 8 bits "
-        "(BMRS_U); all seeds together.\n",
+        "Structures removed, over all seeds; in brackets, how many decisions differ from those at 1 nat (BMRS_N) or "
+        "at 8 bits (BMRS_U).\n",
         "![Structures removed by log prior odds and by bits](decisions.png)\n",
         _decisions_table(rows, "odds", "log prior odds of BMRS_N [nats]"),
         _decisions_table(rows, "bits", "bits of BMRS_U"),

@@ -63,7 +63,7 @@ POSTER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
 }
 
 
-# parameter compression and test accuracy that BMRS_N is to reach with the default KL weight, in percent
+# targets for parameter compression and test accuracy of BMRS_N with the default KL weight, in percent
 ASKED: Mapping[tuple[str, str], tuple[float, float]] = {
     ("mlp", "mnist"): (67, 97.0),
     ("lenet5", "mnist"): (92, 98.5),
@@ -77,12 +77,12 @@ class Protocol:
     """How a run is trained.
 
     Attributes:
-        recipe: what all its runs have in common.
+        recipe: the recipe that all its runs share.
         label_smoothing: ε of the likelihood, by network.
         margin: log prior odds of BMRS_N and BMRS_U, nats.
         kind: kind of the KL weight, by network.
         grid: factors of the KL weight that are swept, by network.
-        default: the one of them to take where nothing else is known, by network.
+        default: the default one of these factors, by network.
     """
 
     recipe: Recipe
@@ -175,7 +175,7 @@ def grid(
 
 
 def recipe_key(protocol: str, models: str) -> str:
-    """Return a name for what runs depend on beside their configurations: the protocol's settings, the networks.
+    """Return a key of all that runs depend on besides their configurations: the protocol's settings, the networks.
 
     Args:
         protocol: name in :data:`PROTOCOLS`.
@@ -231,7 +231,7 @@ class Trial:
         callbacks: Sequence[Callable[[Epoch], object]] = (),
         checkpoint: Checkpoint | None = None,
     ) -> History:
-        """Train by the protocol; without ``validate`` the last epoch's weights stay, else the best one's."""
+        """Train by the protocol; keep the weights of the best epoch, or of the last one without ``validate``."""
         start = time.perf_counter()
         history = fit(
             self.model,
@@ -242,7 +242,7 @@ class Trial:
             prune_every=prune_every,
             validation=data.Batches(self.splits.validation, 1000, shuffle=False) if validate else None,
             progress=False,
-            channels_last=True,  # the same numbers but for rounding, a quarter sooner where images have three channels
+            channels_last=True,  # same numbers up to rounding, a quarter faster on images with three channels
             callbacks=callbacks,
             checkpoint=checkpoint,
         )
@@ -250,7 +250,7 @@ class Trial:
         return history
 
     def result(self, history: History) -> dict[str, Any]:
-        """Return the row of the table: compression (of the parameters) and accuracies in percent, and what it took."""
+        """Return the row of the table: compression (of the parameters) and accuracies in percent, epochs and time."""
         small = history.network
         test = evaluate(
             small, data.Batches(self.splits.test, 1000, shuffle=False), self.splits.test.num_classes
@@ -271,16 +271,16 @@ class Trial:
 
 
 def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
-    """Make one run of a method that prunes as it trains, or of none; for arguments see :class:`Trial`."""
+    """Make one run of a method that prunes during training, or of ``none``; for arguments see :class:`Trial`."""
     trial = Trial(config, models=models, data_root=data_root)
     return trial.result(trial.fit(continuous_criterion(config["method"], trial.protocol)))
 
 
 def continuous_criterion(method: str, protocol: Protocol) -> Criterion | None:
-    """Return the criterion that has a threshold of its own.
+    """Return the criterion of a method that has its own threshold.
 
     Raises:
-        ValueError: the method has none: ``l2`` and ``expected`` are told how much to remove.
+        ValueError: the method has no threshold: ``l2`` and ``expected`` are told how much to remove.
     """
     if method == "none":
         return None

@@ -12,15 +12,14 @@ from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown
 
 _HEAD = """# The BMRS poster's table
 
-Made by `bmrs reproduce poster --data-root DATA --out docs/results`, every run cached and restartable;
-[poster.json](poster.json) has one object per run, and with `--rebuild` the command makes this page from it alone.
+Made by `bmrs reproduce poster --data-root DATA --out docs/results`. Every run is cached and can be restarted.
+[poster.json](poster.json) has one object per run. With `--rebuild` the command makes this page from it alone.
 
-Numbers are parameter compression / test accuracy in percent, mean ± standard deviation over seeds; epochs are chosen by
-the validation part, a fifth of the training data. A point of ours is *better* where both numbers are at or above the
-poster's, *equal* where the one that falls short does so by at most 0.1 points, else *worse*. Each cell names the point
-of our front, of one KL weight, that says so; all points stand in the table below it. `l2` and `expected` remove as
-large a share of the structures as the BMRS_N run of the same cell and seed did, once, before the epochs without
-pruning, as published.
+Numbers are parameter compression / test accuracy in percent, mean ± standard deviation over seeds. The validation part,
+a fifth of the training data, chooses the epoch. Our result is *better* if both numbers are at or above the poster's,
+*equal* if none falls short by more than 0.1 points, else *worse*. Each cell names the point of our front (one KL
+weight) that decides; the table below it lists all points. `l2` and `expected` remove the same share of the structures
+as the BMRS_N run of the same cell and seed. As published, they remove it once, before the epochs without pruning.
 """
 
 
@@ -38,7 +37,7 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
     mine = [row for row in rows if row["protocol"] == name]
     points = fronts(mine, name)
     hours = sum(row["seconds"] for row in mine) / 3600
-    # the published recipe is repeated as it is: nothing more was asked of it
+    # the published recipe is repeated as it is, without targets
     asked = (
         ["With the default KL weight, BMRS_N:\n", default_table(points, PROTOCOLS[name].default)]
         if name == "ours"

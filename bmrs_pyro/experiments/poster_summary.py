@@ -1,4 +1,4 @@
-"""The poster's experiment in tables and a figure: our fronts beside the published points, and who is ahead."""
+"""The poster's experiment in tables and a figure: our fronts beside the published points, and which is better."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COLOURS = {
 }
 MARKERS = {"bmrs-n": "o", "bmrs-u-8": "s", "bmrs-u-4": "^", "snr": "D", "expected": "v", "l2": "X"}
 
-_DRAWN = (*CONTESTED, "snr")  # what is told how much to remove has no front
+_DRAWN = (*CONTESTED, "snr")  # methods that are told how much to remove have no front
 _EQUAL = 0.1
 _ENOUGH_SEEDS = 3
 
@@ -57,8 +57,8 @@ class Point:
     Attributes:
         kl_weight: factor of the KL weight.
         compression, accuracy: mean over the seeds, in percent.
-        compression_std, accuracy_std: standard deviation over them, 0 for a single one.
-        seeds: how many.
+        compression_std, accuracy_std: standard deviation over the seeds, 0 for a single one.
+        seeds: number of seeds.
     """
 
     kl_weight: float
@@ -84,12 +84,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a front stands against a published point.
+    """The comparison of a front with a published point.
 
     Attributes:
-        word: ``better`` where a point beats it, ``equal`` where one misses it by no more than 0.1 points of
-            compression or accuracy, ``worse``, or ``not run``.
-        point: the point that says so; among those that beat it one with enough seeds, and the largest margin.
+        word: ``better`` if a point of the front beats it, ``equal`` if one misses it by no more than 0.1 points of
+            compression or accuracy, else ``worse``, or ``not run``.
+        point: the point that decides: of those that beat it, if possible with enough seeds, the largest margin.
     """
 
     word: str
@@ -132,7 +132,7 @@ def judged(front: Sequence[Point], reference: tuple[float, float]) -> Verdict:
 
 
 def verdict_table(points: Mapping[Cell, Sequence[Point]]) -> str:
-    """Return how many cells are better, equal and worse, and a table of the verdicts on all of them."""
+    """Return the numbers of better, equal and worse cells, and a table of all verdicts."""
     verdicts = {
         cell: judged(points.get(cell, ()), published(cell))
         for cell in itertools.product(NETWORKS, DATASETS, CONTESTED)
@@ -159,7 +159,7 @@ def verdict_table(points: Mapping[Cell, Sequence[Point]]) -> str:
 
 
 def default_table(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> str:
-    """Return what was asked of BMRS_N with the default KL weight, beside ours.
+    """Return a table of the targets for BMRS_N with the default KL weight beside our results.
 
     Args:
         points: all points of a protocol.
@@ -228,7 +228,7 @@ def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, fl
                         point.compression, point.accuracy, marker, color=colour, ms=8, mec="black", zorder=3
                     )
             if method in CONTESTED:
-                # a white rim, or it is lost under a line
+                # a white rim keeps it visible under lines
                 ax.plot(*published(cell), marker, ms=11, mfc="none", mec="white", mew=4, zorder=4)
                 ax.plot(*published(cell), marker, ms=11, mfc="none", mec=colour, mew=1.8, zorder=5)
         for point in points.get((network, dataset, "none"), ()):

@@ -1,7 +1,7 @@
 """Train a network plainly, from small images to large: ``python -m bmrs_pyro.experiments.pretraining --help``.
 
-It makes the trained network that ``bmrs fit --weights`` starts from, on a budget: most epochs see images scaled down,
-which costs a quarter at half the size, and only the last ones see them whole (Howard, DAWNBench 2018).
+It makes the trained network that ``bmrs fit --weights`` starts from, at low cost: most epochs use smaller images, which
+cost a quarter at half the size, and only the last ones use the full size (Howard, DAWNBench 2018).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Stage(NamedTuple):
         """Read ``5x16,2x24,1x32``: epochs × pixels.
 
         Raises:
-            ValueError: it is something else, or a number is 0.
+            ValueError: the text has another form, or a number is 0.
         """
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*", text):
             raise ValueError(f"stages are {text!r}; give epochs x pixels, in order, such as 5x16,2x24,1x32")
@@ -49,11 +49,11 @@ class Stage(NamedTuple):
 def pretrain(
     net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path, peak_rate: float = 0.15
 ) -> nn.Module:
-    """Train by SGD at one cycle of the learning rate, in bfloat16 where it is safe, with mirrored and shifted images.
+    """Train by SGD with one cycle of the learning rate, in mixed precision, with mirrored and shifted images.
 
     Args:
         net: the network; trained in place.
-        splits: data whose training part is used, and whose validation part is evaluated on after every epoch.
+        splits: the data; the training part is trained on, the validation part is evaluated after every epoch.
         stages: epochs and sizes.
         log: file that takes one JSON record per epoch.
         peak_rate: largest learning rate.

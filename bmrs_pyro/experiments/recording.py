@@ -1,4 +1,4 @@
-"""The configuration that an experiment's run directory is made with, so that ``bmrs report`` and others can read it."""
+"""The configuration of an experiment's run directory, so that ``bmrs report`` and other commands can read it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ NETWORKS = ("lenet_fc", "lenet5_caffe")
 
 
 class Published(NamedTuple):
-    """A row of the SBP paper: what its network came down to, against the dense one."""
+    """A row of the SBP paper: its pruned network compared with the dense one."""
 
     dense: str
     widths: str
@@ -50,7 +50,7 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
-    """Make one run, and leave its networks in a run directory, to be measured on a quiet machine.
+    """Make one run, and save its networks in a run directory, so that they can be timed on a quiet machine.
 
     Args:
         config: ``network``, ``method`` (``snr`` or ``bmrs-n``), ``kl_weight`` (as ``bmrs fit`` takes it), ``seed``,
@@ -74,7 +74,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     example = torch.zeros(1, *train.input_shape)
     net = source.build(train.input_shape, train.num_classes)
     batches = data.Batches(train, 100, seed=config["seed"])
-    # a posterior that starts around a network which works
+    # the posterior starts around a trained network
     train_plainly(net, batches, config["warm_up"], schedule=lambda progress: 1.0)
     dense = copy.deepcopy(net).eval()
     network = NoisyNetwork(net, example)
@@ -87,7 +87,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
     guide = AutoTruncatedLogNormal(model)
     criterion = named_criterion(config["method"])
     directory = _directory(config, cache)
-    # what an interrupted run left is of no use: this one begins anew
+    # files of an interrupted run are of no use: this run starts again
     shutil.rmtree(directory.path, ignore_errors=True)
     RunDirectory.create(directory.path, settings)
     history = fit(
@@ -134,20 +134,20 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def has_networks(config: Config, *, cache: str) -> bool:
-    """Whether the networks of a finished run are still there to be measured."""
+    """Whether the networks of a finished run still exist and can be timed."""
     return _directory(config, cache).exists()
 
 
 def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]:
-    """Measure the small network of a finished run against the dense one, in turns, on this machine as it is now.
+    """Time the small network of a finished run against the dense one, in turns, on this machine.
 
     Args:
         config: configuration of the run.
-        cache: folder it left its networks in.
+        cache: folder of its networks.
         repeats: rounds of ten calls of each.
 
     Returns:
-        ``cpu_ratio_batch_1``, ``cpu_ratio_batch_128``: dense seconds over small seconds; ``threads`` it was done with.
+        ``cpu_ratio_batch_1``, ``cpu_ratio_batch_128``: dense seconds over small seconds; ``threads``: their number.
     """
     directory = _directory(config, cache)
     nets = {"dense": _plain(directory.dense().eval()), "small": directory.small()}
@@ -160,13 +160,13 @@ def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]
 
 
 def widths(net: nn.Module) -> list[int]:
-    """Return what the paper counts: channels that convolutions make, then the inputs of every linear layer."""
+    """Return the widths that the paper lists: output channels of convolutions, then inputs of linear layers."""
     found = [layer.out_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)]
     return found + [layer.in_features for layer in net.modules() if isinstance(layer, nn.Linear)]
 
 
 def _plain(net: nn.Module) -> nn.Module:
-    """Take out the layers that would select inputs: in a dense network they cost time and leave nothing out."""
+    """Take out the layers that select inputs: in a dense network they cost time and select all inputs."""
     for name, layer in list(net.named_modules()):
         if isinstance(layer, FeatureSelection):
             net.set_submodule(name, nn.Identity())

@@ -24,19 +24,19 @@ RECIPE = (
     "fine_tune_epochs",
     "refit",
 )
-"""What runs that differ in their seed alone have in common."""
+"""The settings that runs with different seeds share."""
 
 _HEAD = """# Structured Bayesian Pruning's networks on MNIST
 
 Made by `bmrs reproduce sbp --data-root DATA --out docs/results`; [sbp.json](sbp.json) has one object per run. Errors
-are of the test data; epochs were chosen by a sixth of the training data. Where it says *refit* that sixth was trained
-on too, by a recipe chosen before, and the last epoch kept. FLOPs and CPU are ratios of the dense network's
-multiply-accumulates and measured seconds to the small one's; the two networks took turns, in blocks of ten calls. Means
-± standard deviations over seeds.
+are on the test data; a sixth of the training data chose the epoch. With *refit*, that sixth was trained on too, by a
+recipe chosen before, and the last epoch was kept. FLOPs is the ratio of multiply-accumulates, CPU the ratio of measured
+seconds, dense network over small network; the two took turns in blocks of ten calls. Numbers are means ± standard
+deviations over seeds.
 
-Epochs are of plain training, with pruning, and without. Widths are as the paper counts them: channels of the
-convolutions, then the inputs of each linear layer.
-LeNet-fc's 784 input pixels have gains as the paper's have; its dense network is timed without the layer that selects
+Epochs are given as plain training + with pruning + without pruning. Widths are counted like the paper's: output
+channels of the convolutions, then the inputs of each linear layer.
+LeNet-fc's 784 input pixels have gains, as in the paper; its dense network is timed without the layer that selects
 them.
 """
 
@@ -47,7 +47,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return our runs beside the paper's, seeds of one recipe in one line, with what each misses."""
+    """Return a table of our runs beside the paper's: one line per recipe, with the numbers that it misses."""
     lines = [
         "| network | recipe | seeds | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 | |",
         "|---|---|---|---|---|---|---|---|---|",

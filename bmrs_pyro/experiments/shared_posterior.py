@@ -1,9 +1,9 @@
-"""Runs of the poster that share a training run: the posterior of the whole network, and what ranks its structures.
+"""Runs of the poster that share a training run: the posterior of the unpruned network, and methods that rank by it.
 
-``l2`` and ``expected`` have no threshold. As published, they remove as large a share of the structures as BMRS_N's run
-of the same cell did, once, after the last epoch with pruning, and are trained on as that run is. Until then they are
-one and the same run, which nothing is pruned in; it goes on to the end and leaves the posterior that all criteria are
-read from after training.
+``l2`` and ``expected`` have no threshold. As published, they remove the same share of the structures as BMRS_N's run of
+the same cell, once, after the last epoch with pruning, and then continue training like that run. Until then both are
+the same run without pruning. That run continues to its end, and all criteria are applied to its posterior after
+training.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from bmrs_pyro.training import Checkpoint, Epoch
 POSTERIOR = "posterior"
 RANKED = ("l2", "expected")
 
-_FORK = "fork.safetensors"  # the state before the last epoch with pruning, from which ranked runs go on
+_FORK = "fork.safetensors"  # the state before the last epoch with pruning, from which ranked runs continue
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class SmallestGains:
 
 
 def prerequisites(configs: Sequence[Config]) -> list[Config]:
-    """Return the runs that must be finished before these: posteriors to go on from, BMRS_N's to count."""
+    """Return the runs that must be finished first: posteriors to continue from, and BMRS_N runs for the share."""
     cells = [config for config in configs if config["method"] in RANKED]
     found = [{**config, "method": method} for config in cells for method in (POSTERIOR, "bmrs-n")]
     return list({run_key(config): config for config in found}.values())
 
 
 def posterior_directory(config: Config, cache: str | Path) -> RunDirectory:
-    """Return where the posterior of a configuration's cell lies, a run directory as of ``bmrs fit``."""
+    """Return the run directory, like those of ``bmrs fit``, with the posterior of a configuration's cell."""
     return RunDirectory(Path(cache) / f"{run_key({**config, 'method': POSTERIOR})}.run")
 
 
 def has_posterior(config: Config, *, cache: str | Path) -> bool:
-    """Whether the posterior of a finished run is still there to be read."""
+    """Whether the posterior of a finished run still exists."""
     return posterior_directory(config, cache).exists()
 
 
@@ -97,7 +97,7 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
 def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[str, Any]:
     """Train without pruning, and keep the network and the posterior of the last epoch.
 
-    Not of the best one: by validation that may be an early one, whose posterior has not settled.
+    The best epoch by validation is not used: it may be an early one, whose posterior has not converged.
     """
     trial = Trial(config, models=models, data_root=data_root)
     directory = posterior_directory(config, cache)

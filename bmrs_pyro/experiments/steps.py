@@ -1,4 +1,4 @@
-"""Training steps side by side: plain PyTorch, the packaged pair, and programs written by hand."""
+"""Training steps side by side: plain PyTorch, the packaged model and guide, and programs written by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ADAM: dict[str, Any] = {"lr": 1e-3, "fused": True}
 def plain_step(
     net: nn.Module, x: Tensor, y: Tensor, *, compiled: bool = False, bfloat16: bool = False
 ) -> Step:
-    """Return a step of cross-entropy by fused Adam, what every other step is compared with."""
+    """Return a step of cross-entropy by fused Adam, the baseline of every other step."""
     optimizer = torch.optim.Adam(net.parameters(), **ADAM)
     forward = torch.compile(net) if compiled else net
 
@@ -71,7 +71,7 @@ def svi_step(
         y: their labels.
         draws: ``"example"`` or ``"batch"``.
         keep: share of every family that is left, as after pruning.
-        compiled: what torch.compile makes: ``"nothing"``, ``"draw"`` (with the KL), or ``"all"``, the network too.
+        compiled: what torch.compile compiles: ``"nothing"``, ``"draw"`` (with the KL), or ``"all"``, the network too.
         recorded: whether steps are replayed from CUDA graphs.
         bfloat16: mixed precision.
     """
@@ -99,7 +99,7 @@ def by_hand_step(
     optim: PyroOptim | None = None,
     elbo: Any = None,
 ) -> Step:
-    """Return a step of a program's own ``model`` and ``guide``, by JointOptim and MeanFieldELBO unless told."""
+    """Return a step of a program's own ``model`` and ``guide``, by default with JointOptim and MeanFieldELBO."""
     network = NoisyNetwork(net, x[:1])
     optim = JointOptim(torch.optim.Adam, ADAM, network=network) if optim is None else optim
     svi = SVI(program.model, program.guide, optim, MeanFieldELBO() if elbo is None else elbo)
@@ -128,7 +128,7 @@ def interleaved(steps: Mapping[str, Step], *, rounds: int, block: int = 20) -> d
 
 
 def peak_step_bytes(step: Step) -> int:
-    """Return the most memory that one step makes for itself, after a first one that made the optimiser's state."""
+    """Return the peak of the memory that a step allocates, after a first step has made the optimiser's state."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         step()
         if not torch.cuda.is_initialized():

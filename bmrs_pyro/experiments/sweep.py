@@ -34,12 +34,12 @@ Config = Mapping[str, Any]
 
 
 def run_key(config: Config) -> str:
-    """Return the name a run is cached under: a hash of its configuration, whatever the order of its keys."""
+    """Return the name that a run is cached under: a hash of its configuration, for any order of the keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def cached(config: Config, cache: Path) -> dict[str, Any] | None:
-    """Return the result of a run, None where it is not finished or its file is damaged."""
+    """Return the result of a run, None if it is not finished or its file is damaged."""
     try:
         record = parse_json(_file(config, cache).read_text())
     except (FileNotFoundError, ValueError):
@@ -56,7 +56,7 @@ def _complete(config: Config) -> bool:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that can be stopped at any point and started again: what is in the cache is not run.
+    """Runs that can be stopped at any point and started again: cached runs are not repeated.
 
     joblib makes the runs, by default in processes of this machine. On a cluster call :meth:`execute` within
     ``joblib.parallel_config("dask")`` or ``"ray"``; all machines have to see the cache.
@@ -64,9 +64,9 @@ class Sweep:
     Args:
         run: makes one run: configuration in, JSON types out.
         cache: folder of one JSON file per finished run.
-        workers: runs at a time; each gets an equal share of the cores, or ``OMP_NUM_THREADS``. A single one is this
-            process.
-        intact: whether what a finished run left beside its result is still there; without it the run is made again.
+        workers: runs at a time; each gets an equal share of the cores, or ``OMP_NUM_THREADS``. With one worker, runs
+            are made in this process.
+        intact: whether the files that a finished run saved beside its result still exist; if not, it is repeated.
     """
 
     run: Callable[[Config], dict[str, Any]]
@@ -80,7 +80,7 @@ class Sweep:
         return [result for result in found if result is not None]
 
     def make(self, config: Config) -> None:
-        """Make one run, here and now, unless it is finished; where another process is making it, wait for that.
+        """Make one run in this process unless it is finished; if another process is making it, wait for that.
 
         Raises:
             WriteError: the result cannot be written.
@@ -97,10 +97,10 @@ class Sweep:
         Several sweeps may share a cache: each run is made by one of them.
 
         Raises:
-            ValueError: runs failed, all for what they were given or because they diverged; the others were finished
+            ValueError: runs failed, all because of their input or because they diverged; the other runs were finished
                 and cached first.
-            RuntimeError: some failed for another reason; likewise.
-            WriteError: a file cannot be written. Nothing more is run, for nothing could be kept.
+            RuntimeError: a run failed for another reason; the other runs were finished and cached first.
+            WriteError: a file cannot be written. No more runs are made, because they could not be saved.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         todo = [config for config in configs if self._finished(config) is None]
@@ -132,7 +132,7 @@ class Sweep:
         return self.results(configs)
 
     def _attempt(self, config: Config) -> tuple[Config, str | None, bool]:
-        """Make a run; return its error, and whether that is of the kind that a user can act on."""
+        """Make a run; return its error, and whether it is an error that the user can act on."""
         try:
             self.make(config)
         except WriteError:
@@ -158,13 +158,13 @@ def _start_worker() -> None:
     if (
         sweep is not None and sweep.pid is not None
     ):  # joblib's own backends; a cluster ends its workers itself
-        # Ctrl-C reaches all processes of a terminal; what it means is for the sweep to say
+        # Ctrl-C reaches all processes of a terminal; only the sweep handles it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(sweep.pid,), daemon=True).start()
 
 
 def _end_with(sweep: int) -> None:
-    """End this process soon after the sweep was killed, which joblib does not notice before a run is finished."""
+    """End this process soon after the sweep is killed; joblib notices that only when a run is finished."""
     while os.getppid() == sweep:
         time.sleep(0.5)
     os._exit(1)
