@@ -90,7 +90,7 @@ def find_structures(
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(
             f"the example inputs do not reach {', '.join(map(repr, idle[:3]))}{more}: structures that these layers "
-            "read are not protected from removal; give example inputs that reach them, or exclude what feeds them",
+            "read are not protected from removal; give example inputs that reach them, or exclude their producers",
             stacklevel=2,
         )
     return Structures(families, [*left_out, *failed])

@@ -46,7 +46,7 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
         if _is_record(leaf):
             new = copy.copy(leaf)
             for field in fields(leaf):
-                # also where the dataclass is frozen
+                # this works for frozen dataclasses too
                 object.__setattr__(new, field.name, map_leaves(function, getattr(leaf, field.name, None)))
             return new
         return function(leaf)

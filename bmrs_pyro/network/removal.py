@@ -17,7 +17,7 @@ from bmrs_pyro.network.structures import Member, StructureFamily
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left of one tensor.
+    """How one tensor is cut.
 
     Attributes:
         shape: of the old tensor.
@@ -60,7 +60,7 @@ class Removal:
 
     Attributes:
         keep: mask ``(C,)`` of every family, in its old numbering; True stays.
-        cuts: what is left of each tensor that lost something, by name in the network's ``state_dict``.
+        cuts: how each tensor that lost entries was cut, by name in the network's ``state_dict``.
     """
 
     keep: Mapping[str, Tensor]
@@ -180,7 +180,7 @@ def replace_values_(tensor: Tensor, values: Tensor) -> None:
 def _refuse_old_loss(_: object) -> None:
     raise RuntimeError(
         "this loss was computed before structures were removed from the network; call backward() before the "
-        "removal, or compute the loss anew"
+        "removal, or compute the loss again"
     )
 
 

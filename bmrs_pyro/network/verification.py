@@ -46,7 +46,7 @@ class Verification:
     the families differ. All accepted families pass the last trial together.
 
     Args:
-        net: the network; left as it is.
+        net: the network; it is not changed.
         call: how it is called; noise is added to its inputs, so zeros will do.
         small: whether the network accepts a quarter of large images too; all trials but the first use it.
     """

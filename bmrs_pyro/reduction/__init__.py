@@ -1,4 +1,4 @@
-"""Bayesian model reduction: reduced priors, ΔF, criteria, and the decision what to keep.
+"""Bayesian model reduction: reduced priors, ΔF, criteria, and the decision which structures to keep.
 
 Start with `select(posteriors, prior, bmrs_n())`.
 """

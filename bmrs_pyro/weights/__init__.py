@@ -1,7 +1,7 @@
 """Weights: Gaussian posteriors for every weight of a network, pruned by Bayesian model reduction.
 
 Start with :class:`WeightModel`, :class:`MeanField` and :func:`fit_weights` with the rule :class:`SpikeAndSlab`;
-:func:`mean_network` and :func:`empty_structures` turn what is left into a smaller plain network.
+:func:`mean_network` and :func:`empty_structures` turn the remaining weights into a smaller plain network.
 """
 
 import lazy_loader

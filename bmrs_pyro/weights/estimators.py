@@ -89,8 +89,8 @@ class Estimator(Messenger, ABC):
 class LocalReparameterization(Estimator):
     """Draw outputs, not weights: a = N(x μᵀ, x² σ²ᵀ), independently for every output of every example.
 
-    Exact where a layer is applied once per example. Where it is applied at many positions (convolution, tokens), every
-    position gets noise of its own: each output has the right distribution; the correlation between positions is lost.
+    Exact if a layer is applied once per example. If it is applied at many positions (convolution, tokens), every
+    position gets its own noise: each output has the right distribution, but positions are not correlated.
 
     Reference:
         Kingma, Salimans and Welling, "Variational Dropout and the Local Reparameterization Trick", 2015, section 2.2.
