@@ -41,9 +41,9 @@ def find_structures(
     are cut out, few or most of them. A family that fails is listed in ``left_out`` with the reason. The network, its
     modes and the random state are not changed.
 
-    The trials use values about as large as the example inputs. A network that mixes channels only at larger values is
-    not found out. Only layers that the example inputs reach are seen. A warning names the layers with parameters that
-    are reached neither in evaluation mode nor in training mode (where auxiliary classifiers run).
+    The trials use values about as large as the example inputs. They do not detect a network that mixes channels only
+    at larger values. Only layers that the example inputs reach are seen. A warning names the layers with parameters
+    that are reached neither in evaluation mode nor in training mode (where auxiliary classifiers run).
 
     Args:
         net: the network.

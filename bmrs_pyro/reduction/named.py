@@ -26,6 +26,6 @@ def named_criterion(name: str) -> Criterion | None:
 
 
 def criterion_name(criterion: Criterion) -> str:
-    """Return the name of a criterion; that of its function or class where it has none of its own."""
+    """Return the name of a criterion; if it has none, the name of its function or class."""
     named = (name for name in ("bmrs-n", "snr") if named_criterion(name) == criterion)
     return next(named, getattr(criterion, "__name__", type(criterion).__name__))
