@@ -6,6 +6,7 @@ Shell blocks (```sh) run first, then all Python of the page in one process.
 from __future__ import annotations
 
 import copy
+import json
 import multiprocessing
 import os
 import re
@@ -20,11 +21,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bmrs_pyro.cli import main
-from bmrs_pyro.data import Batches
+from bmrs_pyro.data import Batches, Dataset
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.runs import RunDirectory, run_data
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,24 +102,63 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def pruned(code: str) -> None:
-    """Run an example, and see that its small network is one: a fifth of the size, as good within half a point."""
+def assert_pruned(dense: nn.Module, small: nn.Module, test: Dataset) -> None:
+    """See that a small network is one: a fifth of the size, as good within half a point."""
+    sizes = [sum(weight.numel() for weight in net.parameters()) for net in (dense, small)]
+    assert sizes[1] <= 0.2 * sizes[0]
+    batches = Batches(test, 500, shuffle=False)
+    accuracies = [evaluate(net.eval(), batches, 10).accuracy for net in (dense, small)]
+    assert accuracies[1] >= accuracies[0] - 0.005, accuracies
+
+
+def readme_pruned(code: str) -> None:
     found: dict[str, Any] = {"__name__": "__main__"}
     exec(code, found)
-    sizes = [sum(weight.numel() for weight in found[name].parameters()) for name in ("net", "small")]
-    assert sizes[1] <= 0.2 * sizes[0]
-    test = Batches(found["test"], 500, shuffle=False)
     torch.manual_seed(0)
     dense = copy.deepcopy(found["net"])
     train_plainly(dense, Batches(found["train"], 64), 48)
-    accuracies = [evaluate(net.eval(), test, 10).accuracy for net in (dense, found["small"])]
-    assert accuracies[1] >= accuracies[0] - 0.005, accuracies
+    assert_pruned(dense, found["small"], found["test"])
+
+
+def tutorial_pruned(code: str) -> None:
+    found: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, found)
+    result = found["result"]
+    assert_pruned(result.path.network(result.path.dense), result.network, found["test"])
+
+
+def quick_start_pruned() -> None:
+    run = RunDirectory(Path("runs/digits"))
+    assert_pruned(run.dense(), run.small(), run_data(run).test)
 
 
 @pytest.mark.slow
 def test_the_first_example_prunes(tmp_path: Path) -> None:
     (example,) = BLOCK.findall((ROOT / "README.md").read_text())
-    execute(partial(pruned, example), tmp_path)
+    execute(partial(readme_pruned, example), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_tutorial_prunes(tmp_path: Path) -> None:
+    text, _, _ = (ROOT / "docs" / "tutorial.md").read_text().partition("## Fit and prune at one KL weight")
+    execute(partial(tutorial_pruned, "\n".join(BLOCK.findall(text))), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_quick_start_prunes(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (lines,) = SHELL.findall((ROOT / "docs" / "index.md").read_text())
+    execute(partial(command, lines.splitlines()[0]), tmp_path)
+    execute(quick_start_pruned, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_demo_prunes(tmp_path: Path) -> None:
+    execute(partial(command, "bmrs demo --json > demo.json"), tmp_path)
+    networks = json.loads((tmp_path / "demo.json").read_text())
+    dense, small = networks["dense"], networks["small"]
+    assert small["parameters"] <= 0.3 * dense["parameters"]
+    assert small["test_accuracy"] >= dense["test_accuracy"] - 0.005
 
 
 def test_readme_example_is_short() -> None:

@@ -14,11 +14,11 @@ from bmrs_pyro.cli.output import Json, Output, Quiet
 
 def demo(
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs with pruning; a third as many without follow.")
-    ] = 30,
+        int, typer.Option(min=2, help="Epochs of the path; half as many without gains come before it.")
+    ] = 16,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit LeNet5 on handwritten digits, prune it as it learns, and compare it with a plainly trained one."""
+    """Train LeNet5 on handwritten digits, prune it to the smallest network that loses nothing, and compare the two."""
     output = Output(json, quiet)
     output.result(experiments.demo.demonstrate(epochs, output.show, progress=output.progress))

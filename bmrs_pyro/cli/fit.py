@@ -63,7 +63,6 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Prune a network as it learns, to the smallest that loses nothing or to what it may cost, into a run directory."""
-    run = runs.RunDirectory(out, trust_source=True)  # for it must be the one given here
     given = _given(context)
     along = not (given & {*ONE_WEIGHT}) and recipe.prunes
     if along:
@@ -72,6 +71,7 @@ def fit(
             dense_epochs = 0 if weights else _DENSE_EPOCHS
     else:
         recipe = _at_one_weight(recipe, epochs, target, given)
+    run = runs.RunDirectory(out, trust_source=True)  # for it must be the one given here
 
     def prepare() -> None:
         if resume and run.exists():

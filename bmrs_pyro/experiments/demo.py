@@ -8,79 +8,55 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
 
 from bmrs_pyro.data import Batches, load
-from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.metrics import evaluate, file_bytes, latency
-from bmrs_pyro.network import NoisyNetwork, complexity
-from bmrs_pyro.reduction import bmrs_n
-from bmrs_pyro.reporting import comparison_table
-from bmrs_pyro.runs import MODELS, NetworkSource
-from bmrs_pyro.training import JointOptim, fit
+from bmrs_pyro.network import complexity
+from bmrs_pyro.pruning import prune
+from bmrs_pyro.reporting import choice_in_words, comparison_table
+from bmrs_pyro.runs import MODELS, NetworkSource, PathRecord
 
 
 def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> dict[str, Any]:
-    """Fit LeNet5, prune it during training, and compare it with one trained without gains.
+    """Train LeNet5, prune it to the smallest network that loses nothing, and compare the two.
 
     Args:
-        epochs: epochs with pruning; a third as many epochs without pruning follow.
+        epochs: epochs of the path; half as many without gains come before it.
         show: prints its argument.
-        progress: show a progress bar.
+        progress: show progress bars.
 
     Returns:
         accuracy, size and latency of both networks.
     """
     splits = load("digits", size=32)
-    # 1150 images: small batches and a fast posterior make up for the few steps of an epoch
-    train, test = Batches(splits.train, 16), Batches(splits.test, 500, shuffle=False)
-    source = NetworkSource(str(MODELS / "lenet5.py"))
-    example = torch.zeros(1, *splits.train.input_shape)
-    fine_tune = max(epochs // 3, 1)
+    test = Batches(splits.test, 500, shuffle=False)
+    torch.manual_seed(0)
+    net = NetworkSource(str(MODELS / "lenet5.py")).build(splits.train.input_shape, splits.train.num_classes)
 
-    show("training LeNet5 plainly, for comparison ...")
-    pyro.set_rng_seed(0)
-    dense = source.build(splits.train.input_shape, splits.train.num_classes)
-    train_plainly(dense, train, epochs + fine_tune)
-
-    show("fitting LeNet5 with random gains, pruning by BMRS_N after every epoch ...")
-    pyro.set_rng_seed(0)
-    network = NoisyNetwork(source.build(splits.train.input_shape, splits.train.num_classes), example)
-    model = SupervisedModel(
-        network, lambda logits: dist.Categorical(logits=logits), len(splits.train), kl_weight="mean:0.3"
-    )
-    guide = AutoTruncatedLogNormal(model)
-    optim = JointOptim(
-        torch.optim.Adam, {"lr": 1e-3, "fused": True}, network=network, posterior_lr_factor=20.0
-    )
-    history = fit(
-        model,
-        guide,
-        train,
-        optim=optim,
-        epochs=epochs,
-        fine_tune_epochs=fine_tune,
-        criterion=bmrs_n(),
+    show("training LeNet5, then pruning it along the path, then training the chosen network to its end ...")
+    result = prune(
+        net,
+        Batches(splits.train, 32),
         validation=Batches(splits.validation, 500, shuffle=False),
+        epochs=epochs,
+        dense_epochs=epochs // 2,
         progress=progress,
     )
-
-    show(str(history.keep))
+    for words in choice_in_words(PathRecord.of(result.path, result.choice)):
+        show(words)
     batch = next(iter(test))[0][:128]
-    nets = {"dense": dense.eval(), "small": history.network}
+    nets = {"dense": result.path.network(result.path.dense), "small": result.network}
     seconds = latency(nets, batch)
     columns, record = {}, {}
-    for name, net in nets.items():
-        size = complexity(net, example)
-        accuracy = evaluate(net, test, splits.test.num_classes).accuracy
+    for name, one in nets.items():
+        size = complexity(one, batch[:1])
+        accuracy = evaluate(one, test, splits.test.num_classes).accuracy
         columns[name] = {
             "test accuracy": f"{accuracy:.2%}",
             "parameters": f"{size.parameters:,}",
             "MACs": f"{size.macs:,}",
-            "file size": f"{file_bytes(net) / 1024:,.0f} KiB",
+            "file size": f"{file_bytes(one) / 1024:,.0f} KiB",
             f"latency, batch {len(batch)}": f"{1e3 * seconds[name]:.2f} ms",
         }
         record[name] = {"test_accuracy": accuracy, **asdict(size), "latency_seconds": seconds[name]}

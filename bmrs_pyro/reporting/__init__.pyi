@@ -10,7 +10,7 @@ from .comparison import figures_table as figures_table
 from .figure_files import refuse_figure as refuse_figure
 from .figure_files import save_figure as save_figure
 from .inference_data import to_inference_data as to_inference_data
-from .path_report import path_report as path_report
+from .path_page import path_report as path_report
 from .path_view import choice_in_words as choice_in_words
 from .path_view import plot_path as plot_path
 from .plots import plot_compression as plot_compression

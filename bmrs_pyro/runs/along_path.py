@@ -4,16 +4,16 @@ from __future__ import annotations
 
 __all__ = ["choose_run", "train_path"]
 
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from bmrs_pyro.distributed import main_process_first, rank
+from bmrs_pyro.distributed import rank
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.preparing import Prepared
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.training import Hardware, Path, Target, TargetMissed, choose, fit_path
+from bmrs_pyro.training import Epoch, Hardware, Path, Target, TargetMissed, choose, fit_path
 
 
 def choose_run(
@@ -36,8 +36,7 @@ def choose_run(
             f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune decides anew about "
             "its structures, and bmrs fit without --kl-weight makes a run along the path"
         )
-    with ExitStack() as held:
-        main_process_first(lambda: held.enter_context(run.training()))
+    with run.locked():
         _take(run, _fitted(run, hardware or Hardware(), progress), target)
 
 
@@ -52,7 +51,8 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     Raises:
         TargetMissed: no network of the path fits the budgets.
     """
-    path, target = _fitted(run, hardware, progress), run.config.target
+    callbacks = [run.append_metrics] if rank() == 0 else []
+    path, target = _fitted(run, hardware, progress, callbacks), run.config.target
     assert target is not None
     if rank() == 0:
         run.save_dense(path.network(path.dense).cpu())
@@ -65,7 +65,12 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         ) from None
 
 
-def _fitted(run: RunDirectory, hardware: Hardware, progress: bool) -> Path:
+def _fitted(
+    run: RunDirectory,
+    hardware: Hardware,
+    progress: bool,
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+) -> Path:
     config, recipe = run.config, run.config.recipe
     prepared = Prepared.of(run, hardware.device or "cpu")
     return fit_path(
@@ -78,7 +83,7 @@ def _fitted(run: RunDirectory, hardware: Hardware, progress: bool) -> Path:
         dense_epochs=config.dense_epochs,
         directory=run.shelf.directory,
         progress=progress,
-        callbacks=[run.append_metrics] if rank() == 0 else [],
+        callbacks=callbacks,
         **{name: getattr(recipe, name) for name in ("lr", "min_keep", "seed")},
         **asdict(hardware),
     )

@@ -124,7 +124,7 @@ class Loop(ABC, Generic[R]):
         bar = EpochBar(
             total,
             loader,
-            enabled=bool(progress) and rank() == 0,
+            enabled=bool(progress) and rank() == 0 and len(self.records) < total,
             done=len(self.records),
             title=progress if isinstance(progress, str) else "",
         )

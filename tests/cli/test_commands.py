@@ -364,11 +364,3 @@ def test_newer_format_is_refused_by_name(run: Path, tmp_path: Path) -> None:
     (copy / "config.json").write_text(json.dumps({**config, "format_version": 99}))
     with pytest.raises(RunError, match=r"config\.json.*format version 99"):
         load(copy)
-
-
-@pytest.mark.slow
-def test_demo() -> None:
-    result = command("demo", "--json")
-    assert result.returncode == 0, result.stderr
-    networks = json.loads(result.stdout)
-    assert networks["small"]["parameters"] < networks["dense"]["parameters"]

@@ -24,7 +24,7 @@ from tests.distributed.processes import FORKS, PATIENCE
 ROOT = Path(__file__).parents[2]
 MLP = str(ROOT / "models" / "mlp.py")
 SHORT = [MLP, "--epochs", "2", "--fine-tune-epochs", "1", "--batch-size", "60"]
-LONG = [MLP, "--epochs", "500", "--quiet"]
+LONG = [MLP, "--epochs", "500", "--kl-weight", "cost", "--quiet"]
 
 
 def member(folder: Path, rank: int, size: int, port: int, arguments: list[str]) -> None:
@@ -76,6 +76,18 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     for name, value in values[0].items():
         torch.testing.assert_close(values[1][name], value, rtol=1e-4, atol=1e-4, msg=name)  # after 60 steps
     assert load(two.path)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_two_processes_choose_alike_from_one_path(tmp_path: Path) -> None:
+    along = [MLP, "--epochs", "3", "--dense-epochs", "1", "--batch-size", "60", "--max-params", "100%"]
+    first, second = bmrs(tmp_path, 2, "fit", *along, "--max-latency", "10s", "--out", "two", "--json")
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    answer = json.loads(first[1])
+    assert answer["path"]["met"] is True
+    assert second[1] == ""
+    run = RunDirectory(tmp_path / "two")
+    assert {tuple(epoch.examples) for epoch in run.metrics()} == {(2875, 2875)}  # five passes
+    assert answer["small"]["parameters"] == sum(weight.numel() for weight in run.small().parameters())
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:

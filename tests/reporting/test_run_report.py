@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,12 +22,13 @@ from bmrs_pyro.cli.app import app
 from bmrs_pyro.data import load
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
 from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, repeat_command
-from bmrs_pyro.runs import NetworkSource, RunDirectory
-from bmrs_pyro.training import Path as PruningPath
-from tests.reporting.paths import PATH, point
+from bmrs_pyro.runs import NetworkSource, RunDirectory, prune_run
+from bmrs_pyro.training import Target
+from tests.reporting.paths import PATH, path, point
 
 ODD_NAMES = """
 from collections import OrderedDict
@@ -160,18 +163,38 @@ def texts(html: str) -> list[str]:
     return [unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd].*?</t[hd]>", html)]
 
 
-@pytest.mark.parametrize("path", [None, PATH])
-def test_the_commands_to_copy_are_commands(path: PruningPath | None, finished_run: RunDirectory) -> None:
-    page = html_report(finished_run, path=path)
+@pytest.fixture
+def path_run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """The finished run as if it were the last network of a path."""
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    config = replace(run.config, target=Target(max_loss=0.5), dense_epochs=3)
+    (run.path / "config.json").write_text(json.dumps(seal(config.to_json())))
+    taken = point(4, 80, 0.96, left=run.decision().keep.kept)
+    run.save_path_record(path(PATH.dense, *PATH.points, chosen=taken))
+    return run
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_the_commands_to_copy_are_commands(
+    along: bool, finished_run: RunDirectory, path_run: RunDirectory
+) -> None:
+    page = html_report(path_run if along else finished_run)
     shown = [shlex.split(unescape(words)) for words in re.findall(r"<code>(bmrs .*?)</code>", page)]
-    assert [words[1] for words in shown] == ["choose" if path else "prune", "compare", "export", "fit"]
+    another = ["choose", "choose"] if along else ["prune"]
+    assert [words[1] for words in shown] == [*another, "compare", "export", "fit"]
     for _, name, *words in shown:
-        if name != "choose":  # comes with the command that fits paths
-            get_command(app).commands[name].make_context(name, words)
+        get_command(app).commands[name].make_context(name, words)
+    assert ("--max-loss" in shown[-1], "--kl-weight" in shown[-1]) == (along, not along)
+    if along:  # the trained dense network is there, and half of the MACs can be had
+        assert "--weights" not in shown[2]
+        assert shown[1][-1] == "100%"  # the smallest network of this path has as many as the others
 
 
-def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(finished_run: RunDirectory) -> None:
-    page = html_report(finished_run, path=PATH, chosen=point(4, 80, 0.96))
+def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(
+    finished_run: RunDirectory, path_run: RunDirectory
+) -> None:
+    page = html_report(path_run)
     rows = re.findall(r"<tr id=\"point-\d\".*?</tr>", page)
     assert [texts(row)[:3] for row in rows] == [
         ["1", "800", "98.00% ± 1.00%"],
@@ -185,7 +208,19 @@ def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(finished_run: RunD
         ("800 parameters, accuracy 98.00% ± 1.00%", "point-0"),
         ("90 parameters, accuracy 95.00% ± 1.00%", "point-1"),
     ]
+    assert "Asked for: max_loss 0.5.<" in page
+    assert "An epoch of the path has 108 steps (6\npasses over the data)" in page
+    costs = {row[0]: row[1:] for row in map(texts, re.findall(r"<tr>.*?</tr>", page))}
+    assert costs["validation accuracy"][0] == "97.00%"
     assert "<h2>The path</h2>" not in html_report(finished_run)
+
+
+def test_a_network_that_was_pruned_again_is_no_point_of_the_path(path_run: RunDirectory) -> None:
+    prune_run(path_run, "expected", 0.5)
+    page = html_report(path_run)
+    assert "<h2>The path</h2>" in page
+    assert 'class="chosen"' not in page
+    assert "refitted</th>" not in page
 
 
 def test_layer_names_are_no_html(finished_run: RunDirectory, tmp_path: Path) -> None:

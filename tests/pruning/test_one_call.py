@@ -1,0 +1,106 @@
+"""What one call returns: saved to a directory, shown as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bmrs_pyro import Checkpoint, Pruned, load, prune
+from bmrs_pyro.files import WriteError, unseal
+from bmrs_pyro.runs import PathRecord, RunError
+from tests.inference.programs import batches, mlp
+
+QUICK = {"epochs": 6, "dense_epochs": 1, "max_params": "100%", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return mlp(16)
+
+
+@pytest.fixture(scope="module")
+def pruned(net: nn.Module) -> Pruned:
+    return prune(net, batches(), validation=batches(seed=1), **QUICK)  # type: ignore[arg-type]
+
+
+def test_what_is_saved_is_loaded_again(pruned: Pruned, net: nn.Module, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "small"
+    pruned.save(folder)
+    small = load(folder, net)
+    x = batches(seed=2)[0][0]
+    assert torch.equal(small(x), pruned.network(x))
+    saved = load_file(folder / "posteriors.safetensors")
+    for name, q in pruned.posteriors.items():
+        assert torch.equal(saved[f"loc::{name}"], q.loc)
+        assert torch.equal(saved[f"scale::{name}"], q.scale)
+    record = PathRecord.from_json(unseal((folder / "path.json").read_text()))
+    assert record == PathRecord.of(pruned.path, pruned.choice)
+    assert (record.chosen, record.points) == (pruned.point, pruned.path.points)
+    decision = unseal((folder / "reduction.json").read_text())
+    assert decision["criterion"] == "bmrs-n"
+    with pytest.raises(RunError, match="holds no network's source; give a dense network"):
+        load(folder)
+
+
+def test_the_page_says_what_it_cost_and_shows_the_path(pruned: Pruned, tmp_path: Path) -> None:
+    pruned.report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    dense, small = pruned.path.dense, pruned.point
+    assert "<h2>The path</h2>" in page
+    for text in (f"{dense.score.accuracy:.2%}", f"{small.score.accuracy:.2%}", "latency, batch 128"):
+        assert text in page
+    assert f"<td>{dense.parameters:,}</td><td>{small.parameters:,}</td>" in page
+    assert "result.choose(max_macs=" in page
+    assert page.count('class="chosen"') == 1
+    with pytest.raises(WriteError, match="cannot be written"):
+        pruned.report(tmp_path / "none" / "page.html")
+
+
+def test_a_regression_of_several_inputs_has_a_page_too(tmp_path: Path) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.last = nn.Linear(4, 12), nn.Linear(12, 1)
+
+        def forward(self, a: Tensor, b: Tensor) -> Any:
+            return self.last((self.hidden(a + b)).relu())
+
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 64, 4)
+    data = [((a[:32], b[:32]), a[:32, 0]), ((a[32:], b[32:]), a[32:, 0])]
+    options = {**QUICK, "epochs": 2, "dense_epochs": 0, "likelihood": "normal:1"}
+    found = prune(Sum(), data, validation=data, **options)  # type: ignore[arg-type]
+    found.report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<h1>Sum</h1>" in page
+    assert "validation log-likelihood" in page
+
+
+def test_the_path_goes_on_with_the_likelihood_of_the_dense_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    data = [(x[:32], x[:32, 0]), (x[32:], x[32:, 0])]
+    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1))
+    options = {**QUICK, "epochs": 2, "dense_epochs": 1, "likelihood": "normal", "directory": tmp_path}
+    found = prune(net, data, validation=data, **options)  # type: ignore[arg-type]
+    likelihood = found.path.trainee.model.likelihood
+    assert isinstance(likelihood, nn.Module)
+    state = Checkpoint(tmp_path / "dense.safetensors").load()
+    assert state is not None
+    ((name, trained),) = state.tensors["best/likelihood"].items()
+    assert torch.equal(likelihood.state_dict()[name], trained)
+    assert trained.item() != 0.0  # where it starts
+
+
+def test_the_record_of_a_path_is_plain_json(pruned: Pruned) -> None:
+    record = PathRecord.of(pruned.path, pruned.choice)
+    assert PathRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    with pytest.raises(ValueError, match="malformed path"):
+        PathRecord.from_json({"points": []})
