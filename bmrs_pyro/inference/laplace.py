@@ -1,0 +1,129 @@
+"""Laplace's approximation of the gains' posteriors: one pass of gradients, and no training."""
+
+from __future__ import annotations
+
+__all__ = ["Curvature", "laplace_parameters"]
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.untouched import modes_kept
+
+WIDE = 10.0
+"""The scale, in widths of the prior, of a posterior that is the prior but for a hair."""
+
+SHIFT = 1.0
+"""Nats by which a loc below 0 has to be better: less than that is the gradient's own noise."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """How the log-likelihood of all N examples changes about gains of 1.
+
+        ℓ(θ) − ℓ(1) ≈ Σ_c slope_c (θ_c − 1) − ½ information_c (θ_c − 1)²
+
+    Attributes:
+        slope: Σ_i g_ic with g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c, packed as the guide's parameters, ``(Σ C_f,)``, nats.
+        information: the empirical Fisher information Σ_i g_ic², likewise; of log θ too, for θ = 1.
+    """
+
+    slope: Tensor
+    information: Tensor
+
+    @classmethod
+    def of(cls, model: SupervisedModel, loader: Iterable[Any], batches: int | None = None) -> Curvature:
+        """Go once over the data; each backward pass gives the gradients of a batch's examples, one by one.
+
+        Weights and batch-norm statistics stay as they are, in evaluation mode. What is seen is scaled to N.
+
+        Args:
+            model: the model; where its examples share their draws of the gains, they are run one at a time.
+            loader: batches as for :func:`fit`.
+            batches: most batches to look at; all by default.
+
+        Raises:
+            ValueError: there are no examples.
+        """
+        sizes = [family.size for family in model.structures]
+        like = next(model.network.parameters())
+        slope = torch.zeros(sum(sizes), dtype=torch.float64, device=like.device)
+        information, seen = slope.clone(), 0
+        with modes_kept(model), torch.enable_grad():
+            model.eval()
+            for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
+                y = y.to(like.device)
+                shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
+                gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
+                names = (family.name for family in model.structures)
+                theta = dict(zip(names, gains.split(sizes, -1), strict=True))
+                outputs = model.likelihood(model.network(x, theta))
+                (each,) = torch.autograd.grad(log_likelihoods(outputs, y).sum(), gains)
+                each = each.double().reshape(-1, sum(sizes))
+                slope += each.sum(0)
+                information += each.square().sum(0)
+                seen += len(y)
+        if not seen:
+            raise ValueError("the loader gives no examples; a Laplace approximation needs some")
+        return cls(slope * (model.num_data / seen), information * (model.num_data / seen))
+
+
+def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterable[tuple[Any, Tensor]]:
+    """Return batches, or single examples where the examples of a batch cannot have gains of their own."""
+    for x, y in batches:
+        if not len(y):
+            continue
+        if model.draw_shape(x):
+            yield x, y
+            continue
+        for row in range(len(y)):
+            one = slice(row, row + 1)
+            rows = len(y)
+            yield (
+                map_leaves(
+                    lambda leaf: (
+                        leaf[one] if isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,) else leaf
+                    ),
+                    x,
+                ),
+                y[one],
+            )
+
+
+def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loc and scale of every posterior, ``(Σ C_f,)`` each.
+
+    With weights that do not follow, the free energy E_q[ℓ] − λ KL(q ‖ p) has two optima: a narrow posterior, and the
+    prior itself. The better one is taken. The narrow one is Laplace's, about a gain of 1 (loc 0), or about the mode of
+    the quadratic where that lies clearly lower.
+
+    Args:
+        curvature: of the log-likelihood.
+        prior: prior of the gains.
+        kl_scales: λ, the weight of every structure's KL.
+    """
+    information = curvature.information.clamp(min=torch.finfo(torch.float64).tiny)
+    widest = WIDE * prior.log_width
+    mode = (1 + curvature.slope / information).clamp(prior.low, prior.high)
+    locs = torch.stack([torch.zeros_like(mode), mode.log(), torch.zeros_like(mode)])
+    scales = (kl_scales.double() / information).sqrt() / locs.exp()
+    scales[-1] = widest
+    scales = torch.minimum(scales, widest)
+    q = TruncatedLogNormal(locs, scales, prior.low, prior.high)
+    away = q.mean - 1
+    expected = curvature.slope * away - curvature.information * (away.square() + q.variance) / 2
+    energy = expected - kl_scales * kl_divergence(q, prior)
+    at_one, at_mode, wide = energy
+    narrow = (at_mode > at_one + SHIFT * kl_scales).long()
+    best = torch.where(wide > torch.maximum(at_one, at_mode) - 1e-3 * kl_scales, 2, narrow)[None]
+    return locs.gather(0, best)[0], scales.gather(0, best)[0]

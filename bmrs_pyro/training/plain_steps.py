@@ -1,0 +1,160 @@
+"""Training without gains: plain steps of SGD or AdamW inside one cycle of the learning rate that ends at 0."""
+
+from __future__ import annotations
+
+__all__ = ["Cycle", "PlainSteps"]
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro.inference.elbo import NonFiniteLoss
+from bmrs_pyro.inference.inputs import inputs_on, outputs_of, pairs
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.inference.outcomes import Outcome
+from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.shuffling import set_epoch
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """How plain steps are made: the rate rises to its peak, and falls to 0 by the last step.
+
+    Attributes:
+        optimizer: ``"sgd"`` (Nesterov's momentum of 0.9) or ``"adamw"``.
+        lr: the peak; None takes 0.05 of SGD and 1e-3 of AdamW.
+        weight_decay: of all weights.
+        warm_up: share of the steps in which the rate rises.
+        clip: largest norm of the gradient; None for any.
+        teacher: a network whose outputs count half, as labels with their probabilities; None for none.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    optimizer: str = "sgd"
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    warm_up: float = 0.1
+    clip: float | None = None
+    teacher: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be finite and above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
+
+    @property
+    def peak(self) -> float:
+        """The largest learning rate."""
+        return self.lr or (0.05 if self.optimizer == "sgd" else 1e-3)
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""
+        if progress < self.warm_up:
+            return self.peak * progress / self.warm_up
+        return self.peak * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
+
+
+class PlainSteps:
+    """The steps of one cycle, between which structures may leave the network.
+
+    Args:
+        model: the model; network and likelihood are trained, at gains of 1.
+        loader: training batches of one pass.
+        total: number of steps in the cycle.
+        cycle: how they are made.
+    """
+
+    def __init__(self, model: SupervisedModel, loader: Batches, total: int, cycle: Cycle) -> None:
+        self.model, self.total, self.cycle, self.done = model, total, cycle, 0
+        self.batches = _endless(loader)
+        named = dict(model.network.net.named_parameters())
+        self.names = {weight: name for name, weight in named.items()}
+        extra = list(model.likelihood.parameters()) if isinstance(model.likelihood, nn.Module) else []
+        weights = [weight for weight in (*named.values(), *extra) if weight.requires_grad]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
+            if cycle.optimizer == "sgd"
+            else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
+        )
+        if cycle.teacher is not None:
+            cycle.teacher.eval().requires_grad_(False)
+
+    def make(self, until: int) -> None:
+        """Make steps until so many of the cycle are done.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite.
+            ValueError: the loader gives no batches.
+        """
+        self.model.train()
+        device = next(self.model.network.parameters()).device
+        while self.done < until:
+            x, y = next(self.batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
+            self.optimizer.zero_grad()
+            loss = self._loss(inputs_on(device, x), y.to(device))
+            if not math.isfinite(loss.item()):
+                raise NonFiniteLoss(
+                    f"step {self.done + 1}: the loss is {loss.item()}; lower the learning rate ({self.cycle.peak})"
+                )
+            loss.backward()
+            if self.cycle.clip is not None:
+                nn.utils.clip_grad_norm_(self.names, self.cycle.clip)
+            self.optimizer.step()
+            self.done += 1
+
+    def cut_(self, removal: Removal) -> None:
+        """Drop the moments of what has left the network."""
+        for weight, name in self.names.items():
+            if name in removal.cuts:
+                state = self.optimizer.state.get(weight, {})
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.dim():
+                        state[key] = removal.cut(name, value)
+
+    def _loss(self, x: Any, y: Tensor) -> Tensor:
+        """Return the mean of −log p(y | x), nats per example; with a teacher half of it, and half of that of its labels."""
+        distribution = self.model.predicted(x, {})
+        loss = -log_likelihoods(distribution, y).mean()
+        if self.cycle.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = self.model.likelihood(outputs_of(self.cycle.teacher, x))
+        return (loss + _cross_entropy(taught, distribution)) / 2
+
+
+def _cross_entropy(taught: Any, learned: Any) -> Tensor:
+    """Return −E log p(y) under what the teacher says, the mean over examples; of its means where y is no class."""
+    one, other = Outcome.of(taught), Outcome.of(learned)
+    if one.log_p is not None and other.log_p is not None:
+        return -(one.log_p.exp() * other.log_p).sum(-1).mean()
+    return -learned.log_prob(one.mean).mean()
+
+
+def _endless(loader: Batches) -> Iterator[tuple[Any, Tensor]]:
+    for epoch in itertools.count():
+        set_epoch(loader, epoch)
+        found = False
+        for found_x, y in pairs(loader):
+            if len(y):
+                found = True
+                yield found_x, y
+        if not found:
+            raise ValueError("the loader gives no batches; are the data fewer than one batch with drop_last?")
