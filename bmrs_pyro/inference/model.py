@@ -155,7 +155,7 @@ class SupervisedModel(nn.Module):
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
-        distribution = self.predicted(x, theta)
+        distribution = self._distribution(x, theta)
         if y is not None:
             y = observed(distribution, y)
         with _Rows("data", distribution.batch_shape[0], {"y": self._repeats(distribution)}):
@@ -165,7 +165,7 @@ class SupervisedModel(nn.Module):
     def log_likelihood(self, x: Inputs, y: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """Return Σ log p(y | x, θ) for all N examples as a batch estimates it, in nats, without Pyro sites."""
         self._register()
-        distribution = self.predicted(x, theta)
+        distribution = self._distribution(x, theta)
         return self._repeats(distribution) * log_likelihoods(distribution, y).sum()
 
     @property
@@ -173,8 +173,7 @@ class SupervisedModel(nn.Module):
         """The structure families whose gains are random."""
         return self.network.structures
 
-    def predicted(self, x: Inputs, theta: Mapping[str, Tensor]) -> dist.TorchDistribution:
-        """Return p(y | x, θ) of a batch, in the model's precision, without Pyro sites."""
+    def _distribution(self, x: Inputs, theta: Mapping[str, Tensor]) -> dist.TorchDistribution:
         run = self.compiled or self.network
         if self.mixed_precision:
             device = next(self.network.parameters()).device

@@ -6,18 +6,20 @@ __all__ = ["Cycle", "PlainSteps"]
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import inputs_on, outputs_of, pairs
-from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.observations import log_likelihoods
 from bmrs_pyro.inference.outcomes import Outcome
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.shuffling import set_epoch
@@ -33,6 +35,7 @@ class Cycle:
         weight_decay: of all weights.
         warm_up: share of the steps in which the rate rises.
         clip: largest norm of the gradient; None for any.
+        bfloat16: train in mixed precision.
         teacher: a network whose outputs count half, as labels with their probabilities; None for none.
 
     Raises:
@@ -44,6 +47,7 @@ class Cycle:
     weight_decay: float = 5e-4
     warm_up: float = 0.1
     clip: float | None = None
+    bfloat16: bool = False
     teacher: nn.Module | None = None
 
     def __post_init__(self) -> None:
@@ -74,21 +78,25 @@ class PlainSteps:
     """The steps of one cycle, between which structures may leave the network.
 
     Args:
-        model: the model; network and likelihood are trained, at gains of 1.
+        net: the network.
+        likelihood: of y given its outputs; trained too where it is a module.
         loader: training batches of one pass.
         total: number of steps in the cycle.
         cycle: how they are made.
     """
 
-    def __init__(self, model: SupervisedModel, loader: Batches, total: int, cycle: Cycle) -> None:
-        self.model, self.total, self.cycle, self.done = model, total, cycle, 0
+    def __init__(
+        self, net: nn.Module, likelihood: Likelihood, loader: Batches, total: int, cycle: Cycle
+    ) -> None:
+        self.net, self.likelihood, self.total, self.cycle, self.done = net, likelihood, total, cycle, 0
         self.batches = _endless(loader)
-        named = dict(model.network.net.named_parameters())
-        self.names = {weight: name for name, weight in named.items()}
-        extra = list(model.likelihood.parameters()) if isinstance(model.likelihood, nn.Module) else []
-        weights = [weight for weight in (*named.values(), *extra) if weight.requires_grad]
+        self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
+        extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
+        weights = [*self.names, *extra]
         self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
+            torch.optim.SGD(
+                weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay
+            )
             if cycle.optimizer == "sgd"
             else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
         )
@@ -102,8 +110,8 @@ class PlainSteps:
             NonFiniteLoss: the loss is NaN or infinite.
             ValueError: the loader gives no batches.
         """
-        self.model.train()
-        device = next(self.model.network.parameters()).device
+        self.net.train()
+        device = next(self.net.parameters()).device
         while self.done < until:
             x, y = next(self.batches)
             for group in self.optimizer.param_groups:
@@ -116,7 +124,7 @@ class PlainSteps:
                 )
             loss.backward()
             if self.cycle.clip is not None:
-                nn.utils.clip_grad_norm_(self.names, self.cycle.clip)
+                nn.utils.clip_grad_norm_(list(self.names), self.cycle.clip)
             self.optimizer.step()
             self.done += 1
 
@@ -130,17 +138,27 @@ class PlainSteps:
                         state[key] = removal.cut(name, value)
 
     def _loss(self, x: Any, y: Tensor) -> Tensor:
-        """Return the mean of −log p(y | x), nats per example; with a teacher half of it, and half of that of its labels."""
-        distribution = self.model.predicted(x, {})
-        loss = -log_likelihoods(distribution, y).mean()
+        """Return the mean of −log p(y | x), nats per example; with a teacher half of that, and half of the teacher's."""
+        learned = self._predicted(self.net, x)
+        loss = -log_likelihoods(learned, y).mean()
         if self.cycle.teacher is None:
             return loss
         with torch.no_grad():
-            taught = self.model.likelihood(outputs_of(self.cycle.teacher, x))
-        return (loss + _cross_entropy(taught, distribution)) / 2
+            taught = self._predicted(self.cycle.teacher, x)
+        return (loss + _cross_entropy(taught, learned)) / 2
+
+    def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:
+        device = next(net.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.cycle.bfloat16):
+            outputs = outputs_of(net, x)
+        return self.likelihood(map_leaves(_single, outputs) if self.cycle.bfloat16 else outputs)
 
 
-def _cross_entropy(taught: Any, learned: Any) -> Tensor:
+def _single(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output
+
+
+def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Tensor:
     """Return −E log p(y) under what the teacher says, the mean over examples; of its means where y is no class."""
     one, other = Outcome.of(taught), Outcome.of(learned)
     if one.log_p is not None and other.log_p is not None:

@@ -1,0 +1,166 @@
+"""A trained network made smaller: structures leave in small cuts while its weights are trained along."""
+
+from __future__ import annotations
+
+__all__ = ["JointReduction", "Reduced"]
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from operator import length_hint
+
+import torch
+from torch import nn
+
+from bmrs_pyro.distributed import world_size
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import compact, complexity, cost_model
+from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.reduction import KeepMask, ModelReduction, bmrs_n, score_structures
+from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
+from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.plain_steps import Cycle, PlainSteps
+from bmrs_pyro.training.validation import validate
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What a reduction came to.
+
+    Attributes:
+        network: the small network, plain and in evaluation mode.
+        model: the model, its network shrunk.
+        guide: Laplace's posteriors of the gains that are left.
+        points: the network after every cut, and at the end.
+    """
+
+    network: nn.Module
+    model: SupervisedModel
+    guide: AutoTruncatedLogNormal
+    points: tuple[PathPoint, ...]
+
+
+@dataclass(frozen=True)
+class JointReduction:
+    """How a trained network is reduced to a budget, inside one cycle of the learning rate.
+
+    In the first part of the cycle there are cuts, between which the weights are trained. The evidence is taken
+    anew for each of them, from the weights as they are then (:meth:`AutoTruncatedLogNormal.from_laplace`), and each
+    takes the same share of what is left, so that the last one arrives at the budget. The rest of the cycle trains
+    the small network.
+
+    Attributes:
+        loader: training batches of one pass.
+        validation: batches that networks are scored on.
+        epochs: passes over the data, in all; 0 makes the cuts alone.
+        cycle: how the steps are made.
+        criterion: scores structures by their posteriors; what has the least evidence per cost leaves first.
+        cuts: number of them.
+        share: share of the cycle in which they are.
+        batches: batches that the evidence of a cut is taken from.
+        seed: of what is random; None draws from the generators as they are.
+
+    Raises:
+        ValueError: a number is out of range, or several processes are running.
+    """
+
+    loader: Batches
+    validation: Batches
+    epochs: int = 15
+    cycle: Cycle = Cycle()
+    criterion: ModelReduction = bmrs_n()
+    cuts: int = 10
+    share: float = 0.2
+    batches: int = 20
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.cuts < 1 or not 0 <= self.share <= 1:
+            raise ValueError(
+                f"epochs={self.epochs}, cuts={self.cuts} and share={self.share}; there must be at least 0 epochs and 1 "
+                "cut, in a share between 0 and 1"
+            )
+        if world_size() > 1:
+            raise ValueError("a trained network is reduced by one process; start it without torchrun")
+
+    def run(self, model: SupervisedModel, limits: Limits) -> Reduced:
+        """Reduce a copy of a model's network to the budgets.
+
+        Args:
+            model: the trained model, which stays as it is.
+            limits: budgets, and multiples.
+
+        Raises:
+            ValueError: a budget cannot be met.
+        """
+        limits.refuse_impossible(model.network)
+        model = copy.deepcopy(model)
+        with generators_kept() if self.seed is not None else nullcontext():
+            if self.seed is not None:
+                seed_generators(self.seed)
+            points = self._points(model, limits)
+            guide = self.evidence(model)
+        return Reduced(compact(model.network, {}), model, guide, tuple(points))
+
+    def evidence(self, model: SupervisedModel) -> AutoTruncatedLogNormal:
+        """Return Laplace's posteriors at the weights as they are."""
+        return AutoTruncatedLogNormal.from_laplace(model, self.loader, batches=self.batches)
+
+    def point(self, model: SupervisedModel, epoch: int = 0, delta_f: float = 0.0) -> PathPoint:
+        """Return what the network costs and how well it predicts, its batch-norm statistics estimated anew."""
+        reestimate_batch_norm_(model.network.net, self.loader)
+        cost = complexity(model.network)
+        return PathPoint(
+            epoch=epoch,
+            kl_weight=model.kl_weight.factor,
+            structures={family.name: family.size for family in model.structures},
+            parameters=cost.parameters,
+            macs=cost.macs,
+            bytes=cost.bytes,
+            delta_f=delta_f,
+            score=validate(model, {}, self.validation),
+        )
+
+    def _points(self, model: SupervisedModel, limits: Limits) -> list[PathPoint]:
+        per_epoch = length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
+        total = self.epochs * per_epoch
+        steps = PlainSteps(model.network.net, model.likelihood, self.loader, total, self.cycle)
+        targets = _shares(model, limits, self.cuts)
+        points, gone = [], 0.0
+        for number, target in enumerate(targets, 1):
+            posteriors = self.evidence(model).posteriors()
+            scores = score_structures(posteriors, model.prior, self.criterion)
+            whole = KeepMask(
+                {name: torch.ones(q.batch_shape, dtype=torch.bool) for name, q in posteriors.items()}
+            )
+            keep = target.applied(model.network, whole, scores)
+            gone += sum(
+                float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
+            )
+            gone -= keep.removed * self.criterion.log_prior_odds
+            steps.cut_(model.network.remove_(keep))
+            steps.make(round(total * self.share * number / self.cuts))
+            points.append(self.point(model, steps.done // per_epoch, gone))
+        steps.make(total)
+        return [*points, self.point(model, self.epochs, gone)]
+
+
+def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:
+    """Return the budgets of every cut: geometric from what the network costs to the last one, which are the limits."""
+    counts = {family.name: family.size for family in model.structures}
+    wholes = {"max_macs": "macs", "max_parameters": "parameters"}
+    whole = {name: cost_model(model.network, cost)(counts) for name, cost in wholes.items()}
+
+    def after(share: float) -> Limits:
+        budgets = {
+            name: int(whole[name] * (getattr(limits, name) / whole[name]) ** share)
+            for name in wholes
+            if getattr(limits, name) is not None and getattr(limits, name) < whole[name]
+        }
+        return replace(limits, **budgets)
+
+    return [after(number / cuts) for number in range(1, cuts)] + [limits]
