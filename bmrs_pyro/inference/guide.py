@@ -75,7 +75,7 @@ class AutoTruncatedLogNormal(AutoGuide):
     ) -> AutoTruncatedLogNormal:
         """Approximate the posteriors without training, from one pass of gradients: loc 0, scale I_c^−½, truncated.
 
-        I_c = Σ_i (∂ log p(y_i | x_i, θ)/∂θ_c)² at θ = 1, the empirical Fisher information of log θ_c over all N examples.
+        I_c = Σ_i (∂ log p(y_i | x_i, θ)/∂θ_c)² at θ = 1: the empirical Fisher information of log θ_c, over N examples.
         That is Laplace's approximation where the weights fit the data; it takes gains one by one, as the mean-field
         guide does, and the log-likelihood as quadratic in θ. Where the free energy prefers it, a posterior is the
         prior instead (what the data say nothing about), or lies about the mode of the quadratic. With a KL weight λ

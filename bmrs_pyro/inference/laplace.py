@@ -4,8 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Curvature", "laplace_parameters"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -78,26 +79,18 @@ class Curvature:
         return cls(slope * (model.num_data / seen), information * (model.num_data / seen))
 
 
-def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterable[tuple[Any, Tensor]]:
+def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
     """Return batches, or single examples where the examples of a batch cannot have gains of their own."""
     for x, y in batches:
-        if not len(y):
-            continue
-        if model.draw_shape(x):
+        if len(y) and model.draw_shape(x):
             yield x, y
-            continue
-        for row in range(len(y)):
-            one = slice(row, row + 1)
-            rows = len(y)
-            yield (
-                map_leaves(
-                    lambda leaf: (
-                        leaf[one] if isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,) else leaf
-                    ),
-                    x,
-                ),
-                y[one],
-            )
+        elif len(y):
+            for row in range(len(y)):
+                yield map_leaves(partial(_row, row, len(y)), x), y[row : row + 1]
+
+
+def _row(row: int, rows: int, leaf: Any) -> Any:
+    return leaf[row : row + 1] if isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,) else leaf
 
 
 def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tensor) -> tuple[Tensor, Tensor]:

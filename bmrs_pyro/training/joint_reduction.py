@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["JointReduction", "Reduced"]
+__all__ = ["JointReduction"]
 
 import copy
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import length_hint
 
 import torch
-from torch import nn
 
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
@@ -20,28 +20,13 @@ from bmrs_pyro.network import compact, complexity, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.reduction import KeepMask, ModelReduction, bmrs_n, score_structures
 from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
+from bmrs_pyro.training.history import History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.plain_steps import Cycle, PlainSteps
+from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import validate
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """What a reduction came to.
-
-    Attributes:
-        network: the small network, plain and in evaluation mode.
-        model: the model, its network shrunk.
-        guide: Laplace's posteriors of the gains that are left.
-        points: the network after every cut, and at the end.
-    """
-
-    network: nn.Module
-    model: SupervisedModel
-    guide: AutoTruncatedLogNormal
-    points: tuple[PathPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -71,8 +56,8 @@ class JointReduction:
     loader: Batches
     validation: Batches
     epochs: int = 15
-    cycle: Cycle = Cycle()
-    criterion: ModelReduction = bmrs_n()
+    cycle: Cycle = field(default_factory=Cycle)
+    criterion: ModelReduction = field(default_factory=bmrs_n)
     cuts: int = 10
     share: float = 0.2
     batches: int = 20
@@ -87,66 +72,71 @@ class JointReduction:
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")
 
-    def run(self, model: SupervisedModel, limits: Limits) -> Reduced:
-        """Reduce a copy of a model's network to the budgets.
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of training batches in a pass."""
+        return length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
+
+    def run(
+        self, model: SupervisedModel, limits: Limits, start: PathPoint, keep: KeepMask
+    ) -> tuple[Refit, tuple[PathPoint, ...]]:
+        """Reduce a copy of a model's network to budgets; return it, and the network after every cut.
 
         Args:
             model: the trained model, which stays as it is.
-            limits: budgets, and multiples.
-
-        Raises:
-            ValueError: a budget cannot be met.
+            limits: budgets that can be met, and multiples.
+            start: what the network costs and how well it predicts.
+            keep: what is left in it of the network that structures are numbered by.
         """
-        limits.refuse_impossible(model.network)
-        model = copy.deepcopy(model)
+        model, history = copy.deepcopy(model), History(keep)
         with generators_kept() if self.seed is not None else nullcontext():
             if self.seed is not None:
                 seed_generators(self.seed)
-            points = self._points(model, limits)
+            points = tuple(self._points(model, limits, history))
             guide = self.evidence(model)
-        return Reduced(compact(model.network, {}), model, guide, tuple(points))
+        history.note_scores(score_structures(guide.posteriors(), model.prior, self.criterion))
+        history.network = compact(model.network, {})
+        point = self.point(model, self.validation, self.cuts, points[-1].delta_f)
+        return Refit(start, point, model, guide, history), points
 
     def evidence(self, model: SupervisedModel) -> AutoTruncatedLogNormal:
         """Return Laplace's posteriors at the weights as they are."""
         return AutoTruncatedLogNormal.from_laplace(model, self.loader, batches=self.batches)
 
-    def point(self, model: SupervisedModel, epoch: int = 0, delta_f: float = 0.0) -> PathPoint:
-        """Return what the network costs and how well it predicts, its batch-norm statistics estimated anew."""
-        reestimate_batch_norm_(model.network.net, self.loader)
+    def point(
+        self, model: SupervisedModel, validation: Batches, number: int = 0, delta_f: float | None = None
+    ) -> PathPoint:
+        """Return what the network costs and how well it predicts, after a number of cuts."""
         cost = complexity(model.network)
         return PathPoint(
-            epoch=epoch,
+            epoch=number,
             kl_weight=model.kl_weight.factor,
             structures={family.name: family.size for family in model.structures},
             parameters=cost.parameters,
             macs=cost.macs,
             bytes=cost.bytes,
             delta_f=delta_f,
-            score=validate(model, {}, self.validation),
+            score=validate(model, {}, validation),
         )
 
-    def _points(self, model: SupervisedModel, limits: Limits) -> list[PathPoint]:
-        per_epoch = length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
-        total = self.epochs * per_epoch
-        steps = PlainSteps(model.network.net, model.likelihood, self.loader, total, self.cycle)
-        targets = _shares(model, limits, self.cuts)
-        points, gone = [], 0.0
-        for number, target in enumerate(targets, 1):
-            posteriors = self.evidence(model).posteriors()
-            scores = score_structures(posteriors, model.prior, self.criterion)
-            whole = KeepMask(
-                {name: torch.ones(q.batch_shape, dtype=torch.bool) for name, q in posteriors.items()}
-            )
-            keep = target.applied(model.network, whole, scores)
-            gone += sum(
-                float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
-            )
+    def _points(self, model: SupervisedModel, limits: Limits, history: History) -> Iterator[PathPoint]:
+        """Make the cuts and the steps."""
+        net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
+        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle)
+        for number, target in enumerate(_shares(model, limits, self.cuts), 1):
+            scores = score_structures(self.evidence(model).posteriors(), model.prior, self.criterion)
+            history.note_scores(scores)
+            whole = KeepMask({name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()})
+            keep = target.applied(model.network, whole, scores, units=model.kl_scales)
+            gone += sum(float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items())
             gone -= keep.removed * self.criterion.log_prior_odds
             steps.cut_(model.network.remove_(keep))
+            history.keep = history.keep.then(keep)
             steps.make(round(total * self.share * number / self.cuts))
-            points.append(self.point(model, steps.done // per_epoch, gone))
+            reestimate_batch_norm_(net, self.loader, self.batches)
+            yield self.point(model, list(islice(self.validation, self.batches)), number, gone)
         steps.make(total)
-        return [*points, self.point(model, self.epochs, gone)]
+        reestimate_batch_norm_(net, self.loader)
 
 
 def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:

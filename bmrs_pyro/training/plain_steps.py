@@ -94,9 +94,7 @@ class PlainSteps:
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
         weights = [*self.names, *extra]
         self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(
-                weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay
-            )
+            torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
             if cycle.optimizer == "sgd"
             else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
         )
@@ -138,7 +136,7 @@ class PlainSteps:
                         state[key] = removal.cut(name, value)
 
     def _loss(self, x: Any, y: Tensor) -> Tensor:
-        """Return the mean of −log p(y | x), nats per example; with a teacher half of that, and half of the teacher's."""
+        """Return the mean of −log p(y | x), nats per example; with a teacher half of it, and half of the teacher's."""
         learned = self._predicted(self.net, x)
         loss = -log_likelihoods(learned, y).mean()
         if self.cycle.teacher is None:
@@ -163,6 +161,8 @@ def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Ten
     one, other = Outcome.of(taught), Outcome.of(learned)
     if one.log_p is not None and other.log_p is not None:
         return -(one.log_p.exp() * other.log_p).sum(-1).mean()
+    if one.mean is None:
+        raise ValueError(f"a {type(taught).__name__} has neither classes nor a mean to teach")
     return -learned.log_prob(one.mean).mean()
 
 

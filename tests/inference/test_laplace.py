@@ -21,12 +21,13 @@ from bmrs_pyro import (
     spike,
 )
 from bmrs_pyro.inference.laplace import Curvature
+from bmrs_pyro.inference.model import Draws
 
 N, SECOND = 2000, 12.0  # examples, and how many standard errors the second effect has
 
 
-def problem(z: float, held: float, draws: str = "example") -> tuple[SupervisedModel, Tensor, Tensor]:
-    """y = w₁ x₁ + w₂ x₂ + noise: the data's estimate of the first effect is z standard errors, its frozen weight ``held``."""
+def problem(z: float, held: float, draws: Draws = "example") -> tuple[SupervisedModel, Tensor, Tensor]:
+    """Two linear effects, estimated at z and 12 standard errors; the first weight is frozen at ``held`` errors."""
     torch.manual_seed(0)
     x, _ = torch.linalg.qr(torch.randn(N, 3))
     noise = torch.randn(N)
@@ -100,7 +101,7 @@ def test_loc_and_scale_are_those_of_the_exact_posterior_where_it_is_narrow() -> 
 
 
 @pytest.mark.parametrize("draws", ["example", "batch"])
-def test_information_is_the_sum_of_squared_gradients_of_single_examples(draws: str) -> None:
+def test_information_is_the_sum_of_squared_gradients_of_single_examples(draws: Draws) -> None:
     model, x, y = problem(3.0, 5.0, draws)
     model.num_data = 100
     found = Curvature.of(model, [(x[:30], y[:30]), (x[30:50], y[30:50]), (x[50:], y[50:])], batches=2)
