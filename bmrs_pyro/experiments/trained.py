@@ -6,7 +6,6 @@ __all__ = ["BUDGETS", "CONTENDERS", "EPOCHS", "NETWORKS", "grid", "run"]
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bmrs_pyro.data import Augmentation, Batches, Dataset, load, stratified_split
+from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
+from bmrs_pyro.experiments.pretraining import Stage, pretrain
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.experiments.torch_pruning_cuts import IMPORTANCES, cut
 from bmrs_pyro.files import alone, write_atomically
@@ -108,25 +108,19 @@ def grid(
     ]
 
 
-@dataclass(frozen=True)
-class _Data:
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+def _data(data_root: str) -> Splits:
+    """Return half of the training images, 2,500 others to choose by, and the test images."""
+    splits = load("cifar10", data_root=data_root, size=SIZE, validation=0.5)
+    return splits._replace(validation=stratified_split(splits.validation, 0.1)[1])
 
-    @classmethod
-    def of(cls, data_root: str) -> _Data:
-        splits = load("cifar10", data_root=data_root, size=SIZE, validation=0.5)
-        _, validation = stratified_split(splits.validation, 0.1)
-        return cls(splits.train, validation, splits.test)
 
-    def training(self, seed: int) -> Batches:
-        """Return the batches of an epoch, mirrored and shifted."""
-        return Batches(self.train, 128, drop_last=True, augmentation=Augmentation(), seed=seed)
+def _augmented(data: Splits, seed: int) -> Batches:
+    return Batches(data.train, 128, drop_last=True, augmentation=Augmentation(), seed=seed)
 
-    def still(self, seed: int) -> Batches:
-        """Return the same images as they are, for evidence and batch-norm statistics."""
-        return Batches(self.train, 128, seed=seed)
+
+def _still(data: Splits, seed: int) -> Batches:
+    """Return the images as they are, for gradients and batch-norm statistics."""
+    return Batches(data.train, 128, seed=seed)
 
 
 def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
@@ -137,10 +131,11 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         data_root: folder of CIFAR-10.
         cache: folder that trained networks are kept in.
     """
-    data, seed = _Data.of(data_root), config["seed"]
+    data, seed = _data(data_root), config["seed"]
     net, example = NETWORKS[config["network"]](), torch.zeros(1, 3, SIZE, SIZE)
     net.load_state_dict(_trained(config["network"], seed, data, Path(cache)))
     dense, whole = _accuracy(net, data.test), complexity(net, example).macs
+    net.to(memory_format=torch.channels_last)
     torch.manual_seed(seed)
     start = time.process_time()
     budget = whole * config["budget"] // 100
@@ -148,7 +143,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         small = _ours(net, example, data, config, budget)
     else:
         small = _theirs(net, example, data, config, budget)
-    reestimate_batch_norm_(small, data.still(seed))
+    reestimate_batch_norm_(small, _still(data, seed))
     seconds, cost = time.process_time() - start, complexity(small, example)
     return {
         "dataset": "cifar10",
@@ -163,10 +158,10 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     }
 
 
-def _ours(net: nn.Module, example: Tensor, data: _Data, config: Config, macs: int) -> nn.Module:
+def _ours(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
     model = SupervisedModel(NoisyNetwork(net, example), "categorical:0.02", len(data.train))
     reduction = JointReduction(
-        data.training(config["seed"]),
+        _augmented(data, config["seed"]),
         Batches(data.validation, 500),
         epochs=config["epochs"],
         cycle=Cycle(bfloat16=True),
@@ -178,13 +173,13 @@ def _ours(net: nn.Module, example: Tensor, data: _Data, config: Config, macs: in
     return reduction.run(model, Limits(max_macs=macs)).network
 
 
-def _theirs(net: nn.Module, example: Tensor, data: _Data, config: Config, macs: int) -> nn.Module:
+def _theirs(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
     contender, seed = config["contender"], config["seed"]
     name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
     if kind not in ("local", "iterative"):
         name, kind = contender.removeprefix(_TORCH_PRUNING), ""
     cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
-    train, whole = data.training(seed), complexity(net, example).macs
+    train, whole = _augmented(data, seed), complexity(net, example).macs
     total = config["epochs"] * len(train)
     steps = _steps(net, train, total)
     for number in range(1, cuts + 1):
@@ -195,7 +190,7 @@ def _theirs(net: nn.Module, example: Tensor, data: _Data, config: Config, macs: 
             name,
             budget,
             local=kind == "local",
-            train=data.still(seed),
+            train=_still(data, seed),
             batches=EVIDENCE,
         )
         after = _steps(small, train, total)
@@ -203,7 +198,7 @@ def _theirs(net: nn.Module, example: Tensor, data: _Data, config: Config, macs: 
         if cuts > 1:
             steps.make(round(total * SHARE * number / cuts))
             if not total:
-                reestimate_batch_norm_(steps.net, data.still(seed))
+                reestimate_batch_norm_(steps.net, _still(data, seed), EVIDENCE)
     steps.make(total)
     return steps.net.eval()
 
@@ -212,7 +207,7 @@ def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
     return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
 
 
-def _trained(network: str, seed: int, data: _Data, cache: Path) -> dict[str, Tensor]:
+def _trained(network: str, seed: int, data: Splits, cache: Path) -> dict[str, Tensor]:
     """Return the weights of the dense network, trained before or now."""
     file = (
         cache
@@ -223,9 +218,8 @@ def _trained(network: str, seed: int, data: _Data, cache: Path) -> dict[str, Ten
     with alone(file.with_suffix(".lock"), wait=True):
         if not file.exists():
             torch.manual_seed(seed)
-            net, train = NETWORKS[network](), data.training(seed + 1000)
-            total = DENSE_EPOCHS * len(train)
-            PlainSteps(net, SmoothedLikelihood(0.1), train, total, Cycle(lr=0.1, bfloat16=True)).make(total)
+            stages = [Stage(DENSE_EPOCHS, SIZE)]
+            net = pretrain(NETWORKS[network](), data, stages, file.with_suffix(".jsonl"), peak_rate=0.1)
             weights = {name: value.contiguous() for name, value in net.state_dict().items()}
             write_atomically(file, lambda partial: save_file(weights, partial))
     return load_file(file)

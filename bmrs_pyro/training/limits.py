@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["Limits"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class Limits:
         """Return the limits of a recipe."""
         return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
 
+    def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
+        """Return :meth:`applied` for a network, as ``select(..., limits=)`` takes it."""
+        return partial(self.applied, network, units=units)
+
     def refuse_impossible(self, network: NoisyNetwork) -> None:
         """Raise ValueError if the smallest network that keeps something of every family is over a budget."""
         scores = {family.name: -torch.ones(family.size) for family in network.structures}
@@ -58,6 +63,7 @@ class Limits:
         *,
         min_keep: int = 1,
         budgets: bool = True,
+        units: Mapping[str, float] | None = None,
     ) -> KeepMask:
         """Return the selection that obeys the limits.
 
@@ -67,6 +73,8 @@ class Limits:
             scores: the scores it was decided by.
             min_keep: least number of structures a family keeps.
             budgets: False leaves the budgets for later, as when pruning goes on.
+            units: what a nat of each family's score is worth in nats of the log-likelihood, by site name: its KL
+                weight, for scores that are a change of evidence. By default they are worth the same.
 
         Raises:
             ValueError: a budget cannot be met.
@@ -75,6 +83,8 @@ class Limits:
         keep = rounded(keep, scores, multiples)
         if not budgets:
             return keep
+        if units is not None:
+            scores = {name: units[name] * values for name, values in scores.items()}
         for cost, budget in (("macs", self.max_macs), ("parameters", self.max_parameters)):
             if budget:
                 model = cost_model(network, cost)
