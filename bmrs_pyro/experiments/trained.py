@@ -26,7 +26,7 @@ from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.training import Cycle, JointReduction, Limits, PlainSteps, reestimate_batch_norm_
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
-CUTS, SHARE, EVIDENCE = 10, 0.2, 20
+CUTS, SHARE, EVIDENCE = 10, 0.2, 8
 SIZE, EXAMPLES, DENSE_EPOCHS = 16, 25_000, 20
 """Pixels of the images, training examples, and epochs of the dense network."""
 _TORCH_PRUNING = "torch-pruning-"

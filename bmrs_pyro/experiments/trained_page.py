@@ -101,7 +101,8 @@ def plot(rows: Sequence[Row], network: str) -> Figure:
         axis.set(title=f"{count} epochs", xlabel="multiply-accumulates left, %", xscale="log")
         axis.axhline(statistics.mean(row["dense_accuracy"] for row in rows), color="grey", ls=":", lw=1)
     axes[0].set_ylabel("test accuracy, %")
-    axes[-1].legend(fontsize=6)
+    if contenders:
+        axes[-1].legend(fontsize=6)
     return figure
 
 

@@ -46,7 +46,7 @@ class JointReduction:
         criterion: scores structures by their posteriors; what has the least evidence per cost leaves first.
         cuts: number of them.
         share: share of the cycle in which they are.
-        batches: batches that the evidence of a cut is taken from.
+        batches: how many batches the evidence of a cut is taken from, and its score.
         seed: of what is random; None draws from the generators as they are.
 
     Raises:
@@ -60,7 +60,7 @@ class JointReduction:
     criterion: ModelReduction = field(default_factory=bmrs_n)
     cuts: int = 10
     share: float = 0.2
-    batches: int = 20
+    batches: int = 8
     seed: int | None = 0
 
     def __post_init__(self) -> None:

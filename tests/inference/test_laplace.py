@@ -137,3 +137,31 @@ def test_no_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="no examples"):
         AutoTruncatedLogNormal.from_laplace(model, [])
     assert math.isfinite(float(model.network.net[1].weight.sum()))
+
+
+def test_a_pass_keeps_hardly_more_for_its_backward_pass_than_a_training_step() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)),
+    )
+    x, y = torch.randn(64, 3, 16, 16), torch.randint(5, (64,))
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    def bytes_kept() -> int:
+        total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        kept.clear()
+        return total
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        nn.functional.cross_entropy(net(x), y).backward()
+        step = bytes_kept()
+        model = SupervisedModel(NoisyNetwork(net, x[:1]), "categorical", N)
+        bytes_kept()
+        AutoTruncatedLogNormal.from_laplace(model, [(x, y)])
+        assert bytes_kept() <= 1.3 * step
