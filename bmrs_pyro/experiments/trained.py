@@ -23,7 +23,14 @@ from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
-from bmrs_pyro.training import Cycle, JointReduction, Limits, PlainSteps, reestimate_batch_norm_
+from bmrs_pyro.training import (
+    Cycle,
+    JointReduction,
+    PlainSteps,
+    Target,
+    TrainedPath,
+    reestimate_batch_norm_,
+)
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 CUTS, SHARE, EVIDENCE = 10, 0.2, 8
@@ -170,7 +177,8 @@ def _ours(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: i
         batches=EVIDENCE,
         seed=config["seed"],
     )
-    return reduction.run(model, Limits(max_macs=macs)).network
+    _, choice = TrainedPath.of(model, reduction).chosen(Target(max_macs=macs))
+    return choice.refit.history.network
 
 
 def _theirs(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from operator import length_hint
 
 import torch
@@ -126,9 +127,13 @@ class JointReduction:
         for number, target in enumerate(_shares(model, limits, self.cuts), 1):
             scores = score_structures(self.evidence(model).posteriors(), model.prior, self.criterion)
             history.note_scores(scores)
-            whole = KeepMask({name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()})
+            whole = KeepMask(
+                {name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()}
+            )
             keep = target.applied(model.network, whole, scores, units=model.kl_scales)
-            gone += sum(float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items())
+            gone += sum(
+                float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
+            )
             gone -= keep.removed * self.criterion.log_prior_odds
             steps.cut_(model.network.remove_(keep))
             history.keep = history.keep.then(keep)

@@ -45,7 +45,9 @@ class TrainedPath(Path):
     def of(cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1) -> TrainedPath:
         """Begin with the network as it came."""
         dense = reduction.point(model, reduction.validation)
-        keep = KeepMask({family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures})
+        keep = KeepMask(
+            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
+        )
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
         return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
@@ -78,7 +80,9 @@ class TrainedPath(Path):
             raise ValueError("a trained network is not reduced to a latency; give max_macs or max_params")
         least, budgets = target.least_of(self.dense), target.budgets(self.dense)
         model = self.trainee.model
-        keep = KeepMask({family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures})
+        keep = KeepMask(
+            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
+        )
         if any(budgets):
             limits = Limits(self.round_to, *budgets)
             try:
@@ -89,16 +93,16 @@ class TrainedPath(Path):
         else:
             refit, points = self._rounds(target, least, keep)
         score = target.score_of(refit.point.score)[0]
-        notes = ()
+        notes: tuple[str, ...] = ()
         if score < least:
             note = f"a network of {refit.point.parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
             warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
             notes = (note,)
-        return replace(self, points=points, history=refit.history), Choice(refit, target, score >= least, notes)
+        return replace(self, points=points, history=refit.history), Choice(
+            refit, target, score >= least, notes
+        )
 
-    def _rounds(
-        self, target: Target, least: float, whole: KeepMask
-    ) -> tuple[Refit, tuple[PathPoint, ...]]:
+    def _rounds(self, target: Target, least: float, whole: KeepMask) -> tuple[Refit, tuple[PathPoint, ...]]:
         model, keep, macs = self.trainee.model, whole, float(self.dense.macs)
         best: tuple[Refit, tuple[PathPoint, ...]] | None = None
         while True:
