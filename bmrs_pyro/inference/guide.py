@@ -93,8 +93,12 @@ class AutoTruncatedLogNormal(AutoGuide):
         Reference: MacKay, Neural Computation 1992, section 3; Kunstner, Hennig and Balles, NeurIPS 2019, on the
         empirical Fisher information.
         """
+        return cls.from_curvature(model, Curvature.of(model, loader, batches))
+
+    @classmethod
+    def from_curvature(cls, model: SupervisedModel, curvature: Curvature) -> AutoTruncatedLogNormal:
+        """Make the posteriors of :meth:`from_laplace` from a curvature of the log-likelihood that is known."""
         guide = cls(model)
-        curvature = Curvature.of(model, loader, batches)
         loc, scale = laplace_parameters(curvature, model.prior, guide._kl_scales(guide.loc.detach()))
         guide.loc, guide.scale = loc.to(guide.loc), scale.to(guide.scale)
         return guide

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Curvature", "laplace_parameters"]
+__all__ = ["Curvature", "gain_gradients", "laplace_parameters"]
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -44,39 +44,51 @@ class Curvature:
 
     @classmethod
     def of(cls, model: SupervisedModel, loader: Iterable[Any], batches: int | None = None) -> Curvature:
-        """Go once over the data; each backward pass gives the gradients of a batch's examples, one by one.
-
-        Weights and batch-norm statistics stay as they are, in evaluation mode. What is seen is scaled to N.
+        """Go once over the data; what is seen is scaled to N.
 
         Args:
-            model: the model; where its examples share their draws of the gains, they are run one at a time.
+            model: the model.
             loader: batches as for :func:`fit`.
             batches: most batches to look at; all by default.
 
         Raises:
             ValueError: there are no examples.
         """
-        sizes = [family.size for family in model.structures]
-        like = next(model.network.parameters())
-        slope = torch.zeros(sum(sizes), dtype=torch.float64, device=like.device)
-        information, seen = slope.clone(), 0
-        with modes_kept(model), torch.enable_grad():
-            model.eval()
-            for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
-                y = y.to(like.device)
-                shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
-                gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
-                names = (family.name for family in model.structures)
-                theta = dict(zip(names, gains.split(sizes, -1), strict=True))
-                outputs = model.likelihood(model.network(x, theta))
-                (each,) = torch.autograd.grad(log_likelihoods(outputs, y).sum(), gains)
-                each = each.double().reshape(-1, sum(sizes))
-                slope += each.sum(0)
-                information += each.square().sum(0)
-                seen += len(y)
+        sums: tuple[Any, Any] = (0.0, 0.0)
+        seen = 0
+        for each in gain_gradients(model, loader, batches):
+            sums = sums[0] + each.double().sum(0), sums[1] + each.double().square().sum(0)
+            seen += len(each)
         if not seen:
             raise ValueError("the loader gives no examples; a Laplace approximation needs some")
-        return cls(slope * (model.num_data / seen), information * (model.num_data / seen))
+        slope, information = (total * (model.num_data / seen) for total in sums)
+        return cls(slope, information)
+
+
+def gain_gradients(
+    model: SupervisedModel, loader: Iterable[Any], batches: int | None = None
+) -> Iterator[Tensor]:
+    """Yield g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c at θ = 1, ``(B, Σ C_f)``, nats, of every batch.
+
+    One backward pass gives the gradients of a batch's examples, one by one, for each has gains of its own. Weights and
+    batch-norm statistics stay as they are, in evaluation mode.
+
+    Args:
+        model: the model; where its examples share their draws of the gains, they are run one at a time.
+        loader: batches as for :func:`fit`.
+        batches: most batches to look at; all by default.
+    """
+    sizes = [family.size for family in model.structures]
+    names = [family.name for family in model.structures]
+    like = next(model.network.parameters())
+    for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
+        shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
+        gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
+        theta = dict(zip(names, gains.split(sizes, -1), strict=True))
+        with modes_kept(model), torch.enable_grad():
+            outputs = model.eval().likelihood(model.network(x, theta))
+            (each,) = torch.autograd.grad(log_likelihoods(outputs, y.to(like.device)).sum(), gains)
+        yield each.reshape(-1, sum(sizes))
 
 
 def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:

@@ -16,10 +16,11 @@ import torch
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.laplace import Curvature, gain_gradients
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
-from bmrs_pyro.reduction import KeepMask, ModelReduction, bmrs_n, score_structures
+from bmrs_pyro.reduction import JointLoss, KeepMask, ModelReduction, bmrs_n, score_structures
 from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
 from bmrs_pyro.training.history import History
 from bmrs_pyro.training.limits import Limits
@@ -34,20 +35,22 @@ from bmrs_pyro.training.validation import validate
 class JointReduction:
     """How a trained network is reduced to a budget, inside one cycle of the learning rate.
 
-    In the first part of the cycle there are cuts, between which the weights are trained. The evidence is taken
-    anew for each of them, from the weights as they are then (:meth:`AutoTruncatedLogNormal.from_laplace`), and each
-    takes the same share of what is left, so that the last one arrives at the budget. The rest of the cycle trains
-    the small network.
+    In the first part of the cycle there are cuts, between which the weights are trained. Each cut takes the same share
+    of what is left, so that the last one arrives at the budget. The rest of the cycle trains the small network. The
+    gradients of single examples are taken anew for each cut. They say what the log-likelihood loses by any set of
+    structures (:class:`JointLoss`). Structures leave one after the other, each time the one with the least loss per
+    cost, given those that have left. The same gradients give Laplace's posteriors
+    (:meth:`AutoTruncatedLogNormal.from_laplace`), and so the evidence ΔF of every structure by itself, for reports.
 
     Attributes:
         loader: training batches of one pass.
         validation: batches that networks are scored on.
         epochs: passes over the data, in all; 0 makes the cuts alone.
         cycle: how the steps are made.
-        criterion: scores structures by their posteriors; what has the least evidence per cost leaves first.
+        criterion: scores structures one by one, for reports.
         cuts: number of them.
         share: share of the cycle in which they are.
-        batches: how many batches the evidence of a cut is taken from, and its score.
+        batches: how many batches the gradients of a cut are taken from, and its score.
         seed: of what is random; None draws from the generators as they are.
 
     Raises:
@@ -94,15 +97,21 @@ class JointReduction:
             if self.seed is not None:
                 seed_generators(self.seed)
             points = tuple(self._points(model, limits, history))
-            guide = self.evidence(model)
+            guide = _posteriors(model, self.loss(model))
         history.note_scores(score_structures(guide.posteriors(), model.prior, self.criterion))
         history.network = compact(model.network, {})
         point = self.point(model, self.validation, self.cuts, points[-1].delta_f)
         return Refit(start, point, model, guide, history), points
 
-    def evidence(self, model: SupervisedModel) -> AutoTruncatedLogNormal:
-        """Return Laplace's posteriors at the weights as they are."""
-        return AutoTruncatedLogNormal.from_laplace(model, self.loader, batches=self.batches)
+    def loss(self, model: SupervisedModel) -> JointLoss:
+        """Return what the log-likelihood loses by any set of structures, at the weights as they are.
+
+        Raises:
+            ValueError: there are no examples.
+        """
+        gradients = torch.cat([*gain_gradients(model, self.loader, self.batches)])
+        names = tuple(family.name for family in model.structures)
+        return JointLoss(names, gradients, model.num_data / len(gradients))
 
     def point(
         self, model: SupervisedModel, validation: Batches, number: int = 0, delta_f: float | None = None
@@ -125,12 +134,11 @@ class JointReduction:
         net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
         steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle)
         for number, target in enumerate(_shares(model, limits, self.cuts), 1):
-            scores = score_structures(self.evidence(model).posteriors(), model.prior, self.criterion)
+            loss = self.loss(model)
+            scores = score_structures(_posteriors(model, loss).posteriors(), model.prior, self.criterion)
             history.note_scores(scores)
-            whole = KeepMask(
-                {name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()}
-            )
-            keep = target.applied(model.network, whole, scores, units=model.kl_scales)
+            whole = KeepMask({name: torch.ones(len(q), dtype=torch.bool) for name, q in scores.items()})
+            keep = target.applied(model.network, whole, loss)
             gone += sum(
                 float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
             )
@@ -142,6 +150,12 @@ class JointReduction:
             yield self.point(model, list(islice(self.validation, self.batches)), number, gone)
         steps.make(total)
         reestimate_batch_norm_(net, self.loader)
+
+
+def _posteriors(model: SupervisedModel, loss: JointLoss) -> AutoTruncatedLogNormal:
+    """Return Laplace's posteriors, one gain by one, from the same gradients."""
+    slope = loss.weight * loss.gradients.double().sum(0)
+    return AutoTruncatedLogNormal.from_curvature(model, Curvature(slope, 2 * loss.alone))
 
 
 def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.network import NoisyNetwork, cost_model
-from bmrs_pyro.reduction import KeepMask, rounded, within_budget
+from bmrs_pyro.reduction import JointScores, KeepMask, rounded, within_budget
 from bmrs_pyro.training.recipe import Recipe
 
 
@@ -59,7 +59,7 @@ class Limits:
         self,
         network: NoisyNetwork,
         keep: KeepMask,
-        scores: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor] | JointScores,
         *,
         min_keep: int = 1,
         budgets: bool = True,
@@ -70,7 +70,7 @@ class Limits:
         Args:
             network: the network with gains, before the removal.
             keep: what the evidence keeps.
-            scores: the scores it was decided by.
+            scores: the scores it was decided by, or a function that makes them from what is kept.
             min_keep: least number of structures a family keeps.
             budgets: False leaves the budgets for later, as when pruning goes on.
             units: what a nat of each family's score is worth in nats of the log-likelihood, by site name: its KL
@@ -80,10 +80,10 @@ class Limits:
             ValueError: a budget cannot be met.
         """
         multiples = _multiples(network, self.round_to)
-        keep = rounded(keep, scores, multiples)
+        keep = rounded(keep, scores(keep) if callable(scores) else scores, multiples)
         if not budgets:
             return keep
-        if units is not None:
+        if units is not None and not callable(scores):
             scores = {name: units[name] * values for name, values in scores.items()}
         for cost, budget in (("macs", self.max_macs), ("parameters", self.max_parameters)):
             if budget:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import pytest
@@ -136,7 +135,6 @@ def test_no_examples_are_refused() -> None:
     model, _, _ = problem(1.0, 1.0)
     with pytest.raises(ValueError, match="no examples"):
         AutoTruncatedLogNormal.from_laplace(model, [])
-    assert math.isfinite(float(model.network.net[1].weight.sum()))
 
 
 def test_a_pass_keeps_hardly_more_for_its_backward_pass_than_a_training_step() -> None:
