@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
@@ -139,9 +140,9 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         cache: folder that trained networks are kept in.
     """
     data, seed = _data(data_root), config["seed"]
-    net, example = NETWORKS[config["network"]](), torch.zeros(1, 3, SIZE, SIZE)
-    net.load_state_dict(_trained(config["network"], seed, data, Path(cache)))
-    dense, whole = _accuracy(net, data.test), complexity(net, example).macs
+    net, dense = _trained(config["network"], seed, data, Path(cache))
+    example = torch.zeros(1, 3, SIZE, SIZE)
+    whole = complexity(net, example).macs
     net.to(memory_format=torch.channels_last)
     torch.manual_seed(seed)
     start = time.process_time()
@@ -150,7 +151,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         small = _ours(net, example, data, config, budget)
     else:
         small = _theirs(net, example, data, config, budget)
-    reestimate_batch_norm_(small, _still(data, seed))
+        reestimate_batch_norm_(small, _still(data, seed))
     seconds, cost = time.process_time() - start, complexity(small, example)
     return {
         "dataset": "cifar10",
@@ -215,22 +216,22 @@ def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
     return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
 
 
-def _trained(network: str, seed: int, data: Splits, cache: Path) -> dict[str, Tensor]:
-    """Return the weights of the dense network, trained before or now."""
-    file = (
-        cache
-        / f"{network}-{seed}-{run_key({'size': SIZE, 'examples': len(data.train), 'epochs': DENSE_EPOCHS})}"
-    )
-    file = file.with_suffix(".safetensors")
+def _trained(network: str, seed: int, data: Splits, cache: Path) -> tuple[nn.Module, float]:
+    """Return the dense network, trained before or now, and its test accuracy in percent."""
+    recipe = run_key({"size": SIZE, "examples": len(data.train), "epochs": DENSE_EPOCHS})
+    file = cache / f"{network}-{seed}-{recipe}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    net = NETWORKS[network]()
     with alone(file.with_suffix(".lock"), wait=True):
         if not file.exists():
-            torch.manual_seed(seed)
-            stages = [Stage(DENSE_EPOCHS, SIZE)]
-            net = pretrain(NETWORKS[network](), data, stages, file.with_suffix(".jsonl"), peak_rate=0.1)
+            pretrain(net, data, [Stage(DENSE_EPOCHS, SIZE)], file.with_suffix(".jsonl"), peak_rate=0.1)
             weights = {name: value.contiguous() for name, value in net.state_dict().items()}
-            write_atomically(file, lambda partial: save_file(weights, partial))
-    return load_file(file)
+            note = {"accuracy": str(_accuracy(net, data.test))}
+            write_atomically(file, lambda partial: save_file(weights, partial, note))
+    with safe_open(file, "pt") as kept:
+        net.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
+        return net, float(kept.metadata()["accuracy"])
 
 
 def _accuracy(net: nn.Module, part: Dataset) -> float:

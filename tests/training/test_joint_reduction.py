@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro import NoisyNetwork, complexity, prune
+from bmrs_pyro import NoisyNetwork, complexity, load, prune
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.training import Cycle, PlainSteps, ScoreMissed, TargetMissed
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
@@ -151,3 +152,18 @@ def test_a_teacher_is_imitated() -> None:
     PlainSteps(alone, categorical, data, 60, Cycle(lr=0.1)).make(60)
     assert distance(student) < 0.8 * distance(alone)
     assert all(math.isfinite(value) for value in student(x).flatten().tolist())
+
+
+def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path) -> None:
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, max_macs="40%")
+    found.save(tmp_path / "small")
+    x = torch.randn(4, FEATURES)
+    torch.testing.assert_close(load(tmp_path / "small", mlp(16))(x), found.network(x))
+    found.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"{found.point.parameters:,}" in page
+    gone = sum(family.size for family in found.path.trainee.model.structures) - found.point.size
+    assert found.choice.refit.history.keep.removed == gone
+    for name, mask in found.choice.refit.history.keep.items():
+        assert found.choice.refit.history.scores[name].isfinite().all()
+        assert int(mask.sum()) == found.point.structures[name]
