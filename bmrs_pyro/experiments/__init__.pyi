@@ -25,3 +25,6 @@ from . import shared_posterior as shared_posterior
 from . import spread as spread
 from . import steps as steps
 from . import sweep as sweep
+from . import torch_pruning_cuts as torch_pruning_cuts
+from . import trained as trained
+from . import trained_page as trained_page

@@ -5,7 +5,8 @@ from __future__ import annotations
 __all__ = ["AutoTruncatedLogNormal"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -17,6 +18,7 @@ from torch.distributions import constraints
 from bmrs_pyro.distributed import SharedDraws
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
+from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import pack
 from bmrs_pyro.network.removal import replace_values_
@@ -66,6 +68,40 @@ class AutoTruncatedLogNormal(AutoGuide):
         self.loc = PyroParam(loc)  # type: ignore[assignment]
         scale = torch.full_like(loc, math.exp(init_log_scale))
         self.scale = PyroParam(scale, constraints.positive)  # type: ignore[assignment]
+
+    @classmethod
+    def from_laplace(
+        cls, model: SupervisedModel, loader: Iterable[Any], *, batches: int | None = None
+    ) -> AutoTruncatedLogNormal:
+        """Approximate the posteriors without training, from one pass of gradients: loc 0, scale I_c^−½, truncated.
+
+        I_c = Σ_i (∂ log p(y_i | x_i, θ)/∂θ_c)² at θ = 1: the empirical Fisher information of log θ_c, over N examples.
+        That is Laplace's approximation where the weights fit the data; it takes gains one by one, as the mean-field
+        guide does, and the log-likelihood as quadratic in θ. Where the free energy prefers it, a posterior is the
+        prior instead (what the data say nothing about), or lies about the mode of the quadratic. With a KL weight λ
+        other than 1 the scale is (λ/I_c)^½, as SVI would find it. Evidence and criteria work on it at once, and SVI may
+        go on from here.
+
+        Args:
+            model: the model, its network trained.
+            loader: batches as for :func:`fit`.
+            batches: most batches to look at; all by default.
+
+        Raises:
+            ValueError: there are no examples.
+
+        Reference: MacKay, Neural Computation 1992, section 3; Kunstner, Hennig and Balles, NeurIPS 2019, on the
+        empirical Fisher information.
+        """
+        return cls.from_curvature(model, Curvature.of(model, loader, batches))
+
+    @classmethod
+    def from_curvature(cls, model: SupervisedModel, curvature: Curvature) -> AutoTruncatedLogNormal:
+        """Make the posteriors of :meth:`from_laplace` from a curvature of the log-likelihood that is known."""
+        guide = cls(model)
+        loc, scale = laplace_parameters(curvature, model.prior, guide._kl_scales(guide.loc.detach()))
+        guide.loc, guide.scale = loc.to(guide.loc), scale.to(guide.scale)
+        return guide
 
     @property
     def names(self) -> tuple[str, ...]:

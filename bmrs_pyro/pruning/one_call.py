@@ -21,13 +21,25 @@ from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting import path_report
 from bmrs_pyro.runs import save_choice
-from bmrs_pyro.training import Choice, Path, PathPoint, Target, choose, fit_path
+from bmrs_pyro.training import (
+    Choice,
+    Cycle,
+    JointReduction,
+    Path,
+    PathPoint,
+    Target,
+    TrainedPath,
+    choose,
+    fit_path,
+)
 from bmrs_pyro.training.loop import Batches
 
 CLASSES = "categorical:0.02"
 """The likelihood of class labels, smoothed as in the best recipe known."""
 
 _TARGET = {field.name for field in fields(Target)}
+_CYCLE = {field.name for field in fields(Cycle)}
+_REDUCTION = {field.name for field in fields(JointReduction)} - {"loader", "validation", "cycle"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Pruned:
         Args:
             **target: as for :class:`Target`, such as ``max_macs="30%"``.
         """
-        return Pruned(self.path, choose(self.path, Target(**target)))
+        return _taken(self.path, Target(**target))
 
     def save(self, directory: str | FilePath) -> None:
         """Write the small network, its posteriors and the path's numbers into a directory.
@@ -125,6 +137,7 @@ def prune(
     *,
     validation: Batches,
     likelihood: str | Likelihood | None = None,
+    trained: bool = False,
     **options: Any,
 ) -> Pruned:
     """Train and prune a network, to the smallest one that loses nothing, or to what it may cost.
@@ -133,13 +146,19 @@ def prune(
     (:func:`fit_path`), a point chosen by its validation score (:class:`Target`) and trained to its end. Where that
     misses the target, a larger point follows.
 
+    A trained network keeps what it has learned: it is reduced in small cuts while its weights are trained along, inside
+    one cycle of the learning rate (:class:`JointReduction`).
+
     Args:
         net: the network, trained or not; it stays as it is.
         train: training batches ``(x, y)`` of one pass.
         validation: batches that everything is chosen on.
         likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
+        trained: whether the network is trained already.
         **options: those of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``; the rest are
-            those of :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``.
+            those of :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
+            ``trained=True`` they are those of :class:`JointReduction`, such as ``epochs``, and of its :class:`Cycle`,
+            such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
 
     Raises:
         TargetMissed: no network of the path fits the budgets.
@@ -154,10 +173,38 @@ def prune(
             f"the labels are {y.dtype}, no classes; name their likelihood, such as likelihood='normal'"
         )
     network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
+    if trained:
+        model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
+        return _taken(_trained_path(model, train, validation, options), target)
     model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
     guide = AutoTruncatedLogNormal(model)
-    path = fit_path(model, guide, train, validation=validation, **options)
+    return _taken(fit_path(model, guide, train, validation=validation, **options), target)
+
+
+def _taken(path: Path, target: Target) -> Pruned:
+    if isinstance(path, TrainedPath):
+        return Pruned(*path.chosen(target))
     return Pruned(path, choose(path, target))
+
+
+def _trained_path(
+    model: SupervisedModel, train: Batches, validation: Batches, options: dict[str, Any]
+) -> TrainedPath:
+    """Read the options of a reduction.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    if (device := options.pop("device", None)) is not None:
+        model.to(device)
+    round_to = options.pop("round_to", 1)
+    cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
+    if unknown := set(options) - _REDUCTION:
+        known = sorted({*_REDUCTION, *_CYCLE, *_TARGET, "device", "round_to"})
+        raise TypeError(
+            f"unknown option {', '.join(sorted(unknown))} of a trained network; there are {', '.join(known)}"
+        )
+    return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
 
 
 def _num_data(loader: Batches) -> int:

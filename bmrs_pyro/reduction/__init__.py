@@ -6,6 +6,7 @@ Start with `select(posteriors, prior, bmrs_n())`.
 from typing import Any
 
 from bmrs_pyro.reduction.budget import Cost as Cost
+from bmrs_pyro.reduction.budget import JointScores as JointScores
 from bmrs_pyro.reduction.budget import rounded as rounded
 from bmrs_pyro.reduction.budget import within_budget as within_budget
 from bmrs_pyro.reduction.criteria import Criterion as Criterion
@@ -20,6 +21,7 @@ from bmrs_pyro.reduction.decision import Decision as Decision
 from bmrs_pyro.reduction.evidence import delta_f as delta_f
 from bmrs_pyro.reduction.evidence import register_delta_f as register_delta_f
 from bmrs_pyro.reduction.gaussian import reduced_posterior as reduced_posterior
+from bmrs_pyro.reduction.joint_loss import JointLoss as JointLoss
 from bmrs_pyro.reduction.keep_mask import KeepMask as KeepMask
 from bmrs_pyro.reduction.monte_carlo import Estimate as Estimate
 from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f as monte_carlo_delta_f

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 __all__ = ["Cost", "rounded", "within_budget"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from torch import Tensor
 
 from bmrs_pyro.reduction.keep_mask import KeepMask
+
+JointScores = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class Cost(Protocol):
@@ -47,7 +49,7 @@ def rounded(keep: KeepMask, scores: Mapping[str, Tensor], multiples: Mapping[str
 
 def within_budget(
     keep: KeepMask,
-    scores: Mapping[str, Tensor],
+    scores: Mapping[str, Tensor] | JointScores,
     cost: Cost,
     budget: float,
     *,
@@ -63,7 +65,8 @@ def within_budget(
 
     Args:
         keep: The selection; what it removes stays removed.
-        scores: The scores that made the selection, `(C,)` per family.
+        scores: The scores that made the selection, `(C,)` per family, or a function that makes them from what is
+            kept: scores of structures that leave one after the other, given those that have left.
         cost: The cost that the budget limits.
         budget: The largest cost allowed.
         multiples: Per family, how many structures leave at a time, down to a multiple of that number.
@@ -73,16 +76,14 @@ def within_budget(
         ValueError: The budget cannot be met.
     """
     masks = dict(keep)
-    waiting = {  # strongest evidence first, so that the next to leave is the last
-        name: [index for index in scores[name].argsort(stable=True).tolist() if masks[name][index]]
-        for name in keep
-    }
+    values = scores(masks) if callable(scores) else scores
+    waiting = {name: _waiting(values[name], mask) for name, mask in masks.items()}
     counts = {name: len(left) for name, left in waiting.items()}
     while cost(counts) > budget:
         marginal = cost.marginal(counts)
         blocks = {name: _block(counts[name], (multiples or {}).get(name, 1), min_keep) for name in keep}
         worth = {
-            name: _worth(-float(scores[name][waiting[name][-size:]].mean()), marginal[name])
+            name: _worth(-float(values[name][waiting[name][-size:]].mean()), marginal[name])
             for name, size in blocks.items()
             if size
         }
@@ -95,7 +96,16 @@ def within_budget(
         for _ in range(blocks[weakest]):
             masks[weakest][waiting[weakest].pop()] = False
         counts[weakest] -= blocks[weakest]
+        if callable(scores):
+            values = scores(masks)
+            waiting = {name: _waiting(values[name], mask) for name, mask in masks.items()}
     return KeepMask(masks)
+
+
+def _waiting(scores: Tensor, mask: Tensor) -> list[int]:
+    """Return what is kept of a family, strongest evidence first, so that the next to leave is the last."""
+    order = scores.argsort(stable=True).cpu()
+    return [int(index) for index in order[mask[order]]]
 
 
 def _worth(evidence: float, cost: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["score_structures", "select"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ def select(
     criterion: Criterion,
     *,
     min_keep: int = 1,
+    limits: Callable[..., KeepMask] | None = None,
 ) -> KeepMask:
     """Decide which structures are kept: those whose score is at most 0.
 
@@ -28,11 +29,15 @@ def select(
         prior: One prior for all families, or a prior per site name.
         criterion: Computes the scores.
         min_keep: Smallest number of structures that a family keeps; if it overrules the scores, a warning says so.
+        limits: Budgets and multiples, such as `Limits(max_macs=...).on(network)`. It gets what the scores keep, the
+            scores and `min_keep`, and returns what fits. Several budgets need only one posterior.
 
     Raises:
         ValueError: As `score_structures`, or `min_keep` is below 1.
     """
-    return KeepMask.from_scores(score_structures(posteriors, prior, criterion), min_keep=min_keep)
+    scores = score_structures(posteriors, prior, criterion)
+    keep = KeepMask.from_scores(scores, min_keep=min_keep)
+    return keep if limits is None else limits(keep, scores, min_keep=min_keep)
 
 
 @torch.no_grad()

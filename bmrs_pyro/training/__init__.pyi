@@ -18,6 +18,7 @@ from .fitting import fit as fit
 from .freezing import frozen as frozen
 from .history import Epoch as Epoch
 from .history import History as History
+from .joint_reduction import JointReduction as JointReduction
 from .labels import refuse_labels as refuse_labels
 from .limits import Limits as Limits
 from .optimiser import JointOptim as JointOptim
@@ -25,6 +26,8 @@ from .pace import NothingLeft as NothingLeft
 from .pace import Pace as Pace
 from .pace import SlowPosteriors as SlowPosteriors
 from .path_point import PathPoint as PathPoint
+from .plain_steps import Cycle as Cycle
+from .plain_steps import PlainSteps as PlainSteps
 from .recipe import ONE_WEIGHT as ONE_WEIGHT
 from .recipe import Hardware as Hardware
 from .recipe import Recipe as Recipe
@@ -36,4 +39,5 @@ from .schedule import linear_decay as linear_decay
 from .step_graph import CudaRecorder as CudaRecorder
 from .step_graph import StepGraph as StepGraph
 from .step_graph import refuse_unrecordable as refuse_unrecordable
+from .trained_path import TrainedPath as TrainedPath
 from .trainee import Refit as Refit

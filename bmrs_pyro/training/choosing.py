@@ -98,6 +98,23 @@ class Target:
         error = self.score_of(path.points[scores.index(best)].score)[1]
         return best - error, best - 2 * error
 
+    def least_of(self, dense: PathPoint) -> float:
+        """Return the least score of a trained network that was made smaller, counted from the dense one."""
+        score, error = self.score_of(dense.score)
+        if self.max_loss is not None:
+            percent = self.score != "log_likelihood" and dense.score.accuracy is not None
+            return score - (self.max_loss / 100 if percent else self.max_loss)
+        return -math.inf if any(self.budgets(dense)) else score - error
+
+    def budgets(self, dense: PathPoint) -> tuple[int | None, int | None]:
+        """Return the most multiply-accumulates and parameters; a budget of bytes is one of as many parameters."""
+        macs, parameters, size = (
+            _number(name, getattr(self, name), getattr(dense, cost)) for name, cost in _BUDGETS.items()
+        )
+        if size is not None:
+            parameters = min(size * dense.parameters / dense.bytes, parameters or math.inf)
+        return None if macs is None else int(macs), None if parameters is None else int(parameters)
+
     def fitting(self, path: Path) -> list[PathPoint]:
         """Return the points that fit the budgets, largest first.
 

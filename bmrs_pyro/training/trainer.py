@@ -21,7 +21,7 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, producer_norms
 from bmrs_pyro.network.untouched import shared_copy
-from bmrs_pyro.reduction import Criterion, KeepMask, WeightNorm, score_structures
+from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import labels_misfit, refuse_labels
@@ -145,7 +145,13 @@ class Trainer(Loop[Epoch]):
         if rank() == 0:
             keep = KeepMask.from_scores(scores, min_keep=self.min_keep)
             masks |= self.limits.applied(
-                self.model.network, keep, scores, min_keep=self.min_keep, budgets=last
+                self.model.network,
+                keep,
+                scores,
+                min_keep=self.min_keep,
+                budgets=last,
+                # ΔF is in nats of a KL that counts by its weight, and so by the cost already
+                units=self.model.kl_scales if isinstance(self.criterion, ModelReduction) else None,
             )
         broadcast_(masks.values())
         keep = KeepMask(masks)

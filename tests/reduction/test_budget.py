@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmrs_pyro.reduction import KeepMask, rounded, within_budget
+from bmrs_pyro.reduction import JointLoss, KeepMask, rounded, within_budget
 
 
 @dataclass(frozen=True)
@@ -130,3 +130,31 @@ def test_structures_with_evidence_against_them_go_first_the_dear_ones_before_the
         keep = within_budget(all_kept(scores), scores, cost, budget)
         gone = {(name, i) for name, mask in keep.items() for i in (~mask).nonzero().flatten().tolist()}
         assert gone == set(order[:dropped])
+
+
+def test_a_joint_loss_is_that_of_brute_force_and_does_not_fall_for_twins() -> None:
+    torch.manual_seed(0)
+    sizes = {"a": 3, "b": 4}
+    gradients = torch.randn(50, 7)
+    gradients[:, 1] = gradients[:, 0]  # these two do the same work, each a little of it
+    gradients[:, :2] *= 0.7
+    loss = JointLoss(tuple(sizes), gradients, 2.0)
+
+    def of(gone: set[int]) -> float:
+        return float(gradients.double()[:, sorted(gone)].sum(1).square().sum())  # 2 × ½
+
+    def masks(gone: set[int]) -> dict[str, torch.Tensor]:
+        kept = torch.tensor([index not in gone for index in range(7)])
+        return dict(zip(sizes, kept.split(list(sizes.values())), strict=True))
+
+    for gone in (set(), {0}, {2, 5, 6}):
+        growth = -torch.cat(list(loss(masks(gone)).values()))
+        for index in set(range(7)) - gone:
+            assert float(growth[index]) == pytest.approx(of(gone | {index}) - of(gone), rel=1e-4, abs=1e-4)
+    assert of({0, 1}) == pytest.approx(4 * of({0}))
+    # one by one the twins would leave first, both of them
+    keep = KeepMask(masks(set()))
+    separate = within_budget(keep, loss(masks(set())), Additive({"a": 1, "b": 1}), 5)
+    assert separate["a"].tolist() == [False, False, True]
+    together = within_budget(keep, loss, Additive({"a": 1, "b": 1}), 5)
+    assert int(together["a"][:2].sum()) == 1

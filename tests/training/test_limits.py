@@ -7,7 +7,16 @@ import copy
 import pytest
 import torch
 
-from bmrs_pyro import AutoTruncatedLogNormal, JointOptim, KeepMask, SupervisedModel, bmrs_n, complexity, fit
+from bmrs_pyro import (
+    AutoTruncatedLogNormal,
+    JointOptim,
+    KeepMask,
+    SupervisedModel,
+    bmrs_n,
+    complexity,
+    fit,
+    select,
+)
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.training import Epoch, History, Limits, frozen
 from tests.inference.programs import batches, mlp, program
@@ -130,3 +139,27 @@ def test_mixed_precision_moves_the_loss_by_rounding_only() -> None:
         assert model.network(x).dtype is torch.float32
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+def test_a_budget_counts_the_cost_once_whatever_the_weights_of_the_kl() -> None:
+    network = NoisyNetwork(mlp(16), torch.zeros(1, 5))
+    torch.manual_seed(0)
+    nats = {family.name: -torch.rand(family.size) for family in network.structures}
+    whole = KeepMask({name: torch.ones(len(values), dtype=torch.bool) for name, values in nats.items()})
+    limits = Limits(max_parameters=150)
+    weights = dict(zip(nats, (0.2, 5.0), strict=True))
+    # evidence under a KL weight λ is that of the likelihood over λ
+    weighted = {name: values / weights[name] for name, values in nats.items()}
+    expected = limits.applied(network, whole, nats)
+    assert limits.applied(network, whole, weighted, units=weights) == expected
+    assert limits.applied(network, whole, weighted) != expected
+
+
+def test_several_budgets_from_one_posterior() -> None:
+    model, guide = program(mlp(16))
+    q = guide.posteriors()
+    for budget in (300, 150, 80):
+        limits = Limits(max_parameters=budget).on(model.network)
+        keep = select(q, model.prior, bmrs_n(), limits=limits)
+        assert complexity(compact(model.network, keep), torch.zeros(1, 5)).parameters <= budget
+    assert select(q, model.prior, bmrs_n()).removed == 0

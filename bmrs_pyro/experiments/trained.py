@@ -1,0 +1,238 @@
+"""A trained network pruned to budgets, by this package and by torch-pruning, with the same epochs afterwards."""
+
+from __future__ import annotations
+
+__all__ = ["BUDGETS", "CONTENDERS", "EPOCHS", "NETWORKS", "grid", "run"]
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
+from bmrs_pyro.experiments.pretraining import Stage, pretrain
+from bmrs_pyro.experiments.sweep import Config, run_key
+from bmrs_pyro.experiments.torch_pruning_cuts import IMPORTANCES, cut
+from bmrs_pyro.files import alone, write_atomically
+from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network import NoisyNetwork, complexity
+from bmrs_pyro.training import (
+    Cycle,
+    JointReduction,
+    PlainSteps,
+    Target,
+    TrainedPath,
+    reestimate_batch_norm_,
+)
+
+BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
+CUTS, SHARE, EVIDENCE = 10, 0.2, 8
+SIZE, EXAMPLES, DENSE_EPOCHS = 16, 25_000, 20
+"""Pixels of the images, training examples, and epochs of the dense network."""
+_TORCH_PRUNING = "torch-pruning-"
+CONTENDERS = (
+    "dense",
+    "bmrs-path",
+    "bmrs-laplace",
+    *(f"{_TORCH_PRUNING}{name}{kind}" for name in IMPORTANCES for kind in ("", "-local", "-iterative")),
+)
+"""``-local`` is the same share of every layer; ``-iterative`` makes its cuts where ours are, others all at once."""
+
+
+def vgg(widths: Sequence[int] = (32, 64, 64, 128, 128, 256)) -> nn.Module:
+    """Return six 3 × 3 convolutions with batch norm, two max-poolings, and a linear layer behind the mean."""
+    layers: list[nn.Module] = []
+    fan_in = 3
+    for index, width in enumerate(widths):
+        layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if index in (1, 3) else []
+        fan_in = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, 10))
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, fan_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(fan_in, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = _conv(width, width, 3, 1), nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if fan_in != width:
+            self.shortcut = nn.Sequential(_conv(fan_in, width, 1, stride), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.shortcut(x) + self.norm2(self.conv2(inner)))
+
+
+def _conv(fan_in: int, width: int, size: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(fan_in, width, size, stride, size // 2, bias=False)
+
+
+def resnet20() -> nn.Module:
+    """Return ResNet-20 for small images (He et al. 2016, section 4.2), 1 × 1 convolutions where the width changes."""
+    widths = (16, 16, 16, 32, 32, 32, 64, 64, 64)
+    blocks = [
+        _Block(before, width, 1 if before == width else 2)
+        for before, width in zip((16, *widths), widths, strict=False)
+    ]
+    stem = (_conv(3, 16, 3, 1), nn.BatchNorm2d(16), nn.ReLU())
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+NETWORKS = {"vgg": vgg, "resnet20": resnet20}
+
+
+def grid(
+    networks: Sequence[str],
+    contenders: Sequence[str],
+    budgets: Sequence[int],
+    epochs: Sequence[int],
+    seeds: int,
+) -> list[Config]:
+    """Return the configurations, seeds outermost; the dense network has no budget, and no 0 epochs."""
+    return [
+        {
+            "network": network,
+            "contender": contender,
+            "budget": budget,
+            "epochs": more,
+            "seed": seed,
+        }
+        for seed in range(seeds)
+        for network in networks
+        for contender in contenders
+        for more in epochs
+        for budget in (budgets if contender != "dense" else (100,))
+    ]
+
+
+def _data(data_root: str) -> Splits:
+    """Return half of the training images, 2,500 others to choose by, and the test images."""
+    splits = load("cifar10", data_root=data_root, size=SIZE, validation=0.5)
+    return splits._replace(validation=stratified_split(splits.validation, 0.1)[1])
+
+
+def _augmented(data: Splits, seed: int) -> Batches:
+    return Batches(data.train, 128, drop_last=True, augmentation=Augmentation(), seed=seed)
+
+
+def _still(data: Splits, seed: int) -> Batches:
+    """Return the images as they are, for gradients and batch-norm statistics."""
+    return Batches(data.train, 128, seed=seed)
+
+
+def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
+    """Prune the trained network to a budget and train it on; test data are read once, at the end.
+
+    Args:
+        config: ``network``, ``contender``, ``budget`` (percent of the MACs), ``epochs`` and ``seed``.
+        data_root: folder of CIFAR-10.
+        cache: folder that trained networks are kept in.
+    """
+    data, seed = _data(data_root), config["seed"]
+    net, dense = _trained(config["network"], seed, data, Path(cache))
+    example = torch.zeros(1, 3, SIZE, SIZE)
+    whole = complexity(net, example).macs
+    net.to(memory_format=torch.channels_last)
+    torch.manual_seed(seed)
+    start = time.process_time()
+    budget = whole * config["budget"] // 100
+    if config["contender"].startswith("bmrs-"):
+        small = _ours(net, example, data, config, budget)
+    else:
+        small = _theirs(net, example, data, config, budget)
+        reestimate_batch_norm_(small, _still(data, seed))
+    seconds, cost = time.process_time() - start, complexity(small, example)
+    return {
+        "dataset": "cifar10",
+        "accuracy": _accuracy(small, data.test),
+        "validation_accuracy": _accuracy(small, data.validation),
+        "dense_accuracy": dense,
+        "macs": 100 * cost.macs / whole,
+        "parameters": cost.parameters,
+        "widths": [len(module.weight) for module in small.modules() if isinstance(module, nn.Conv2d)],
+        "seconds": seconds,
+        "version": version("bmrs-pyro"),
+    }
+
+
+def _ours(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
+    model = SupervisedModel(NoisyNetwork(net, example), "categorical:0.02", len(data.train))
+    reduction = JointReduction(
+        _augmented(data, config["seed"]),
+        Batches(data.validation, 500),
+        epochs=config["epochs"],
+        cycle=Cycle(bfloat16=True),
+        cuts=CUTS,
+        share=SHARE if config["contender"] == "bmrs-path" else 0.0,
+        batches=EVIDENCE,
+        seed=config["seed"],
+    )
+    _, choice = TrainedPath.of(model, reduction).chosen(Target(max_macs=macs))
+    return choice.refit.history.network
+
+
+def _theirs(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
+    contender, seed = config["contender"], config["seed"]
+    name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
+    if kind not in ("local", "iterative"):
+        name, kind = contender.removeprefix(_TORCH_PRUNING), ""
+    cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
+    train, whole = _augmented(data, seed), complexity(net, example).macs
+    total = config["epochs"] * len(train)
+    steps = _steps(net, train, total)
+    for number in range(1, cuts + 1):
+        budget = macs if number == cuts else whole * (macs / whole) ** (number / cuts)
+        small = cut(
+            steps.net.eval(),
+            example,
+            name,
+            budget,
+            local=kind == "local",
+            train=_still(data, seed),
+            batches=EVIDENCE,
+        )
+        after = _steps(small, train, total)
+        after.batches, after.done, steps = steps.batches, steps.done, after
+        if cuts > 1:
+            steps.make(round(total * SHARE * number / cuts))
+            if not total:
+                reestimate_batch_norm_(steps.net, _still(data, seed), EVIDENCE)
+    steps.make(total)
+    return steps.net.eval()
+
+
+def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
+    return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
+
+
+def _trained(network: str, seed: int, data: Splits, cache: Path) -> tuple[nn.Module, float]:
+    """Return the dense network, trained before or now, and its test accuracy in percent."""
+    recipe = run_key({"size": SIZE, "examples": len(data.train), "epochs": DENSE_EPOCHS})
+    file = cache / f"{network}-{seed}-{recipe}.safetensors"
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    net = NETWORKS[network]()
+    with alone(file.with_suffix(".lock"), wait=True):
+        if not file.exists():
+            pretrain(net, data, [Stage(DENSE_EPOCHS, SIZE)], file.with_suffix(".jsonl"), peak_rate=0.1)
+            weights = {name: value.contiguous() for name, value in net.state_dict().items()}
+            note = {"accuracy": str(_accuracy(net, data.test))}
+            write_atomically(file, lambda partial: save_file(weights, partial, note))
+    with safe_open(file, "pt") as kept:
+        net.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
+        return net, float(kept.metadata()["accuracy"])
+
+
+def _accuracy(net: nn.Module, part: Dataset) -> float:
+    return 100 * evaluate(net, Batches(part, 500, shuffle=False), part.num_classes).accuracy

@@ -1,0 +1,111 @@
+"""The page of the experiment with trained networks, made from its runs: tables and curves."""
+
+from __future__ import annotations
+
+__all__ = ["plot", "trained_page"]
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bmrs_pyro.experiments.spread import spread
+
+Row = Mapping[str, Any]
+
+_HEAD = """# Trained networks
+
+Made by `bmrs reproduce trained --data-root DATA --out docs/results`, with `pip install 'bmrs-pyro[compare]'`. Every run
+is cached, and can be stopped and started again. [trained.json](trained.json) has one object for each run. With
+`--rebuild` the command makes this page from them alone.
+
+A network is trained on half of CIFAR-10's training images, scaled to 16 × 16 pixels: 25,000 images, 20 epochs. Each
+contender cuts it to a share of its multiply-accumulates and trains it further, for the same number of epochs and in the
+same way: SGD with momentum, one cycle of the learning rate that ends at 0, and batch-norm statistics estimated anew at
+the end. With 0 epochs only these are estimated.
+
+* `bmrs-path`: ten cuts in the first fifth of the epochs, by the evidence at the weights as they are then.
+* `bmrs-laplace`: the same ten cuts before the first epoch.
+* `torch-pruning-…`: its importances over all layers in one cut; `-local` the same share of every layer; `-iterative`
+  ten cuts in the first fifth of the epochs.
+* `dense`: nothing is cut.
+"""
+
+
+def trained_page(rows: Sequence[Row]) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        rows: the runs, with their configurations.
+    """
+    parts = [_HEAD]
+    for network in _values(rows, "network"):
+        here = [row for row in rows if row["network"] == network]
+        before = spread(_values(here, "dense_accuracy"))
+        parts += [f"## {network}", "", f"The trained network has {before} % of test accuracy.", ""]
+        for epochs in sorted(_values(here, "epochs")):
+            parts += [_table([row for row in here if row["epochs"] == epochs], epochs), ""]
+        parts += [f"![Test accuracy against multiply-accumulates](trained-{network}.png)", ""]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row], epochs: int) -> str:
+    """Return a table of test accuracies: a row for each contender, a column for each budget; the best one is bold."""
+    budgets = sorted({row["budget"] for row in rows if row["contender"] != "dense"}, reverse=True)
+    means = {
+        (contender, budget): [
+            row["accuracy"] for row in rows if (row["contender"], row["budget"]) == (contender, budget)
+        ]
+        for contender in _values(rows, "contender")
+        for budget in budgets
+    }
+    lines = [
+        f"| {epochs} epochs | " + " | ".join(f"{budget} %" for budget in budgets) + " |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    dense = [row["accuracy"] for row in rows if row["contender"] == "dense"]
+    if dense:
+        lines.append(f"| dense, {spread(dense)} |" + " |" * len(budgets))
+    for contender in _values(rows, "contender"):
+        if contender == "dense":
+            continue
+        cells = []
+        for budget in budgets:
+            found = means[contender, budget]
+            best = max(
+                statistics.mean(values) for (_, at), values in means.items() if at == budget and values
+            )
+            text = spread(found) if found else ""
+            cells.append(f"**{text}**" if found and statistics.mean(found) == best else text)
+        lines.append(f"| `{contender}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], network: str) -> Figure:
+    """Draw accuracy against multiply-accumulates: a line for each contender, a picture for each number of epochs."""
+    rows = [row for row in rows if row["network"] == network]
+    epochs = sorted(_values(rows, "epochs"))
+    figure = Figure(figsize=(5 * len(epochs), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(epochs), squeeze=False)[0]
+    contenders = [name for name in _values(rows, "contender") if name != "dense"]
+    for axis, count in zip(axes, epochs, strict=True):
+        for contender in contenders:
+            here = [row for row in rows if (row["contender"], row["epochs"]) == (contender, count)]
+            for_each = sorted(_values(here, "budget"))
+            cost, accuracy = (
+                [statistics.mean(row[key] for row in here if row["budget"] == budget) for budget in for_each]
+                for key in ("macs", "accuracy")
+            )
+            axis.plot(cost, accuracy, marker="o", ms=3, lw=2.2 if "bmrs" in contender else 1, label=contender)
+        axis.set(title=f"{count} epochs", xlabel="multiply-accumulates left, %", xscale="log")
+        axis.axhline(statistics.mean(row["dense_accuracy"] for row in rows), color="grey", ls=":", lw=1)
+    axes[0].set_ylabel("test accuracy, %")
+    if contenders:
+        axes[-1].legend(fontsize=6)
+    return figure
+
+
+def _values(rows: Iterable[Row], key: str) -> list[Any]:
+    """Return the different values of a column, in the order of the rows."""
+    return list(dict.fromkeys(row[key] for row in rows))

@@ -1,0 +1,134 @@
+"""Laplace's approximation of the gains' posteriors: one pass of gradients, and no training."""
+
+from __future__ import annotations
+
+__all__ = ["Curvature", "gain_gradients", "laplace_parameters"]
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.untouched import modes_kept
+
+WIDE = 10.0
+"""The scale, in widths of the prior, of a posterior that is the prior but for a hair."""
+
+SHIFT = 1.0
+"""Nats by which a loc below 0 has to be better: less than that is the gradient's own noise."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """How the log-likelihood of all N examples changes about gains of 1.
+
+        ℓ(θ) − ℓ(1) ≈ Σ_c slope_c (θ_c − 1) − ½ information_c (θ_c − 1)²
+
+    Attributes:
+        slope: Σ_i g_ic with g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c, packed as the guide's parameters, ``(Σ C_f,)``, nats.
+        information: the empirical Fisher information Σ_i g_ic², likewise; of log θ too, for θ = 1.
+    """
+
+    slope: Tensor
+    information: Tensor
+
+    @classmethod
+    def of(cls, model: SupervisedModel, loader: Iterable[Any], batches: int | None = None) -> Curvature:
+        """Go once over the data; what is seen is scaled to N.
+
+        Args:
+            model: the model.
+            loader: batches as for :func:`fit`.
+            batches: most batches to look at; all by default.
+
+        Raises:
+            ValueError: there are no examples.
+        """
+        sums: tuple[Any, Any] = (0.0, 0.0)
+        seen = 0
+        for each in gain_gradients(model, loader, batches):
+            sums = sums[0] + each.double().sum(0), sums[1] + each.double().square().sum(0)
+            seen += len(each)
+        if not seen:
+            raise ValueError("the loader gives no examples; a Laplace approximation needs some")
+        slope, information = (total * (model.num_data / seen) for total in sums)
+        return cls(slope, information)
+
+
+def gain_gradients(
+    model: SupervisedModel, loader: Iterable[Any], batches: int | None = None
+) -> Iterator[Tensor]:
+    """Yield g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c at θ = 1, ``(B, Σ C_f)``, nats, of every batch.
+
+    One backward pass gives the gradients of a batch's examples, one by one, for each has gains of its own. Weights and
+    batch-norm statistics stay as they are, in evaluation mode.
+
+    Args:
+        model: the model; where its examples share their draws of the gains, they are run one at a time.
+        loader: batches as for :func:`fit`.
+        batches: most batches to look at; all by default.
+    """
+    sizes = [family.size for family in model.structures]
+    names = [family.name for family in model.structures]
+    like = next(model.network.parameters())
+    for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
+        shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
+        gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
+        theta = dict(zip(names, gains.split(sizes, -1), strict=True))
+        with modes_kept(model), torch.enable_grad():
+            outputs = model.eval().likelihood(model.network(x, theta))
+            (each,) = torch.autograd.grad(log_likelihoods(outputs, y.to(like.device)).sum(), gains)
+        yield each.reshape(-1, sum(sizes))
+
+
+def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """Return batches, or single examples where the examples of a batch cannot have gains of their own."""
+    for x, y in batches:
+        if len(y) and model.draw_shape(x):
+            yield x, y
+        elif len(y):
+            for row in range(len(y)):
+                yield map_leaves(partial(_row, row, len(y)), x), y[row : row + 1]
+
+
+def _row(row: int, rows: int, leaf: Any) -> Any:
+    return leaf[row : row + 1] if isinstance(leaf, Tensor) and leaf.shape[:1] == (rows,) else leaf
+
+
+def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loc and scale of every posterior, ``(Σ C_f,)`` each.
+
+    With weights that do not follow, the free energy E_q[ℓ] − λ KL(q ‖ p) has two optima: a narrow posterior, and the
+    prior itself. The better one is taken. The narrow one is Laplace's, about a gain of 1 (loc 0), or about the mode of
+    the quadratic where that lies clearly lower.
+
+    Args:
+        curvature: of the log-likelihood.
+        prior: prior of the gains.
+        kl_scales: λ, the weight of every structure's KL.
+    """
+    information = curvature.information.clamp(min=torch.finfo(torch.float64).tiny)
+    widest = WIDE * prior.log_width
+    mode = (1 + curvature.slope / information).clamp(prior.low, prior.high)
+    locs = torch.stack([torch.zeros_like(mode), mode.log(), torch.zeros_like(mode)])
+    scales = (kl_scales.double() / information).sqrt() / locs.exp()
+    scales[-1] = widest
+    scales = torch.minimum(scales, widest)
+    q = TruncatedLogNormal(locs, scales, prior.low, prior.high)
+    away = q.mean - 1
+    expected = curvature.slope * away - curvature.information * (away.square() + q.variance) / 2
+    energy = expected - kl_scales * kl_divergence(q, prior)
+    at_one, at_mode, wide = energy
+    narrow = (at_mode > at_one + SHIFT * kl_scales).long()
+    best = torch.where(wide > torch.maximum(at_one, at_mode) - 1e-3 * kl_scales, 2, narrow)[None]
+    return locs.gather(0, best)[0], scales.gather(0, best)[0]

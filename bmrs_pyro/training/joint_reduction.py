@@ -1,0 +1,175 @@
+"""A trained network made smaller: structures leave in small cuts while its weights are trained along."""
+
+from __future__ import annotations
+
+__all__ = ["JointReduction"]
+
+import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import length_hint
+
+import torch
+
+from bmrs_pyro.distributed import world_size
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.laplace import Curvature, gain_gradients
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import compact, complexity, cost_model
+from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.reduction import JointLoss, KeepMask, ModelReduction, bmrs_n, score_structures
+from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
+from bmrs_pyro.training.history import History
+from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.plain_steps import Cycle, PlainSteps
+from bmrs_pyro.training.trainee import Refit
+from bmrs_pyro.training.validation import validate
+
+
+@dataclass(frozen=True)
+class JointReduction:
+    """How a trained network is reduced to a budget, inside one cycle of the learning rate.
+
+    In the first part of the cycle there are cuts, between which the weights are trained. Each cut takes the same share
+    of what is left, so that the last one arrives at the budget. The rest of the cycle trains the small network. The
+    gradients of single examples are taken anew for each cut. They say what the log-likelihood loses by any set of
+    structures (:class:`JointLoss`). Structures leave one after the other, each time the one with the least loss per
+    cost, given those that have left. The same gradients give Laplace's posteriors
+    (:meth:`AutoTruncatedLogNormal.from_laplace`), and so the evidence ΔF of every structure by itself, for reports.
+
+    Attributes:
+        loader: training batches of one pass.
+        validation: batches that networks are scored on.
+        epochs: passes over the data, in all; 0 makes the cuts alone.
+        cycle: how the steps are made.
+        criterion: scores structures one by one, for reports.
+        cuts: number of them.
+        share: share of the cycle in which they are.
+        batches: how many batches the gradients of a cut are taken from, and its score.
+        seed: of what is random; None draws from the generators as they are.
+
+    Raises:
+        ValueError: a number is out of range, or several processes are running.
+    """
+
+    loader: Batches
+    validation: Batches
+    epochs: int = 15
+    cycle: Cycle = field(default_factory=Cycle)
+    criterion: ModelReduction = field(default_factory=bmrs_n)
+    cuts: int = 10
+    share: float = 0.2
+    batches: int = 8
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.cuts < 1 or not 0 <= self.share <= 1:
+            raise ValueError(
+                f"epochs={self.epochs}, cuts={self.cuts} and share={self.share}; there must be at least 0 epochs and 1 "
+                "cut, in a share between 0 and 1"
+            )
+        if world_size() > 1:
+            raise ValueError("a trained network is reduced by one process; start it without torchrun")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of training batches in a pass."""
+        return length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
+
+    def run(
+        self, model: SupervisedModel, limits: Limits, start: PathPoint, keep: KeepMask
+    ) -> tuple[Refit, tuple[PathPoint, ...]]:
+        """Reduce a copy of a model's network to budgets; return it, and the network after every cut.
+
+        Args:
+            model: the trained model, which stays as it is.
+            limits: budgets that can be met, and multiples.
+            start: what the network costs and how well it predicts.
+            keep: what is left in it of the network that structures are numbered by.
+        """
+        model, history = copy.deepcopy(model), History(keep)
+        with generators_kept() if self.seed is not None else nullcontext():
+            if self.seed is not None:
+                seed_generators(self.seed)
+            points = tuple(self._points(model, limits, history))
+            guide = _posteriors(model, self.loss(model))
+        history.note_scores(score_structures(guide.posteriors(), model.prior, self.criterion))
+        history.network = compact(model.network, {})
+        point = self.point(model, self.validation, self.cuts, points[-1].delta_f)
+        return Refit(start, point, model, guide, history), points
+
+    def loss(self, model: SupervisedModel) -> JointLoss:
+        """Return what the log-likelihood loses by any set of structures, at the weights as they are.
+
+        Raises:
+            ValueError: there are no examples.
+        """
+        gradients = torch.cat([*gain_gradients(model, self.loader, self.batches)])
+        names = tuple(family.name for family in model.structures)
+        return JointLoss(names, gradients, model.num_data / len(gradients))
+
+    def point(
+        self, model: SupervisedModel, validation: Batches, number: int = 0, delta_f: float | None = None
+    ) -> PathPoint:
+        """Return what the network costs and how well it predicts, after a number of cuts."""
+        cost = complexity(model.network)
+        return PathPoint(
+            epoch=number,
+            kl_weight=model.kl_weight.factor,
+            structures={family.name: family.size for family in model.structures},
+            parameters=cost.parameters,
+            macs=cost.macs,
+            bytes=cost.bytes,
+            delta_f=delta_f,
+            score=validate(model, {}, validation),
+        )
+
+    def _points(self, model: SupervisedModel, limits: Limits, history: History) -> Iterator[PathPoint]:
+        """Make the cuts and the steps."""
+        net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
+        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle)
+        for number, target in enumerate(_shares(model, limits, self.cuts), 1):
+            loss = self.loss(model)
+            scores = score_structures(_posteriors(model, loss).posteriors(), model.prior, self.criterion)
+            history.note_scores(scores)
+            whole = KeepMask({name: torch.ones(len(q), dtype=torch.bool) for name, q in scores.items()})
+            keep = target.applied(model.network, whole, loss)
+            gone += sum(
+                float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
+            )
+            gone -= keep.removed * self.criterion.log_prior_odds
+            steps.cut_(model.network.remove_(keep))
+            history.keep = history.keep.then(keep)
+            steps.make(round(total * self.share * number / self.cuts))
+            reestimate_batch_norm_(net, self.loader, self.batches)
+            yield self.point(model, list(islice(self.validation, self.batches)), number, gone)
+        steps.make(total)
+        reestimate_batch_norm_(net, self.loader)
+
+
+def _posteriors(model: SupervisedModel, loss: JointLoss) -> AutoTruncatedLogNormal:
+    """Return Laplace's posteriors, one gain by one, from the same gradients."""
+    slope = loss.weight * loss.gradients.double().sum(0)
+    return AutoTruncatedLogNormal.from_curvature(model, Curvature(slope, 2 * loss.alone))
+
+
+def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:
+    """Return the budgets of every cut: geometric from what the network costs to the last one, which are the limits."""
+    counts = {family.name: family.size for family in model.structures}
+    wholes = {"max_macs": "macs", "max_parameters": "parameters"}
+    whole = {name: cost_model(model.network, cost)(counts) for name, cost in wholes.items()}
+
+    def after(share: float) -> Limits:
+        budgets = {
+            name: int(whole[name] * (getattr(limits, name) / whole[name]) ** share)
+            for name in wholes
+            if getattr(limits, name) is not None and getattr(limits, name) < whole[name]
+        }
+        return replace(limits, **budgets)
+
+    return [after(number / cuts) for number in range(1, cuts)] + [limits]

@@ -1,0 +1,178 @@
+"""Training without gains: plain steps of SGD or AdamW inside one cycle of the learning rate that ends at 0."""
+
+from __future__ import annotations
+
+__all__ = ["Cycle", "PlainSteps"]
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from bmrs_pyro.inference.elbo import NonFiniteLoss
+from bmrs_pyro.inference.inputs import inputs_on, outputs_of, pairs
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.inference.outcomes import Outcome
+from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.shuffling import set_epoch
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """How plain steps are made: the rate rises to its peak, and falls to 0 by the last step.
+
+    Attributes:
+        optimizer: ``"sgd"`` (Nesterov's momentum of 0.9) or ``"adamw"``.
+        lr: the peak; None takes 0.05 of SGD and 1e-3 of AdamW.
+        weight_decay: of all weights.
+        warm_up: share of the steps in which the rate rises.
+        clip: largest norm of the gradient; None for any.
+        bfloat16: train in mixed precision.
+        teacher: a network whose outputs count half, as labels with their probabilities; None for none.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    optimizer: str = "sgd"
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    warm_up: float = 0.1
+    clip: float | None = None
+    bfloat16: bool = False
+    teacher: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be finite and above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
+
+    @property
+    def peak(self) -> float:
+        """The largest learning rate."""
+        return self.lr or (0.05 if self.optimizer == "sgd" else 1e-3)
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""
+        if progress < self.warm_up:
+            return self.peak * progress / self.warm_up
+        return self.peak * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
+
+
+class PlainSteps:
+    """The steps of one cycle, between which structures may leave the network.
+
+    Args:
+        net: the network.
+        likelihood: of y given its outputs; trained too where it is a module.
+        loader: training batches of one pass.
+        total: number of steps in the cycle.
+        cycle: how they are made.
+    """
+
+    def __init__(
+        self, net: nn.Module, likelihood: Likelihood, loader: Batches, total: int, cycle: Cycle
+    ) -> None:
+        self.net, self.likelihood, self.total, self.cycle, self.done = net, likelihood, total, cycle, 0
+        self.batches = _endless(loader)
+        self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
+        extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
+        weights = [*self.names, *extra]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
+            if cycle.optimizer == "sgd"
+            else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
+        )
+        if cycle.teacher is not None:
+            cycle.teacher.eval().requires_grad_(False)
+
+    def make(self, until: int) -> None:
+        """Make steps until so many of the cycle are done.
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite.
+            ValueError: the loader gives no batches.
+        """
+        self.net.train()
+        device = next(self.net.parameters()).device
+        while self.done < until:
+            x, y = next(self.batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
+            self.optimizer.zero_grad()
+            loss = self._loss(inputs_on(device, x), y.to(device))
+            if not math.isfinite(loss.item()):
+                raise NonFiniteLoss(
+                    f"step {self.done + 1}: the loss is {loss.item()}; lower the learning rate ({self.cycle.peak})"
+                )
+            loss.backward()
+            if self.cycle.clip is not None:
+                nn.utils.clip_grad_norm_(list(self.names), self.cycle.clip)
+            self.optimizer.step()
+            self.done += 1
+
+    def cut_(self, removal: Removal) -> None:
+        """Drop the moments of what has left the network."""
+        for weight, name in self.names.items():
+            if name in removal.cuts:
+                state = self.optimizer.state.get(weight, {})
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.dim():
+                        state[key] = removal.cut(name, value)
+
+    def _loss(self, x: Any, y: Tensor) -> Tensor:
+        """Return the mean of −log p(y | x), nats per example; with a teacher half of it, and half of the teacher's."""
+        learned = self._predicted(self.net, x)
+        loss = -log_likelihoods(learned, y).mean()
+        if self.cycle.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = self._predicted(self.cycle.teacher, x)
+        return (loss + _cross_entropy(taught, learned)) / 2
+
+    def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:
+        device = next(net.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.cycle.bfloat16):
+            outputs = outputs_of(net, x)
+        return self.likelihood(map_leaves(_single, outputs) if self.cycle.bfloat16 else outputs)
+
+
+def _single(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output
+
+
+def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Tensor:
+    """Return −E log p(y) under what the teacher says, the mean over examples; of its means where y is no class."""
+    one, other = Outcome.of(taught), Outcome.of(learned)
+    if one.log_p is not None and other.log_p is not None:
+        return -(one.log_p.exp() * other.log_p).sum(-1).mean()
+    if one.mean is None:
+        raise ValueError(f"a {type(taught).__name__} has neither classes nor a mean to teach")
+    return -learned.log_prob(one.mean).mean()
+
+
+def _endless(loader: Batches) -> Iterator[tuple[Any, Tensor]]:
+    for epoch in itertools.count():
+        set_epoch(loader, epoch)
+        found = False
+        for found_x, y in pairs(loader):
+            if len(y):
+                found = True
+                yield found_x, y
+        if not found:
+            raise ValueError("the loader gives no batches; are the data fewer than one batch with drop_last?")

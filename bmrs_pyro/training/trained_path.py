@@ -1,0 +1,121 @@
+"""A trained network and smaller ones of it: one reduction to a budget, or rounds of them."""
+
+from __future__ import annotations
+
+__all__ = ["TrainedPath"]
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.network import compact
+from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.training.choice import Choice, ScoreMissed
+from bmrs_pyro.training.choosing import Target, TargetMissed
+from bmrs_pyro.training.history import History
+from bmrs_pyro.training.joint_reduction import JointReduction
+from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.pace import Pace
+from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.regularisation import Path
+from bmrs_pyro.training.shelf import Shelf
+from bmrs_pyro.training.trainee import Refit, Trainee
+
+ROUND = 0.7
+"""Share of the multiply-accumulates that each round keeps, where no budget says where to end."""
+
+
+@dataclass(frozen=True)
+class TrainedPath(Path):
+    """The path of a trained network: its points are the cuts of one reduction.
+
+    Attributes:
+        reduction: how the network is made smaller.
+        round_to: numbers of channels are multiples of this.
+    """
+
+    reduction: JointReduction
+    round_to: int = 1
+
+    @classmethod
+    def of(cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1) -> TrainedPath:
+        """Begin with the network as it came."""
+        dense = reduction.point(model, reduction.validation)
+        keep = KeepMask(
+            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
+        )
+        pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
+        trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
+        return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
+
+    def refit(self, point: PathPoint, *, epochs: int | None = None) -> NoReturn:
+        """Refuse: what is trained to its end is the last point alone."""
+        raise ValueError("the points of a trained network's path are not kept; choose another budget instead")
+
+    def network(self, point: PathPoint) -> nn.Module:
+        """Return the dense network, plain and in evaluation mode; the others on the way are not kept.
+
+        Raises:
+            ValueError: it is another point.
+        """
+        if point != self.dense:
+            raise ValueError("only the dense network is kept of a trained network's path")
+        return compact(self.trainee.model.network, {})
+
+    def chosen(self, target: Target) -> tuple[TrainedPath, Choice]:
+        """Reduce the network to what it may cost.
+
+        A budget takes one reduction. Without one there are rounds: each is a whole reduction that keeps 70 % of the
+        multiply-accumulates of the one before, until a network scores too little; the one before is taken.
+
+        Raises:
+            TargetMissed: a budget cannot be met.
+            ValueError: a latency is asked for.
+        """
+        if target.max_latency is not None:
+            raise ValueError("a trained network is not reduced to a latency; give max_macs or max_params")
+        least, budgets = target.least_of(self.dense), target.budgets(self.dense)
+        model = self.trainee.model
+        keep = KeepMask(
+            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
+        )
+        if any(budgets):
+            limits = Limits(self.round_to, *budgets)
+            try:
+                limits.refuse_impossible(model.network)
+            except ValueError as error:
+                raise TargetMissed(str(error)) from None
+            refit, points = self.reduction.run(model, limits, self.dense, keep)
+        else:
+            refit, points = self._rounds(target, least, keep)
+        score = target.score_of(refit.point.score)[0]
+        notes: tuple[str, ...] = ()
+        if score < least:
+            note = f"a network of {refit.point.parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
+            warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
+            notes = (note,)
+        return replace(self, points=points, history=refit.history), Choice(
+            refit, target, score >= least, notes
+        )
+
+    def _rounds(self, target: Target, least: float, whole: KeepMask) -> tuple[Refit, tuple[PathPoint, ...]]:
+        model, keep, macs = self.trainee.model, whole, float(self.dense.macs)
+        best: tuple[Refit, tuple[PathPoint, ...]] | None = None
+        while True:
+            limits = Limits(self.round_to, int(macs * ROUND))
+            try:
+                limits.refuse_impossible(model.network)
+            except ValueError:  # nothing is left that can leave
+                if best is None:
+                    raise
+                return best
+            refit, points = self.reduction.run(model, limits, self.dense, keep)
+            if target.score_of(refit.point.score)[0] < least:
+                return best or (refit, points)
+            before = best[1] if best else ()
+            best = refit, (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
+            model, keep, macs = refit.model, refit.history.keep, float(refit.point.macs)

@@ -1,0 +1,169 @@
+"""A trained network reduced to a budget inside one cycle."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bmrs_pyro import NoisyNetwork, complexity, load, prune
+from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.training import Cycle, PlainSteps, ScoreMissed, TargetMissed
+from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    net = mlp(16)
+    PlainSteps(net, categorical, batches(), 150, Cycle(lr=0.1)).make(150)
+    return net
+
+
+def accuracy(net: nn.Module) -> float:
+    with torch.no_grad():
+        return sum((net(x).argmax(1) == y).sum().item() for x, y in batches(seed=2)) / NUM_DATA
+
+
+@pytest.mark.parametrize("budget", [{"max_macs": "30%"}, {"max_params": 120}, {"max_bytes": 480}])
+def test_it_arrives_at_the_budget_and_keeps_what_was_learned(
+    trained: nn.Module, budget: dict[str, Any]
+) -> None:
+    before = copy.deepcopy(trained.state_dict())
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=3, **budget)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    cost = complexity(found.network, torch.zeros(1, FEATURES))
+    dense = found.path.dense
+    for limit, reached in zip(found.target.budgets(dense), (cost.macs, cost.parameters), strict=True):
+        # within one structure of it
+        assert limit is None or 0.8 * limit < reached <= limit
+    assert (cost.macs, cost.parameters) == (found.point.macs, found.point.parameters)
+    assert found.met
+    assert accuracy(found.network) > accuracy(trained) - 0.03
+    assert set(found.posteriors) == set(found.point.structures)
+    sizes = [point.macs for point in found.path.points]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 3
+
+
+def test_another_budget_starts_from_the_dense_network_again(trained: nn.Module) -> None:
+    options = {"validation": batches(seed=1), "trained": True, "epochs": 1}
+    found = prune(trained, batches(), max_macs="50%", **options)  # type: ignore[arg-type]
+    smaller = found.choose(max_macs="25%")
+    alone = prune(trained, batches(), max_macs="25%", **options)  # type: ignore[arg-type]
+    x = torch.randn(4, FEATURES)
+    assert torch.equal(smaller.network(x), alone.network(x))
+    assert torch.equal(found.path.network(found.path.dense)(x), trained(x))
+
+
+def test_without_a_budget_rounds_go_on_while_the_score_holds(trained: nn.Module) -> None:
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, max_loss=5)
+    assert found.met
+    assert found.point.macs < 0.5 * found.path.dense.macs
+    dense, score = found.path.dense.score.accuracy, found.point.score.accuracy
+    assert dense is not None
+    assert score is not None
+    assert score >= dense - 0.05
+
+
+def test_a_score_that_no_round_reaches_is_said(trained: nn.Module) -> None:
+    random = [(x, y[torch.randperm(len(y))]) for x, y in batches()]
+    with pytest.warns(ScoreMissed, match="should reach"):
+        found = prune(trained, random, validation=batches(seed=1), trained=True, epochs=1, max_loss=0)
+    assert not found.met
+
+
+def test_cuts_alone_need_no_epochs(trained: nn.Module) -> None:
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=0, max_params=200)
+    assert sum(parameter.numel() for parameter in found.network.parameters()) <= 200
+    assert accuracy(found.network) > accuracy(trained) - 0.05
+
+
+def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
+    options = {"validation": batches(seed=1), "trained": True}
+    with pytest.raises(TypeError, match="unknown option weight"):
+        prune(trained, batches(), weight=1, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="epochs=-1"):
+        prune(trained, batches(), epochs=-1, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="optimizer is 'rprop'"):
+        prune(trained, batches(), optimizer="rprop", **options)  # type: ignore[arg-type]
+    with pytest.raises(TargetMissed, match="cannot be met"):
+        prune(trained, batches(), max_params=2, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not reduced to a latency"):
+        prune(trained, batches(), max_latency="2ms", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_moments_shrink_with_the_weights(optimizer: str) -> None:
+    """A cut of what has no influence changes no later step."""
+    torch.manual_seed(0)
+    wide, few = mlp(6), torch.tensor([True] * 4 + [False] * 2)
+    for layer in (wide[0], wide[2], wide[4]):
+        assert isinstance(layer, nn.Linear)
+    with torch.no_grad():  # what leaves gets nothing, gives nothing, and has no gradient
+        wide[2].weight[:, 4:] = 0
+        wide[0].weight[4:], wide[0].bias[4:] = 0, 0
+    cycle = Cycle(optimizer=optimizer, lr=0.01, weight_decay=0.01)
+    results = []
+    for when in (0, 5):
+        network = NoisyNetwork(copy.deepcopy(wide), torch.zeros(1, FEATURES))
+        steps = PlainSteps(network.net, categorical, batches(), 10, cycle)
+
+        def cut(steps: PlainSteps = steps, network: NoisyNetwork = network) -> Removal:
+            removal = network.remove_({network.structures[0].name: few})
+            steps.cut_(removal)
+            return removal
+
+        if when == 0:
+            cut()
+        steps.make(5)
+        if when == 5:
+            cut()
+        steps.make(10)
+        results.append([weight.detach() for weight in network.net.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_rate_rises_and_ends_at_nothing() -> None:
+    rates = [Cycle(lr=0.2).rate((step + 1) / 101) for step in range(100)]
+    assert max(rates) == pytest.approx(0.2, rel=1e-3)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[-1] < 1e-4
+    assert all(rate > 0 for rate in rates)
+
+
+def test_a_teacher_is_imitated() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, FEATURES)
+    teacher, student = mlp(8), mlp(8)
+    data = [(x, torch.zeros(64, dtype=torch.long))]
+
+    def distance(net: nn.Module) -> Tensor:
+        return (net(x).softmax(1) - teacher(x).softmax(1)).abs().mean().detach()
+
+    alone = copy.deepcopy(student)
+    PlainSteps(student, categorical, data, 60, Cycle(lr=0.1, teacher=teacher)).make(60)
+    PlainSteps(alone, categorical, data, 60, Cycle(lr=0.1)).make(60)
+    assert distance(student) < 0.8 * distance(alone)
+    assert all(math.isfinite(value) for value in student(x).flatten().tolist())
+
+
+def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path) -> None:
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, max_macs="40%")
+    found.save(tmp_path / "small")
+    x = torch.randn(4, FEATURES)
+    torch.testing.assert_close(load(tmp_path / "small", mlp(16))(x), found.network(x))
+    found.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"{found.point.parameters:,}" in page
+    gone = sum(family.size for family in found.path.trainee.model.structures) - found.point.size
+    assert found.choice.refit.history.keep.removed == gone
+    for name, mask in found.choice.refit.history.keep.items():
+        assert found.choice.refit.history.scores[name].isfinite().all()
+        assert int(mask.sum()) == found.point.structures[name]
