@@ -25,6 +25,7 @@ from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
 _RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
 _ATTEMPTS = 3 * len(_RECIPES)
+_BOTH_SIGNS = 900  # number of the first trial on weights like the network's own
 _MOST, _LEAST = 0.95, 0.25  # share of kept structures that move the outputs: the aim, the least allowed
 
 _CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
@@ -44,6 +45,9 @@ class Verification:
 
     All families are tried at once. If that fails, each half is tried with the same masks and weights, so that only
     the families differ. All accepted families pass the last trial together.
+
+    Weights to which the outputs respond leave few values negative. So three more trials, one for each kind of mask, use
+    weights like the network's own, where values have both signs, and the outputs need not respond.
 
     Args:
         net: the network; it is not changed.
@@ -83,6 +87,8 @@ class Verification:
             left = self._passing(trial, left) if left else []
             if not left or (trial + 1 >= TRIALS and len(left) == before):
                 break
+        for trial in range(_BOTH_SIGNS, _BOTH_SIGNS + TRIALS):
+            left = self._fit(trial, _RECIPES.index("own"), left)[0] if left else []
         return left
 
     def _passing(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:
@@ -173,13 +179,13 @@ class Verification:
                 return None, {}
             try:
                 families = compact_(net, families, keep, theta)
-                with torch.set_grad_enabled(step == 0):
+                with torch.set_grad_enabled(step == 0 and trial < _BOTH_SIGNS):
                     actual = self._outputs(net, call)
             except Exception as error:
                 return _failure(error), {}
             if not self._equal(expected, actual):
                 return _CHANGED, {}
-            if step == 0:
+            if step == 0 and trial < _BOTH_SIGNS:
                 found = self._responses(net, families, call, actual, random)
             del actual  # its graph holds the old weights
         return None, found

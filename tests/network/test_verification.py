@@ -58,6 +58,34 @@ def test_networks_made_to_deceive_get_no_wrong_offer(kind: str) -> None:
     assert measured(kind, 0)["wrong"] == 0
 
 
+class Signed(nn.Module):
+    """A layer whose channels are treated by place only where values are negative."""
+
+    def __init__(self, by_example: bool) -> None:
+        super().__init__()
+        self.by_example = by_example
+        self.a, self.b, self.c, self.d = nn.Linear(5, 6), nn.Linear(6, 12), nn.Linear(12, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.a(x).relu())
+        half = h.shape[1] // 2
+        if self.by_example:
+            h = torch.where(h.sum(1, keepdim=True) > 0, h, h.roll(1, 1)).relu()
+        else:
+            h = torch.cat([h[:, :half].relu(), functional.leaky_relu(h[:, half:], 0.2)], 1)
+        out: Tensor = self.d(self.c(h).relu())
+        return out
+
+
+@pytest.mark.parametrize("by_example", [False, True])
+def test_what_shows_only_in_negative_values_is_left_out(by_example: bool) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        found = find_structures(Signed(by_example), torch.randn(4, 5))
+        assert sizes(found) == {"a": 6, "c": 7}
+        assert "treated by their place" in reasons(found)["b"]
+
+
 @pytest.mark.parametrize(
     ("kind", "offered"),
     [("perceptron", 2), ("residual stream", 2), ("gated halves", 1), ("attention heads", 1), ("words", 2)],
