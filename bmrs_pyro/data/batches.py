@@ -60,9 +60,7 @@ class Batches:
             raise ValueError(
                 f"{len(dataset)} examples fill no batch of {batch_size}; drop_last leaves nothing"
             )
-        if augmentation and not (
-            isinstance(dataset, Dataset) and dataset.images.ndim == 4 and dataset.labels.ndim == 1
-        ):
+        if augmentation and (isinstance(dataset, Items) or dataset.labels.ndim > 1):
             raise ValueError("only images with one label each are augmented; leave the augmentation out")
         if not 0 <= share[0] < share[1]:
             raise ValueError(f"share is {share}; (k, n) is the k-th of n parts, with k from 0 to n - 1")
