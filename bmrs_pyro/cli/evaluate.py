@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bmrs_pyro import data, metrics, reporting, runs
+from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
@@ -34,9 +34,9 @@ def evaluate(
     test = runs.run_data(directory).test
     small = directory.small()
     predict = reporting.predictor_of(directory, draws)
-    batches = data.Batches(test, 500, shuffle=False)
+    batches = runs.serving(test, 500, shuffle=False)
     inputs = batches if corruption is None else metrics.corrupted(batches, corruption, severity)
-    result = metrics.evaluate(predict, inputs, test.num_classes)
+    result = metrics.evaluate(predict, inputs, likelihood=directory.likelihood())
     example = directory.example()
     sizes = {
         "dense": networks.complexity(directory.dense(), example),

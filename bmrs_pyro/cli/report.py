@@ -61,6 +61,8 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     accuracy, path = run.validation_accuracy(), run.path_record()
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
+    elif (epochs := run.metrics()) and epochs[-1].rmse is not None:
+        output.show(f"validation RMSE after the last epoch: {epochs[-1].rmse:.4g}")
     if path is not None:
         output.show(*_path_lines(run, path))
     families: dict[str, Any] = {

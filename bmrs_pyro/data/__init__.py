@@ -1,6 +1,6 @@
-"""Image classification data, held in memory and served in normalised batches.
+"""Labelled data, held in memory and served in normalised batches, or given item by item by a torch Dataset.
 
-Start with :func:`load`, which reads a named set, an ``.npz`` file or an image folder into
+Start with :func:`load`, which reads a named set, an ``.npz`` file, a table or an image folder into
 :class:`Splits`, and :class:`Batches`, which serves one part of it. Whatever is wrong with the data ends
 in a :class:`DataError` of one line.
 """

@@ -3,6 +3,10 @@ from .batches import Batches as Batches
 from .dataset import DataError as DataError
 from .dataset import Dataset as Dataset
 from .dataset import Splits as Splits
+from .items import Items as Items
+from .items import split_items as split_items
 from .loading import load as load
+from .saved_dataset import is_saved_dataset as is_saved_dataset
+from .saved_dataset import read_saved_dataset as read_saved_dataset
 from .source import DataSource as DataSource
 from .splitting import stratified_split as stratified_split

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["as_images", "as_labels", "read_npz"]
+__all__ = ["as_images", "as_labels", "as_values", "read_npz"]
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,20 @@ from torch import Tensor
 
 from bmrs_pyro.data.dataset import DataError, Dataset
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_PARTS = ("train", "test")
 
 
-def read_npz(path: Path, class_names: tuple[str, ...] = ()) -> dict[str, Dataset]:
+def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = False) -> dict[str, Dataset]:
     """Read the training and test part of an ``.npz`` file; nothing in it is unpickled.
 
     Args:
         path: a file with the arrays ``x_train y_train x_test y_test``, as :func:`as_images` and
-            :func:`as_labels` describe them.
+            :func:`as_labels` describe them. In the place of ``x`` may stand ``tokens``, integers ``(N, T)``, or
+            ``sequences``, real numbers ``(N, T, F)``. Tokens without ``y`` are their own labels.
         class_names: the K names of the classes. Without them K is one more than the largest training label,
             and every label below it must occur: labels that start at 1 would else give the network a dead
-            output.
+            output. Labels of several places need not all occur.
+        values: read ``y`` as real values, not as classes.
 
     Returns:
         ``{"train": …, "test": …}``.
@@ -35,17 +38,25 @@ def read_npz(path: Path, class_names: tuple[str, ...] = ()) -> dict[str, Dataset
             example.
     """
     arrays = _read(path)
-    labels = {part: as_labels(arrays[f"y_{part}"], f"{path}: y_{part}") for part in ("train", "test")}
-    names = class_names or _numbers(labels["train"], f"{path}: y_train")
+    kind = next(kind for kind in _INPUTS if f"{kind}_train" in arrays)
+    inputs = {part: _INPUTS[kind](arrays[f"{kind}_{part}"], f"{path}: {kind}_{part}") for part in _PARTS}
+    if "y_train" not in arrays:
+        labels, target = inputs, kind
+    else:
+        target, read = "y", as_values if values else as_labels
+        labels = {part: read(arrays[f"y_{part}"], f"{path}: y_{part}") for part in _PARTS}
+    if values:
+        outputs = labels["train"].shape[1] if labels["train"].ndim == 2 else 1
+    elif labels["train"].ndim > 1:
+        outputs = int(max(part.max() for part in (labels if target == "y" else inputs).values())) + 1
+    else:
+        class_names = class_names or _numbers(labels["train"], f"{path}: y_train")
+        outputs = len(class_names)
     return {
         part: Dataset(
-            as_images(arrays[f"x_{part}"], f"{path}: x_{part}"),
-            labels[part],
-            len(names),
-            f"{path} (x_{part}, y_{part})",
-            names,
+            inputs[part], labels[part], outputs, f"{path} ({kind}_{part}, {target}_{part})", class_names
         )
-        for part in ("train", "test")
+        for part in _PARTS
     }
 
 
@@ -76,16 +87,54 @@ def as_images(array: np.ndarray, where: str) -> Tensor:
 
 
 def as_labels(array: np.ndarray, where: str) -> Tensor:
-    """Turn an array of integers ``(N,)`` or ``(N, 1)`` into ``(N,)`` int64 labels.
+    """Turn an array of integers ``(N,)`` or ``(N, 1)`` into ``(N,)`` int64 labels; ``(N, …)`` labels stay so.
 
     Raises:
-        DataError: another shape, or not integers.
+        DataError: not integers.
     """
     if array.dtype.kind not in "iu":
-        raise DataError(f"{where} holds {array.dtype}; labels must be integers 0 … K-1")
-    if array.ndim != 1 and array.shape[1:] != (1,):
+        raise DataError(
+            f"{where} holds {array.dtype}; labels must be integers 0 … K-1, or name what values are, such as "
+            "--likelihood normal"
+        )
+    if array.ndim < 1:
         raise DataError(f"{where} has shape {array.shape}; labels must have shape (N,)")
-    return torch.from_numpy(array.ravel().astype(np.int64))
+    shape = array.shape[:1] if array.shape[1:] in ((), (1,)) else array.shape
+    return torch.from_numpy(array.reshape(shape).astype(np.int64))
+
+
+def as_values(array: np.ndarray, where: str) -> Tensor:
+    """Turn an array of real numbers ``(N, …)`` into float32 values; ``(N, 1)`` is the same as ``(N,)``.
+
+    Raises:
+        DataError: not real numbers.
+    """
+    if array.dtype.kind not in "buif" or array.ndim < 1:
+        raise DataError(f"{where} holds {array.dtype}, shape {array.shape}; values are real numbers (N, …)")
+    shape = array.shape[:1] if array.shape[1:] == (1,) else array.shape
+    with np.errstate(over="ignore"):  # too large for float32 gives infinity, which Dataset refuses
+        return torch.from_numpy(array.reshape(shape).astype(np.float32))
+
+
+def _tokens(array: np.ndarray, where: str) -> Tensor:
+    if array.dtype.kind not in "iu" or array.ndim != 2 or array.size == 0 or array.min() < 0:
+        raise DataError(
+            f"{where} holds {array.dtype}, shape {array.shape}; tokens are integers (N, T) from 0"
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _sequences(array: np.ndarray, where: str) -> Tensor:
+    if array.ndim != 3:
+        raise DataError(f"{where} has shape {array.shape}; sequences are real numbers (N, T, F)")
+    return as_images(array, where)[:, 0]
+
+
+_INPUTS: dict[str, Callable[[np.ndarray, str], Tensor]] = {
+    "x": as_images,
+    "tokens": _tokens,
+    "sequences": _sequences,
+}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -94,9 +143,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            if missing := [key for key in _KEYS if key not in file]:
+            kind = next((kind for kind in _INPUTS if f"{kind}_train" in file), "x")
+            targets = [] if kind == "tokens" and "y_train" not in file else ["y"]
+            keys = [f"{name}_{part}" for part in _PARTS for name in (kind, *targets)]
+            if missing := [key for key in keys if key not in file]:
                 raise DataError(f"{path}: {', '.join(missing)} missing; found {', '.join(file) or 'nothing'}")
-            return {key: file[key] for key in _KEYS}
+            return {key: file[key] for key in keys}
     except DataError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

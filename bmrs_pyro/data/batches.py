@@ -6,6 +6,7 @@ __all__ = ["Batches"]
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from bmrs_pyro.data.augmentation import Augmentation
 from bmrs_pyro.data.dataset import Dataset
+from bmrs_pyro.data.items import Items
 
 
 class Batches:
-    """Serve ``(x, y)``: x = (images − mean) / std as float32 ``(B, *input_shape)``, y int64 ``(B,)``.
+    """Serve ``(x, y)``: x = (images − mean) / std as float32 ``(B, *input_shape)``, y labels or values ``(B, …)``.
 
-    The data lie on the device as stored (uint8), and a batch is gathered and normalised there by a handful of
+    Tokens are served as they are, and items of a torch Dataset as torch's ``default_collate`` joins them. Data in
+    memory lie on the device as stored (uint8), and a batch is gathered and normalised there by a handful of
     tensor operations. Each pass is an epoch and moves on to the next; the order is a function of (seed,
     epoch) alone, so a run that resumes with :meth:`set_epoch` meets the batches it would have met.
 
@@ -39,7 +42,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Items,
         batch_size: int,
         *,
         shuffle: bool = True,
@@ -57,6 +60,8 @@ class Batches:
             raise ValueError(
                 f"{len(dataset)} examples fill no batch of {batch_size}; drop_last leaves nothing"
             )
+        if augmentation and (isinstance(dataset, Items) or dataset.labels.ndim > 1):
+            raise ValueError("only images with one label each are augmented; leave the augmentation out")
         if not 0 <= share[0] < share[1]:
             raise ValueError(f"share is {share}; (k, n) is the k-th of n parts, with k from 0 to n - 1")
         self.dataset = dataset
@@ -68,11 +73,9 @@ class Batches:
         self.augmentation = augmentation
         self.share = share
         self.epoch = 0
-        self._images = dataset.images.to(self.device)
-        self._labels = dataset.labels.to(self.device)
-        channel = (-1, *[1] * (dataset.images.ndim - 2))
-        self._mean = torch.tensor(dataset.mean, device=self.device).view(channel)
-        self._std = torch.tensor(dataset.std, device=self.device).view(channel)
+        if isinstance(dataset, Dataset):
+            self._images, self._labels = dataset.images.to(self.device), dataset.labels.to(self.device)
+            self._moments = dataset.moments(self.device)
 
     @property
     def num_data(self) -> int:
@@ -87,7 +90,7 @@ class Batches:
         """Choose the epoch, counted from 0, that the next pass serves."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         order = self._order(self.epoch)
         if self.device.type == "cuda":
             order = order.pin_memory()
@@ -98,7 +101,10 @@ class Batches:
         for batch in order.split(self.batch_size)[: len(self)]:
             first, stop = (len(batch) * edge // parts for edge in (part, part + 1))
             rows = batch[first:stop]
-            x = self._images.index_select(0, rows).to(torch.float32).sub_(self._mean).div_(self._std)
+            if isinstance(self.dataset, Items):
+                yield self.dataset.batch(rows)
+                continue
+            x = self.dataset.normalised(self._images.index_select(0, rows), *self._moments)
             if self.augmentation is not None:
                 x = self.augmentation(x, random, first=first, total=len(batch))
             yield x, self._labels.index_select(0, rows)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 __all__ = ["DataError", "Dataset", "Splits"]
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+_NOT_SCORED = -100
 
 
 class DataError(ValueError):
@@ -17,17 +20,20 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled examples in memory, as stored: they are normalised batch by batch, not here.
+    """Examples in memory with their labels or values, as stored: they are normalised batch by batch, not here.
 
     Args:
-        images: ``(N, C, H, W)`` images or ``(N, F)`` feature vectors, uint8 or finite float32.
-        labels: ``(N,)`` int64 classes in 0 … num_classes − 1.
-        num_classes: number of classes K.
+        images: inputs: ``(N, C, H, W)`` images, ``(N, F)`` features or ``(N, T, F)`` sequences of them, uint8 or
+            finite float32; or ``(N, T)`` int64 tokens.
+        labels: int64 classes in 0 … num_classes − 1: ``(N,)``, or one per pixel ``(N, H, W)`` or per token
+            ``(N, T)``, where −100 is not scored; or values ``(N, …)``, finite float32.
+        num_classes: number of outputs that a network needs for them: K classes, or values per example.
         name: what messages and reports call these data.
         class_names: K names, or none.
         mean: subtracted from each channel (or feature) before use; C values, or 1 for all. In units of
             ``images``.
         std: divides each channel after that; as many values, all positive.
+        columns: of a table, the columns by name: categories, of which a feature is the number, or none for numbers.
 
     Raises:
         DataError: a field does not fit this description.
@@ -40,6 +46,7 @@ class Dataset:
     class_names: tuple[str, ...] = field(default=(), repr=False)
     mean: tuple[float, ...] = field(default=(0.0,), repr=False)
     std: tuple[float, ...] = field(default=(1.0,), repr=False)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -51,35 +58,91 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example, ``(C, H, W)`` or ``(F,)``."""
+        """Shape of one example, ``(C, H, W)``, ``(F,)``, ``(T, F)`` or ``(T,)``."""
         return tuple(self.images.shape[1:])
 
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the inputs that mean and std lie along."""
+        return 2 if self.images.ndim == 3 else 1
+
+    @property
+    def example(self) -> Tensor:
+        """Return the first input as a network reads it, ``(1, …)``."""
+        return self.normalised(self.images[:1], *self.moments())
+
+    def moments(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Return mean and std, shaped to go with the inputs."""
+        shape = (-1, *[1] * (self.images.ndim - 1 - self.channel_axis))
+        return (
+            torch.tensor(self.mean, device=device).view(shape),
+            torch.tensor(self.std, device=device).view(shape),
+        )
+
+    @staticmethod
+    def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Return inputs as a network reads them: (images − mean) / std, and tokens as they are."""
+        return images if images.dtype == torch.int64 else images.to(torch.float32).sub(mean).div_(std)
+
     def _problem(self) -> str | None:
-        images, labels, last = self.images, self.labels, self.num_classes - 1
-        if images.ndim not in (2, 4):
-            return f"images have shape {tuple(images.shape)}; expected (N, C, H, W) or (N, F)"
-        if images.dtype not in (torch.uint8, torch.float32):
-            return f"images are {images.dtype}; expected torch.uint8 or torch.float32"
-        if labels.ndim != 1 or labels.dtype != torch.int64:
-            return f"labels are {labels.dtype}, shape {tuple(labels.shape)}; expected torch.int64, shape (N,)"
-        if len(images) != len(labels):
-            return f"{len(images)} images but {len(labels)} labels; there must be one label per image"
+        images = self.images
+        if images.ndim not in (2, 3, 4):
+            return f"images have shape {tuple(images.shape)}; expected (N, C, H, W), (N, T, F) or (N, F)"
+        if images.dtype not in (torch.uint8, torch.float32) and (images.dtype, images.ndim) != (
+            torch.int64,
+            2,
+        ):
+            return f"images are {images.dtype}; expected torch.uint8 or torch.float32, or torch.int64 tokens (N, T)"
+        if len(images) != len(self.labels):
+            return f"{len(images)} images but {len(self.labels)} labels; there must be one label per image"
         if not images.numel():
             return f"no examples: images have shape {tuple(images.shape)}"
-        if not 0 <= labels.min() <= labels.max() <= last:
-            return f"labels range from {labels.min()} to {labels.max()}; expected 0 to {last}"
+        if problem := self._label_problem():
+            return problem
         if images.is_floating_point() and not (finite := images.isfinite().flatten(1).all(1)).all():
             return f"example {int((~finite).nonzero()[0])} (counted from 0) holds NaN or infinity"
         if self.class_names and len(self.class_names) != self.num_classes:
             return f"{len(self.class_names)} class names for {self.num_classes} classes"
-        if not len(self.mean) == len(self.std) in (1, images.shape[1]) or min(self.std) <= 0:
-            return f"mean and std need 1 or {images.shape[1]} values each, std positive"
+        size = images.shape[self.channel_axis]
+        if not len(self.mean) == len(self.std) in (1, size) or min(self.std) <= 0:
+            return f"mean and std need 1 or {size} values each, std positive"
+        return None
+
+    def _label_problem(self) -> str | None:
+        labels, last = self.labels, self.num_classes - 1
+        if labels.dtype == torch.float32:
+            wanted = labels.shape[1] if labels.ndim == 2 else 1
+            if self.num_classes != wanted:
+                return (
+                    f"labels are torch.float32 values, {wanted} per example, for {self.num_classes} outputs"
+                )
+            finite = labels.reshape(len(labels), -1).isfinite().all(1)
+            return (
+                None
+                if finite.all()
+                else f"value {int((~finite).nonzero()[0])} (counted from 0) is not finite"
+            )
+        images = self.images
+        tokens = images.dtype == torch.int64 or images.ndim == 3
+        places = {3: images.shape[1:2], 4: images.shape[2:]}.get(
+            images.ndim, images.shape[1:] if tokens else ()
+        )
+        if labels.dtype != torch.int64 or labels.shape[1:] not in ((), places):
+            several = f", or one per place, (N, {', '.join(map(str, places))})" if places else ""
+            return f"labels are {labels.dtype}, shape {tuple(labels.shape)}; expected torch.int64, shape (N,){several}"
+        scored = labels if labels.ndim == 1 else labels[labels != _NOT_SCORED]
+        if not len(scored) or not 0 <= scored.min() <= scored.max() <= last:
+            found = f"from {scored.min()} to {scored.max()}" if len(scored) else "nowhere to a class"
+            return f"labels range {found}; expected 0 to {last}"
         return None
 
 
-class Splits(NamedTuple):
+PartT = TypeVar("PartT")
+
+
+class Splits(NamedTuple, Generic[PartT]):
     """The three parts of a data set, normalised alike: by the mean and deviation of the training part."""
 
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+    train: PartT
+    validation: PartT
+    test: PartT

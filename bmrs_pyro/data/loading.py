@@ -7,14 +7,17 @@ __all__ = ["load"]
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from bmrs_pyro.data.arrays import read_npz
 from bmrs_pyro.data.dataset import DataError, Dataset, Splits
 from bmrs_pyro.data.folder import read_folder
 from bmrs_pyro.data.named import NAMES, known_name, read_digits, read_torchvision
 from bmrs_pyro.data.preparation import channel_moments, resized, with_channels
-from bmrs_pyro.data.splitting import stratified_split
+from bmrs_pyro.data.splitting import TEST_SHARE, stratified_split
+from bmrs_pyro.data.tables import read_table
 
-_TEST_SHARE = 0.2  # of data that come without a test part; the same one for every seed, so that runs compare
+_TABLES = (".csv", ".parquet")
 
 
 def load(
@@ -26,7 +29,9 @@ def load(
     validation: float = 0.2,
     seed: int = 0,
     channels: int | None = None,
-) -> Splits:
+    target: str | None = None,
+    values: bool = False,
+) -> Splits[Dataset]:
     """Load data into memory and split them into training, validation and test part.
 
     The validation part is a stratified share of the training part, unless the data bring their own (an image
@@ -35,7 +40,8 @@ def load(
 
     Args:
         name_or_path: ``digits``, ``mnist``, ``fashion_mnist`` or ``cifar10``; an ``.npz`` file
-            (:func:`~bmrs_pyro.data.arrays.read_npz`); or an image folder
+            (:func:`~bmrs_pyro.data.arrays.read_npz`); a ``.csv`` or ``.parquet`` table
+            (:func:`~bmrs_pyro.data.tables.read_table`); or an image folder
             (:func:`~bmrs_pyro.data.folder.read_folder`).
         data_root: where the named sets lie, as ``NAME.npz`` or in torchvision's layout; ``data`` by default.
         download: let torchvision download a named set that is not there.
@@ -44,6 +50,8 @@ def load(
         validation: share of the training part to hold out, in (0, 1).
         seed: of the validation split.
         channels: 1 or 3 to convert images to grey or colour; by default as they are.
+        target: the column of a table to predict.
+        values: read the labels of a file as real values, not as classes.
 
     Returns:
         The three parts; ``mean`` and ``std`` of all are those of the training part that is left.
@@ -51,9 +59,15 @@ def load(
     Raises:
         DataError: the data cannot be used, with the reason in one line.
     """
-    name, parts = _read(name_or_path, Path(data_root or "data"), download, size, channels)
+    if target is not None and Path(name_or_path).suffix not in _TABLES:
+        raise DataError(f"{name_or_path}: a target is a column of a .csv or .parquet file; leave it out")
+    if Path(name_or_path).suffix in _TABLES and Path(name_or_path).is_file():
+        path = Path(name_or_path)
+        name, parts = path.stem, read_table(path, target, values=values)
+    else:
+        name, parts = _read(name_or_path, Path(data_root or "data"), download, size, channels, values)
     if "test" not in parts:
-        parts["train"], parts["test"] = stratified_split(parts["train"], _TEST_SHARE)
+        parts["train"], parts["test"] = stratified_split(parts["train"], TEST_SHARE)
     if "validation" not in parts:
         parts["train"], parts["validation"] = stratified_split(parts["train"], validation, seed=seed)
     if channels is not None:
@@ -64,22 +78,42 @@ def load(
         raise DataError(
             f"{name}: training and test examples differ in shape: {', '.join(map(str, sorted(shapes)))}"
         )
-    mean, std = channel_moments(parts["train"].images)
+    mean, std = _moments(parts["train"])
     return Splits(**{key: replace(part, name=name, mean=mean, std=std) for key, part in parts.items()})
 
 
+def _moments(train: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what normalises the inputs: tokens and the numbers of categories stay as they are."""
+    if train.images.dtype == torch.int64:
+        return (0.0,), (1.0,)
+    mean, std = channel_moments(train.images, train.channel_axis)
+    if any(train.columns.values()):
+        categories = list(train.columns.values())
+        mean = tuple(0.0 if names else one for one, names in zip(mean, categories, strict=False))
+        std = tuple(1.0 if names else one for one, names in zip(std, categories, strict=False))
+    return mean, std
+
+
 def _read(
-    name_or_path: str | Path, root: Path, download: bool, size: int | None, channels: int | None
+    name_or_path: str | Path,
+    root: Path,
+    download: bool,
+    size: int | None,
+    channels: int | None,
+    values: bool,
 ) -> tuple[str, dict[str, Dataset]]:
     known, path = known_name(str(name_or_path)), Path(name_or_path)
+    if values and (known or path.is_dir()):
+        raise DataError(f"{name_or_path} holds classes, no values; leave the likelihood categorical")
     if known == "digits":
         return known, read_digits()
     if known:
         return known, read_torchvision(known, root, download=download)
     if path.suffix == ".npz" and path.is_file():
-        return path.stem, read_npz(path)
+        return path.stem, read_npz(path, values=values)
     if path.is_dir():
         return path.resolve().name, read_folder(path, size, channels)
     raise DataError(
-        f"{name_or_path}: no such data; give one of {', '.join(NAMES)}, a .npz file, or a folder of images"
+        f"{name_or_path}: no such data; give one of {', '.join(NAMES)}, a .npz, .csv or .parquet file, or a folder of "
+        "images"
     )

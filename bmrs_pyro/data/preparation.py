@@ -96,21 +96,22 @@ def with_channels(dataset: Dataset, channels: int) -> Tensor:
             )
 
 
-def channel_moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_moments(images: Tensor, axis: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation over all examples and pixels, in two float64 passes.
 
     Args:
-        images: ``(N, C, H, W)`` or ``(N, F)``.
+        images: ``(N, C, H, W)`` or ``(N, F)``, or whatever has its C or F channels along the axis.
+        axis: of the channels.
 
     Returns:
         C (or F) means and as many deviations; a channel that never varies gets the deviation 1, so that it
         maps to 0.
     """
-    axes = [axis for axis in range(images.ndim) if axis != 1]
-    count = images.numel() // images.shape[1]
+    axes = [other for other in range(images.ndim) if other != axis]
+    count = images.numel() // images.shape[axis]
     parts = images.split(_CHUNK)
     mean = torch.stack([part.double().sum(axes) for part in parts]).sum(0) / count
-    centre = mean.view(-1, *[1] * (images.ndim - 2))
+    centre = mean.view(-1, *[1] * (images.ndim - 1 - axis))
     variance = torch.stack([(part.double() - centre).square_().sum(axes) for part in parts]).sum(0) / count
     std = variance.sqrt()
     return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())

@@ -12,7 +12,9 @@ class DataSource:
     """A data set and how it is prepared.
 
     Attributes:
-        data: digits, mnist, fashion_mnist, cifar10, FILE.npz or an image folder.
+        data: digits, mnist, fashion_mnist, cifar10, FILE.npz, FILE.csv, FILE.parquet, an image folder, a saved folder
+            of datasets, or code: FILE.py with data(), or module:callable.
+        target: Column of a table to predict.
         data_root: Folder that holds the data sets.
         download: Download a missing data set.
         size: Resize images to this height and width.
@@ -23,7 +25,14 @@ class DataSource:
     """
 
     data: str = "digits"
+    target: str | None = None
     data_root: str | None = None
     download: bool = False
     size: int | None = None
     validation: float = 0.2
+
+    @property
+    def imports(self) -> bool:
+        """Whether code is imported that gives the data."""
+        name, colon, function = self.data.partition(":")
+        return self.data.endswith(".py") or bool(colon and name and function.isidentifier())

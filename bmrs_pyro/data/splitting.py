@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["stratified_split"]
+__all__ = ["TEST_SHARE", "stratified_split"]
 
 from dataclasses import replace
 
@@ -11,6 +11,9 @@ import torch
 
 from bmrs_pyro.data.dataset import DataError, Dataset
 
+TEST_SHARE = 0.2
+"""Of data that come without a test part; the same one for every seed, so that runs compare."""
+
 
 def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Hold out a share of every class.
@@ -18,6 +21,8 @@ def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tup
     The held-out part has round(fraction · N) examples, divided over the classes by largest remainder. Every
     class of two or more examples lands in both parts; where that and the size exclude each other, the size
     gives way. A class of one example stays in the first part. Both parts keep the order of the data.
+
+    Values, and labels of several places, are divided without regard to what they are.
 
     Args:
         dataset: what to split; only its labels decide.
@@ -32,7 +37,8 @@ def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tup
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share to hold out is {fraction}; it must lie between 0 and 1, both excluded")
-    labels = dataset.labels.numpy()
+    one_class_each = dataset.labels.ndim == 1 and not dataset.labels.is_floating_point()
+    labels = dataset.labels.numpy() if one_class_each else np.zeros(len(dataset), dtype=int)
     counts = np.bincount(labels, minlength=dataset.num_classes)
     quotas = _quotas(counts, round(fraction * len(labels)), dataset.name)
 

@@ -147,7 +147,9 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
 class _Reader:
     """Evaluates a network after structures are removed."""
 
-    def __init__(self, network: NoisyNetwork, gains: Mapping[str, Tensor], splits: data.Splits) -> None:
+    def __init__(
+        self, network: NoisyNetwork, gains: Mapping[str, Tensor], splits: data.Splits[data.Dataset]
+    ) -> None:
         self.network, self.gains = network, gains
         self.num_classes = splits.test.num_classes
         # small enough that a layer's activations stay in the cache

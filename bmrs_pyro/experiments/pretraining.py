@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from bmrs_pyro.data import Augmentation, Batches, Splits, load
+from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training.allocator import keep_freed_memory
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
 
 def pretrain(
-    net: nn.Module, splits: Splits, stages: Sequence[Stage], log: Path, peak_rate: float = 0.15
+    net: nn.Module, splits: Splits[Dataset], stages: Sequence[Stage], log: Path, peak_rate: float = 0.15
 ) -> nn.Module:
     """Train by SGD with one cycle of the learning rate, in mixed precision, with mirrored and shifted images.
 

@@ -61,8 +61,7 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         refuse_without_onnx()
     refuse_unwritable(path)
     net = run.small()
-    random = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(size, *run.config.input_shape, generator=random) for size in _BATCHES]
+    inputs = _inputs(run)
     # in a temporary folder: an ONNX file of more than 1.5 GB refers to a second file beside it by name
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder, path.name)
@@ -89,6 +88,17 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         for file in sorted(Path(folder).iterdir(), reverse=True):  # the main file last
             file.replace(path.parent / file.name)
     return Export(path, path.stat().st_size, error)
+
+
+def _inputs(run: RunDirectory) -> list[Tensor]:
+    """Return batches of random inputs; tokens are drawn from those up to the largest of the run's example."""
+    random, example = torch.Generator().manual_seed(0), run.example()
+    if not isinstance(example, Tensor):
+        raise ExportError(f"the network reads {', '.join(example)}, and only those of one input are exported")
+    shapes = [(size, *example.shape[1:]) for size in _BATCHES]
+    if example.is_floating_point():
+        return [torch.randn(shape, generator=random) for shape in shapes]
+    return [torch.randint(int(example.max()) + 1, shape, generator=random) for shape in shapes]
 
 
 def _read(kind: Format, path: Path, run: RunDirectory) -> Callable[[Tensor], Tensor]:

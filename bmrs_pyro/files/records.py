@@ -41,13 +41,19 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
         kinds = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
         if kinds and isinstance(value, Mapping):
             value = from_record(kinds[0], value)
-        values[name] = tuple(value) if isinstance(value, list) else value
+        values[name] = _without_lists(value)
         if not _fits(values[name], hint):
             raise ValueError(f"{name} is {value!r:.60}, expected {kind.__annotations__[name]}")
     try:
         return kind(**values)
     except TypeError as error:  # a field is missing
         raise ValueError(str(error)) from None
+
+
+def _without_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 @cache

@@ -3,6 +3,7 @@ from .elbo import NonFiniteLoss as NonFiniteLoss
 from .guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
 from .guide_posteriors import posteriors as posteriors
 from .kl_weight import KLWeight as KLWeight
+from .likelihoods import OF_CLASSES as OF_CLASSES
 from .likelihoods import ScaledLikelihood as ScaledLikelihood
 from .likelihoods import SmoothedLikelihood as SmoothedLikelihood
 from .likelihoods import as_likelihood as as_likelihood

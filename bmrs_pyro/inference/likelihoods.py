@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "IGNORED",
+    "OF_CLASSES",
     "Likelihood",
     "ScaledLikelihood",
     "SmoothedCategorical",
@@ -12,7 +13,7 @@ __all__ = [
 ]
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ from torch.nn.functional import cross_entropy, softplus
 Likelihood = Callable[[Any], TorchDistribution]
 IGNORED = -100
 """The label that is not scored where an example has several, as in torch and transformers."""
+
+OF_CLASSES = ("categorical", "next-token")
+"""Names of the likelihoods whose labels are numbers of classes."""
 
 # cross_entropy scores a label of -100 as 0 unless told another one to ignore; no label is to be ignored here
 _NO_LABEL = torch.iinfo(torch.int64).min
@@ -163,27 +167,40 @@ class ScaledLikelihood(nn.Module):
 
     Args:
         family: ``"normal"``, or ``"student-t"`` (4 degrees of freedom) for values with outliers.
-        scale: of the noise, in units of the values: a number; ``"learned"``, one for all values, a parameter that
-            starts at 1; or ``"predicted"``, softplus of the second half of the network's outputs.
+        scale: of the noise: a number in units of the values; ``"learned"``, one for all values, a parameter that
+            starts at 1 unit; or ``"predicted"``, softplus of the second half of the network's outputs, in units.
+        centre: what an output of 0 stands for; a number per feature of the values, or one for all.
+        unit: what outputs are multiplied by: with the values' mean and standard deviation as centre and unit, the
+            network predicts standardised values, while all that is measured stays in the values' own units.
 
     Raises:
         ValueError: the family is unknown, or the scale is not positive; or half of the outputs are none.
     """
 
-    def __init__(self, family: str = "normal", scale: float | str = "learned") -> None:
+    def __init__(
+        self,
+        family: str = "normal",
+        scale: float | str = "learned",
+        centre: Sequence[float] = (0.0,),
+        unit: Sequence[float] = (1.0,),
+    ) -> None:
         super().__init__()
         if family not in ("normal", "student-t"):
             raise ValueError(f"family is {family!r}; use 'normal' or 'student-t'")
         known = isinstance(scale, float | int) and 0 < scale < math.inf
         if not known and scale not in ("learned", "predicted"):
             raise ValueError(f"scale is {scale!r}; use a positive number, 'learned' or 'predicted'")
+        if min(unit) <= 0:
+            raise ValueError(f"unit is {unit}; it must be positive")
         self.family, self.scale = family, scale
+        self.centre, self.unit = tuple(centre), tuple(unit)
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, outputs: Any) -> TorchDistribution:
         """Return the distribution of values ``(B, …)``, with batch shape ``(B,)``."""
         loc = _tensor(outputs)
+        unit = self._features(self.unit, loc)
         if self.scale == "predicted":
             axis = _feature_axis(loc)
             if loc.dim() < 2 or loc.shape[axis] % 2:
@@ -191,25 +208,35 @@ class ScaledLikelihood(nn.Module):
                     f"the outputs have shape {tuple(loc.shape)}; a predicted scale needs as many scales as locations"
                 )
             loc, raw = loc.chunk(2, axis)
-            scale = _outcomes(softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)
+            scale = unit * _outcomes(softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)
         else:
-            scale = self.log_scale.exp() if self.scale == "learned" else loc.new_tensor(self.scale)
-        loc = _outcomes(loc)
+            scale = unit * self.log_scale.exp() if self.scale == "learned" else loc.new_tensor(self.scale)
+        loc = self._features(self.centre, loc) + unit * _outcomes(loc)
         distribution = dist.Normal(loc, scale) if self.family == "normal" else dist.StudentT(4.0, loc, scale)
         return distribution.to_event(loc.dim() - 1)
 
+    def _features(self, values: tuple[float, ...], outputs: Tensor) -> Tensor:
+        """Return one number for all values, or one per feature where the features of the outputs lie."""
+        if len(values) == 1:
+            return outputs.new_tensor(values[0])
+        places = (1,) * (outputs.dim() - 2 if _feature_axis(outputs) == 1 else 0)
+        return outputs.new_tensor(values).view(-1, *places)
 
-_NAMED: dict[str, Callable[[str | None], Likelihood]] = {
-    "categorical": lambda smoothing: SmoothedLikelihood(float(smoothing or 0)),
-    "next-token": lambda smoothing: SmoothedLikelihood(float(smoothing or 0), next_token=True),
-    "bernoulli": lambda _: _bernoulli,
-    "normal": lambda scale: ScaledLikelihood("normal", _scale(scale)),
-    "student-t": lambda scale: ScaledLikelihood("student-t", _scale(scale)),
-    "poisson": lambda _: _poisson,
+
+_Numbers = Sequence[float]
+_NAMED: dict[str, Callable[[str | None, _Numbers, _Numbers], Likelihood]] = {
+    "categorical": lambda smoothing, *_: SmoothedLikelihood(float(smoothing or 0)),
+    "next-token": lambda smoothing, *_: SmoothedLikelihood(float(smoothing or 0), next_token=True),
+    "bernoulli": lambda *_: _bernoulli,
+    "normal": lambda scale, *units: ScaledLikelihood("normal", _scale(scale), *units),
+    "student-t": lambda scale, *units: ScaledLikelihood("student-t", _scale(scale), *units),
+    "poisson": lambda *_: _poisson,
 }
 
 
-def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
+def as_likelihood(
+    likelihood: str | Likelihood, *, centre: Sequence[float] = (0.0,), unit: Sequence[float] = (1.0,)
+) -> Likelihood:
     """Return a likelihood by its name; a function or module is one already.
 
     ======================== ============================================ =========================
@@ -226,6 +253,11 @@ def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
     Where y is not classes it has the outputs' shape, and one output ``(B, 1)`` is the same as ``(B,)``. ε is label
     smoothing, SCALE a number, ``learned`` (the default) or ``predicted``. Outputs that are not one tensor are read
     from their field ``logits`` or ``out``.
+
+    Args:
+        likelihood: the name, or the likelihood.
+        centre: what an output of 0 stands for, see :class:`ScaledLikelihood`.
+        unit: what outputs are multiplied by, likewise.
 
     Raises:
         ValueError: no likelihood has that name.
@@ -244,7 +276,7 @@ def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
             f"likelihood is {likelihood!r}; use {', '.join(_NAMED)}, or a function from outputs to a distribution"
         )
     try:
-        return _NAMED[name](option or None)
+        return _NAMED[name](option or None, centre, unit)
     except ValueError as error:
         raise ValueError(f"likelihood is {likelihood!r}: {error}") from None
 

@@ -71,7 +71,8 @@ class SupervisedModel(nn.Module):
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
         draws: ``"example"`` or ``"batch"``. The first batch is used to try whether the network keeps its examples in
-            their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning.
+            their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning. Recurrent
+            layers, whose weights take the gains of their hidden units, always have ``"batch"``.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
             that concerns the gains stay as they are.
@@ -117,7 +118,7 @@ class SupervisedModel(nn.Module):
         self.likelihood = as_likelihood(likelihood)
         self.num_data = num_data
         self.prior = prior
-        self.draws = draws
+        self.draws: Draws = "batch" if network.recurs else draws
         self.kl_weight = KLWeight.parse(kl_weight)
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
         self.mixed_precision = mixed_precision

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bmrs_pyro.inference.inputs import outputs_of
 from bmrs_pyro.metrics.evaluation import evaluation_mode
+from bmrs_pyro.network.nested import tensors_in
 
 
 class _LiveStorages(TorchDispatchMode):
@@ -51,17 +53,17 @@ class _LiveStorages(TorchDispatchMode):
         return result
 
 
-def peak_bytes(net: nn.Module, x: Tensor) -> int:
+def peak_bytes(net: nn.Module, x: Any) -> int:
     """Return the most memory that tensors take at once in one evaluation: weights, input and activations.
 
     Memory that kernels use internally is not counted.
 
     Args:
         net: the network.
-        x: one batch.
+        x: one batch of inputs.
     """
     with evaluation_mode(net):
-        return peak_of(lambda: net(x), chain(net.parameters(), net.buffers(), [x]))
+        return peak_of(lambda: outputs_of(net, x), chain(net.parameters(), net.buffers(), tensors_in(x)))
 
 
 def peak_of(run: Callable[[], object], present: Iterable[Tensor] = ()) -> int:

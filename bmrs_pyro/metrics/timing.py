@@ -8,18 +8,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from bmrs_pyro.inference.inputs import outputs_of
 from bmrs_pyro.metrics.evaluation import evaluation_mode
+from bmrs_pyro.network.nested import tensors_in
 
 _BLOCK = 10  # calls in a row, so that most calls find their own weights in the cache
 
 
-def latency(
-    nets: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, *, repeats: int = 20
-) -> dict[str, float]:
+def latency(nets: Mapping[str, Callable[..., Any]], x: Any, *, repeats: int = 20) -> dict[str, float]:
     """Return the median seconds that each network takes for ``x``, in evaluation mode and without gradients.
 
     The networks take turns in blocks of ten calls, so a slow phase of the machine affects all of them. The first
@@ -27,7 +27,7 @@ def latency(
 
     Args:
         nets: what to measure, by name.
-        x: one batch, on the device of the networks.
+        x: one batch of inputs, on the device of the networks.
         repeats: rounds of blocks, at least 1.
 
     Raises:
@@ -45,9 +45,10 @@ def latency(
     return {name: statistics.median(values[_BLOCK:]) for name, values in seconds.items()}
 
 
-def _seconds(net: Callable[[Tensor], Tensor], x: Tensor) -> float:
+def _seconds(net: Callable[..., Any], x: Any) -> float:
+    device = tensors_in(x)[0].device
     start = time.perf_counter()
-    net(x)
-    if x.device.type != "cpu":
-        torch.accelerator.synchronize(x.device)
+    outputs_of(net, x)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - start

@@ -26,7 +26,7 @@ _NEAR = 30  # operations between the softmax and the product with the values: dr
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """An attention operation.
+    """An attention operation; or a recurrent layer, whose hidden units stand for heads of one channel.
 
     Attributes:
         modules: names of the modules in whose forward passes it was called, the innermost last.

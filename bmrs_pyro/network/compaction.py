@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.noisy import NoisyNetwork
+from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.untouched import shared_copy
 
 
@@ -50,4 +51,5 @@ def compact(
     for parameter in small.parameters():
         if parameter.data_ptr() in own:
             parameter.data = parameter.data.clone()
+    lay_out_(small)
     return small.eval()

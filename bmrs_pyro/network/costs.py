@@ -213,11 +213,34 @@ def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
     counter, examples = _counted(network.net, network.example_inputs)
     counts = counter.get_flop_counts()
     root = type(network.net).__name__
-    return {
-        f"{name}.weight": sum(counts[f"{root}.{name}"].values()) / (2 * examples * module.weight.numel())
-        for name, module in network.net.named_modules()
-        if f"{root}.{name}" in counts and isinstance(getattr(module, "weight", None), Tensor)
-    }
+    found: dict[str, float] = {}
+    for name, module in network.net.named_modules():
+        weights = _multiplied(module)
+        entries = sum(weight.numel() for weight in weights.values())
+        if f"{root}.{name}" in counts and entries:
+            each = sum(counts[f"{root}.{name}"].values()) / (2 * examples * entries)
+            found |= {f"{name}.{weight}": each for weight in weights}
+    return found
+
+
+def _multiplied(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a layer that multiply what it reads, by name."""
+    if isinstance(layer, nn.RNNBase):
+        return {name: weight for name, weight in layer.named_parameters(recurse=False) if weight.dim() > 1}
+    weight = getattr(layer, "weight", None)
+    return {"weight": weight} if isinstance(weight, Tensor) else {}
+
+
+def _step_by_step(x: torch.Size, *weights: torch.Size) -> int:
+    """Return the operations of a recurrent layer: its matrices times every step of every example."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) > 1)
+
+
+# recurrent layers as a whole, where torch has them as one operation
+_RECURRENT = {
+    torch.ops.aten.mkldnn_rnn_layer: lambda x, w_x, w_h, *_, **__: _step_by_step(x, w_x, w_h),
+    torch.ops.aten._cudnn_rnn: lambda x, weights, *_, **__: _step_by_step(x, *weights),
+}
 
 
 def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, int]:
@@ -231,7 +254,7 @@ def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, 
     like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
     if like is not None:  # the network may have moved since it was given its inputs
         call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
         try:
             call.fresh(net.eval())

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.utils.rnn import PackedSequence
 
 from bmrs_pyro.network.structures import Member, StructureFamily
 
@@ -33,8 +34,9 @@ class Gate(nn.Module):
         super().__init__()
         first = parts[0][1]
         self.consumer = first.module
+        prefix = f"{first.module}." if first.module else ""
+        self.weights = tuple((name.removeprefix(prefix), dim) for name, dim in first.tensors)
         self.families = tuple((family.name, family.size) for family, _ in parts)
-        self.weight_dim = first.tensors[0][1]
         self.trailing = (1,) * len(getattr(consumer, "kernel_size", ()))  # dimensions behind the channels
         self.gain: Tensor | None = None
         self.multiplied = False  # whether the last forward pass had gains
@@ -75,6 +77,12 @@ class Gate(nn.Module):
             self._refuse_recomputation()
             return None
         x, *rest = args
+        if isinstance(x, PackedSequence):
+            if gain.dim() == 2:
+                raise ValueError(
+                    f"layer {self.consumer!r} reads a packed sequence; give gains (C,), not (batch, C)"
+                )
+            return (x._replace(data=x.data * gain.to(x.data.dtype)), *rest)
         if gain.dim() == 2:
             if gain.shape[0] != x.shape[0]:
                 raise ValueError(
@@ -111,6 +119,50 @@ class Gate(nn.Module):
         if self.saving is not None:
             self.saving.__exit__()
             self.saving = None
+
+
+class RecurrentGate(Gate):
+    """Multiplies the weights by which a recurrent layer reads its own hidden units, as long as it is called.
+
+    W (θ ⊙ h) = (W diag θ) h, inside of the layer, where nothing but its weights can be reached.
+    """
+
+    replaced: tuple[nn.RNNBase, dict[int, Tensor]] | None = None
+    """During a call the layer, and its own weights by the identity of those in their place."""
+
+    def scale(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """Put multiplied weights in the place of the layer's."""
+        gain = self.gain
+        if gain is None:
+            self._refuse_recomputation()
+            return
+        if gain.dim() == 2:
+            raise ValueError(
+                f"the recurrent layer {self.consumer!r} reads its hidden units with one gain each for a whole batch; "
+                "give gains of shape (C,), not (batch, C), as a SupervisedModel with draws='batch' does"
+            )
+        assert isinstance(layer, nn.RNNBase)
+        own = dict(layer.named_parameters(recurse=False))
+        scaled = {
+            id(own[name]): own[name] * _along(gain.to(own[name]), own[name], dim)
+            for name, dim in self.weights
+        }
+        self.replaced = layer, {id(scaled[id(own[name])]): own[name] for name, _ in self.weights}
+        layer._flat_weights = [scaled.get(id(weight), weight) for weight in layer._flat_weights]
+
+    def close(self, *_: object) -> None:
+        """Give the layer its weights back."""
+        if self.replaced is not None:
+            layer, own = self.replaced
+            layer._flat_weights = [own.get(id(weight), weight) for weight in layer._flat_weights]
+            self.replaced = None
+
+
+def _along(gain: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """Shape gains to go along a dimension of a weight."""
+    shape = [1] * weight.dim()
+    shape[dim] = -1
+    return gain.reshape(shape)
 
 
 _Layout = tuple[torch.Size, tuple[int, ...], int]  # shape, strides, offset
@@ -156,12 +208,12 @@ class Gates(nn.ModuleList):
 
     def __init__(self, net: nn.Module, structures: Sequence[StructureFamily]) -> None:
         self.refuse_gated(net)
-        parts: dict[str, list[tuple[StructureFamily, Member]]] = defaultdict(list)
+        parts: dict[tuple[str, Any], list[tuple[StructureFamily, Member]]] = defaultdict(list)
         for family in structures:
             for member in family.consumers:
-                parts[member.module].append((family, member))
+                parts[member.module, member.tensors].append((family, member))
         modules = dict(net.named_modules())
-        super().__init__(Gate(_consumer(modules, own[0][1]), own) for own in parts.values())
+        super().__init__(_gate(_consumer(modules, own[0][1]), own) for own in parts.values())
         for gate in self:
             # a bound method survives deepcopy together with its gate, a closure would keep the old one
             modules[gate.consumer].register_forward_pre_hook(gate.scale)
@@ -191,11 +243,10 @@ class Gates(nn.ModuleList):
         for gate in self:
             gain = gate.gains({name: value.to(gate.index.device) for name, value in theta.items()})
             if gain is not None:
-                weight = cast(Tensor, net.get_submodule(gate.consumer).weight)
-                shape = [1] * weight.dim()
-                shape[gate.weight_dim] = -1
-                # not in place: the values may be shared with another network
-                weight.data = weight.data * gain.to(weight).reshape(shape)
+                for name, dim in gate.weights:
+                    weight = cast(Tensor, getattr(net.get_submodule(gate.consumer), name))
+                    # not in place: the values may be shared with another network
+                    weight.data = weight.data * _along(gain.to(weight), weight, dim)
 
     @staticmethod
     def refuse_gated(net: nn.Module) -> None:
@@ -211,10 +262,14 @@ class Gates(nn.ModuleList):
             module._forward_hooks_always_called.pop(key, None)
 
 
+def _gate(consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> Gate:
+    return (RecurrentGate if parts[0][1].role == "recur" else Gate)(consumer, parts)
+
+
 def _consumer(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:
-    ((_, dim),) = member.tensors
+    name, dim = member.tensors[0]
     consumer = modules.get(member.module)
-    weight = getattr(consumer, "weight", None)
+    weight = getattr(consumer, name.rpartition(".")[2], None)
     if consumer is None or weight is None or weight.shape[dim : dim + 1] != (member.size,):
         raise ValueError(
             f"the structures were found on another network: this one has no layer {member.module!r} "

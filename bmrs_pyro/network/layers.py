@@ -67,12 +67,18 @@ def output_side(layer: nn.Module) -> Side | None:
             )
         case nn.PReLU() if layer.num_parameters > 1:
             return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
+        case nn.RNNBase():
+            rows = tuple((name, 0) for names in layer._all_weights for name in names if "_hr" not in name)
+            return Side("produce", getattr(layer, rows[0][0]).shape[0], rows)
     return None
 
 
 def input_side(layer: nn.Module) -> Side | None:
     """Describe the input channels of a layer; None if they are its output channels too."""
     match layer:
+        case nn.RNNBase():
+            first = [f"weight_ih_l0{end}" for end in ("", "_reverse") if hasattr(layer, f"weight_ih_l0{end}")]
+            return Side("consume", layer.input_size, tuple((name, 1) for name in first), ("input_size",))
         case nn.Linear():
             return Side("consume", layer.in_features, (("weight", 1),), ("in_features",))
         case _ if _is_conv1d(layer):
@@ -125,8 +131,8 @@ def obstacle(layer: nn.Module, name: str) -> str | None:
             return f"{type(layer).__name__} {name!r} normalises over them"
         case nn.MultiheadAttention():
             return f"MultiheadAttention {name!r} hides its projections (separate linear layers would not)"
-        case nn.RNNBase():
-            return f"{type(layer).__name__} {name!r} feeds them back into itself"
+        case nn.RNNBase() if layer.proj_size:
+            return f"{type(layer).__name__} {name!r} projects its hidden units (proj_size): what it puts out are others"
     side = output_side(layer)
     if side is None:
         return None
@@ -136,7 +142,8 @@ def obstacle(layer: nn.Module, name: str) -> str | None:
             return f"the {attribute} of {name!r} is computed from other parameters ({_made_plain(layer, attribute)})"
     lengths = {side.size, (input_side(layer) or side).size}
     for attribute, tensor in own.items():
-        if tensor is not None and attribute not in _TENSORS and lengths & {*tensor.shape}:
+        known = attribute in _TENSORS or attribute in dict(side.tensors)
+        if tensor is not None and not known and lengths & {*tensor.shape}:
             return f"{name!r} is a {type(layer).__name__} with a tensor of its own, {attribute!r}, for its channels"
     return None
 

@@ -14,6 +14,7 @@ from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
+from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
 from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
 from bmrs_pyro.network.structures import StructureFamily, Structures
@@ -109,6 +110,11 @@ class NoisyNetwork(nn.Module):
             )
         self.rows_tried = True
 
+    @property
+    def recurs(self) -> bool:
+        """Whether a recurrent layer reads structures of its own, which need one gain each for a whole batch."""
+        return any(member.role == "recur" for family in self.structures for member in family.members)
+
     def remove_(self, keep: Mapping[str, Tensor]) -> Removal:
         """Cut structures out of the network, in place, during training or after.
 
@@ -127,4 +133,5 @@ class NoisyNetwork(nn.Module):
         self._sizes = {family.name: family.size for family in self.structures}
         Gates.detach_(self.net)
         self.gates = Gates(self.net, self.structures)
+        lay_out_(self.net)
         return removal

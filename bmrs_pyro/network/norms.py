@@ -23,9 +23,11 @@ def producer_norms(network: NoisyNetwork) -> dict[str, Tensor]:
         squares = []
         for member in family.members:
             if member.role == "produce":
-                name, dim = member.tensors[0]
-                rows = state[name].movedim(dim, 0).reshape(member.size, -1).square().sum(1)[member.positions]
-                zeros = rows.new_zeros(family.size)
-                squares.append(zeros.index_add_(0, member.structures.to(rows.device), rows))
+                first, *others = member.tensors
+                for name, dim in [first, *(one for one in others if state[one[0]].dim() > 1)]:
+                    rows = state[name].movedim(dim, 0).reshape(member.size, -1).square().sum(1)
+                    zeros = rows.new_zeros(family.size)
+                    own = member.structures.to(rows.device)
+                    squares.append(zeros.index_add_(0, own, rows[member.positions]))
         norms[family.name] = sum(squares[1:], squares[0]).sqrt()
     return norms

@@ -10,11 +10,12 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Role = Literal["produce", "carry", "consume"]
+Role = Literal["produce", "carry", "consume", "recur"]
 
 # the attribute of a layer that counts them
 _KINDS = {
     "num_heads": "heads",
+    "hidden_size": "units",
     "out_channels": "channels",
     "out_features": "neurons",
     "embedding_dim": "features",
@@ -32,7 +33,8 @@ class Member:
     Attributes:
         module: name of the layer, or of the owner of a bare parameter.
         role: ``"produce"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
-            convolution, …), ``"consume"`` mixes them: the gains multiply the inputs of the consumers.
+            convolution, …), ``"consume"`` mixes them: the gains multiply the inputs of the consumers, and ``"recur"``
+            does so within a recurrent layer: the gains multiply its weights.
         size: number of channels of this side, of all families together.
         positions: ``(n,)`` channels, ascending.
         structures: ``(n,)`` structures they belong to, from 0 to C − 1.
@@ -70,7 +72,7 @@ class StructureFamily:
 
     @property
     def kind(self) -> str:
-        """What the structures are: ``channels``, ``neurons``, ``heads`` or ``features``."""
+        """What the structures are: ``channels``, ``neurons``, ``heads``, ``units`` or ``features``."""
         counting = {
             attribute
             for member in self.members
@@ -95,8 +97,8 @@ class StructureFamily:
 
     @property
     def consumers(self) -> tuple[Member, ...]:
-        """The layers that read the family's channels: their inputs are multiplied by the gains."""
-        return tuple(member for member in self.members if member.role == "consume")
+        """The layers that read the family's channels: their inputs, or weights, are multiplied by the gains."""
+        return tuple(member for member in self.members if member.role in ("consume", "recur"))
 
     def __repr__(self) -> str:
         """Show name, size, producers and consumers."""

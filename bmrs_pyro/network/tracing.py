@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from bmrs_pyro.network.attention import SOFTMAX, AttentionCall, heads_of, is_attention, lively_attention
@@ -25,6 +26,7 @@ from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
 from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
 from bmrs_pyro.network.nested import leaves
+from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
 from bmrs_pyro.network.untouched import tensor_outputs
 
 # activations whose gradient is 0 in places; the trace replaces them by a sigmoid
@@ -94,7 +96,8 @@ class _Tracer(TorchFunctionMode):
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.stack.append(name)
-        x = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
+        given = (one.data if isinstance(one, PackedSequence) else one for one in (*args, *kwargs.values()))
+        x = next((one for one in given if isinstance(one, Tensor)), None)
         if x is None:
             return
         with torch._C.DisableTorchFunction():
@@ -104,6 +107,8 @@ class _Tracer(TorchFunctionMode):
             elif read is not None:
                 labels = self.labelling.read(x, channel_dim(module, x), name)
                 self.labelling.occur(name, read, labels)
+                if isinstance(module, nn.RNNBase):
+                    self._read_states(name, module, initial_states(args, kwargs))
                 if isinstance(module, _ConvNd) and module.groups > 1:
                     self.written[name] = self._through_groups(name, module, labels)
             elif written is not None and written.role == "carry":
@@ -120,6 +125,9 @@ class _Tracer(TorchFunctionMode):
                 nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]
                 self.labelling.named.update(dict.fromkeys(nodes, _effect(module, name)))
             return None
+        if isinstance(module, nn.RNNBase):
+            with torch._C.DisableTorchFunction():
+                return self._recur(name, module, output)
         if not isinstance(output, Tensor) or not output.requires_grad:
             return None
         with torch._C.DisableTorchFunction():
@@ -131,6 +139,28 @@ class _Tracer(TorchFunctionMode):
                 labels = self.written[name]
             self.labelling.occur(name, side, labels)
             return self._begin(output, name, channel_dim(module, output), labels)
+
+    def _read_states(self, name: str, layer: nn.RNNBase, states: Sequence[Tensor]) -> None:
+        """Give every hidden unit a label, that of the channel of an initial state where that has one."""
+        partition = self.labelling.found.partition
+        units = self.written.setdefault(name, tuple(partition.new() for _ in range(layer.hidden_size)))
+        for state in states:
+            for unit, label in zip(units, self.labelling.read(state, state.dim() - 1, name), strict=False):
+                if label >= 0:
+                    partition.join([unit, label])
+
+    def _recur(self, name: str, layer: nn.RNNBase, output: Any) -> Any:
+        """Follow the hidden units of a recurrent layer, whose size the modules around it may count."""
+        units = self.written[name]
+        for side, times in hidden_sides(layer):
+            self.labelling.occur(name, side, units * times)
+        self.labelling.found.attention.append(AttentionCall((*self.stack, name), units, 1))
+
+        def begin(h: Tensor) -> Tensor:
+            times, other = divmod(h.shape[-1], len(units))
+            return self._begin(h, name, -1, (-1,) * h.shape[-1] if other else units * times)
+
+        return hidden_outputs(output, begin)
 
     def _begin(self, output: Tensor, name: str, dim: int, labels: Sequence[int]) -> Tensor:
         """Start a new graph at a layer's output, with values at which no activation is flat."""

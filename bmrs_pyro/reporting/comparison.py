@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import Evaluation, evaluate, file_bytes, latency, peak_bytes
 from bmrs_pyro.network import complexity
+from bmrs_pyro.network.inputs import batch_size
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting.tables import comparison_table, evaluation_record, evaluation_rows
 
 
@@ -48,7 +51,7 @@ class NetworkMetrics:
 
 def compare_networks(
     nets: Mapping[str, nn.Module],
-    test: Iterable[tuple[Tensor, Tensor]],
+    test: Iterable[Any],
     num_classes: int | None = None,
     *,
     likelihood: str | Likelihood = "categorical",
@@ -67,14 +70,18 @@ def compare_networks(
         batch_sizes: of the measurements.
         repeats: rounds of ten calls each, see :func:`bmrs_pyro.metrics.timing`.
     """
-    x = next(iter(test))[0]
-    rows = torch.arange(max(batch_sizes, default=1)) % len(x)
-    batches = {size: x[rows[:size]] for size in batch_sizes}
+    x, _ = next(pairs(test))
+    rows = torch.arange(max(batch_sizes, default=1)) % (batch_size(x) or 1)
+
+    def first(count: int) -> Any:
+        return map_leaves(lambda leaf: leaf[rows[:count]], x)
+
+    batches = {size: first(size) for size in batch_sizes}
     seconds = {size: latency(nets, batch, repeats=repeats) for size, batch in batches.items()}
     skipped = set(untrained)
     figures = {}
     for name, net in nets.items():
-        cost = complexity(net, x[:1])
+        cost = complexity(net, first(1))
         figures[name] = NetworkMetrics(
             evaluation=None if name in skipped else evaluate(net, test, num_classes, likelihood=likelihood),
             parameters=cost.parameters,

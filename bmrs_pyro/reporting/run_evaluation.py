@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from bmrs_pyro.data import Batches
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
-from bmrs_pyro.runs import RunDirectory, load_weights_, run_data
+from bmrs_pyro.runs import RunDirectory, load_weights_, run_data, serving
 
 _DRAWS = 30
 
@@ -31,7 +30,7 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
     if draws is None:
         return run.small()
     torch.manual_seed(0)
-    return averaged(*run.network()[:2], draws)
+    return averaged(*run.network()[:2], draws, likelihood=run.likelihood())
 
 
 def compare_run(
@@ -53,8 +52,8 @@ def compare_run(
     trained = weights is not None or run.dense_is_trained
     return compare_networks(
         {"dense": dense, "small": run.small()},
-        Batches(test, 500, shuffle=False),
-        test.num_classes,
+        serving(test, 500, shuffle=False),
+        likelihood=run.likelihood(),
         untrained=() if trained else ("dense",),
         repeats=repeats,
     )
@@ -63,13 +62,16 @@ def compare_run(
 def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
     """Evaluate a run on its test data: the small network, the mean of draws, and inputs that are damaged."""
     test = run_data(run).test
-    batches, small = Batches(test, 500, shuffle=False), run.small()
-    yield "test data", evaluate(small, batches, test.num_classes)
+    batches, small = serving(test, 500, shuffle=False), run.small()
+    likelihood = run.likelihood()
+    yield "test data", evaluate(small, batches, likelihood=likelihood)
     predicted = predictor_of(run, _DRAWS)
-    yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, test.num_classes)
+    yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, likelihood=likelihood)
+    if run.stored_example() is not None:
+        return  # tokens and several inputs are not damaged
     for corruption in CORRUPTIONS if len(test.input_shape) == 3 else ("noise", "contrast"):
         damaged = corrupted(batches, corruption)
-        yield f"{corruption}, degree 3 of 5", evaluate(small, damaged, test.num_classes)
+        yield f"{corruption}, degree 3 of 5", evaluate(small, damaged, likelihood=likelihood)
 
 
 def reduced_prior_of(run: RunDirectory) -> Distribution | None:

@@ -15,8 +15,14 @@ from bmrs_pyro.reporting.plots import draw_widths
 
 def layer_widths(net: nn.Module) -> dict[str, int]:
     """Return the number of output channels or neurons of every layer that makes some, by name."""
-    sides = ((name, output_side(layer)) for name, layer in net.named_modules())
-    return {name: side.size for name, side in sides if side is not None and side.role == "produce"}
+    widths = {}
+    for name, layer in net.named_modules():
+        side = output_side(layer)
+        if isinstance(layer, nn.RNNBase):
+            widths[name] = layer.hidden_size
+        elif side is not None and side.role == "produce":
+            widths[name] = side.size
+    return widths
 
 
 def plot_layer_widths(dense: Mapping[str, int], small: Mapping[str, int]) -> Axes:

@@ -17,6 +17,7 @@ from .source import NetworkSource as NetworkSource
 from .source import SourceError as SourceError
 from .splits import load_splits as load_splits
 from .splits import run_data as run_data
+from .splits import serving as serving
 from .splits import training_batches as training_batches
 from .weight_files import WeightsError as WeightsError
 from .weight_files import load_weights_ as load_weights_

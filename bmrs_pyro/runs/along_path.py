@@ -98,7 +98,7 @@ def _take(run: RunDirectory, path: Path, target: Target) -> None:
     refit.model.to("cpu")
     refit.guide.to("cpu")
     run.save_metrics(history.epochs)
-    run.save_network(refit.model.network, refit.guide.posteriors(), history)
+    run.save_network(refit.model.network, refit.guide.posteriors(), history, refit.model.likelihood)
     decision = Decision.by(named_criterion(name), name, history.keep, history.scores)
     run.save_decision(decision, history.network.to("cpu"), refit.point.score.accuracy)
     run.save_path_record(PathRecord.of(path, choice))

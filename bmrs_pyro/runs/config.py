@@ -27,6 +27,10 @@ class RunConfig:
         input_shape: shape of one example.
         num_classes: number of labels.
         mean, std: per-channel normalisation of the inputs.
+        target_mean, target_std: of real values, in their units, with which the network predicts standardised ones; per
+            value of an example, or for all.
+        columns: of a table, the columns by name, the target last: categories, of which a feature is the number, or
+            none for numbers.
         target: what the network may cost, for a run along the path; None for a run at one KL weight.
         dense_epochs: epochs without gains before the path.
         weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
@@ -41,6 +45,9 @@ class RunConfig:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    target_mean: tuple[float, ...] = (0.0,)
+    target_std: tuple[float, ...] = (1.0,)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target: Target | None = None
     dense_epochs: int = 0
     weights: str | None = None

@@ -18,6 +18,7 @@ from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.run_files import example_of, example_tensors
 from bmrs_pyro.runs.saved_choice import SMALL
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
@@ -62,7 +63,9 @@ def save_portable(run: RunDirectory, path: Path) -> None:
         "num_classes": str(config.num_classes),
         "sha256": config.source_sha256 or "",
     }
-    save_tensors(path, run.small().state_dict(), meta)
+    stored = run.stored_example()
+    example = {} if stored is None else example_tensors(stored)
+    save_tensors(path, {**run.small().state_dict(), **example}, meta)
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,10 @@ def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Modul
             raise SourceError(f"{source.consent(path)}; or give the network: load(path, net)")
         net = source.build(origin.input_shape, origin.num_classes)
     try:
-        small = compact(NoisyNetwork(net, torch.zeros(1, *origin.input_shape)), keep)
-        small.load_state_dict(tensors)
+        example = example_of(tensors)
+        noisy = NoisyNetwork(net, torch.zeros(1, *origin.input_shape) if example is None else example)
+        small = compact(noisy, keep)
+        small.load_state_dict({name: x for name, x in tensors.items() if not name.startswith("example::")})
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} does not fit the network it was given ({reason})") from None

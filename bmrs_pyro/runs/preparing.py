@@ -5,17 +5,19 @@ from __future__ import annotations
 __all__ = ["Prepared", "batches_of", "program_of"]
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.likelihoods import likelihood_of
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.runs.splits import run_data
+from bmrs_pyro.runs.splits import run_data, serving
 from bmrs_pyro.training import Recipe
 
 
@@ -31,35 +33,36 @@ class Prepared:
         validation: validation batches.
     """
 
-    splits: data.Splits
+    splits: data.Splits[Any]
     model: SupervisedModel
     guide: AutoTruncatedLogNormal
-    loader: data.Batches
-    validation: data.Batches
+    loader: Any
+    validation: Any
 
     @classmethod
     def of(cls, run: RunDirectory, device: str) -> Prepared:
         """Load a run's data to a device and make its model."""
         splits = run_data(run)
-        model = program_of(run.dense(), run.config, len(splits.train))
+        model = program_of(run.dense(), run.config, len(splits.train), run.stored_example())
         share = rank(), world_size()
         loader = batches_of(splits.train, run.config.recipe, device, share)
-        validation = data.Batches(splits.validation, 1000, shuffle=False, device=device, share=share)
+        validation = serving(splits.validation, 1000, shuffle=False, device=device, share=share)
         return cls(splits, model, AutoTruncatedLogNormal(model), loader, validation)
 
 
-def program_of(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedModel:
+def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = None) -> SupervisedModel:
     """Return the model of a network by a run's configuration.
 
     Args:
         net: the dense network.
         config: the configuration.
         num_data: number of training examples.
+        example: inputs of one example; None where zeros of the configuration's shape will do.
     """
     recipe = config.recipe
     return SupervisedModel(
-        NoisyNetwork(net, torch.zeros(2, *config.input_shape)),
-        SmoothedLikelihood(recipe.label_smoothing),
+        NoisyNetwork(net, torch.zeros(2, *config.input_shape) if example is None else example),
+        likelihood_of(config),
         num_data,
         draws=recipe.draws,  # type: ignore[arg-type]
         kl_weight=recipe.kl_weight,
@@ -68,8 +71,8 @@ def program_of(net: nn.Module, config: RunConfig, num_data: int) -> SupervisedMo
 
 
 def batches_of(
-    train: data.Dataset, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
-) -> data.Batches:
+    train: data.Dataset | data.Items, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
+) -> Any:
     """Return training batches by a recipe.
 
     Args:
@@ -78,7 +81,7 @@ def batches_of(
         device: where they are made.
         share: see :class:`~bmrs_pyro.data.Batches`.
     """
-    return data.Batches(
+    return serving(
         train,
         recipe.batch_size,
         seed=recipe.seed or 0,

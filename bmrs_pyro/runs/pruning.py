@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from bmrs_pyro.data import Batches, DataError
+from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
@@ -24,7 +24,7 @@ from bmrs_pyro.reduction import (
 )
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.runs.splits import run_data, training_batches
+from bmrs_pyro.runs.splits import run_data, serving, training_batches
 from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
 
 RANKED = ("expected", "l2")
@@ -81,9 +81,8 @@ def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
         splits = run_data(run)
     except (DataError, RunError):
         return None
-    return evaluate(
-        small, Batches(splits.validation, 1000, shuffle=False), splits.validation.num_classes
-    ).accuracy
+    held_out = serving(splits.validation, 1000, shuffle=False)
+    return getattr(evaluate(small, held_out, likelihood=run.likelihood()), "accuracy", None)
 
 
 def _ranked(

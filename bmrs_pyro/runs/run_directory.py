@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +21,30 @@ from bmrs_pyro.files import (
     save_tensors,
     write_atomically,
 )
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork, Structures, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.likelihoods import likelihood_of, scored_by
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import SIZES, restored, save
-from bmrs_pyro.runs.run_files import fitting, part, posterior_tensors, read_json, read_tensors, write_json
+from bmrs_pyro.runs.run_files import (
+    example_of,
+    example_tensors,
+    fitting,
+    part,
+    posterior_tensors,
+    read_json,
+    read_tensors,
+    write_json,
+)
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 from bmrs_pyro.training import Checkpoint, Epoch, History
 from bmrs_pyro.training.shelf import Shelf
 
-SOURCE_COPY, DENSE = "model.py", "dense.safetensors"
+SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,12 @@ class RunDirectory:
     ``config.json``          :class:`RunConfig`
     ``model.py``             copy of the network's source file, where it has one
     ``dense.safetensors``    the trained dense network, where there is one
+    ``example.safetensors``  the inputs of one example, where they are not one array of real numbers
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
     ``path/``                the networks on the path, and refits of them
     ``path.json``            their numbers, and which of them was taken
-    ``network.safetensors``  network and posteriors at the end of training
+    ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
     ``reduction.json``       criterion, what is kept, score of every structure, accuracy
     ``compact.safetensors``  the small network, with what is kept
     ======================== ============================================================
@@ -62,13 +75,20 @@ class RunDirectory:
     trust_source: bool = False
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, dense: Mapping[str, Tensor] | None = None) -> RunDirectory:
+    def create(
+        cls,
+        path: Path,
+        config: RunConfig,
+        dense: Mapping[str, Tensor] | None = None,
+        example: Tensor | Mapping[str, Tensor] | None = None,
+    ) -> RunDirectory:
         """Make the directory with its configuration and a copy of the network's source file.
 
         Args:
             path: the directory.
             config: the configuration.
             dense: the trained weights that the run starts from; None for fresh ones.
+            example: inputs of one example; None where zeros of the configuration's shape will do.
 
         Raises:
             RunError: the path holds a run already, or cannot be written.
@@ -88,6 +108,8 @@ class RunDirectory:
                     write_atomically(run._file(SOURCE_COPY), lambda file: file.write_bytes(content))
                 if dense is not None:
                     save_tensors(run._file(DENSE), dense, {})
+                if example is not None:
+                    save_tensors(run._file(EXAMPLE), example_tensors(example), {})
                 write_json(run._file("config.json"), config.to_json())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from None
@@ -181,9 +203,24 @@ class RunDirectory:
         net.load_state_dict(tensors)
         return net
 
-    def example(self) -> Tensor:
-        """Return an input of one example, zeros."""
-        return torch.zeros(1, *self.config.input_shape)
+    def example(self) -> Any:
+        """Return the inputs of one example; zeros where they are one array of real numbers."""
+        stored = self.stored_example()
+        return torch.zeros(1, *self.config.input_shape) if stored is None else stored
+
+    def stored_example(self) -> Any:
+        """Return the inputs that the run has kept of one example; None where it has kept none."""
+        file = self._file(EXAMPLE)
+        return example_of(read_tensors(file)[0]) if file.exists() else None
+
+    def likelihood(self) -> str | Likelihood:
+        """Return what predictions are scored by: the likelihood by name, or with its trained parameters."""
+        likelihood = likelihood_of(self.config)
+        if isinstance(likelihood, nn.Module):
+            file = self._file("network.safetensors")
+            with fitting(file):
+                likelihood.load_state_dict(part(read_tensors(file)[0], "likelihood"))
+        return scored_by(self.config, likelihood)
 
     def families(self) -> Structures:
         """Return the structure families of the dense network."""
@@ -228,11 +265,17 @@ class RunDirectory:
         return EpochLog(self._file("metrics.jsonl"))
 
     def save_network(
-        self, network: NoisyNetwork, posteriors: Mapping[str, TruncatedLogNormal], history: History
+        self,
+        network: NoisyNetwork,
+        posteriors: Mapping[str, TruncatedLogNormal],
+        history: History,
+        likelihood: Likelihood | None = None,
     ) -> None:
-        """Write network and posteriors as training left them."""
+        """Write network, posteriors and the parameters of the likelihood as training left them."""
         tensors, meta = posterior_tensors(posteriors, history.keep)
         tensors |= {f"network::{name}": value for name, value in network.net.state_dict().items()}
+        if isinstance(likelihood, nn.Module):
+            tensors |= {f"likelihood::{name}": value for name, value in likelihood.state_dict().items()}
         save_tensors(self._file("network.safetensors"), tensors, meta)
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["fitting", "part", "posterior_tensors", "read_json", "read_tensors", "write_json"]
+__all__ = [
+    *("example_of", "example_tensors", "fitting", "part", "posterior_tensors"),
+    *("read_json", "read_tensors", "write_json"),
+]
 
 import json
 from collections.abc import Iterator, Mapping
@@ -85,6 +88,18 @@ def posterior_tensors(
         tensors |= {f"loc::{name}": posterior.loc.cpu(), f"scale::{name}": posterior.scale.cpu()}
     low, high = repr(float(some.low)), repr(float(some.high))
     return tensors, {"low": low, "high": high, "keep": keep.to_json() if keep else ""}
+
+
+def example_tensors(example: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of an example as named tensors; a single input has the empty name."""
+    given = {"": example} if isinstance(example, Tensor) else example
+    return {f"example::{name}": tensor.contiguous() for name, tensor in given.items()}
+
+
+def example_of(tensors: Mapping[str, Tensor]) -> Any:
+    """Return the inputs of an example from named tensors; None where there are none."""
+    found = part(tensors, "example")
+    return found.get("", found) if found else None
 
 
 def _missing(file: Path) -> RunError:

@@ -16,14 +16,17 @@ import torch
 from bmrs_pyro import data
 from bmrs_pyro.distributed import main_process_first, rank
 from bmrs_pyro.inference import AutoTruncatedLogNormal, posteriors
+from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.likelihoods import OF_CLASSES
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.along_path import train_path
 from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.likelihoods import scored_by
 from bmrs_pyro.runs.preparing import Prepared, batches_of, program_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.source import NetworkSource
-from bmrs_pyro.runs.splits import load_splits
+from bmrs_pyro.runs.splits import load_splits, outputs_for, serving
 from bmrs_pyro.runs.weight_files import load_weights_
 from bmrs_pyro.training import (
     Hardware,
@@ -70,15 +73,19 @@ def begin_run(
         refuse_short(recipe.epochs, dense_epochs)
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())
-    splits = load_splits(source, recipe.seed or 0)
+    splits = load_splits(source, recipe)
+    target_mean, target_std = _target_moments(splits.train, recipe)
     config = RunConfig(
         model=model,
         data=source,
         recipe=recipe,
         input_shape=splits.train.input_shape,
-        num_classes=splits.train.num_classes,
+        num_classes=outputs_for(splits.train, recipe),
         mean=splits.train.mean,
         std=splits.train.std,
+        target_mean=target_mean,
+        target_std=target_std,
+        columns=splits.train.columns,
         target=target,
         dense_epochs=0 if target is None else dense_epochs,
         weights=str(weights) if weights else None,
@@ -92,13 +99,18 @@ def begin_run(
     dense = network.build(config.input_shape, config.num_classes)
     if weights:
         load_weights_(dense, weights)
-    program = program_of(dense, config, len(splits.train))
+    example = splits.train.example
+    plain = isinstance(example, torch.Tensor) and example.is_floating_point()
+    program = program_of(dense, config, len(splits.train), None if plain else example)
     Limits.of(recipe).refuse_impossible(program.network)
     default_optim(recipe, program)
-    refuse_labels(program, *next(iter(batches_of(splits.train, recipe))), config.num_classes)
+    classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
+    refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
-    return RunDirectory.create(path, config, dense.state_dict() if weights else None)
+    return RunDirectory.create(
+        path, config, dense.state_dict() if weights else None, None if plain else example
+    )
 
 
 def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: bool = True) -> None:
@@ -140,10 +152,22 @@ def _train_at_one_weight(run: RunDirectory, hardware: Hardware, progress: bool) 
         return
     model.to("cpu")
     guide.to("cpu")
-    run.save_network(model.network, posteriors(guide), history)
+    run.save_network(model.network, posteriors(guide), history, model.likelihood)
     small = history.network.to("cpu")
-    reestimate_batch_norm_(small, data.Batches(train, recipe.batch_size))
+    reestimate_batch_norm_(small, serving(train, recipe.batch_size))
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
-    held_out = data.Batches(prepared.splits.validation, 1000, shuffle=False)
-    quality = evaluate(small, held_out, config.num_classes)
-    run.save_decision(decision, small, quality.accuracy)
+    held_out = serving(prepared.splits.validation, 1000, shuffle=False)
+    quality = evaluate(small, held_out, likelihood=scored_by(config, model.likelihood))
+    run.save_decision(decision, small, getattr(quality, "accuracy", None))
+
+
+def _target_moments(
+    train: data.Dataset | data.Items, recipe: Recipe
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of values that a likelihood has a location of."""
+    if not recipe.likelihood.startswith(("normal", "student-t")) or isinstance(train, data.Items):
+        return (0.0,), (1.0,)
+    values = train.labels.double()
+    values = values if values.dim() == 2 else values.reshape(-1, 1)
+    std = values.std(0, correction=0)
+    return tuple(values.mean(0).tolist()), tuple(std.where(std > 0, 1.0).tolist())

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 __all__ = ["NetworkSource", "SourceError"]
 
-import hashlib
 import importlib
-import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
-from bmrs_pyro.runs.mistakes import MARK, told
-
-
-class SourceError(ValueError):
-    """A network cannot be made from its source; the message names the source and what to do."""
+from bmrs_pyro.runs.user_code import SourceError, UserCode
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class NetworkSource:
 
     def input_size(self) -> int | None:
         """Return the height and width the source asks for by ``input_size = 32``, None if any will do."""
-        size = getattr(self._module(), "input_size", None) if self.file else None
+        size = getattr(self._code().module(), "input_size", None) if self.file else None
         if size is not None and type(size) is not int:
             raise SourceError(f"{self.spec} says input_size = {size!r}; expected a whole number of pixels")
         return size
@@ -84,35 +74,15 @@ class NetworkSource:
                 raise SourceError(
                     f"a network is made for an input shape and a number of classes, got {number!r:.60} among them"
                 )
-        factory = self._factory()
-        try:
-            inspect.signature(factory).bind(input_shape, num_classes)
-        except TypeError as error:
-            raise SourceError(
-                f"{self.spec}: it is called with (input_shape, num_classes), which does not fit ({error})"
-            ) from None
-        except ValueError:
-            pass  # a callable that does not tell its arguments
-        with self._blamed("fails to make a network"):
-            net = factory(input_shape, num_classes)
+        if self.imports:
+            net = self._code().call(input_shape, num_classes, purpose="make a network")
+        else:
+            make = self._torchvision if self.spec.startswith("torchvision:") else self._timm
+            with UserCode(self.spec, "").blamed("fails to make a network"):
+                net = make(input_shape, num_classes)
         if not isinstance(net, nn.Module):
             raise SourceError(f"{self.spec} gave a {type(net).__name__}; expected a torch.nn.Module")
         return net
-
-    def _factory(self) -> Callable[[tuple[int, ...], int], object]:
-        if self.spec.startswith("torchvision:"):
-            return self._torchvision
-        if self.spec.startswith("timm:"):
-            return self._timm
-        module, name = self._module(), "network"
-        if not self.file:
-            name = self.spec.partition(":")[2]
-        factory = getattr(module, name, None)
-        if not callable(factory):
-            raise SourceError(
-                f"{self.spec} defines no callable {name}(input_shape, num_classes) -> nn.Module"
-            )
-        return factory
 
     def _torchvision(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         from torchvision import models
@@ -140,44 +110,14 @@ class NetworkSource:
         net: nn.Module = timm.create_model(name, in_chans=input_shape[0], num_classes=num_classes)
         return net
 
-    def _module(self) -> ModuleType:
-        if self.file:
-            content = self.read()
-            if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
-                raise SourceError(f"{self.file} was changed since the run was made; it is not imported")
-            # a name of its own, so that user files called alike do not shadow each other
-            name = f"_bmrs_source_{hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]}"
-            module = ModuleType(name)
-            module.__file__ = str(self.file)
-            setattr(module, MARK, True)
-            sys.modules[name] = module
-            # what was read is what is run: an importer would prefer compiled code that lies beside it
-            with self._blamed("fails to import"):
-                exec(compile(content, self.file, "exec"), vars(module))
-            return module
+    def _code(self) -> UserCode:
         name, colon, _ = self.spec.partition(":")
-        if not colon or not name:
+        if not self.file and not (colon and name):
             raise SourceError(
                 f"network {self.spec!r} is neither a .py file, nor module:callable, torchvision:NAME or timm:NAME"
             )
-        with self._blamed(f"the module {name} cannot be imported"):
-            module = importlib.import_module(name)
-        setattr(module, MARK, True)
-        return module
-
-    @contextmanager
-    def _blamed(self, what: str) -> Iterator[None]:
-        """Say of any error that it is the source's, and in which line."""
-        try:
-            yield
-        except SourceError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise SourceError(f"{self.spec}: {what} ({told(error)})") from error
+        return UserCode(self.spec, "network(input_shape, num_classes) -> nn.Module", self.sha256)
 
     def read(self) -> bytes:
         """Return the file's content."""
-        try:
-            return Path(self.spec).read_bytes()
-        except OSError as error:
-            raise SourceError(f"{self.spec} cannot be read ({error.strerror})") from None
+        return self._code().read()

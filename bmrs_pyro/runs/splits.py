@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-__all__ = ["load_splits", "run_data", "training_batches"]
+__all__ = ["load_splits", "outputs_for", "run_data", "serving", "training_batches"]
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 from bmrs_pyro import data
+from bmrs_pyro.data import Dataset, Items, Splits
+from bmrs_pyro.inference import OF_CLASSES
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.run_directory import RunDirectory
+from bmrs_pyro.runs.user_code import SourceError, UserCode
+from bmrs_pyro.training import Recipe
 
 
-def load_splits(source: data.DataSource, seed: int) -> data.Splits:
-    """Load a data set, split by a seed."""
+def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
+    """Load a data set, split by a recipe's seed; code that it names is imported.
+
+    Returns:
+        Parts that are each a :class:`~bmrs_pyro.data.Dataset` or :class:`~bmrs_pyro.data.Items`.
+    """
+    likelihood, seed = recipe.likelihood.partition(":")[0], recipe.seed or 0
+    given = None
+    if source.imports:
+        given = UserCode(source.data, "data() -> Dataset").call(purpose="give data")
+    elif data.is_saved_dataset(Path(source.data)):
+        next_token = likelihood == "next-token"
+        given = data.read_saved_dataset(Path(source.data), source.target, next_token=next_token)
+    if given is not None:
+        if source.size is not None:
+            raise data.DataError(f"{source.data}: its inputs are used as they are; leave the size out")
+        return data.split_items(given, source.data, source.validation, seed)
     return data.load(
         source.data,
         data_root=source.data_root,
@@ -25,18 +46,26 @@ def load_splits(source: data.DataSource, seed: int) -> data.Splits:
         size=source.size,
         validation=source.validation,
         seed=seed,
+        target=source.target,
+        values=likelihood not in OF_CLASSES,
     )
 
 
-def run_data(run: RunDirectory) -> data.Splits:
+def run_data(run: RunDirectory) -> Splits[Any]:
     """Load the data of a run.
 
     Raises:
         DataError: they cannot be used any more.
         RunError: they are not those that the run was made with.
+        SourceError: they come from code, which nobody has said to trust.
     """
     config = run.config
-    splits = load_splits(replace(config.data, download=False), config.recipe.seed or 0)
+    if config.data.imports and not run.trust_source:
+        raise SourceError(
+            f"{run.path} says that its data come from {config.data.data!r}, which is code outside it; if you know and "
+            "trust that code, say so by trust_source=True, or --trust-source of a command"
+        )
+    splits = load_splits(replace(config.data, download=False), config.recipe)
     if change := _change(splits.train, config):
         raise RunError(
             f"{config.data.data} holds other data than {run.path} was made with: {change}; "
@@ -45,17 +74,50 @@ def run_data(run: RunDirectory) -> data.Splits:
     return splits
 
 
-def training_batches(run: RunDirectory) -> Iterator[tuple[Tensor, Tensor]]:
+def outputs_for(train: Dataset | Items, recipe: Recipe) -> int:
+    """Return how many outputs a network needs: twice as many where it predicts scales too."""
+    return train.num_classes * (2 if recipe.likelihood.endswith(":predicted") else 1)
+
+
+def serving(part: Dataset | Items, batch_size: int, **options: Any) -> Any:
+    """Return batches of a part of the data: those of a DataLoader as it is, else :class:`~bmrs_pyro.data.Batches`.
+
+    Args:
+        part: what to serve.
+        batch_size: examples per batch.
+        **options: of the batches.
+
+    Raises:
+        DataError: several processes cannot share a DataLoader, nor is what it serves augmented.
+    """
+    if not isinstance(part, Items) or not isinstance(part.source, DataLoader):
+        return data.Batches(part, batch_size, **options)
+    if options.get("share", (0, 1))[1] > 1 or options.get("augmentation"):
+        raise data.DataError(
+            f"{part.name} gives DataLoaders, which are neither shared among processes nor augmented; give Datasets"
+        )
+    return part.source
+
+
+def training_batches(run: RunDirectory) -> Iterator[Any]:
     """Serve a run's training data as they are; they are loaded when the first batch is asked for."""
-    yield from data.Batches(run_data(run).train, run.config.recipe.batch_size)
+    yield from serving(run_data(run).train, run.config.recipe.batch_size)
 
 
-def _change(train: data.Dataset, config: RunConfig) -> str | None:
+def _change(train: Dataset | Items, config: RunConfig) -> str | None:
     """Say in what the training part differs from the one a configuration was made for; None if in nothing."""
     if train.input_shape != config.input_shape:
         return f"examples have shape {train.input_shape}, not {config.input_shape}"
-    if train.num_classes != config.num_classes:
-        return f"there are {train.num_classes} classes, not {config.num_classes}"
+    outputs = outputs_for(train, config.recipe)
+    if outputs != config.num_classes:
+        return f"there are {outputs} classes, not {config.num_classes}"
+    if list(train.columns.items()) != list(config.columns.items()):
+        changed = sorted(
+            name
+            for name in {*train.columns, *config.columns}
+            if train.columns.get(name) != config.columns.get(name)
+        )
+        return f"the columns or their categories differ, in {', '.join(changed) or 'their order'}"
     for what in ("mean", "std"):
         values = zip(getattr(train, what), getattr(config, what), config.std, strict=True)
         for channel, (now, then, std) in enumerate(values):

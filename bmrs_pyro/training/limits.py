@@ -97,7 +97,9 @@ def _multiples(network: NoisyNetwork, round_to: int) -> dict[str, int]:
     multiples = {}
     for family in network.structures:
         channels = [
-            len(member.positions) // family.size for member in family.members if member.role == "produce"
+            len(member.positions) // family.size
+            for member in family.members
+            if member.role in ("produce", "recur")
         ]
         multiples[family.name] = round_to // math.gcd(round_to, *channels)
     return multiples

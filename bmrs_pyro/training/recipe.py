@@ -18,6 +18,9 @@ ONE_WEIGHT = (
 )
 """Fields of a recipe that a run along the path does not heed."""
 
+_LIKELIHOOD = re.compile(
+    r"(categorical|next-token)(:[\d.]+)?|bernoulli|poisson|(normal|student-t)(:[\w.+-]+)?"
+)
 _CRITERION = re.compile(r"bmrs-n|bmrs-u-\d+|snr|none")
 
 
@@ -41,6 +44,8 @@ class Recipe:
         schedule: linear-decay (rates fall to 0 over the second half) or constant.
         draws: One draw of the gains per 'example' or per 'batch'.
         gains_only: Leave the weights as they are until the epochs without pruning.
+        likelihood: Of the labels given the outputs: categorical, next-token, bernoulli, poisson, normal[:SCALE] or
+            student-t[:SCALE], where SCALE is a number, learned or predicted.
         label_smoothing: Probability that a label is not believed.
         augment: Shift training images by up to 4 pixels, mirror half of them.
         bfloat16: Train in mixed precision, where the processor is faster at it.
@@ -65,6 +70,7 @@ class Recipe:
     schedule: Any = "linear-decay"
     draws: str = "example"
     gains_only: bool = False
+    likelihood: str = "categorical"
     label_smoothing: float = 0.02
     augment: bool = False
     bfloat16: bool = False
@@ -108,6 +114,11 @@ class Recipe:
             raise ValueError(f"schedule {self.schedule!r} is unknown; use 'linear-decay' or 'constant'")
         if self.draws not in ("example", "batch"):
             raise ValueError(f"draws is {self.draws!r}; use 'example' or 'batch'")
+        if not _LIKELIHOOD.fullmatch(self.likelihood):
+            raise ValueError(
+                f"likelihood {self.likelihood!r} is unknown; use categorical, next-token, bernoulli, poisson, "
+                "normal[:SCALE] or student-t[:SCALE]"
+            )
         KLWeight.parse(self.kl_weight)
 
     def _refuse_numbers(self) -> None:

@@ -57,7 +57,9 @@ def _alive(network: NoisyNetwork, roles: tuple[str, ...]) -> dict[str, Tensor]:
         before = sum(int(mask.sum()) for mask in keep.values())
         for family in network.structures:
             for role in roles:
-                members = [member for member in family.members if member.role == role]
+                members = [
+                    member for member in family.members if member.role.replace("recur", "consume") == role
+                ]
                 used = torch.zeros(family.size, dtype=torch.bool)
                 for member in members:
                     used |= _used(member, tensors, family.size)

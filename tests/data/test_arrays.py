@@ -92,7 +92,7 @@ def test_named_classes_may_be_absent(tmp_path: Path) -> None:
         ({"y_train": np.zeros(6)}, "y_train holds float64; labels must be integers"),
         (
             {"y_test": np.zeros((2, 3), dtype=int)},
-            r"y_test has shape \(2, 3\); labels must have shape \(N,\)",
+            r"shape \(2, 3\); expected torch.int64, shape \(N,\), or one per place, \(N, 5, 4\)",
         ),
         ({"y_test": np.array(1)}, r"y_test has shape \(\)"),
         ({"y_test": np.array([0, 3])}, r"x_test, y_test\): labels range from 0 to 3; expected 0 to 2"),

@@ -22,7 +22,7 @@ def test_describes_its_examples() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": torch.zeros(4, 2, 2)}, r"shape \(4, 2, 2\); expected \(N, C, H, W\)"),
+        ({"images": torch.zeros(4, 2, 2, 2, 2)}, r"shape \(4, 2, 2, 2, 2\); expected \(N, C, H, W\)"),
         (
             {"images": torch.zeros(4, 2, dtype=torch.float64)},
             "images are torch.float64; expected torch.uint8",

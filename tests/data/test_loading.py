@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from bmrs_pyro.data import DataError, Splits, load
+from bmrs_pyro.data import DataError, Dataset, Splits, load
 
 
-def pixels(splits: Splits) -> list[list[bytes]]:
+def pixels(splits: Splits[Dataset]) -> list[list[bytes]]:
     return [[image.numpy().tobytes() for image in part.images] for part in splits]
 
 
@@ -75,7 +75,7 @@ def test_a_folder_may_bring_its_own_validation_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["imagenet", "nowhere/data.npz"])
 def test_unknown_data_list_what_is_known(name: str) -> None:
-    known = "digits, mnist, fashion_mnist, cifar10, a .npz file, or a folder of images"
+    known = "digits, mnist, fashion_mnist, cifar10, a .npz, .csv or .parquet file, or a folder of images"
     with pytest.raises(DataError, match=f"^{name}: no such data; give one of {known}$"):
         load(name)
 

@@ -1,0 +1,164 @@
+"""Data that torch Datasets and DataLoaders give, item by item."""
+
+from __future__ import annotations
+
+__all__ = ["Items", "split_items"]
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader, Subset, default_collate
+
+from bmrs_pyro.data.dataset import DataError, Splits
+from bmrs_pyro.data.splitting import TEST_SHARE
+
+LABELS = "labels"
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A part of the data that a torch Dataset or a DataLoader gives; nothing is normalised here.
+
+    Args:
+        source: a map-style Dataset of items ``(x, y)``, or of dicts of inputs and ``"labels"``; or a DataLoader.
+        num_classes: number of outputs that a network needs: K classes, or values per example.
+        name: what messages and reports call these data.
+        mean: 0, for what is served is what the source gives.
+        std: 1, likewise.
+        columns: none.
+    """
+
+    source: Any = field(repr=False)
+    num_classes: int
+    name: str = "data"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        whole = self.source.dataset if isinstance(self.source, DataLoader) else self.source
+        if hasattr(whole, "__len__"):
+            return len(whole)
+        return sum(len(_parted(batch, self.name)[1]) for batch in self.source)
+
+    def batch(self, rows: Tensor) -> Any:
+        """Join some items; of no rows it is a batch without examples."""
+        batch = default_collate([self.source[row] for row in rows.tolist() or [0]])
+        return batch if len(rows) else tree_map(lambda leaf: leaf[:0], batch)
+
+    @property
+    def example(self) -> Any:
+        """Return the inputs of one example, ``(1, …)`` each."""
+        loaded = isinstance(self.source, DataLoader)
+        batch = next(iter(self.source)) if loaded else self.batch(torch.tensor([0]))
+        inputs = tree_map(lambda leaf: leaf[:1], _parted(batch, self.name)[0])
+        return tuple(inputs) if isinstance(inputs, list) else inputs
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first input of one example."""
+        return tuple(next(leaf for leaf in tree_leaves(self.example) if isinstance(leaf, Tensor)).shape[1:])
+
+
+def split_items(given: Any, name: str, validation: float, seed: int) -> Splits[Items]:
+    """Take the parts of data that somebody's code gives; hold out those that are missing, at random.
+
+    Args:
+        given: a torch Dataset; or two or three Datasets or DataLoaders, for training and test, or training,
+            validation and test; or a dict of them by these names.
+        name: what messages call them.
+        validation: share of the training part to hold out, in (0, 1).
+        seed: of what is held out for validation; what is held out for tests is always the same.
+
+    Raises:
+        DataError: it is none of these, an item is no pair, or a part would have to be held out of a loader.
+    """
+    parts = _named(given, name)
+    if "test" not in parts:
+        parts["train"], parts["test"] = _divided(parts["train"], TEST_SHARE, 0, name)
+    if "validation" not in parts:
+        parts["train"], parts["validation"] = _divided(parts["train"], validation, seed, name)
+    outputs = _outputs(parts["train"], name)
+    return Splits(**{part: Items(source, outputs, name) for part, source in parts.items()})
+
+
+def _named(given: Any, name: str) -> dict[str, Any]:
+    if isinstance(given, tuple | list) and len(given) in (2, 3):
+        given = dict(zip(("train", "test") if len(given) == 2 else _PARTS, given, strict=True))
+    elif not isinstance(given, Mapping) and hasattr(given, "__getitem__"):
+        given = {"train": given}
+    if not isinstance(given, Mapping) or "train" not in given or set(given) - set(_PARTS):
+        found = list(given) if isinstance(given, Mapping) else f"a {type(given).__name__}"
+        raise DataError(
+            f"{name} gave {found}; expected a torch Dataset, or Datasets or DataLoaders as (train, test), "
+            "(train, validation, test) or a dict of these names"
+        )
+    for part, source in given.items():
+        if not isinstance(source, DataLoader) and not (
+            hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        ):
+            raise DataError(
+                f"{name}: the {part} part is a {type(source).__name__}; expected a torch Dataset with __getitem__ and "
+                "__len__, or a DataLoader"
+            )
+    return dict(given)
+
+
+def _divided(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
+    if isinstance(source, DataLoader):
+        raise DataError(
+            f"{name}: of a DataLoader no part can be held out; give three, for train, validation and test"
+        )
+    if not 0 < share < 1:
+        raise DataError(f"the share to hold out is {share}; it must lie between 0 and 1, both excluded")
+    held = round(share * len(source))
+    if not 0 < held < len(source):
+        raise DataError(f"{name}: {held} of {len(source)} examples would be held out; give more data")
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    return Subset(source, order[held:].sort().values.tolist()), Subset(
+        source, order[:held].sort().values.tolist()
+    )
+
+
+def _outputs(source: Any, name: str) -> int:
+    """Return how many outputs the labels ask for: what the data say, or else what their labels show."""
+    holder = source
+    while holder is not None:
+        if type(number := getattr(holder, "num_classes", None)) is int:
+            return number
+        if isinstance(classes := getattr(holder, "classes", None), tuple | list):
+            return len(classes)
+        holder = getattr(holder, "dataset", None)
+    most = 0
+    for y in _labels(source, name):
+        if y.is_floating_point():
+            return y.shape[1] if y.dim() == 2 else 1
+        most = max(most, int(y.max()))
+    return most + 1
+
+
+def _labels(source: Any, name: str) -> Iterator[Tensor]:
+    rows = (
+        source
+        if isinstance(source, DataLoader)
+        else (default_collate([source[row]]) for row in range(len(source)))
+    )
+    for batch in rows:
+        y = _parted(batch, name)[1]
+        if not isinstance(y, Tensor):
+            raise DataError(f"{name}: labels are a {type(y).__name__}; expected numbers or a tensor of them")
+        yield y
+
+
+def _parted(batch: Any, name: str) -> tuple[Any, Any]:
+    if isinstance(batch, Mapping) and LABELS in batch:
+        return {key: value for key, value in batch.items() if key != LABELS}, batch[LABELS]
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        found = list(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise DataError(f"{name}: an item is {found}; expected (x, y), or a dict of inputs and {LABELS!r}")
+    return batch[0], batch[1]

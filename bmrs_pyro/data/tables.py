@@ -1,0 +1,85 @@
+"""Data from tables: ``.csv`` and ``.parquet`` files, with one column as the target."""
+
+from __future__ import annotations
+
+__all__ = ["read_table"]
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+
+from bmrs_pyro.data.dataset import DataError, Dataset
+
+
+def read_table(path: Path, target: str | None, *, values: bool = False) -> dict[str, Dataset]:
+    """Read a table; every column but the target is a feature ``(N, F)``.
+
+    Columns of numbers are features as they are, to be normalised. Other columns are categories: the feature is the
+    number of the category among all of the column, in alphabetical order, which is not normalised.
+
+    Args:
+        path: a ``.csv`` file with a header, or a ``.parquet`` file, for which pyarrow is needed.
+        target: name of the column to predict.
+        values: read the target as real values; else as classes, which may be texts or whole numbers.
+
+    Returns:
+        ``{"train": …}``; ``columns`` of it names the features in order, and the target last.
+
+    Raises:
+        DataError: the file cannot be read, there is no such column, a cell is empty, or the target does not fit.
+    """
+    table = _read(path)
+    if target is None or target not in table:
+        asked = "no target is named" if target is None else f"there is no column {target!r}"
+        raise DataError(f"{path}: {asked}; give --target, one of {', '.join(map(str, table.columns))}")
+    if table.empty or len(table.columns) < 2:
+        raise DataError(f"{path} has {len(table)} rows and {len(table.columns)} columns; a feature is needed")
+    empty = table.isna().sum()
+    if empty.any():
+        name = empty.idxmax()
+        raise DataError(
+            f"{path}: column {name!r} has {empty[name]} empty cells; fill them in or leave the rows out"
+        )
+    features = {str(name): _feature(table[name]) for name in table.columns if name != target}
+    labels, names = _target(table[target], values, f"{path}: column {target!r}")
+    columns = {name: categories for name, (_, categories) in features.items()} | {target: names}
+    with np.errstate(over="ignore"):  # too large for float32 gives infinity, which Dataset refuses
+        inputs = np.stack([numbers for numbers, _ in features.values()], 1).astype(np.float32)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(labels)
+    return {"train": Dataset(x, y, len(names) or 1, str(path), names, columns=columns)}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, engine="pyarrow")
+    except ImportError:
+        raise DataError(f"{path}: parquet files need pyarrow: pip install 'bmrs-pyro[tables]'") from None
+    except Exception as error:  # whatever the parser of a damaged file stumbles over
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _feature(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a column's numbers, or the numbers of its categories and their names."""
+    if is_numeric_dtype(column) and not is_bool_dtype(column):
+        return column.to_numpy(np.float64), ()
+    categories = pd.Categorical(column.astype(str))
+    return categories.codes.astype(np.float64), tuple(categories.categories)
+
+
+def _target(column: pd.Series, values: bool, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    if values:
+        if not is_numeric_dtype(column):
+            raise DataError(
+                f"{where} holds texts, such as {column.iloc[0]!r:.40}; this likelihood asks for numbers"
+            )
+        return column.to_numpy(np.float32), ()
+    if is_numeric_dtype(column) and not is_integer_dtype(column) and not is_bool_dtype(column):
+        raise DataError(
+            f"{where} holds real numbers, no classes; name what they are, such as --likelihood normal"
+        )
+    # whole numbers in their own order, not as texts
+    categories = pd.Categorical(column if is_integer_dtype(column) else column.astype(str))
+    return categories.codes.astype(np.int64), tuple(map(str, categories.categories))

@@ -1,0 +1,109 @@
+"""Code that a user names: a Python file, or a callable of an importable module."""
+
+from __future__ import annotations
+
+__all__ = ["SourceError", "UserCode"]
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bmrs_pyro.runs.mistakes import MARK, told
+
+
+class SourceError(ValueError):
+    """Code that a user named does not do what it is for; the message names the code and what to do."""
+
+
+@dataclass(frozen=True)
+class UserCode:
+    """A function of the user's, which is imported when it is asked for.
+
+    Args:
+        spec: ``path/to/file.py`` or ``package.module:callable``.
+        function: the function of a file, with its arguments as messages show them, such as ``"data()"``.
+        sha256: digest the file must have; None accepts any.
+
+    Raises:
+        SourceError: the code is missing, was changed, or fails.
+    """
+
+    spec: str
+    function: str
+    sha256: str | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The Python file, None for a module."""
+        return Path(self.spec) if self.spec.endswith(".py") else None
+
+    def call(self, *arguments: Any, purpose: str) -> Any:
+        """Call the function.
+
+        Args:
+            *arguments: its arguments.
+            purpose: what it fails to do, as messages put it.
+        """
+        module, (name, _, signature) = self.module(), self.function.partition("(")
+        if not self.file:
+            name = self.spec.partition(":")[2]
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise SourceError(f"{self.spec} defines no callable {name}({signature}")
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            shown = signature.partition(")")[0]
+            raise SourceError(
+                f"{self.spec}: it is called with ({shown}), which does not fit ({error})"
+            ) from None
+        except ValueError:
+            pass  # a callable that does not tell its arguments
+        with self.blamed(f"fails to {purpose}"):
+            return function(*arguments)
+
+    def module(self) -> ModuleType:
+        """Import the file or module."""
+        if self.file:
+            content = self.read()
+            if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
+                raise SourceError(f"{self.file} was changed since the run was made; it is not imported")
+            # a name of its own, so that user files called alike do not shadow each other
+            name = f"_bmrs_source_{hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]}"
+            module = ModuleType(name)
+            module.__file__ = str(self.file)
+            setattr(module, MARK, True)
+            sys.modules[name] = module
+            # what was read is what is run: an importer would prefer compiled code that lies beside it
+            with self.blamed("fails to import"):
+                exec(compile(content, self.file, "exec"), vars(module))
+            return module
+        name = self.spec.partition(":")[0]
+        with self.blamed(f"the module {name} cannot be imported"):
+            module = importlib.import_module(name)
+        setattr(module, MARK, True)
+        return module
+
+    def read(self) -> bytes:
+        """Return the file's content."""
+        try:
+            return Path(self.spec).read_bytes()
+        except OSError as error:
+            raise SourceError(f"{self.spec} cannot be read ({error.strerror})") from None
+
+    @contextmanager
+    def blamed(self, what: str) -> Iterator[None]:
+        """Say of any error that it is the code's, and in which line."""
+        try:
+            yield
+        except SourceError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise SourceError(f"{self.spec}: {what} ({told(error)})") from error
