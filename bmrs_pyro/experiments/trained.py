@@ -116,17 +116,17 @@ def grid(
     ]
 
 
-def _data(data_root: str) -> Splits:
+def _data(data_root: str) -> Splits[Dataset]:
     """Return half of the training images, 2,500 others to choose by, and the test images."""
     splits = load("cifar10", data_root=data_root, size=SIZE, validation=0.5)
     return splits._replace(validation=stratified_split(splits.validation, 0.1)[1])
 
 
-def _augmented(data: Splits, seed: int) -> Batches:
+def _augmented(data: Splits[Dataset], seed: int) -> Batches:
     return Batches(data.train, 128, drop_last=True, augmentation=Augmentation(), seed=seed)
 
 
-def _still(data: Splits, seed: int) -> Batches:
+def _still(data: Splits[Dataset], seed: int) -> Batches:
     """Return the images as they are, for gradients and batch-norm statistics."""
     return Batches(data.train, 128, seed=seed)
 
@@ -166,7 +166,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     }
 
 
-def _ours(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
+def _ours(net: nn.Module, example: Tensor, data: Splits[Dataset], config: Config, macs: int) -> nn.Module:
     model = SupervisedModel(NoisyNetwork(net, example), "categorical:0.02", len(data.train))
     reduction = JointReduction(
         _augmented(data, config["seed"]),
@@ -182,7 +182,7 @@ def _ours(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: i
     return choice.refit.history.network
 
 
-def _theirs(net: nn.Module, example: Tensor, data: Splits, config: Config, macs: int) -> nn.Module:
+def _theirs(net: nn.Module, example: Tensor, data: Splits[Dataset], config: Config, macs: int) -> nn.Module:
     contender, seed = config["contender"], config["seed"]
     name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
     if kind not in ("local", "iterative"):
@@ -216,7 +216,7 @@ def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
     return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
 
 
-def _trained(network: str, seed: int, data: Splits, cache: Path) -> tuple[nn.Module, float]:
+def _trained(network: str, seed: int, data: Splits[Dataset], cache: Path) -> tuple[nn.Module, float]:
     """Return the dense network, trained before or now, and its test accuracy in percent."""
     recipe = run_key({"size": SIZE, "examples": len(data.train), "epochs": DENSE_EPOCHS})
     file = cache / f"{network}-{seed}-{recipe}.safetensors"
