@@ -28,3 +28,4 @@ from . import sweep as sweep
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
 from . import trained_page as trained_page
+from . import untuned as untuned
