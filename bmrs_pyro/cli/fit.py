@@ -62,7 +62,7 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune a network as it learns, to the smallest that loses nothing or to what it may cost, into a run directory."""
+    """Train a network and prune it, to the smallest that loses nothing or to what it may cost, into a run directory."""
     given = _given(context)
     along = not (given & {*ONE_WEIGHT}) and recipe.prunes
     if along:

@@ -96,7 +96,7 @@ def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     return [
         *lines,
         *reporting.choice_in_words(path),
-        f"The path has {len(points)} networks, of {points[0].parameters:,} to {points[-1].parameters:,} parameters: "
+        f"Networks on the path: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
         f"bmrs choose {run.path} takes another one.",
     ]
 

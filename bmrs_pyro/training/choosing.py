@@ -41,7 +41,7 @@ class Target:
         max_params: Most parameters: a number, or a share such as 50%.
         max_bytes: Most bytes of weights and buffers: a number, or a share such as 50%.
         max_latency: Most time for one batch, measured here: seconds, or such as 2ms.
-        batch_size: Examples in the batch that max_latency is of.
+        batch_size: Examples in the batch that max_latency is measured with.
 
     Raises:
         ValueError: a quantity is no positive number.
