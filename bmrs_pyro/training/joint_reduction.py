@@ -27,6 +27,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.plain_steps import Cycle, PlainSteps
+from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import validate
 
@@ -52,6 +53,7 @@ class JointReduction:
         share: share of the cycle in which they are.
         batches: how many batches the gradients of a cut are taken from, and its score.
         seed: of what is random; None draws from the generators as they are.
+        progress: show a progress bar.
 
     Raises:
         ValueError: a number is out of range, or several processes are running.
@@ -66,12 +68,13 @@ class JointReduction:
     share: float = 0.2
     batches: int = 8
     seed: int | None = 0
+    progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.cuts < 1 or not 0 <= self.share <= 1:
+        if self.epochs < 0 or self.cuts < 1 or self.batches < 1 or not 0 <= self.share <= 1:
             raise ValueError(
-                f"epochs={self.epochs}, cuts={self.cuts} and share={self.share}; there must be at least 0 epochs and 1 "
-                "cut, in a share between 0 and 1"
+                f"epochs={self.epochs}, cuts={self.cuts}, batches={self.batches} and share={self.share}; there must be "
+                "at least 0 epochs, 1 cut and 1 batch, and the share lies between 0 and 1"
             )
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")
@@ -96,7 +99,8 @@ class JointReduction:
         with generators_kept() if self.seed is not None else nullcontext():
             if self.seed is not None:
                 seed_generators(self.seed)
-            points = tuple(self._points(model, limits, history))
+            with EpochBar(self.epochs, self.loader, enabled=self.progress) as bar:
+                points = tuple(self._points(model, limits, history, bar))
             guide = _posteriors(model, self.loss(model))
         history.note_scores(score_structures(guide.posteriors(), model.prior, self.criterion))
         history.network = compact(model.network, {})
@@ -129,10 +133,12 @@ class JointReduction:
             score=validate(model, {}, validation),
         )
 
-    def _points(self, model: SupervisedModel, limits: Limits, history: History) -> Iterator[PathPoint]:
+    def _points(
+        self, model: SupervisedModel, limits: Limits, history: History, bar: EpochBar
+    ) -> Iterator[PathPoint]:
         """Make the cuts and the steps."""
         net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
-        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle)
+        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle, bar.step)
         for number, target in enumerate(_shares(model, limits, self.cuts), 1):
             loss = self.loss(model)
             scores = score_structures(_posteriors(model, loss).posteriors(), model.prior, self.criterion)

@@ -6,7 +6,7 @@ __all__ = ["Cycle", "PlainSteps"]
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +83,20 @@ class PlainSteps:
         loader: training batches of one pass.
         total: number of steps in the cycle.
         cycle: how they are made.
+        watch: called with every step's loss.
     """
 
     def __init__(
-        self, net: nn.Module, likelihood: Likelihood, loader: Batches, total: int, cycle: Cycle
+        self,
+        net: nn.Module,
+        likelihood: Likelihood,
+        loader: Batches,
+        total: int,
+        cycle: Cycle,
+        watch: Callable[[float], object] = lambda loss: None,
     ) -> None:
-        self.net, self.likelihood, self.total, self.cycle, self.done = net, likelihood, total, cycle, 0
+        self.net, self.likelihood, self.total, self.cycle = net, likelihood, total, cycle
+        self.watch, self.done = watch, 0
         self.batches = _endless(loader)
         self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
@@ -116,15 +124,17 @@ class PlainSteps:
                 group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
             self.optimizer.zero_grad()
             loss = self._loss(inputs_on(device, x), y.to(device))
-            if not math.isfinite(loss.item()):
+            value = loss.item()
+            if not math.isfinite(value):
                 raise NonFiniteLoss(
-                    f"step {self.done + 1}: the loss is {loss.item()}; lower the learning rate ({self.cycle.peak})"
+                    f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak})"
                 )
             loss.backward()
             if self.cycle.clip is not None:
                 nn.utils.clip_grad_norm_(list(self.names), self.cycle.clip)
             self.optimizer.step()
             self.done += 1
+            self.watch(value)
 
     def cut_(self, removal: Removal) -> None:
         """Drop the moments of what has left the network."""

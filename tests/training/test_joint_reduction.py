@@ -85,7 +85,7 @@ def test_cuts_alone_need_no_epochs(trained: nn.Module) -> None:
 
 
 def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
-    options = {"validation": batches(seed=1), "trained": True}
+    options = {"validation": batches(seed=1), "trained": True, "progress": False}
     with pytest.raises(TypeError, match="unknown option weight"):
         prune(trained, batches(), weight=1, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="epochs=-1"):
