@@ -41,8 +41,9 @@ where attention is computed; a group of queries leaves with the keys and values 
   mean over all channels of the stream, so none can leave exactly; heads and inner neurons can;
 - *error*: as above, the largest at two other batch sizes and lengths than those the structures were found with.
 
-Recurrent layers stay whole: their hidden units feed back into themselves. So do experts fused in one tensor, and
-attention with a single head.
+A hidden unit of a recurrent layer leaves all stacked layers and both directions at once. What stays besides the stream:
+experts fused in one tensor; attention with a single head; and T5's heads between encoder and decoder, for zeros with
+as many heads as the first such layer has are handed to all others.
 
 """
 

@@ -11,11 +11,12 @@ from bmrs_pyro.cli.reproduce_honesty import honesty
 from bmrs_pyro.cli.reproduce_path import path
 from bmrs_pyro.cli.reproduce_poster import curves, poster
 from bmrs_pyro.cli.reproduce_sbp import sbp
+from bmrs_pyro.cli.reproduce_tasks import tasks
 from bmrs_pyro.cli.reproduce_trained import trained
 from bmrs_pyro.cli.reproduce_untuned import untuned
 
 reproduce = typer.Typer(
     help="Run the experiments of the sources and print our numbers beside theirs.", no_args_is_help=True
 )
-for command in (poster, curves, path, sbp, bmr, honesty, trained, untuned):
+for command in (poster, curves, path, sbp, bmr, honesty, tasks, trained, untuned):
     reproduce.command()(command)

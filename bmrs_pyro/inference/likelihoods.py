@@ -113,11 +113,14 @@ class SmoothedLikelihood:
 
     Logits ``(B, K)`` have labels ``(B,)``, ``(B, T, K)`` have labels ``(B, T)``, and maps ``(B, K, H, W)`` have
     labels ``(B, H, W)``. Of several labels per example those that are -100, such as padding, are not scored.
+    Logits ``(B, K, T)``, as ``torch.nn.functional.cross_entropy`` takes them, need ``class_axis=1``: where T is K
+    nothing else tells them from ``(B, T, K)``.
 
     Args:
         smoothing: ε in [0, 1); 0 is the categorical likelihood itself.
         next_token: the logits at position t are of label t + 1, so that the labels ``(B, T)`` of a language model
             are its input; the first label is not scored.
+        class_axis: dimension of the logits that the classes lie along; None is the last one, but 1 of maps.
 
     Raises:
         ValueError: ε is outside [0, 1), or the outputs have no such shape.
@@ -125,6 +128,7 @@ class SmoothedLikelihood:
 
     smoothing: float = 0.0
     next_token: bool = False
+    class_axis: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
@@ -138,7 +142,7 @@ class SmoothedLikelihood:
             raise ValueError(f"the logits have shape {tuple(logits.shape)}; expected {wanted}")
         if logits.dim() == 2:
             return SmoothedCategorical(logits, self.smoothing)
-        logits = logits.movedim(_feature_axis(logits), -1)
+        logits = logits.movedim(_feature_axis(logits) if self.class_axis is None else self.class_axis, -1)
         if not self.next_token:
             return SmoothedCategorical(logits, self.smoothing, IGNORED).to_event(logits.dim() - 2)
         distribution = SmoothedCategorical(logits.roll(1, 1), self.smoothing, IGNORED)

@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributed import GlobalBatch, average_gradients_, world_size
 
+_SCALE_FACTOR = 10.0  # learning rate of a likelihood's scale, relative to the weights'
+
 
 class JointOptim(PyroOptim):
     """A Pyro optimiser that steps all parameters with one torch optimiser in two groups.
 
     Pyro's own wrapper makes one torch optimiser per parameter. Here a network's weights form one group and
-    every other parameter that SVI hands over, the variational ones, a second group with its own rate; the weights of a
-    likelihood that is an nn.Module have the network's rate. Where
-    torch.distributed runs several processes, gradients are averaged over them before the step.
+    every other parameter that SVI hands over, the variational ones, a second group with its own rate. Of a likelihood
+    that is an nn.Module, matrices have the network's rate; numbers and vectors, such as a learned scale, have ten times
+    that, for Adam moves the logarithm of a scale by no more than its rate in a step. Where torch.distributed runs
+    several processes, gradients are averaged over them before the step.
 
     Args:
         torch_optim_class: such as ``torch.optim.Adam``.
@@ -172,9 +175,10 @@ class JointOptim(PyroOptim):
             # frozen ones too: they are left alone as long as they have no gradient
             groups.append((list(weights.items()), 1.0))
             self._names.update({id(weight): name for name, weight in weights.items()})
-        weights_too = [pair for pair in named if pair[0].startswith("likelihood$$$")]
+        likelihood = [pair for pair in named if pair[0].startswith("likelihood$$$")]
         posteriors = [pair for pair in named if not pair[0].startswith("likelihood$$$")]
-        groups.append((weights_too, 1.0))
+        groups.append(([pair for pair in likelihood if pair[1].dim() > 1], 1.0))
+        groups.append(([pair for pair in likelihood if pair[1].dim() < 2], _SCALE_FACTOR))
         groups.append((posteriors, self.posterior_lr_factor if self.network is not None else 1.0))
         self._names.update({id(parameter): name for name, parameter in named})
         for members, rate in groups:

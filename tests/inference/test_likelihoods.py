@@ -172,3 +172,26 @@ def test_a_model_trains_with_a_named_likelihood(name: str) -> None:
     assert (record.accuracy is None, record.rmse is None) == (
         (False, True) if name in ("categorical", "bernoulli") else (True, False)
     )
+
+
+def test_the_axis_of_classes_can_be_said_where_the_shape_does_not_tell() -> None:
+    logits, y = torch.randn(2, 4, 4), torch.randint(4, (2, 4))
+    by_torch = -cross_entropy(logits, y, reduction="none").sum(1)
+    along_axis_1 = SmoothedLikelihood(class_axis=1)
+    torch.testing.assert_close(along_axis_1(logits).log_prob(y), by_torch)
+    torch.testing.assert_close(SmoothedLikelihood()(logits.mT).log_prob(y), by_torch)
+    assert not torch.allclose(SmoothedLikelihood()(logits).log_prob(y), by_torch)
+
+
+@pytest.mark.parametrize("scale", ["learned", "predicted", 20.0])
+def test_outputs_in_units_of_the_values(scale: float | str) -> None:
+    centre, unit = (100.0, -3.0), (10.0, 0.5)
+    outputs = torch.randn(5, 4 if scale == "predicted" else 2)
+    plain = ScaledLikelihood("normal", scale)(outputs)
+    inner, loc = plain.base_dist, torch.tensor(centre) + torch.tensor(unit) * outputs[:, :2]
+    width = inner.scale if scale == 20.0 else torch.tensor(unit) * inner.scale
+    y = torch.randn(5, 2)
+    found = ScaledLikelihood("normal", scale, centre, unit)(outputs)
+    torch.testing.assert_close(found.log_prob(y), torch.distributions.Normal(loc, width).log_prob(y).sum(1))
+    with pytest.raises(ValueError, match="unit is"):
+        ScaledLikelihood("normal", scale, unit=(0.0,))

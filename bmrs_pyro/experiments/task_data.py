@@ -1,0 +1,112 @@
+"""Data sets made of what installed packages bring: their documentation, and scikit-learn's tables and digits."""
+
+from __future__ import annotations
+
+__all__ = ["characters", "diabetes", "docstrings", "maps", "texts"]
+
+import ast
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_diabetes, load_digits
+
+from bmrs_pyro.data import Dataset, Splits, stratified_split
+
+PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "torch")
+LENGTH, WORDS, CHARACTERS = 32, 2000, 97
+_LEAST = 80  # characters of a docstring that is taken
+_LARGE = 10**5  # bytes of a file that is passed by, for parsing it takes long
+
+
+def docstrings(package: Path, most: int) -> list[str]:
+    """Return docstrings of a package's modules, classes and functions, each once; nothing is imported.
+
+    Args:
+        package: its folder.
+        most: how many, from files drawn by a fixed seed.
+    """
+    files = sorted(package.rglob("*.py"))
+    found: dict[str, None] = {}
+    for place in np.random.default_rng(0).permutation(len(files)):
+        found |= dict.fromkeys(_in_file(files[place]))
+        if len(found) >= most:
+            break
+    return list(found)[:most]
+
+
+def texts(per_class: int = 300, seed: int = 0) -> Splits[Dataset]:
+    """Docstrings, to be told which of six packages they document; the packages' own names are left out."""
+    site = Path(sysconfig.get_path("purelib"))
+    own = {*PACKAGES, "np", "pd", "plt", "pyplot", "ndarray", "dataframe", "tensor", "axes", "estimator"}
+    rows = [
+        ([word for word in re.findall(r"[a-z]+|\d|[^\w\s]", text.lower()) if word not in own], label)
+        for label, package in enumerate(PACKAGES)
+        for text in docstrings(site / package, per_class)
+    ]
+    counts = Counter(word for words, _ in rows for word in words)
+    number = {word: place for place, (word, _) in enumerate(counts.most_common(WORDS - 2), 2)}
+    tokens = torch.zeros(len(rows), LENGTH, dtype=torch.int64)
+    for row, (words, _) in zip(tokens, rows, strict=True):
+        ids = [number.get(word, 1) for word in words[:LENGTH]]
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    labels = torch.tensor([label for _, label in rows])
+    return _split(Dataset(tokens, labels, len(PACKAGES), "docstrings", PACKAGES), seed)
+
+
+def characters(count: int = 1500, seed: int = 0) -> Splits[Dataset]:
+    """Pieces of documentation of the standard library and what lies beside it, character by character."""
+    text = "\n\n".join(docstrings(Path(sysconfig.get_path("stdlib")), count))
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 31
+    codes[(codes < 1) | (codes >= CHARACTERS)] = 0  # newlines and what is rare
+    whole = codes[: len(codes) // LENGTH * LENGTH].reshape(-1, LENGTH)
+    rows = torch.from_numpy(whole[np.random.default_rng(0).permutation(len(whole))[:count]])
+    return _split(Dataset(rows, rows, CHARACTERS, "documentation"), seed)
+
+
+def diabetes(seed: int = 0) -> Splits[Dataset]:
+    """Scikit-learn's 442 patients: ten measurements, and the progression of the disease a year later."""
+    x, y = load_diabetes(return_X_y=True)
+    inputs, values = torch.from_numpy(x).float(), torch.from_numpy(y).float()
+    return _split(Dataset(inputs / inputs.std(0), values, 1, "diabetes"), seed)
+
+
+def maps(count: int = 500, seed: int = 0) -> Splits[Dataset]:
+    """Three of scikit-learn's digits on a noisy ground of 32 × 32 pixels, to be labelled pixel by pixel."""
+    digits = load_digits()
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 6, (count, 1, 32, 32)).astype(np.float32)
+    labels = np.zeros((count, 32, 32), np.int64)
+    for image, label in zip(images[:, 0], labels, strict=True):
+        for quarter in random.choice(4, 3, replace=False):
+            row, column = (16 * (quarter // 2) + random.integers(9), 16 * (quarter % 2) + random.integers(9))
+            which = random.integers(len(digits.images))
+            place = slice(row, row + 8), slice(column, column + 8)
+            ink = digits.images[which] > 6
+            image[place] += digits.images[which] * ink
+            label[place][ink] = 1 + digits.target[which]
+    x = torch.from_numpy((images - images.mean()) / images.std())
+    return _split(Dataset(x, torch.from_numpy(labels), 11, "digit maps"), seed)
+
+
+def _split(data: Dataset, seed: int) -> Splits[Dataset]:
+    rest, test = stratified_split(data, 0.2)
+    return Splits(*stratified_split(rest, 0.2, seed=seed), test)
+
+
+def _in_file(file: Path) -> Iterator[str]:
+    if file.stat().st_size > _LARGE:
+        return
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text and len(text) >= _LEAST:
+                yield text

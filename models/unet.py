@@ -1,0 +1,98 @@
+"""A small U-Net that labels every pixel, with random gains on its channels, as a Pyro program.
+
+Two stages halve the image and double the channels, two bring it back, and each of the latter reads what the stage of
+its size has put out as well. Every stage is two 3 × 3 convolutions with batch norm and ReLU. θ_c multiplies channel c
+wherever it is read, also across the bridge between the two sides:
+
+    net = NoisyNetwork(network((1, 32, 32), 11), torch.zeros(1, 1, 32, 32))
+    svi = SVI(model, guide, Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+    svi.step(x, y, net=net, num_data=2_000)
+
+Source: Ronneberger, Fischer and Brox (MICCAI 2015), with batch norm and padding.
+"""
+
+from __future__ import annotations
+
+__all__ = ["guide", "model", "network"]
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.network import NoisyNetwork
+
+WIDTH = 8
+
+LOW, HIGH = math.exp(-20.0), 1.0
+
+
+def stage(inputs: int, outputs: int) -> nn.Sequential:
+    """Return two convolutions, each with batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class UNet(nn.Module):
+    """Down, down, up, up, with bridges between stages of one size."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.down1, self.down2 = stage(channels, WIDTH), stage(WIDTH, 2 * WIDTH)
+        self.middle = stage(2 * WIDTH, 4 * WIDTH)
+        self.up2, self.join2 = nn.ConvTranspose2d(4 * WIDTH, 2 * WIDTH, 2, 2), stage(4 * WIDTH, 2 * WIDTH)
+        self.up1, self.join1 = nn.ConvTranspose2d(2 * WIDTH, WIDTH, 2, 2), stage(2 * WIDTH, WIDTH)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Conv2d(WIDTH, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(B, c, H, W)`` to logits ``(B, num_classes, H, W)``."""
+        one = self.down1(x)
+        two = self.down2(self.pool(one))
+        below = self.middle(self.pool(two))
+        two = self.join2(torch.cat([two, self.up2(below)], 1))
+        return self.head(self.join1(torch.cat([one, self.up1(two)], 1)))
+
+
+def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return the deterministic network for images of shape ``(c, H, W)``, H and W multiples of 4."""
+    return UNet(input_shape[0], num_classes)
+
+
+def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> Tensor:
+    """θ ~ LogUniform, y_p | x, θ ~ Categorical(softmax(net(x, θ)_p)) for every pixel p."""
+    pyro.module("unet", net)
+    theta = {}
+    # one draw per example: the plate repeats every gain, the scale counts its KL once
+    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
+        for layer in net.structures:
+            prior = LogUniform(LOW, HIGH).expand([layer.size])
+            theta[layer.name] = pyro.sample(layer.name, prior.to_event(1))
+    logits = net(x, theta)
+    with pyro.plate("data", num_data, subsample=torch.arange(len(x)), dim=-1):
+        pixels = dist.Categorical(logits=logits.movedim(1, -1)).to_event(2)
+        label: Tensor = pyro.sample("y", pixels, obs=y)
+    return label
+
+
+def guide(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> None:
+    """q(θ) = Π TruncatedLogNormal(loc, scale), with its parameters in Pyro's parameter store."""
+    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
+        for layer in net.structures:
+            loc = pyro.param(f"{layer.name}.loc", torch.zeros(layer.size))
+            scale = pyro.param(
+                f"{layer.name}.scale",
+                torch.full((layer.size,), math.exp(-5.0)),
+                constraint=constraints.positive,
+            )
+            pyro.sample(layer.name, TruncatedLogNormal(loc, scale, LOW, HIGH).to_event(1))
