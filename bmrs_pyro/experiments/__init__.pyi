@@ -17,7 +17,9 @@ from . import post_training_summary as post_training_summary
 from . import poster as poster
 from . import poster_page as poster_page
 from . import poster_summary as poster_summary
+from . import precision as precision
 from . import pretraining as pretraining
+from . import random_labels as random_labels
 from . import recording as recording
 from . import sbp as sbp
 from . import sbp_page as sbp_page
