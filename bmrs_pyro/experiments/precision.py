@@ -7,6 +7,7 @@ __all__ = ["BITS", "KEYS", "cut", "page", "run"]
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return _HEAD + table(
         lines,
         (*KEYS, "bits"),
-        {title: lambda row, key=key: row[key] for key, title in zip(columns, titles, strict=True)},
+        {title: itemgetter(key) for key, title in zip(columns, titles, strict=True)},
     )
 
 
