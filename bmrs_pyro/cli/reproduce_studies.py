@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["precision", "random_labels"]
+__all__ = ["both", "precision", "random_labels", "vgg"]
 
 import functools
 import itertools
@@ -23,6 +23,7 @@ Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are no
 Out = Annotated[
     Path | None, typer.Option(help="Folder for the runs, as .json, and the page made of them, as .md.")
 ]
+Images = Annotated[int, typer.Option(min=100, help="Training images, the first ones.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
 
 
@@ -31,7 +32,7 @@ def random_labels(
     network: Annotated[
         list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=100, help="Training images.")] = 1000,
+    images: Images = 1000,
     epochs: Epochs = 60,
     seeds: Seeds = 3,
     cache: Cache = Path("runs/random-labels"),
@@ -52,6 +53,64 @@ def random_labels(
         )
     ]
     _make(study, "random-labels", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def vgg(
+    data_root: DataRoot,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 as published.")] = 16,
+    method: Annotated[
+        list[str] | None, typer.Option(help="dense, snr or bmrs-n; repeat for several, all by default.")
+    ] = None,
+    kl_weight: Annotated[
+        str, typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR.")
+    ] = "cost:0.1",
+    images: Images = 45_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = 30,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/vgg"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat SBP's experiment with the VGG-like network on CIFAR-10, as wide and as long as there is time for."""
+    study = experiments.vgg
+    settings = {"width": width, "kl_weight": kl_weight, "images": images, "epochs": epochs}
+    configs = [
+        {**settings, "method": one, "seed": seed}
+        for seed, one in itertools.product(
+            range(seeds), chosen(method or study.METHODS, study.METHODS, "method")
+        )
+    ]
+    _make(study, "vgg", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def both(
+    data_root: DataRoot,
+    network: Annotated[
+        list[str] | None, typer.Option(help="lenet5_caffe or mlp_mixer-64x2; both by default.")
+    ] = None,
+    dataset: Annotated[str, typer.Option("--data", help="mnist or fashion_mnist.")] = "fashion_mnist",
+    images: Images = 54_000,
+    epochs: Epochs = 12,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/both"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune structures first and weights of what is left second, against either alone."""
+    study = experiments.both
+    chosen([dataset], ("mnist", "fashion_mnist"), "data set")
+    settings = {"data": dataset, "images": images, "epochs": epochs}
+    configs = [
+        {"network": net, **settings, "method": method, "seed": seed}
+        for seed, net, method in itertools.product(
+            range(seeds), chosen(network or study.NETWORKS, study.NETWORKS, "network"), study.METHODS
+        )
+    ]
+    _make(study, "both", configs, data_root, cache, out, workers, Output(json, quiet))
 
 
 def precision(

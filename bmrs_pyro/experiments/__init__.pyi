@@ -3,6 +3,7 @@ from . import bench_page as bench_page
 from . import bench_targets as bench_targets
 from . import bmr as bmr
 from . import bmr_page as bmr_page
+from . import both as both
 from . import demo as demo
 from . import environment as environment
 from . import evidence as evidence
@@ -24,6 +25,8 @@ from . import recording as recording
 from . import sbp as sbp
 from . import sbp_page as sbp_page
 from . import shared_posterior as shared_posterior
+from . import small_runs as small_runs
 from . import spread as spread
 from . import steps as steps
 from . import sweep as sweep
+from . import vgg as vgg

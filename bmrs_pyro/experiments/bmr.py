@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["METHODS", "NETWORKS", "lenet", "run", "step_times"]
 
-import runpy
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
+from bmrs_pyro.experiments.small_runs import build
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
@@ -236,11 +236,9 @@ def _radius(network: str) -> float:
 def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     if network == "lenet":
         return lenet(input_shape, num_classes)
-    name, _, size = network.partition("-")
-    file = {"mlp": "bayesian_mlp.py", "vit": "vit.py", "mixer": "mlp_mixer.py"}[name]
-    make = runpy.run_path(str(MODELS / file))["network"]
-    net: nn.Module = make(input_shape, num_classes, *map(int, size.split("x") if size else ()))
-    return net
+    for name, file in (("mlp", "bayesian_mlp"), ("mixer", "mlp_mixer")):
+        network = file + network.removeprefix(name) if network.startswith(name) else network
+    return build(network, str(MODELS), input_shape, num_classes)
 
 
 def _is_weight(name: str) -> bool:

@@ -16,13 +16,10 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
+from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.runs import NetworkSource
-from bmrs_pyro.training import History, fit
 
 LABELS = ("random", "true")
 METHODS = ("dropout", "bmrs-n", "snr")
@@ -45,20 +42,26 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     """
     splits = data.load("mnist", data_root=data_root, validation=1 / 6)
     pyro.set_rng_seed(config["seed"])
-    first = slice(config["images"])
-    train = replace(splits.train, images=splits.train.images[first], labels=splits.train.labels[first])
+    train = first(splits.train, config["images"])
     if config["labels"] == "random":
         train = replace(train, labels=train.labels[torch.randperm(len(train))])
-    net = NetworkSource(f"{models}/{config['network']}.py").build(train.input_shape, train.num_classes)
-    batches = data.Batches(train, 100, seed=config["seed"])
+    net = build(config["network"], models, train.input_shape, train.num_classes)
     start = time.perf_counter()
     result: dict[str, Any] = {}
     if config["method"] == "dropout":
         net = _with_dropout(net)
-        train_plainly(net, batches, config["epochs"])
+        train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         net.eval()
     else:
-        history = _pruned(net, batches, len(train), config)
+        history = train_pruned(
+            net,
+            train,
+            criterion=config["method"],
+            kl_weight="elbo",
+            epochs=config["epochs"],
+            posterior_lr_factor=200.0,
+            seed=config["seed"],
+        )
         net, scores = history.network, torch.cat(list(history.scores.values())).tolist()
         result = {"structures": [history.keep.total, history.keep.kept], "score": median(scores)}
     for name, part in (("training_error", train), ("test_error", splits.test)):
@@ -74,24 +77,6 @@ def _with_dropout(net: nn.Module) -> nn.Module:
         if isinstance(layer := net.get_submodule(name), nn.Linear):
             net.set_submodule(name, nn.Sequential(nn.Dropout(0.5), layer))
     return net
-
-
-def _pruned(net: nn.Module, batches: data.Batches, count: int, config: Config) -> History:
-    """Prune as it trains, by the true ELBO; posteriors need the steps to cross the prior."""
-    network = NoisyNetwork(net, torch.zeros_like(next(iter(batches))[0][:1]))
-    model = SupervisedModel(network, SmoothedLikelihood(0.0), count, kl_weight="elbo")
-    return fit(
-        model,
-        AutoTruncatedLogNormal(model),
-        batches,
-        criterion=config["method"],
-        epochs=config["epochs"] * 3 // 4,
-        fine_tune_epochs=config["epochs"] - config["epochs"] * 3 // 4,
-        lr=1e-3,
-        posterior_lr_factor=200.0,
-        seed=config["seed"],
-        progress=False,
-    )
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -32,6 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*min_keep")
 def test_permuted_labels_leave_nothing_and_true_ones_leave_something(root: Path) -> None:
     left = {}
