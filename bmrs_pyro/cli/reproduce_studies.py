@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["both", "precision", "random_labels", "vgg"]
+__all__ = ["both", "index", "precision", "random_labels", "vgg"]
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 from bmrs_pyro import experiments, runs
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
-from bmrs_pyro.cli.results import added, prepare, write_page
+from bmrs_pyro.cli.results import added, prepare, read_rows, write_page
 
 DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
 Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
@@ -144,6 +144,21 @@ def precision(
     _make(experiments.precision, "precision", configs, data_root, cache, out, workers, Output(json, quiet))
 
 
+def index(
+    results: Annotated[Path, typer.Option(help="Folder of the files of runs, which takes index.md.")],
+    quiet: Quiet = False,
+) -> None:
+    """Set our numbers beside every claim of the sources, in one table made of the files of results."""
+    if not results.is_dir():
+        raise ValueError(
+            f"--results is {results}, which is no folder; name the one that the experiments' --out named"
+        )
+    names = experiments.claims.FILES
+    page = experiments.claims.page({name: read_rows(results / f"{name}.json") for name in names})
+    Output(False, quiet).show(Markdown(page))
+    write_page(results / "index.md", page)
+
+
 def _make(
     study: Any,
     name: str,
@@ -159,8 +174,8 @@ def _make(
         prepare(out / f"{name}.json", study.KEYS)
     run = functools.partial(study.run, models=str(runs.MODELS), data_root=str(data_root))
     results = experiments.sweep.Sweep(run, cache, workers).execute(configs, progress=output.progress)
-    rows = [{**config, **result} for config, result in zip(configs, results, strict=True)]
-    output.show(Markdown(study.page(rows)))
-    output.result({"runs": rows})
+    made = [{**config, **result} for config, result in zip(configs, results, strict=True)]
+    output.show(Markdown(study.page(made)))
+    output.result({"runs": made})
     if out is not None:
-        write_page(out / f"{name}.md", study.page(added(out / f"{name}.json", rows, study.KEYS)))
+        write_page(out / f"{name}.md", study.page(added(out / f"{name}.json", made, study.KEYS)))

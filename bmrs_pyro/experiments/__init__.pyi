@@ -4,6 +4,7 @@ from . import bench_targets as bench_targets
 from . import bmr as bmr
 from . import bmr_page as bmr_page
 from . import both as both
+from . import claims as claims
 from . import demo as demo
 from . import environment as environment
 from . import evidence as evidence
