@@ -56,10 +56,8 @@ def test_random_labels(left: int, verdict: str) -> None:
     ("active", "accuracy", "verdict"), [(30, 0.8, "equal"), (50, 0.8, "worse"), (30, 0.7, "worse")]
 )
 def test_weights(active: int, accuracy: float, verdict: str) -> None:
-    flat, mine = (
-        {"weights": 100, "active": count, "accuracy": value}
-        for count, value in ((100, 0.8), (active, accuracy))
-    )
+    runs = ((100, 0.8), (active, accuracy))
+    flat, mine = ({"weights": 100, "active": count, "accuracy": value} for count, value in runs)
     record = {"network": "vit-64x2", "data": "cifar10", "results": {"flat": [flat], "bmr-horseshoe": [mine]}}
     expected = f"{100 - active:.2f}, {100 * accuracy - 80:+.2f}"
     assert said({"bmr": [record]}, "vit-64x2 on cifar10, bmr-horseshoe") == (expected, 1, verdict)
@@ -89,6 +87,6 @@ def test_the_page_of_the_results_that_are_there_is_up_to_date(tmp_path: Path) ->
         (tmp_path / file.name).write_bytes(file.read_bytes())
     index(tmp_path, quiet=True)
     made, there = ((folder / "index.md").read_text().partition("<!--")[0] for folder in (tmp_path, results))
-    assert made == there
+    assert made == there, "make it anew: bmrs reproduce index --results docs/results"
     with pytest.raises(ValueError, match="which is no folder"):
         index(tmp_path / "none")
