@@ -20,17 +20,17 @@ from torch import nn
 
 input_size = 32
 
-WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+WIDTH, STAGES = 64, ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
-def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the deterministic network for images of shape ``(c, 32, 32)``."""
+def network(input_shape: tuple[int, ...], num_classes: int, width: int = WIDTH) -> nn.Module:
+    """Return the deterministic network for images of shape ``(c, 32, 32)``, ``width`` channels in the first stage."""
     layers: list[nn.Module] = []
     fan_in = input_shape[0]
-    for stage in WIDTHS:
-        for width in stage:
-            layers += [nn.Conv2d(fan_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            fan_in = width
+    for stage in STAGES:
+        for channels in (factor * width for factor in stage):
+            layers += [nn.Conv2d(fan_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+            fan_in = channels
         layers.append(nn.MaxPool2d(2))
-    head = [nn.Flatten(), nn.Linear(fan_in, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, num_classes)]
-    return nn.Sequential(*layers, *head)
+    head = [nn.Flatten(), nn.Linear(fan_in, fan_in), nn.BatchNorm1d(fan_in), nn.ReLU()]
+    return nn.Sequential(*layers, *head, nn.Linear(fan_in, num_classes))

@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 input_size = 32
 
-WIDTH, DEPTH, HEADS, PATCH = 192, 6, 6, 4
+WIDTH, DEPTH, HEAD_WIDTH, PATCH = 192, 6, 32, 4
 
 
 class Attention(nn.Module):
@@ -65,15 +65,17 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches to tokens, blocks, and a linear layer that reads the class token."""
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, width: int = WIDTH, depth: int = DEPTH
+    ) -> None:
         super().__init__()
-        channels, height, width = input_shape
-        patches = (height // PATCH) * (width // PATCH)
-        self.embed = nn.Conv2d(channels, WIDTH, PATCH, PATCH)
-        self.token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + patches, WIDTH))
-        self.blocks = nn.Sequential(*(Block(WIDTH, HEADS) for _ in range(DEPTH)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, num_classes)
+        channels, height, breadth = input_shape
+        patches = (height // PATCH) * (breadth // PATCH)
+        self.embed = nn.Conv2d(channels, width, PATCH, PATCH)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + patches, width))
+        self.blocks = nn.Sequential(*(Block(width, width // HEAD_WIDTH) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``(B, c, H, W)`` to logits ``(B, num_classes)``."""
@@ -82,6 +84,8 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 
-def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the deterministic network for images of shape ``(c, H, W)``, H and W multiples of 4."""
-    return VisionTransformer(input_shape, num_classes)
+def network(
+    input_shape: tuple[int, ...], num_classes: int, width: int = WIDTH, depth: int = DEPTH
+) -> nn.Module:
+    """Return the deterministic network for images of shape ``(c, H, W)``, H and W multiples of 4, of 32 a head."""
+    return VisionTransformer(input_shape, num_classes, width, depth)

@@ -11,12 +11,15 @@ from bmrs_pyro.cli.reproduce_honesty import honesty
 from bmrs_pyro.cli.reproduce_path import path
 from bmrs_pyro.cli.reproduce_poster import curves, poster
 from bmrs_pyro.cli.reproduce_sbp import sbp
+from bmrs_pyro.cli.reproduce_studies import both, index, precision, random_labels, vgg
 from bmrs_pyro.cli.reproduce_tasks import tasks
 from bmrs_pyro.cli.reproduce_trained import trained
 from bmrs_pyro.cli.reproduce_untuned import untuned
 
 reproduce = typer.Typer(
-    help="Run the experiments of the sources and print our numbers beside theirs.", no_args_is_help=True
+    help="Run the experiments of the sources, and ours, and print the numbers beside each other.",
+    no_args_is_help=True,
 )
-for command in (poster, curves, path, sbp, bmr, honesty, tasks, trained, untuned):
+SOURCES = (poster, curves, sbp, random_labels, vgg, bmr, both, precision, index)
+for command in (*SOURCES, path, tasks, trained, untuned, honesty):
     reproduce.command()(command)

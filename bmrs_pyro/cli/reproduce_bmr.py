@@ -22,7 +22,10 @@ _KEYS = ("network", "data", "epochs", "warm_up", "steps", "batch", "draws")
 
 
 def bmr(
-    network: Annotated[list[str] | None, typer.Option(help="mlp, lenet or vit; repeat for several.")] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="mlp, lenet, mixer, vit, mixer-64x2, vit-64x2; repeat for several."),
+    ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option("--data", help="fashion_mnist or cifar10; repeat for both.")
     ] = None,
@@ -77,7 +80,8 @@ def bmr(
         by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for config, result in zip(configs, results, strict=True):
             by_method[str(config["method"])].append(result)
-        times = experiments.bmr.step_times(net, data.load(name, data_root=data_root).train)
+        train = data.load(name, data_root=data_root).train
+        times = experiments.bmr.step_times(net, train, batch=batch_size)
         output.show(experiments.bmr_page.table(by_method, times, f"{net} on {name}", steps))
         record.append(
             {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}

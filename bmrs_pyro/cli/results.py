@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["added", "prepare", "write_page"]
+__all__ = ["added", "prepare", "read_rows", "write_page"]
 
 from collections.abc import Mapping, Sequence
 from json import dumps
@@ -26,7 +26,7 @@ def prepare(file: Path, keys: Sequence[str]) -> None:
         OSError: the folder cannot be made, or the file not be read or written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    _runs(file, keys)
+    read_rows(file, keys)
     refuse_unwritable(file)
 
 
@@ -37,7 +37,7 @@ def added(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) ->
         ValueError: the file holds something else than such runs.
         OSError: it cannot be read or written.
     """
-    known = _runs(file, keys)
+    known = read_rows(file, keys)
     merged = list({tuple(row[key] for key in keys): dict(row) for row in [*known, *rows]}.values())
     _write(file, "[\n" + ",\n".join(map(dumps, merged)) + "\n]\n")
     return merged
@@ -50,7 +50,8 @@ def write_page(file: Path, page: str) -> None:
     _write(file, f"{page}\n{_BY_HAND}{notes}")
 
 
-def _runs(file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(file: Path, keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the runs of a file, none where there is no file; see :func:`prepare` for the rest."""
     if not file.exists():
         return []
     try:

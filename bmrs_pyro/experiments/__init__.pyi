@@ -3,6 +3,8 @@ from . import bench_page as bench_page
 from . import bench_targets as bench_targets
 from . import bmr as bmr
 from . import bmr_page as bmr_page
+from . import both as both
+from . import claims as claims
 from . import demo as demo
 from . import environment as environment
 from . import evidence as evidence
@@ -17,11 +19,14 @@ from . import post_training_summary as post_training_summary
 from . import poster as poster
 from . import poster_page as poster_page
 from . import poster_summary as poster_summary
+from . import precision as precision
 from . import pretraining as pretraining
+from . import random_labels as random_labels
 from . import recording as recording
 from . import sbp as sbp
 from . import sbp_page as sbp_page
 from . import shared_posterior as shared_posterior
+from . import small_runs as small_runs
 from . import spread as spread
 from . import steps as steps
 from . import sweep as sweep
@@ -32,3 +37,4 @@ from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
 from . import trained_page as trained_page
 from . import untuned as untuned
+from . import vgg as vgg

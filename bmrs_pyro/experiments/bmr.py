@@ -18,10 +18,11 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
+from bmrs_pyro.experiments.small_runs import build
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
-from bmrs_pyro.runs import MODELS, NetworkSource
+from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
@@ -43,7 +44,8 @@ from bmrs_pyro.weights import (
 )
 from bmrs_pyro.weights.scales import Scales
 
-NETWORKS = ("mlp", "lenet", "vit")
+NETWORKS = ("mlp", "lenet", "mixer", "vit", "mixer-64x2", "vit-64x2")
+"""Where two numbers follow they are width and depth, else these are the model file's."""
 _BLOCK = 20  # steps in a row; the methods take turns, so that a slow machine affects all of them
 
 
@@ -104,7 +106,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     example = torch.zeros(1, *splits.train.input_shape)
     dense = complexity(model.net, example)
     with pyro.validation_enabled(False):
-        start = _warm_start_(model, guide, batches, config["warm_up"], config["seed"])
+        start = _warm_start_(model, guide, batches, config)
         history = fit_weights(
             model,
             guide,
@@ -178,22 +180,22 @@ def _block(svi: SVI, batches: Batches, point: bool) -> list[float]:
 
 
 def _warm_start_(
-    model: WeightModel, guide: MeanField | PointEstimate, batches: Iterable[Any], epochs: int, seed: int
+    model: WeightModel, guide: MeanField | PointEstimate, batches: Iterable[Any], config: Mapping[str, Any]
 ) -> list[WeightEpoch]:
     """Train to the most probable weights first, and centre the posterior there, which saves many steps."""
-    if not epochs or isinstance(guide, PointEstimate) or model.scales is not layer_scale:
+    if not config["warm_up"] or isinstance(guide, PointEstimate) or model.scales is not layer_scale:
         return []
-    point = PointEstimate(model.draw)
+    point = PointEstimate(model.draw, init_radius=_radius(config["network"]))
     optim = _optim(model, METHODS["map"])
     history = fit_weights(
         model,
         point,
         batches,
-        epochs=epochs,
+        epochs=config["warm_up"],
         optim=optim,
         elbo=Trace_ELBO(),
         schedule=lambda progress: 1.0,
-        seed=seed,
+        seed=config["seed"],
         progress=False,
     )
     guide.loc = point.loc.detach()
@@ -215,15 +217,33 @@ class _Steps:
 
 def _program(network: str, train: Dataset, method: Method) -> tuple[WeightModel, MeanField | PointEstimate]:
     net = _build(network, train.input_shape, train.num_classes)
-    model = WeightModel(net, lambda logits: dist.Categorical(logits=logits), len(train), scales=method.scales)
-    return model, PointEstimate(model.draw) if method.point else MeanField(model.draw)
+    model = WeightModel(
+        net,
+        lambda logits: dist.Categorical(logits=logits),
+        len(train),
+        select=_is_weight,
+        scales=method.scales,
+    )
+    guide = PointEstimate if method.point else MeanField
+    return model, guide(model.draw, init_radius=_radius(network))
+
+
+def _radius(network: str) -> float:
+    """Z starts uniform in ± this: the published 2, but for residual streams the usual W of 0.03."""
+    return 0.5 if network.startswith(("mixer", "vit")) else 2.0
 
 
 def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     if network == "lenet":
         return lenet(input_shape, num_classes)
-    file = {"mlp": "bayesian_mlp.py", "vit": "vit.py"}[network]
-    return NetworkSource(str(MODELS / file)).build(input_shape, num_classes)
+    for name, file in (("mlp", "bayesian_mlp"), ("mixer", "mlp_mixer")):
+        network = file + network.removeprefix(name) if network.startswith(name) else network
+    return build(network, str(MODELS), input_shape, num_classes)
+
+
+def _is_weight(name: str) -> bool:
+    """Norms, the class token and positions are deterministic: they are no maps that weights could leave."""
+    return "norm" not in name and name not in ("token", "position")
 
 
 def _late_decay(progress: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RECIPE", "markdown", "page"]
+__all__ = ["RECIPE", "markdown", "page", "verdict"]
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -78,12 +78,12 @@ def _line(group: Sequence[Row], paper: Published) -> str:
         spread(row["error"] for row in group),
         left,
         *(f"{spread(row[key] for row in group)} ×" for key in ratios),
-        _verdict(group, paper),
+        verdict(group, paper),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _verdict(group: Sequence[Row], paper: Published) -> str:
+def verdict(group: Sequence[Row], paper: Published) -> str:
     """Say which of the paper's numbers the means do not reach."""
     error, flops, cpu = (
         statistics.mean(row[key] for row in group) for key in ("error", "flops_ratio", "cpu_ratio_batch_128")

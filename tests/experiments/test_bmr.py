@@ -99,7 +99,9 @@ def test_command(
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="network 'resnet' is unknown here; use one of mlp, lenet, vit"):
+    with pytest.raises(
+        ValueError, match="network 'resnet' is unknown here; use one of mlp, lenet, mixer, vit, "
+    ):
         reproduce_bmr.bmr(network=["resnet"])
     with pytest.raises(ValueError, match="--warm-up is 4; it must lie between 0 and --epochs=3"):
         reproduce_bmr.bmr(epochs=3)

@@ -1,0 +1,181 @@
+"""``bmrs reproduce random-labels`` and other experiments of the sources that are a list of runs and one table."""
+
+from __future__ import annotations
+
+__all__ = ["both", "index", "precision", "random_labels", "vgg"]
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+
+from bmrs_pyro import experiments, runs
+from bmrs_pyro.cli.output import Json, Output, Quiet
+from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
+from bmrs_pyro.cli.results import added, prepare, read_rows, write_page
+
+DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
+Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for the runs, as .json, and the page made of them, as .md.")
+]
+Images = Annotated[int, typer.Option(min=100, help="Training images, the first ones.")]
+Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
+
+
+def random_labels(
+    data_root: DataRoot,
+    network: Annotated[
+        list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")
+    ] = None,
+    images: Images = 1000,
+    epochs: Epochs = 60,
+    seeds: Seeds = 3,
+    cache: Cache = Path("runs/random-labels"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on permuted labels: binary dropout learns them by heart, structured pruning removes everything."""
+    study = experiments.random_labels
+    configs = [
+        {"network": net, "labels": labels, "method": method, "images": images, "epochs": epochs, "seed": seed}
+        for seed, net, labels, method in itertools.product(
+            range(seeds),
+            chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network"),
+            study.LABELS,
+            study.METHODS,
+        )
+    ]
+    _make(study, "random-labels", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def vgg(
+    data_root: DataRoot,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 as published.")] = 16,
+    method: Annotated[
+        list[str] | None, typer.Option(help="dense, snr or bmrs-n; repeat for several, all by default.")
+    ] = None,
+    kl_weight: Annotated[
+        str, typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR.")
+    ] = "cost:0.1",
+    images: Images = 45_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = 30,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/vgg"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat SBP's experiment with the VGG-like network on CIFAR-10, as wide and as long as there is time for."""
+    study = experiments.vgg
+    settings = {"width": width, "kl_weight": kl_weight, "images": images, "epochs": epochs}
+    configs = [
+        {**settings, "method": one, "seed": seed}
+        for seed, one in itertools.product(
+            range(seeds), chosen(method or study.METHODS, study.METHODS, "method")
+        )
+    ]
+    _make(study, "vgg", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def both(
+    data_root: DataRoot,
+    network: Annotated[
+        list[str] | None, typer.Option(help="lenet5_caffe or mlp_mixer-64x2; both by default.")
+    ] = None,
+    dataset: Annotated[str, typer.Option("--data", help="mnist or fashion_mnist.")] = "fashion_mnist",
+    images: Images = 54_000,
+    epochs: Epochs = 12,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/both"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune structures first and weights of what is left second, against either alone."""
+    study = experiments.both
+    chosen([dataset], ("mnist", "fashion_mnist"), "data set")
+    settings = {"data": dataset, "images": images, "epochs": epochs}
+    configs = [
+        {"network": net, **settings, "method": method, "seed": seed}
+        for seed, net, method in itertools.product(
+            range(seeds), chosen(network or study.NETWORKS, study.NETWORKS, "network"), study.METHODS
+        )
+    ]
+    _make(study, "both", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def precision(
+    data_root: DataRoot,
+    network: Annotated[list[str] | None, typer.Option(help="mlp or lenet5; both by default.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--data", help="mnist, fashion_mnist or cifar10; repeat for several.")
+    ] = None,
+    epochs: Epochs = 8,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/precision"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune by BMRS_U-p and cut the mantissas of what is left to p bits: the link to floating point."""
+    poster = experiments.poster
+    networks = chosen(network or poster.NETWORKS, poster.NETWORKS, "network")
+    datasets = chosen(dataset or ["fashion_mnist"], poster.DATASETS, "data set")
+    configs = [
+        {
+            "network": net,
+            "dataset": name,
+            "kl_weight": poster.PROTOCOLS["ours"].default[net],
+            "epochs": epochs,
+            "seed": seed,
+        }
+        for seed, net, name in itertools.product(range(seeds), networks, datasets)
+    ]
+    _make(experiments.precision, "precision", configs, data_root, cache, out, workers, Output(json, quiet))
+
+
+def index(
+    results: Annotated[Path, typer.Option(help="Folder of the files of runs, which takes index.md.")],
+    quiet: Quiet = False,
+) -> None:
+    """Set our numbers beside every claim of the sources, in one table made of the files of results."""
+    if not results.is_dir():
+        raise ValueError(
+            f"--results is {results}, which is no folder; name the one that the experiments' --out named"
+        )
+    names = experiments.claims.FILES
+    page = experiments.claims.page({name: read_rows(results / f"{name}.json") for name in names})
+    Output(False, quiet).show(Markdown(page))
+    write_page(results / "index.md", page)
+
+
+def _make(
+    study: Any,
+    name: str,
+    configs: Sequence[Mapping[str, Any]],
+    data_root: Path,
+    cache: Path,
+    out: Path | None,
+    workers: int,
+    output: Output,
+) -> None:
+    """Make the runs of a study (``run``, ``page``, ``KEYS``), show its page, and add them to its file."""
+    if out is not None:
+        prepare(out / f"{name}.json", study.KEYS)
+    run = functools.partial(study.run, models=str(runs.MODELS), data_root=str(data_root))
+    results = experiments.sweep.Sweep(run, cache, workers).execute(configs, progress=output.progress)
+    made = [{**config, **result} for config, result in zip(configs, results, strict=True)]
+    output.show(Markdown(study.page(made)))
+    output.result({"runs": made})
+    if out is not None:
+        write_page(out / f"{name}.md", study.page(added(out / f"{name}.json", made, study.KEYS)))

@@ -1,0 +1,73 @@
+"""What short experiments share: networks by name and size, the first examples, training with pruning."""
+
+from __future__ import annotations
+
+__all__ = ["build", "first", "train_pruned"]
+
+import runpy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bmrs_pyro.data import Batches, Dataset
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.training import History, fit
+
+
+def build(name: str, models: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Make a network: ``vgg`` as its file has it, ``vgg-16`` of width 16, ``vit-64x2`` of width 64 and depth 2.
+
+    Args:
+        name: a file of ``models`` without its ending, and sizes.
+        models: folder of the networks' files.
+        input_shape: shape of one example.
+        num_classes: number of outputs.
+    """
+    file, _, sizes = name.partition("-")
+    make = runpy.run_path(f"{models}/{file}.py")["network"]
+    net: nn.Module = make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
+    return net
+
+
+def first(dataset: Dataset, count: int) -> Dataset:
+    """Return the first examples of a data set."""
+    return replace(dataset, images=dataset.images[:count], labels=dataset.labels[:count])
+
+
+def train_pruned(
+    net: nn.Module,
+    train: Dataset,
+    *,
+    criterion: str,
+    kl_weight: str,
+    epochs: int,
+    posterior_lr_factor: float,
+    seed: int,
+) -> History:
+    """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.
+
+    Args:
+        net: the network, which the gains are put into.
+        train: the training data, in batches of 100.
+        criterion: what prunes, by name.
+        kl_weight: as ``bmrs fit`` takes it.
+        epochs: how many in all.
+        posterior_lr_factor: learning rate of the posteriors, relative to the weights' 1e-3; they cross the prior.
+        seed: of the order of the data and of the gains.
+    """
+    network = NoisyNetwork(net, torch.zeros(2, *train.input_shape))
+    model = SupervisedModel(network, SmoothedLikelihood(0.0), len(train), kl_weight=kl_weight)
+    return fit(
+        model,
+        AutoTruncatedLogNormal(model),
+        Batches(train, 100, seed=seed),
+        criterion=criterion,
+        epochs=epochs * 3 // 4,
+        fine_tune_epochs=epochs - epochs * 3 // 4,
+        lr=1e-3,
+        posterior_lr_factor=posterior_lr_factor,
+        seed=seed,
+        progress=False,
+    )

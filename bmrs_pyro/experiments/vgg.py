@@ -1,0 +1,96 @@
+"""The VGG-like network of Structured Bayesian Pruning on CIFAR-10, of any width: dense, by SNR, by BMRS."""
+
+from __future__ import annotations
+
+__all__ = ["KEYS", "METHODS", "page", "run"]
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+
+from bmrs_pyro import data
+from bmrs_pyro.experiments.plain_training import train_plainly
+from bmrs_pyro.experiments.sbp import widths
+from bmrs_pyro.experiments.small_runs import build, first, train_pruned
+from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.sweep import Config
+from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network import complexity
+
+METHODS = ("dense", "snr", "bmrs-n")
+KEYS = ("width", "method", "kl_weight", "images", "epochs", "seed")
+"""What tells runs apart."""
+
+
+def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+    """Train one network.
+
+    Args:
+        config: ``width`` (of the first stage, as published 64), ``method``, ``kl_weight``, ``images`` (how many, of the
+            training part), ``epochs`` and ``seed``.
+        models: folder of the networks' files.
+        data_root: folder of the data sets.
+
+    Returns:
+        test error in percent, widths, ratios of parameters and multiply-accumulates to the dense network's, seconds per
+        epoch.
+    """
+    splits = data.load("cifar10", data_root=data_root, validation=0.1)
+    train = first(splits.train, config["images"])
+    pyro.set_rng_seed(config["seed"])
+    net = build(f"vgg-{config['width']}", models, train.input_shape, train.num_classes)
+    dense, example = copy.deepcopy(net).eval(), torch.zeros(1, *train.input_shape)
+    start = time.perf_counter()
+    if config["method"] == "dense":
+        train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
+        small = net.eval()
+    else:
+        small = train_pruned(
+            net,
+            train,
+            criterion=config["method"],
+            kl_weight=config["kl_weight"],
+            epochs=config["epochs"],
+            posterior_lr_factor=20.0,
+            seed=config["seed"],
+        ).network
+    seconds = (time.perf_counter() - start) / config["epochs"]
+    test = evaluate(small, data.Batches(splits.test, 500, shuffle=False), train.num_classes)
+    before, after = complexity(dense, example), complexity(small, example)
+    return {
+        "error": 100 * (1 - test.accuracy),
+        "widths": widths(small),
+        "parameters_ratio": before.parameters / after.parameters,
+        "flops_ratio": before.macs / after.macs,
+        "seconds_per_epoch": seconds,
+    }
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page in Markdown."""
+    return _HEAD + table(
+        rows,
+        KEYS,
+        {
+            "error %": lambda row: row["error"],
+            "parameters": lambda row: row["parameters_ratio"],
+            "FLOPs": lambda row: row["flops_ratio"],
+            "widths": lambda row: "-".join(map(str, row["widths"])),
+            "seconds per epoch": lambda row: row["seconds_per_epoch"],
+        },
+    )
+
+
+_HEAD = """# The VGG-like network on CIFAR-10
+
+Made by `bmrs reproduce vgg --data-root DATA --out docs/results`; [vgg.json](vgg.json) has one object per run.
+`models/vgg.py` with `width` channels in its first stage, where the published network has 64, and all other layers in
+proportion, on the first images of the training part. `dense` is trained plainly; the others prune after every epoch
+of the first three quarters. Parameters and FLOPs are the dense network's, divided by the small one's. Seconds are of
+the machine and of what else ran on it.
+
+"""
