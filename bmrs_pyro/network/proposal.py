@@ -75,7 +75,7 @@ def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
                 reason = f"{name!r} is not called: other code uses its weight"
             else:
                 kind, names = type(module).__name__, ", ".join(own)
-                fused = any(module._parameters[key].dim() > 2 for key in own)  # type: ignore[union-attr]
+                fused = any(module._parameters[key].dim() > 2 for key in own)
                 why = "for several layers in one tensor" if fused else "not in layers"
                 reason = obstacle(module, name) or f"{kind} {name!r} has weights of its own ({names}), {why}"
             left_out.append(LeftOut(f"theta.{name}", reason))
