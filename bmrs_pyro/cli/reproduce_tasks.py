@@ -21,8 +21,8 @@ _KEYS = ("task", "epochs", "dense_epochs", "seed")
 
 def tasks(
     task: Annotated[list[str] | None, typer.Option(help="One of the tasks; all by default.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of the path.")] = 24,
-    dense_epochs: Annotated[int, typer.Option(help="Epochs without gains before it.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of the path.")] = 16,
+    dense_epochs: Annotated[int, typer.Option(help="Epochs without gains before it.")] = 6,
     seeds: Seeds = 1,
     cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
         "runs/tasks"

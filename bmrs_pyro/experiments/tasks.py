@@ -41,9 +41,9 @@ class Task(NamedTuple):
 
 TASKS: Mapping[str, Task] = {
     "diabetes": Task("mlp", task_data.diabetes, "normal", "rmse", "lower", 16),
-    "digit maps": Task("unet", task_data.maps, "categorical", "mean_iou", "higher", 16),
-    "docstrings": Task("text_classifier", task_data.texts, "categorical", "accuracy", "higher", 32),
-    "documentation": Task("next_token", task_data.characters, "next-token", "perplexity", "lower", 32),
+    "digit maps": Task("unet", task_data.maps, "categorical", "mean_iou", "higher", 8),
+    "docstrings": Task("text_classifier", task_data.texts, "categorical", "accuracy", "higher", 16),
+    "documentation": Task("next_token", task_data.characters, "next-token", "perplexity", "lower", 16),
 }
 
 

@@ -287,5 +287,5 @@ def _silent(moved: Mapping[str, Tensor], share: float) -> str | None:
 
 def _failure(error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "")
-    error_line = f"{type(error).__name__}: {line}"
-    return f"the network does not run without some of them, as if its own code counted them ({error_line})"
+    why = f"{type(error).__name__}: {line}"
+    return f"the network does not run without some of them, as if its own code counted them ({why})"

@@ -1,0 +1,81 @@
+"""The tasks of ``bmrs reproduce tasks``: their data, a tiny run, and the page made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bmrs_pyro.experiments import task_data, tasks, tasks_page
+from bmrs_pyro.runs import MODELS
+from tests.cli.test_commands import command
+
+
+def package(folder: Path, files: int) -> Path:
+    folder.mkdir()
+    for number in range(files):
+        body = f'"""{"Say " * 30}{number}."""\n\n\ndef f():\n    """Short."""\n'
+        (folder / f"m{number}.py").write_text(body)
+    (folder / "broken.py").write_text("def (")
+    return folder
+
+
+def test_docstrings_are_read_without_an_import(tmp_path: Path) -> None:
+    found = task_data.docstrings(package(tmp_path / "p", 5), 3)
+    assert len(set(found)) == 3
+    assert all(text.startswith("Say ") for text in found)
+    assert found == task_data.docstrings(tmp_path / "p", 3)
+
+
+def test_maps_label_the_ink_of_their_digits() -> None:
+    data = task_data.maps(count=20).train
+    ink = data.labels > 0
+    assert data.images.shape[1:] == (1, 32, 32)
+    assert 0.02 < ink.float().mean() < 0.3
+    assert data.images[:, 0][ink].mean() > data.images[:, 0][~ink].mean() + 1
+
+
+def test_diabetes_has_values() -> None:
+    splits = task_data.diabetes()
+    assert [len(part) for part in splits] == [283, 71, 88]
+    assert splits.train.labels.is_floating_point()
+
+
+def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.TASKS, "diabetes", tasks.TASKS["diabetes"]._replace(network="small"))
+    (tmp_path / "small.py").write_text(
+        "from torch import nn\n"
+        "def network(input_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 1))\n"
+    )
+    torch.set_num_threads(1)
+    config = {"task": "diabetes", "epochs": 7, "dense_epochs": 1, "seed": 0}
+    result = tasks.run(config, models=str(tmp_path))
+    assert result["dense"]["parameters"] == 145
+    assert result["half of the MACs"]["macs"] <= 66
+    assert 40 < result["dense"]["rmse"] < 200
+    page = tasks_page.page([{**config, **result}])
+    assert "| diabetes | rmse, lower is better | dense |" in page
+    assert (MODELS / "unet.py").exists()
+
+
+def test_the_command_makes_the_page_of_cached_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(config: Any, *, models: str) -> dict[str, Any]:
+        figure = tasks.TASKS[config["task"]].figure
+        one = {"parameters": 100, "macs": 90, figure: 0.5}
+        half = {**one, "parameters": 40, "macs": 30, "met": False}
+        return {"dense": one, "default": {**one, "met": True}, "half of the MACs": half, "seconds": 1.0}
+
+    monkeypatch.setattr(tasks, "run", made)
+    arguments = ("reproduce", "tasks", "--workers", 1, "--cache", tmp_path / "cache", "--out", tmp_path)
+    result = command(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["runs"]) == 4
+    page = (tmp_path / "tasks.md").read_text()
+    assert "40 (40%) | 30 (33%) | misses the validation score in 1 of 1 |" in page
+    refused = command(*arguments, "--task", "chess")
+    assert refused.returncode == 2
+    assert "task 'chess' is unknown here" in refused.stderr
