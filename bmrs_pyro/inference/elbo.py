@@ -107,6 +107,11 @@ class MeanFieldELBO(TraceMeanField_ELBO):
                 continue
             if site["is_observed"]:
                 terms[name] = site["log_prob_sum"]
+            elif name not in guide_trace:
+                raise ValueError(
+                    f"the model samples {name!r}, and the guide does not: give it a value or a pyro.param instead, or "
+                    "write a guide that samples it"
+                )
             else:
                 terms[name] = -_divergence(name, guide_trace.nodes[name], site)
         return _total(terms, model_trace.nodes["_INPUT"]["args"])

@@ -10,6 +10,7 @@ __all__ = [
     "SmoothedCategorical",
     "SmoothedLikelihood",
     "as_likelihood",
+    "given",
 ]
 
 import math
@@ -21,9 +22,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy, softplus
+from torch.nn.modules.loss import _Loss
 
 Likelihood = Callable[[Any], TorchDistribution]
 IGNORED = -100
@@ -238,6 +240,21 @@ _NAMED: dict[str, Callable[[str | None, _Numbers, _Numbers], Likelihood]] = {
 }
 
 
+def given(likelihood: Likelihood, outputs: Any) -> dist.TorchDistribution:
+    """Return the distribution of y given the outputs.
+
+    Raises:
+        TypeError: the likelihood returns something else, such as the value of a loss.
+    """
+    distribution = likelihood(outputs)
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            f"the likelihood returned a {type(distribution).__name__}; it must return the distribution of y, as "
+            "lambda logits: dist.Categorical(logits=logits) does"
+        )
+    return distribution
+
+
 def as_likelihood(
     likelihood: str | Likelihood, *, centre: Sequence[float] = (0.0,), unit: Sequence[float] = (1.0,)
 ) -> Likelihood:
@@ -268,7 +285,7 @@ def as_likelihood(
         TypeError: it is neither a name nor callable.
     """
     if not isinstance(likelihood, str):
-        if not callable(likelihood):
+        if not callable(likelihood) or isinstance(likelihood, _Loss):
             raise TypeError(
                 f"likelihood is a {type(likelihood).__name__}; give a name or a function from outputs to a distribution"
             )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.kl_weight import KLWeight
-from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given
 from bmrs_pyro.inference.observations import log_likelihoods, observed
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
@@ -182,7 +182,7 @@ class SupervisedModel(nn.Module):
                 outputs = map_leaves(_single, run(x, theta))
         else:
             outputs = run(x, theta)
-        distribution = self.likelihood(outputs)
+        distribution = given(self.likelihood, outputs)
         if len(distribution.batch_shape) != 1:
             raise ValueError(
                 f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "

@@ -9,11 +9,19 @@ from torch import Tensor
 
 
 def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
-    """Return labels or values in the shape that a distribution scores; dimensions of 1 may be missing or too many.
+    """Return labels or values as a distribution scores them; dimensions of 1 may be missing or too many.
+
+    Whole numbers become floating-point ones where the distribution is a Bernoulli, which scores no others.
 
     Raises:
         ValueError: their shape is another one.
     """
+    if not y.is_floating_point():
+        base = distribution
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        if isinstance(base, td.Bernoulli):
+            y = y.to(base.mean.dtype)
     expected = distribution.batch_shape + distribution.event_shape
     # a distribution of the user's own may score values with more dimensions than it says it has
     if y.shape == expected:

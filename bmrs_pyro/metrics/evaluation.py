@@ -6,7 +6,7 @@ __all__ = ["Bin", "ClassEvaluation", "Evaluation", "ValueEvaluation", "evaluate"
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
@@ -100,7 +100,9 @@ def evaluate(
     *,
     likelihood: str | Likelihood = "categorical",
 ) -> Evaluation:
-    """Evaluate a network without gradients; a module runs in evaluation mode and gets its own mode back.
+    """Evaluate a network without gradients.
+
+    A network or likelihood that is a module runs in evaluation mode and gets its own mode back.
 
     Args:
         predict: maps inputs ``(B, …)`` to the likelihood's inputs, such as logits ``(B, K)``, or to a distribution.
@@ -115,7 +117,7 @@ def evaluate(
     Raises:
         ValueError: there are no examples, or the outputs have another shape or hold NaN or infinity.
     """
-    with evaluation_mode(predict):
+    with evaluation_mode(predict, likelihood):
         parts = [
             score_batch(outputs_of(predict, x), y, likelihood, num_classes)
             for x, y in on_device_of(predict, batches)
@@ -137,12 +139,11 @@ def evaluate(
 
 
 @contextmanager
-def evaluation_mode(predict: Callable[..., Any]) -> Iterator[None]:
-    """Disable gradients and put a module into evaluation mode; restore both afterwards."""
-    net = predict if isinstance(predict, nn.Module) else None
-    with torch.no_grad(), modes_kept(net) if net else nullcontext():
-        if net:
-            net.eval()
+def evaluation_mode(*parts: object) -> Iterator[None]:
+    """Disable gradients and put those of the parts that are modules into evaluation mode; restore both afterwards."""
+    modules = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+    with torch.no_grad(), modes_kept(modules):
+        modules.eval()
         yield
 
 

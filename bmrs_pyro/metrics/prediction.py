@@ -113,7 +113,7 @@ def predict(
         ValueError: fewer than one draw, or the outputs do not fit the likelihood.
     """
     _check(draws)
-    with evaluation_mode(network):
+    with evaluation_mode(network, likelihood):
         found = _draws(network, posteriors, x, draws, likelihood)
         first = next(found)
         outcome = Outcome.of(first)
@@ -141,7 +141,7 @@ def averaged(
     _check(draws)
 
     def predict_together(x: Any) -> Any:
-        with evaluation_mode(network):
+        with evaluation_mode(network, likelihood):
             return as_logits(mixture(_draws(network, posteriors, x, draws, likelihood)))
 
     return predict_together

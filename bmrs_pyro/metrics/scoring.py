@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bmrs_pyro.inference import Outcome, as_likelihood, observed
-from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.likelihoods import Likelihood, given
 from bmrs_pyro.inference.observations import other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 
@@ -50,7 +50,7 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
                 "the outputs hold NaN or infinity; the network's weights or inputs are not finite"
             )
     if not isinstance(likelihood, str):
-        return likelihood(outputs)
+        return given(likelihood, outputs)
     named = as_likelihood(likelihood)
     if isinstance(named, nn.Module) and any(True for _ in named.parameters()):
         raise ValueError(

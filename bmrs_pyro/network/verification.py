@@ -25,7 +25,8 @@ from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
 _RECIPES: tuple[Recipe, ...] = ("lively", "lively", "own", "given")  # lively more often: it finds most
 _ATTEMPTS = 3 * len(_RECIPES)
-_BOTH_SIGNS = 900  # number of the first trial on weights like the network's own
+_BOTH_SIGNS = 900  # number of the first trial on the network's own weights
+_LARGE = 10_000_000  # parameters; with more, weights take long to draw
 _MOST, _LEAST = 0.95, 0.25  # share of kept structures that move the outputs: the aim, the least allowed
 
 _CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
@@ -46,8 +47,9 @@ class Verification:
     All families are tried at once. If that fails, each half is tried with the same masks and weights, so that only
     the families differ. All accepted families pass the last trial together.
 
-    Weights to which the outputs respond leave few values negative. So three more trials, one for each kind of mask, use
-    weights like the network's own, where values have both signs, and the outputs need not respond.
+    Weights to which the outputs respond leave few values negative. So one more trial uses the network's own weights,
+    where values have both signs, and in networks that are not large six more use weights like them. The outputs need
+    not respond.
 
     Args:
         net: the network; it is not changed.
@@ -87,8 +89,11 @@ class Verification:
             left = self._passing(trial, left) if left else []
             if not left or (trial + 1 >= TRIALS and len(left) == before):
                 break
-        for trial in range(_BOTH_SIGNS, _BOTH_SIGNS + TRIALS):
-            left = self._fit(trial, _RECIPES.index("own"), left)[0] if left else []
+        large = sum(parameter.numel() for parameter in self.net.parameters()) > _LARGE
+        own: list[Recipe] = ["own"]
+        recipes: list[Recipe] = ["given", *own * (0 if large else 2 * TRIALS)]
+        for trial, recipe in enumerate(recipes, _BOTH_SIGNS):
+            left = self._fit(trial, _RECIPES.index(recipe), left)[0] if left else []
         return left
 
     def _passing(self, trial: int, families: list[StructureFamily]) -> list[StructureFamily]:

@@ -121,7 +121,7 @@ def _predictions(
     network: NoisyNetwork, likelihood: Likelihood, theta: Mapping[str, Tensor], x: Any, y: Tensor
 ) -> dict[str, xarray.Dataset]:
     values, log_likelihood = [], []
-    with evaluation_mode(network):
+    with evaluation_mode(network, likelihood):
         for draw in zip(*theta.values(), strict=True):
             distribution = likelihood(network(x, dict(zip(theta, draw, strict=True))))
             y = observed(distribution, y)

@@ -245,3 +245,22 @@ def test_values_are_not_taken_for_classes() -> None:
     loader = [(torch.zeros(4, 2), torch.tensor([0.5, -1.0, 2.0, 0.0]))]
     with pytest.raises(ValueError, match=r"no whole numbers.*name the likelihood"):
         evaluate(nn.Linear(2, 3), loader, 3)
+
+
+class Drops(nn.Module):
+    """A likelihood that sees batch statistics, and drops values, in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(2), nn.Dropout(0.5)
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(self.drop(self.norm(z)), 1.0).to_event(1)
+
+
+def test_a_likelihood_evaluates_in_evaluation_mode_too() -> None:
+    likelihood, x = Drops(), 5 + torch.randn(40, 2)
+    found = evaluate(nn.Identity(), [(x, x)], likelihood=likelihood)
+    assert likelihood.training
+    assert not likelihood.norm.num_batches_tracked
+    assert found.nll == pytest.approx(-dist.Normal(x, 1.0).log_prob(x).sum(1).mean().item(), rel=1e-4)

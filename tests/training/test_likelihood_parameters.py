@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -160,3 +162,55 @@ def test_labels_of_another_shape_than_the_likelihoods_values_are_refused() -> No
     two = [(x, torch.stack([y, y], 1)) for x, y in line()]
     with pytest.raises(ValueError, match=expected):
         fit(model, guide, line(), epochs=1, fine_tune_epochs=0, progress=False, validation=two)
+
+
+def attempt(likelihood: Callable[..., Any], y: Tensor | None = None) -> None:
+    model, guide = program(likelihood)
+    data = line() if y is None else [(x, y) for x, _ in line()]
+    fit(model, guide, data, epochs=1, progress=False)
+
+
+def test_parameters_that_nothing_trains_are_told_of() -> None:
+    held = Noise()
+    for likelihood in (held.forward, lambda z: held(z)):
+        with pytest.warns(
+            UserWarning, match=r"parameters that are not trained \(1, the first of shape \(\)\)"
+        ):
+            attempt(likelihood)
+    held.requires_grad_(False)
+    for likelihood in (Noise(), noise, held.forward):
+        pyro.clear_param_store()
+        with warnings.catch_warnings(record=True) as said:
+            attempt(likelihood)
+        assert not [str(warning.message) for warning in said if "not trained" in str(warning.message)]
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.bool])
+def test_binary_labels_may_be_whole_numbers(kind: torch.dtype) -> None:
+    attempt(lambda z: dist.Bernoulli(logits=z.squeeze(-1)), (torch.arange(64) % 2).to(kind))
+
+
+def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        TypeError, match=r"^the likelihood returned a Tensor; it must return the distribution of y.*$"
+    ):
+        attempt(lambda z: z.log_softmax(1))
+    with pytest.raises(TypeError, match=r"^likelihood is a CrossEntropyLoss; give a name or a function.*$"):
+        attempt(nn.CrossEntropyLoss())
+
+    def latent(z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(z.squeeze(-1), pyro.sample("scale", dist.LogNormal(0.0, 1.0)))
+
+    with (
+        pytest.warns(UserWarning, match="not guide"),
+        pytest.raises(ValueError, match=r"^the model samples 'scale', and the guide does not.*$"),
+    ):
+        attempt(latent)
+
+
+def test_labels_with_a_dimension_too_many_are_refused_in_one_line() -> None:
+    for likelihood in (Noise(), lambda z: dist.Categorical(logits=z.expand(-1, 3))):
+        with pytest.raises(
+            ValueError, match=r"^y has shape \(64, 3\), but the likelihood's values have shape .*$"
+        ):
+            attempt(likelihood, torch.eye(3).repeat(22, 1)[:64])
