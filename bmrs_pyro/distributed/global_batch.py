@@ -62,15 +62,28 @@ class GlobalBatch:
             yield (x, y) if len(y) else (_stand_in(x), _stand_in(y))
         self._take(all_gather_int(_ENDED), steps)
 
-    def uniforms(self, draws: torch.Size, shape: torch.Size) -> Tensor:
-        """Return this process's uniform numbers in [0, 1), float64 ``(rows, *shape)``, or ``shape`` for one draw."""
-        whole = (self.total, *shape) if draws else shape
+    def local_draws(self, draws: int) -> int:
+        """Return how many rows of gains serve the examples here, where example i of the batch has draw i mod draws."""
+        return draws if self.count and self.count % draws == 0 else max(self.count, 1)
+
+    def uniforms(self, draws: int | None, shape: torch.Size) -> Tensor:
+        """Return this process's uniform numbers in [0, 1), float64.
+
+        Args:
+            draws: of the whole batch; None for one without a dimension of its own.
+            shape: of one draw.
+
+        Returns:
+            ``(local_draws, *shape)``, or ``shape``; row i is of this process's example i.
+        """
+        whole = shape if draws is None else (draws, *shape)
         numbers = torch.rand(
             whole, dtype=torch.float64, generator=self.generator, device=self.generator.device
         )
-        if not draws:
+        if draws is None:
             return numbers
-        return numbers[self.start : self.start + self.count] if self.count else numbers[:1]
+        rows = torch.arange(self.start, self.start + self.local_draws(draws), device=numbers.device)
+        return numbers[rows % draws]
 
     def _take(self, counts: list[int], steps: int) -> None:
         if _ENDED in counts:
@@ -92,16 +105,17 @@ class SharedDraws(TruncatedLogNormal):
 
     Args:
         batch: the whole batch.
+        draws: how many it has; None for one without a dimension of its own.
         posterior: loc, scale and bounds.
     """
 
-    def __init__(self, batch: GlobalBatch, posterior: TruncatedLogNormal) -> None:
+    def __init__(self, batch: GlobalBatch, draws: int | None, posterior: TruncatedLogNormal) -> None:
         super().__init__(posterior.loc, posterior.scale, posterior.low, posterior.high)
-        self._batch = batch
+        self._batch, self._draws = batch, draws
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Reparameterised draws of shape `sample_shape + batch_shape`."""
-        return self.icdf(self._batch.uniforms(torch.Size(sample_shape), self.batch_shape))
+        return self.icdf(self._batch.uniforms(self._draws if sample_shape else None, self.batch_shape))
 
 
 def _stand_in(rows: Any) -> Any:

@@ -114,10 +114,10 @@ class AutoTruncatedLogNormal(AutoGuide):
         return tuple(structure.size for structure in self.model.structures)
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Sample θ of every family, ``(batch, C_f)`` or ``(C_f,)``, keyed by site name."""
+        """Sample θ of every family, ``(draws, C_f)`` or ``(C_f,)``, keyed by site name."""
         self._refuse_strangers()
         draws = self.model.draw_shape(x)
-        sites = pack(self._joint(), self.sizes, draws)
+        sites = pack(self._joint(x), self.sizes, draws)
         with self.model.latent(draws):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
@@ -125,7 +125,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         """Sample θ as a call does, from the same random numbers, but without Pyro sites; return the KL with it.
 
         Returns:
-            θ by site name, ``(batch, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
+            θ by site name, ``(draws, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
         """
         with self._pyro_context:  # as a call would: loc and scale register as parameters
             self._refuse_strangers()
@@ -134,7 +134,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         if batch is None:
             p = torch.rand((*draws, *loc.shape), dtype=torch.float64, device=loc.device)
         else:
-            p = batch.uniforms(draws, loc.shape)
+            p = batch.uniforms(self.model.draw_count(x), loc.shape)
         theta, divergence = draw_with_kl(loc, scale, self.prior_on(loc.device), p, self.kernels)
         values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
         return values, self._kl_scales(divergence).dot(divergence)
@@ -202,11 +202,12 @@ class AutoTruncatedLogNormal(AutoGuide):
             self._near = LogUniform(self.model.prior.low.to(device), self.model.prior.high.to(device))
         return self._near
 
-    def _joint(self) -> TruncatedLogNormal:
+    def _joint(self, x: Inputs = None) -> TruncatedLogNormal:
+        """Return the posterior of all gains, whose draws in several processes are those for a batch x."""
         prior = self.model.prior
         joint = TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
         batch = self.model.global_batch
-        return joint if batch is None else SharedDraws(batch, joint)
+        return joint if batch is None or x is None else SharedDraws(batch, self.model.draw_count(x), joint)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Draws", "SupervisedModel"]
+__all__ = ["SupervisedModel"]
 
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference.draws import FEW_READ, SHARED, Draws, draws_of, parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given
 from bmrs_pyro.inference.observations import log_likelihoods, observed
@@ -27,9 +28,8 @@ from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
+from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
 
-Draws = Literal["example", "batch"]
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
 
 
@@ -60,7 +60,8 @@ class SupervisedModel(nn.Module):
 
     θ_f ~ prior for every family f, independently for each of its C_f structures, and
     y_i ~ likelihood(network(x_i, θ_i)). With ``draws="example"`` every example of a batch has a θ draw of
-    its own, with ``"batch"`` they share one: the expected loss is the same, the gradient variance differs.
+    its own, with ``"batch"`` they share one, and with ``draws=16`` they share 16 or, where 16 does not divide the
+    batch, a few more, example i the draw i mod 16: the expected loss is the same, the gradient variance differs.
 
     Args:
         network: the network with its gains as arguments.
@@ -70,8 +71,10 @@ class SupervisedModel(nn.Module):
             ``pyro.param``, are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
-        draws: ``"example"`` or ``"batch"``. The first batch is used to try whether the network keeps its examples in
-            their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning. Recurrent
+        draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``: 16 where the network reads fewer
+            than 4 numbers per gain and example, as an MLP does, so that draws per example would cost as much as the
+            network; else ``"example"``. The first batch is used to find out, and to try whether the network keeps its
+            examples in their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning. Recurrent
             layers, whose weights take the gains of their hidden units, always have ``"batch"``.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
@@ -98,7 +101,7 @@ class SupervisedModel(nn.Module):
         num_data: int,
         *,
         prior: LogUniform | None = None,
-        draws: Draws = "example",
+        draws: Draws | str = "auto",
         kl_weight: KLWeight | str | float | tuple[str, float] = "elbo",
         mixed_precision: bool = False,
     ) -> None:
@@ -112,13 +115,11 @@ class SupervisedModel(nn.Module):
             raise TypeError(f"prior is a {type(prior).__name__}; a gain's prior is a LogUniform(low, high)")
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
-        if draws not in ("example", "batch"):
-            raise ValueError(f"draws is {draws!r}; use 'example' or 'batch'")
         self.network = network
         self.likelihood = as_likelihood(likelihood)
         self.num_data = num_data
         self.prior = prior
-        self.draws: Draws = "batch" if network.recurs else draws
+        self.draws: Draws = "batch" if network.recurs else parse_draws(draws)
         self.kl_weight = KLWeight.parse(kl_weight)
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
         self.mixed_precision = mixed_precision
@@ -130,15 +131,24 @@ class SupervisedModel(nn.Module):
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:
-        """Return the shape of the independent θ draws of a batch: ``(batch,)`` or ``()``."""
-        if self.draws == "batch":
+        """Return the shape of this process's independent θ draws of a batch: ``(draws,)`` or ``()``."""
+        count, whole = self.draw_count(x), self.global_batch
+        if count is None:
             return torch.Size()
+        return torch.Size([count if whole is None else whole.local_draws(count)])
+
+    def draw_count(self, x: Inputs) -> int | None:
+        """Return the number of θ draws of a batch, that of all processes together; None for one that all share."""
+        if self.draws == "batch":
+            return None
         batch = batch_size(x)
         if batch is None:
             raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
         if not self._rows_checked:
             self._check_rows(x, batch)
-        return torch.Size([batch]) if self.draws == "example" else torch.Size()
+        if self.draws == "batch":
+            return None
+        return draws_of(batch if self.global_batch is None else self.global_batch.total, self.draws)
 
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
         """Return the plate of the draws with the KL weights; model *and* guide sample θ inside it.
@@ -203,10 +213,13 @@ class SupervisedModel(nn.Module):
     def _check_rows(self, x: Inputs, batch: int) -> None:
         try:
             with pyro.poutine.block():
-                doubt = mixed_rows(self.network, x, batch)
+                doubt, read = tried_rows(self.network, x, batch)
         except RowsUndecided:  # whoever runs the network on these inputs will say why
             return
         self._rows_checked = self.network.rows_tried = True
+        if self.draws == "auto":
+            few = 0 < read < FEW_READ * sum(family.size for family in self.structures)
+            self.draws = SHARED if few else "example"
         if doubt is not None:
             self.draws = "batch"
             warnings.warn(
