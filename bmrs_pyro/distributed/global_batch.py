@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_map
 
 from bmrs_pyro.distributed.process_group import all_gather_int, broadcast_, rank
 from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions.central import uniforms
+from bmrs_pyro.distributions.drawing import draw
 
 Shape = torch.Size | list[int] | tuple[int, ...]
 _ENDED = -1
@@ -66,20 +68,19 @@ class GlobalBatch:
         """Return how many rows of gains serve the examples here, where example i of the batch has draw i mod draws."""
         return draws if self.count and self.count % draws == 0 else max(self.count, 1)
 
-    def uniforms(self, draws: int | None, shape: torch.Size) -> Tensor:
-        """Return this process's uniform numbers in [0, 1), float64.
+    def uniforms(self, draws: int | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return this process's uniform numbers to draw from.
 
         Args:
             draws: of the whole batch; None for one without a dimension of its own.
             shape: of one draw.
+            dtype: of the parameters.
 
         Returns:
             ``(local_draws, *shape)``, or ``shape``; row i is of this process's example i.
         """
         whole = shape if draws is None else (draws, *shape)
-        numbers = torch.rand(
-            whole, dtype=torch.float64, generator=self.generator, device=self.generator.device
-        )
+        numbers = uniforms(tuple(whole), dtype, self.generator.device, self.generator)
         if draws is None:
             return numbers
         rows = torch.arange(self.start, self.start + self.local_draws(draws), device=numbers.device)
@@ -115,7 +116,8 @@ class SharedDraws(TruncatedLogNormal):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Reparameterised draws of shape `sample_shape + batch_shape`."""
-        return self.icdf(self._batch.uniforms(self._draws if sample_shape else None, self.batch_shape))
+        p = self._batch.uniforms(self._draws if sample_shape else None, self.batch_shape, self.dtype)
+        return draw(p, self.loc, self.scale, self.low, self.high).to(self.dtype)
 
 
 def _stand_in(rows: Any) -> Any:

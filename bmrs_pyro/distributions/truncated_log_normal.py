@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from bmrs_pyro.distributions.central import uniforms
+from bmrs_pyro.distributions.drawing import draw
 from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape
 from bmrs_pyro.distributions.quantile import truncated_log_normal_quantile
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
@@ -85,8 +87,8 @@ class TruncatedLogNormal(IntervalDistribution):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Reparameterised draws of shape `sample_shape + batch_shape`."""
         shape = self._extended_shape(sample_shape)
-        p = torch.rand(shape, dtype=torch.float64, device=self._loc.device)
-        return self._quantile(p, drawn=True)
+        p = uniforms(shape, self.dtype, self._loc.device)
+        return draw(p, self._loc, self._scale, self.low, self.high).to(self.dtype)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
@@ -98,7 +100,7 @@ class TruncatedLogNormal(IntervalDistribution):
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""
         p = value.double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        return self._quantile(p)
+        return truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high).to(self.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -145,7 +147,3 @@ class TruncatedLogNormal(IntervalDistribution):
         growth = torch.expm1(normal.scale * offset)
         mean = (weight * growth).sum(0)
         return normal, mean, (weight * (growth - mean) ** 2).sum(0)
-
-    def _quantile(self, p: Tensor, *, drawn: bool = False) -> Tensor:
-        theta = truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high, drawn=drawn)
-        return theta.to(self.dtype)

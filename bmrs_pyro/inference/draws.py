@@ -21,7 +21,7 @@ def parse_draws(value: object) -> Draws:
         ValueError: the value is none of these.
     """
     if value in ("auto", "example", "batch"):
-        return value  # type: ignore[return-value]
+        return value
     try:
         number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else 0
     except ValueError:

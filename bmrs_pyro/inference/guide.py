@@ -17,6 +17,7 @@ from torch.distributions import constraints
 
 from bmrs_pyro.distributed import SharedDraws
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions.central import uniforms
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
@@ -132,9 +133,9 @@ class AutoTruncatedLogNormal(AutoGuide):
             loc, scale = self.loc, self.scale
         draws, batch = self.model.draw_shape(x), self.model.global_batch
         if batch is None:
-            p = torch.rand((*draws, *loc.shape), dtype=torch.float64, device=loc.device)
+            p = uniforms((*draws, *loc.shape), loc.dtype, loc.device)
         else:
-            p = batch.uniforms(self.model.draw_count(x), loc.shape)
+            p = batch.uniforms(self.model.draw_count(x), loc.shape, loc.dtype)
         theta, divergence = draw_with_kl(loc, scale, self.prior_on(loc.device), p, self.kernels)
         values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
         return values, self._kl_scales(divergence).dot(divergence)

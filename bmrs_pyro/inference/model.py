@@ -139,16 +139,11 @@ class SupervisedModel(nn.Module):
 
     def draw_count(self, x: Inputs) -> int | None:
         """Return the number of θ draws of a batch, that of all processes together; None for one that all share."""
+        if self.draws != "batch" and not self._rows_checked:
+            self._check_rows(x, _examples(x))
         if self.draws == "batch":
             return None
-        batch = batch_size(x)
-        if batch is None:
-            raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
-        if not self._rows_checked:
-            self._check_rows(x, batch)
-        if self.draws == "batch":
-            return None
-        return draws_of(batch if self.global_batch is None else self.global_batch.total, self.draws)
+        return draws_of(_examples(x) if self.global_batch is None else self.global_batch.total, self.draws)
 
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
         """Return the plate of the draws with the KL weights; model *and* guide sample θ inside it.
@@ -243,6 +238,13 @@ class SupervisedModel(nn.Module):
                         "process, or a loaded store. Call pyro.clear_param_store(), or "
                         f"pyro.module('{part}', model.{part}, update_module_params=True) to take the stored weights"
                     )
+
+
+def _examples(x: Inputs) -> int:
+    batch = batch_size(x)
+    if batch is None:
+        raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
+    return batch
 
 
 def _single(output: Any) -> Any:

@@ -16,6 +16,7 @@ from torch.autograd import gradcheck
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions.central import Central, outside
 from tests.distributions import reference
 
 RTOL = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -50,6 +51,55 @@ def test_value_and_gradient_to_50_digits(low: float, high: float) -> None:
             for gradient, order in zip(gradients, [(1, 0), (0, 1)], strict=True):
                 truth = mp.diff(lambda m, s: reference.kl(m, s, *bounds), point, order)
                 assert gradient[i].item() == pytest.approx(float(truth), rel=1e-6, abs=1e-12)
+
+
+def test_closed_form_to_nine_digits_next_to_its_limits() -> None:
+    """Where the cut leaves an eighth of the mass: beside the interval, and on a short interval."""
+    points = [
+        (t, s) for s in (0.01, 0.5, 3.0, 15.0) for t in (-20 - 1.12 * s, -20 - 1.0 * s, -7.0, s, 1.12 * s)
+    ]
+    points += [(t, s) for s in (30.0, 45.0, 62.0, 62.6, 62.9, 64.0) for t in (-20.0, -10.0, -9.0, 0.0, 10.0)]
+    loc, scale = torch.tensor(points, dtype=torch.float64).T.clone().requires_grad_()
+    kl = kl_divergence(TruncatedLogNormal(loc, scale), LogUniform())
+    gradients = torch.autograd.grad(kl.sum(), (loc, scale))
+    bounds = mp.mpf(math.exp(-20.0)), mp.mpf(1)
+    cut = Central.of(loc.detach(), scale.detach(), LogUniform().log_low, LogUniform().log_high)
+    assert 4 < int(outside(cut.mass).sum()) < len(points) - 12
+    with mp.workdps(60):
+        for i, point in enumerate(points):
+            assert kl[i].item() == pytest.approx(float(reference.kl(*point, *bounds)), rel=1e-9, abs=0)
+            for gradient, order in zip(gradients, [(1, 0), (0, 1)], strict=True):
+                truth = mp.diff(lambda m, s: reference.kl(m, s, *bounds), point, order)
+                assert gradient[i].item() == pytest.approx(float(truth), rel=1e-6, abs=1e-12)
+
+
+def test_torch_func_differentiates_draws_quantiles_and_kl() -> None:
+    """Gradients and Jacobians by torch.func are those of autograd, for closed and for other forms at once."""
+    loc, scale = (
+        torch.tensor([-1.0, 3.0, -50.0, -9.0]).double(),
+        torch.tensor([0.5, 0.1, 0.3, 200.0]).double(),
+    )
+
+    def kl(loc: Tensor, scale: Tensor) -> Tensor:
+        return kl_divergence(TruncatedLogNormal(loc, scale, validate_args=False), LogUniform())
+
+    def quantile(loc: Tensor, scale: Tensor) -> Tensor:
+        return TruncatedLogNormal(loc, scale, validate_args=False).icdf(torch.tensor(0.3).double())
+
+    def drawn(loc: Tensor, scale: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return TruncatedLogNormal(loc, scale, validate_args=False).rsample()
+
+    for function in (kl, quantile, drawn):
+        leaves = loc.clone().requires_grad_(), scale.clone().requires_grad_()
+        expected = torch.autograd.grad(function(*leaves).sum(), leaves)
+        found = torch.func.grad(lambda *x: function(*x).sum(), argnums=(0, 1))(loc, scale)
+        jacobian = torch.func.jacrev(function, argnums=(0, 1))(loc, scale)
+        for truth, gradient, rows in zip(expected, found, jacobian, strict=True):
+            torch.testing.assert_close(gradient, truth, rtol=1e-8, atol=1e-12)
+            torch.testing.assert_close(rows, torch.diag(truth), rtol=1e-8, atol=1e-12)
+    each = torch.func.vmap(kl)(loc, scale)
+    torch.testing.assert_close(each, kl(loc, scale), rtol=1e-9, atol=1e-12)
 
 
 def test_float32_is_stable_over_the_whole_grid() -> None:
