@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GlobalBatch", "SharedDraws"]
+__all__ = ["GlobalBatch"]
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bmrs_pyro.distributed.process_group import all_gather_int, broadcast_, rank
-from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.distributions.central import uniforms
-from bmrs_pyro.distributions.drawing import draw
 
-Shape = torch.Size | list[int] | tuple[int, ...]
 _ENDED = -1
 
 
@@ -99,25 +96,6 @@ class GlobalBatch:
         self.seen += self.count
         if not self.total:
             raise ValueError(f"batch {steps + 1} of the loader is empty in every process")
-
-
-class SharedDraws(TruncatedLogNormal):
-    """A posterior that draws for the whole batch, as a single process would, and returns this process's rows.
-
-    Args:
-        batch: the whole batch.
-        draws: how many it has; None for one without a dimension of its own.
-        posterior: loc, scale and bounds.
-    """
-
-    def __init__(self, batch: GlobalBatch, draws: int | None, posterior: TruncatedLogNormal) -> None:
-        super().__init__(posterior.loc, posterior.scale, posterior.low, posterior.high)
-        self._batch, self._draws = batch, draws
-
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Reparameterised draws of shape `sample_shape + batch_shape`."""
-        p = self._batch.uniforms(self._draws if sample_shape else None, self.batch_shape, self.dtype)
-        return draw(p, self.loc, self.scale, self.low, self.high).to(self.dtype)
 
 
 def _stand_in(rows: Any) -> Any:

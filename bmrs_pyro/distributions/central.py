@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Twice the least mass that the cut may leave. The mass is what erf loses digits of: with this much of it loc lies less
-# than 1.2 scales outside the interval, and the interval is longer than 0.3 scales, so that a KL has nine digits left.
-_MASS = 0.25
+# Where these forms end: the mass that the cut leaves, when loc lies three scales outside a long interval, and the
+# length of an interval in scales, below which the KL is so small that erf has less than nine digits of it.
+_LEAST_MASS = 0.0027
+_LEAST_LENGTH = 0.32
 
 _SQRT2 = math.sqrt(2.0)
 
@@ -37,9 +38,9 @@ class Central(NamedTuple):
         return cls(edge, error, edge.square().neg_().exp_(), error[1] - error[0])
 
 
-def outside(mass: Tensor) -> Tensor:
-    """Which distributions the closed form is not good for, by twice the mass that the cut leaves."""
-    return mass < _MASS
+def outside(edge: Tensor, mass: Tensor) -> Tensor:
+    """Which distributions the closed forms are not good for, by what a `Central` says of them."""
+    return (mass < _LEAST_MASS) | (edge[1] - edge[0] < _LEAST_LENGTH / _SQRT2)
 
 
 def uniforms(

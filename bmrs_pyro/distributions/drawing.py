@@ -45,7 +45,7 @@ class _Draw(torch.autograd.Function):
         cut = Central.of(*parameters)
         offset = central_offset(cut, p)
         log_theta = torch.addcmul(parameters[0], parameters[1], offset, value=2**0.5).to(p.dtype)
-        rest = outside_of(parameters, p, cut.mass, everywhere=branch_free())
+        rest = outside_of(outside(cut.edge, cut.mass), parameters, p, everywhere=branch_free())
         if rest is not None:
             log_theta = rest.put(log_theta, rest.log_theta)
         return log_theta.exp().maximum(low.to(p.dtype)).minimum(high.to(p.dtype)), offset.to(p.dtype)
@@ -62,17 +62,16 @@ class _Draw(torch.autograd.Function):
         p, loc, scale, low, high, theta, offset = ctx.saved_tensors
         parameters = loc.double(), scale.double(), low.log(), high.log()
         cut = Central.of(*parameters)
-        rest = outside_of(parameters, p, cut.mass, everywhere=branch_free())
+        rest = outside_of(outside(cut.edge, cut.mass), parameters, p, everywhere=branch_free())
         grad_u = grad * theta
         by_loc, by_scale = with_rest(rest, grad_u, central_gradients(cut, grad_u, p, offset))
         return None, by_loc.to(loc.dtype), by_scale.to(scale.dtype), None, None
 
 
 def outside_of(
-    parameters: tuple[Tensor, ...], p: Tensor, mass: Tensor, *, everywhere: bool
+    mask: Tensor, parameters: tuple[Tensor, ...], p: Tensor, *, everywhere: bool
 ) -> Outside | None:
-    """Return the distributions that the closed form is not good for, if there are any."""
-    mask = outside(mass)
+    """Return the distributions of a mask, if there are any."""
     return Outside(mask, parameters, p, everywhere=everywhere) if everywhere or mask.any() else None
 
 

@@ -18,6 +18,7 @@ from bmrs_pyro.distributions.central import (
     central_entropy,
     central_gradients,
     central_offset,
+    outside,
 )
 from bmrs_pyro.distributions.drawing import outside_of, with_rest
 from bmrs_pyro.distributions.kl import entropy_by_quadrature
@@ -97,7 +98,8 @@ class _DrawWithKL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         low, high = prior.log_low, prior.log_high
         log_theta, offset, *entropy, edge, _, height, mass = kernels.forward(loc, scale, low, high, p)
-        rest = outside_of((loc, scale, low, high), p, mass, everywhere=kernels.everywhere)
+        mask = outside(edge, mass)
+        rest = outside_of(mask, (loc, scale, low, high), p, everywhere=kernels.everywhere)
         if rest is not None:
             log_theta = rest.put(log_theta, rest.log_theta)
             exact = entropy_by_quadrature(rest.normal)

@@ -47,7 +47,7 @@ def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, ...]:
     parameters = torch.broadcast_tensors(normal.loc, normal.scale, normal.low, normal.high)
     cut = Central.of(*parameters)
     closed = central_entropy(cut, normal.scale)
-    mask = outside(cut.mass)
+    mask = outside(cut.edge, cut.mass)
     if branch_free():
         exact = entropy_by_quadrature(normal)
         return tuple(torch.where(mask, *pair) for pair in zip(exact, closed, strict=True))

@@ -15,13 +15,12 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from bmrs_pyro.distributed import SharedDraws
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.distributions.central import uniforms
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
-from bmrs_pyro.inference.packing import pack
+from bmrs_pyro.inference.packing import Pack
 from bmrs_pyro.network.removal import replace_values_
 
 
@@ -48,6 +47,7 @@ class AutoTruncatedLogNormal(AutoGuide):
     """
 
     loc: Tensor
+    loc_unconstrained: Tensor
     scale: Tensor
 
     def __init__(
@@ -117,9 +117,11 @@ class AutoTruncatedLogNormal(AutoGuide):
     def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample θ of every family, ``(draws, C_f)`` or ``(C_f,)``, keyed by site name."""
         self._refuse_strangers()
-        draws = self.model.draw_shape(x)
-        sites = pack(self._joint(x), self.sizes, draws)
-        with self.model.latent(draws):
+        joint = self._joint()
+        prior = self.prior_on(joint.loc.device)
+        theta, divergence = draw_with_kl(joint.loc, joint.scale, prior, self._uniforms(x), self.kernels)
+        sites = Pack(joint, self.sizes, theta, self.model.prior, divergence).sites()
+        with self.model.latent(theta.shape[:-1]):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
     def draw(self, x: Inputs) -> tuple[dict[str, Tensor], Tensor]:
@@ -131,12 +133,8 @@ class AutoTruncatedLogNormal(AutoGuide):
         with self._pyro_context:  # as a call would: loc and scale register as parameters
             self._refuse_strangers()
             loc, scale = self.loc, self.scale
-        draws, batch = self.model.draw_shape(x), self.model.global_batch
-        if batch is None:
-            p = uniforms((*draws, *loc.shape), loc.dtype, loc.device)
-        else:
-            p = batch.uniforms(self.model.draw_count(x), loc.shape, loc.dtype)
-        theta, divergence = draw_with_kl(loc, scale, self.prior_on(loc.device), p, self.kernels)
+        prior = self.prior_on(loc.device)
+        theta, divergence = draw_with_kl(loc, scale, prior, self._uniforms(x), self.kernels)
         values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
         return values, self._kl_scales(divergence).dot(divergence)
 
@@ -203,12 +201,16 @@ class AutoTruncatedLogNormal(AutoGuide):
             self._near = LogUniform(self.model.prior.low.to(device), self.model.prior.high.to(device))
         return self._near
 
-    def _joint(self, x: Inputs = None) -> TruncatedLogNormal:
-        """Return the posterior of all gains, whose draws in several processes are those for a batch x."""
+    def _uniforms(self, x: Inputs) -> Tensor:
+        """Return what a batch's gains are drawn from, ``(*draws, Σ C_f)``."""
+        like, batch = self.loc_unconstrained, self.model.global_batch
+        if batch is not None:
+            return batch.uniforms(self.model.draw_count(x), like.shape, like.dtype)
+        return uniforms((*self.model.draw_shape(x), *like.shape), like.dtype, like.device)
+
+    def _joint(self) -> TruncatedLogNormal:
         prior = self.model.prior
-        joint = TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
-        batch = self.model.global_batch
-        return joint if batch is None or x is None else SharedDraws(batch, self.model.draw_count(x), joint)
+        return TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -201,7 +201,7 @@ class SupervisedModel(nn.Module):
 
     def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
         key = (name, size, draws)
-        if key not in self._priors:
+        if key not in self._priors or self._priors[key].distribution is not self.prior:
             self._priors[key] = FamilyPrior(self.prior, draws, size)
         return self._priors[key]
 

@@ -63,7 +63,7 @@ def test_equals_the_distribution_in_value_and_gradient(dtype: torch.dtype, draws
 @pytest.mark.parametrize("end", [0, 1])
 def test_draws_in_the_far_tail_keep_their_digits(end: int) -> None:
     """The least uniform numbers there are in float32, from both ends, on both sides of the closed form's limits."""
-    slopes = torch.tensor([-40.0, -5.01, -4.99, -1.3, -1.0, 0.0, 1.0, 1.3, 4.99, 5.01, 40.0])
+    slopes = torch.tensor([-40.0, -5.0, -3.1, -2.9, -1.0, 0.0, 1.0, 2.9, 3.1, 5.0, 40.0])
     low, high = math.log(LogUniform().low), 0.0
     for scale in (0.05, 1.0, 15.0, 40.0):
         bound = torch.where(slopes < 0, high, low)
@@ -83,7 +83,7 @@ def test_draws_in_the_far_tail_keep_their_digits(end: int) -> None:
 
 def test_quantiles_on_both_sides_of_the_limits_have_the_mass_below() -> None:
     scale = torch.full((5,), 0.1, dtype=torch.float64)
-    loc = scale * torch.tensor([1.1, 1.2, 4.99, 5.01, 40.0], dtype=torch.float64)
+    loc = scale * torch.tensor([1.1, 2.9, 3.1, 5.01, 40.0], dtype=torch.float64)
     p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64).unsqueeze(-1).expand(-1, 5)
     theta, _ = draw_with_kl(loc, scale, LogUniform(), p)
     torch.testing.assert_close(TruncatedLogNormal(loc, scale).cdf(theta), p, rtol=0, atol=1e-10)
