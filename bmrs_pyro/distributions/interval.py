@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PRIOR_HIGH", "PRIOR_LOW", "IntervalDistribution", "Shape"]
+__all__ = ["PRIOR_HIGH", "PRIOR_LOW", "IntervalDistribution", "Shape", "as_floating"]
 
 import math
 from typing import Any, Self
@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
 
 PRIOR_LOW = math.exp(-20.0)
 """Lower bound of the library's default prior on a gain θ."""
@@ -83,6 +84,13 @@ class IntervalDistribution(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    def __repr__(self) -> str:
+        parts = {name: getattr(self, name) for name in self.arg_constraints}
+        shown = (
+            f"{name}: {part.item() if part.numel() == 1 else part.size()}" for name, part in parts.items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     @property
     def signal_to_noise(self) -> Tensor:
         """E[θ] / std[θ]."""
@@ -99,3 +107,13 @@ class IntervalDistribution(TorchDistribution):
         if result.shape[result.dim() - len(self.batch_shape) :] == self.batch_shape:
             return result
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+
+
+def as_floating(*numbers: Tensor | float) -> tuple[Tensor, ...]:
+    """Return numbers as tensors of one shape and dtype; integers become floating-point numbers of the default dtype."""
+    default = torch.get_default_dtype()
+    # before the dtypes meet: next to an integer tensor torch would round a scale of 0.5 to 0
+    tensors: tuple[Tensor, ...] = broadcast_all(
+        *(n.to(default) if isinstance(n, Tensor) and not n.is_floating_point() else n for n in numbers)
+    )
+    return tensors

@@ -87,16 +87,25 @@ def draw_with_kl(
     Returns:
         θ of p's shape and the KL `(C,)`, in loc's dtype.
     """
-    theta, kl = _DrawWithKL.apply(loc, scale, p, prior, kernels)
+    # torch.jit traces functions of tensors alone
+    bounds = prior.log_low, prior.log_high, prior.low, prior.high
+    theta, kl = _DrawWithKL.apply(loc, scale, p, *bounds, kernels)
     return theta, kl
 
 
 class _DrawWithKL(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, scale: Tensor, p: Tensor, prior: LogUniform, kernels: Kernels
+        ctx: Any,
+        loc: Tensor,
+        scale: Tensor,
+        p: Tensor,
+        low: Tensor,
+        high: Tensor,
+        least: Tensor,
+        greatest: Tensor,
+        kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:
-        low, high = prior.log_low, prior.log_high
         log_theta, offset, *entropy, edge, _, height, mass = kernels.forward(loc, scale, low, high, p)
         mask = outside(edge, mass)
         rest = outside_of(mask, (loc, scale, low, high), p, everywhere=kernels.everywhere)
@@ -104,10 +113,10 @@ class _DrawWithKL(torch.autograd.Function):
             log_theta = rest.put(log_theta, rest.log_theta)
             exact = entropy_by_quadrature(rest.normal)
             entropy = [rest.put(closed, other) for closed, other in zip(entropy, exact, strict=True)]
-        theta = log_theta.exp().clamp_(prior.low, prior.high)
+        theta = log_theta.exp().clamp_(least, greatest)
         ctx.kernels, ctx.rest = kernels, rest
         ctx.save_for_backward(p, offset, theta, edge, height, mass, *entropy[1:])
-        return theta.to(loc.dtype), (entropy[0] + prior.log_width.log()).to(loc.dtype)
+        return theta.to(loc.dtype), (entropy[0] + (high - low).log()).to(loc.dtype)
 
     @staticmethod
     @once_differentiable
@@ -120,4 +129,4 @@ class _DrawWithKL(torch.autograd.Function):
             torch.addcmul(of_draw, grad_kl, other).to(grad_kl.dtype)
             for of_draw, other in zip(gradients, of_kl, strict=True)
         )
-        return by_loc, by_scale, *(None,) * 3
+        return by_loc, by_scale, *(None,) * 6

@@ -42,6 +42,27 @@ def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) ->
     return kl.to(q.dtype).expand(shape)
 
 
+@register_kl(LogUniform, LogUniform)
+def _kl_log_uniforms(q: LogUniform, p: LogUniform) -> Tensor:
+    """KL(q || p) = log of the ratio of the intervals' lengths in log θ, where p's holds q's; else inf."""
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    kl = (p.log_width / q.log_width).log().clamp(min=0)  # the bounds may differ by rounding
+    return kl.where(p.contains(q), torch.inf).to(torch.promote_types(q.dtype, p.dtype)).expand(shape)
+
+
+@register_kl(TruncatedLogNormal, TruncatedLogNormal)
+def _kl_truncated_log_normals(q: TruncatedLogNormal, p: TruncatedLogNormal) -> Tensor:
+    """KL(q || p) = E_q[log q(u) − log p(u)] with u = log θ, by 48 nodes, where p's interval holds q's; else inf."""
+    ours, other = q.log_distribution, p.log_distribution
+    offset, mass = ours.grid(count=48)
+    u = ours.mode + ours.scale * offset
+    # a node may lie outside p's interval by the rounding of bounds
+    ratio = ours.exponent(offset) - ours.integral.log() - other.log_density(u)
+    kl = (mass * ratio).sum(0) / mass.sum(0)
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    return kl.where(p.contains(q), torch.inf).to(torch.promote_types(q.dtype, p.dtype)).expand(shape)
+
+
 def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, ...]:
     """E_q[log q(u)] with its derivatives by loc and scale."""
     parameters = torch.broadcast_tensors(normal.loc, normal.scale, normal.low, normal.high)

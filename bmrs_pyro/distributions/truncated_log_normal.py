@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import broadcast_all
 
 from bmrs_pyro.distributions.central import uniforms
 from bmrs_pyro.distributions.drawing import draw
-from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape
+from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape, as_floating
 from bmrs_pyro.distributions.quantile import truncated_log_normal_quantile
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -55,7 +54,7 @@ class TruncatedLogNormal(IntervalDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        self._loc, self._scale = broadcast_all(loc, scale)
+        self._loc, self._scale = as_floating(loc, scale)
         like = self._loc
         super().__init__(
             low, high, shape=like.shape, dtype=like.dtype, device=like.device, validate_args=validate_args

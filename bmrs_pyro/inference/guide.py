@@ -121,7 +121,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         prior = self.prior_on(joint.loc.device)
         theta, divergence = draw_with_kl(joint.loc, joint.scale, prior, self._uniforms(x), self.kernels)
         sites = Pack(joint, self.sizes, theta, self.model.prior, divergence).sites()
-        with self.model.latent(theta.shape[:-1]):
+        with self.model.latent(sites[0].batch_shape):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
     def draw(self, x: Inputs) -> tuple[dict[str, Tensor], Tensor]:

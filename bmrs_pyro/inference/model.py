@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.ops.provenance import detach_provenance
 from pyro.params.param_store import StateDict
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -161,6 +162,12 @@ class SupervisedModel(nn.Module):
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
+        if any(gain.dim() > len(draws) + 1 for gain in theta.values()):
+            raise NotImplementedError(
+                "the gains have a dimension more than the model gave them, as from vectorize_particles=True or "
+                "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
+                "vectorize_particles, and parallel=False"
+            )
         distribution = self._distribution(x, theta)
         if y is not None:
             y = observed(distribution, y)
@@ -232,7 +239,10 @@ class SupervisedModel(nn.Module):
         for part, module in modules.items():
             for name, parameter in module.named_parameters():
                 stored = f"{part}$$${name}"
-                if parameter.requires_grad and pyro.param(stored, parameter) is not parameter:
+                if not parameter.requires_grad:
+                    continue
+                # pyro.render_model wraps what it follows
+                if detach_provenance(pyro.param(stored, parameter)) is not parameter:
                     raise RuntimeError(
                         f"Pyro's parameter store holds another tensor as {stored!r}: a second model in one "
                         "process, or a loaded store. Call pyro.clear_param_store(), or "

@@ -37,7 +37,7 @@ class Pack:
         divergence: Tensor,
     ) -> None:
         self.posterior, self.sizes, self.theta, self.prior = posterior, sizes, theta, prior
-        self.draws = theta.shape[:-1]
+        self.draws = torch.Size(theta.shape[:-1])  # of numbers; torch.jit hands over others
         self.values = theta.split(sizes, -1)
         self.divergences = divergence.split(sizes)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import mpmath as mp
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -135,6 +136,46 @@ def test_gradcheck() -> None:
 
     assert gradcheck(kl, (loc, scale), rtol=1e-4)
     assert gradcheck(kl, (loc, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)), rtol=1e-4)
+
+
+def test_between_two_log_uniforms() -> None:
+    wide, narrow = LogUniform(0.001, 1.0), LogUniform(0.1, torch.tensor([0.5, 1.0, 2.0]))
+    expected = [math.log(math.log(1000) / math.log(5)), math.log(3), math.inf]
+    torch.testing.assert_close(kl_divergence(narrow, wide), torch.tensor(expected))
+    assert kl_divergence(wide, wide) == 0
+    assert kl_divergence(wide.expand([4, 1]), narrow).shape == (4, 3)
+
+
+def test_between_two_truncated_log_normals() -> None:
+    """By a rule of 4000 nodes over all of the interval; gradients by finite differences of that."""
+    places = torch.tensor([[-1.0, 0.5], [3.0, 1.0], [-25.0, 2.0], [-8.0, 30.0]]).double()
+    low, high = math.exp(-6.0), 1.0
+    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(4000))
+    u = (nodes - 1) * 3.0
+
+    def truth(m: Tensor, s: Tensor, other: Tensor) -> Tensor:
+        def log_density(m: Tensor, s: Tensor) -> Tensor:
+            exponent = -0.5 * ((u - m) / s) ** 2
+            return exponent - (exponent.exp() * weights * 3.0).sum().log()
+
+        log_q = log_density(m, s)
+        return (log_q.exp() * weights * 3.0 * (log_q - log_density(*other))).sum()
+
+    for m, s in places:
+        for other in places:
+            m, s = m.detach().clone().requires_grad_(), s.detach().clone().requires_grad_()
+            ours = kl_divergence(
+                TruncatedLogNormal(m, s, low, high), TruncatedLogNormal(other[0], other[1], low, high)
+            )
+            exact = truth(m, s, other)
+            torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-10)
+            for found, expected in zip(
+                torch.autograd.grad(ours, (m, s)), torch.autograd.grad(exact, (m, s)), strict=True
+            ):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    wider = TruncatedLogNormal(-1.0, 1.0, 0.01, 1.0)
+    assert kl_divergence(TruncatedLogNormal(-1.0, 1.0, 0.001, 1.0), wider) == math.inf
+    assert kl_divergence(wider.expand([2, 3]), wider).shape == (2, 3)
 
 
 def test_posterior_on_a_part_of_the_prior() -> None:
