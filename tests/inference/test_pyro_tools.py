@@ -23,7 +23,15 @@ from pyro.infer.inspect import get_model_relations
 from pyro.optim import Adam
 from torch import Tensor
 
-from bmrs_pyro import LogUniform, SupervisedModel, TruncatedLogNormal, bmrs_n, posteriors, select
+from bmrs_pyro import (
+    AutoTruncatedLogNormal,
+    LogUniform,
+    SupervisedModel,
+    TruncatedLogNormal,
+    bmrs_n,
+    posteriors,
+    select,
+)
 from bmrs_pyro.reporting import to_inference_data
 from tests.inference.programs import blobs, mlp, program
 
@@ -47,21 +55,24 @@ def test_stock_objectives_and_optimisers_train(elbo: type, draws: Any) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_traced_step_is_compiled_to_the_same_gradient() -> None:
+def test_a_traced_step_has_the_usual_gradient() -> None:
+    """Its random numbers are others; means over 150 steps differ by less than four standard errors."""
     x, y = (part[:24] for part in blobs())
     found = []
     for elbo in (TraceMeanField_ELBO(), JitTraceMeanField_ELBO(ignore_jit_warnings=True)):
         pyro.clear_param_store()
         pyro.set_rng_seed(5)
-        model, guide = program(mlp(4))
-        model.draw_shape(x)
-        for _ in range(3):  # the first one compiles
+        model, _ = program(mlp(4))
+        guide = AutoTruncatedLogNormal(model, init_loc=-1.0, init_log_scale=0.0)
+        gradients = []
+        for _ in range(150):
             guide.zero_grad()
-            pyro.set_rng_seed(6)
             elbo.loss_and_grads(model, guide, x, y)
-        found.append([p.grad for p in guide.parameters()])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+            gradients.append(torch.cat([p.grad for p in guide.parameters() if p.grad is not None]))
+        found.append(torch.stack(gradients).double())
+    usual, traced = found
+    error = ((usual.var(0) + traced.var(0)) / len(usual)).sqrt()
+    assert ((usual.mean(0) - traced.mean(0)).abs() < 4 * error).all()
 
 
 def test_what_would_add_a_dimension_to_the_gains_is_refused_by_name() -> None:
