@@ -56,7 +56,7 @@ class IntervalDistribution(TorchDistribution):
         self.low = torch.as_tensor(low, dtype=torch.float64, device=device).detach()
         self.high = torch.as_tensor(high, dtype=torch.float64, device=device).detach()
         self.log_low, self.log_high = self.low.log(), self.high.log()
-        self.dtype = dtype
+        self.dtype, self._device = dtype, self.low.device
         # torch.broadcast_shapes takes longer than all the rest of this; one interval for all is the usual case
         one = self.low.dim() == self.high.dim() == 0
         batch_shape = shape if one else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
@@ -95,6 +95,10 @@ class IntervalDistribution(TorchDistribution):
     def signal_to_noise(self) -> Tensor:
         """E[θ] / std[θ]."""
         return self.mean / self.stddev
+
+    def _near(self, value: Tensor) -> Tensor:
+        """A value where the parameters are; as in torch, a number without dimensions may come from the CPU."""
+        return value if value.dim() else value.to(self._device)
 
     def _per_batch(self, statistic: Tensor) -> Tensor:
         """A float64 statistic of the unexpanded parameters, as the user sees it."""

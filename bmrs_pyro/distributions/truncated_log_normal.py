@@ -77,6 +77,7 @@ class TruncatedLogNormal(IntervalDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of log θ, less log θ for the change of variable; −inf outside the interval."""
+        value = self._near(value)
         if self._validate_args:
             self._validate_sample(value)
         u = value.double().log()
@@ -91,14 +92,14 @@ class TruncatedLogNormal(IntervalDistribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
-        normal = self.log_distribution
+        value, normal = self._near(value), self.log_distribution
         part = normal.cut(normal.low, value.double().clamp(self.low, self.high).log())
         mass = normal.log_density(part.mode).exp() * part.integral
         return self._rounded(mass.clamp(max=1), value)
 
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""
-        p = value.double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        p = self._near(value).double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         return truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high).to(self.dtype)
 
     @property

@@ -15,7 +15,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.distributions.central import uniforms
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
@@ -61,7 +61,6 @@ class AutoTruncatedLogNormal(AutoGuide):
         super().__init__(model)
         self.kernels: Kernels = EAGER
         self._scales: tuple[list[float], Tensor] | None = None
-        self._near: LogUniform = model.prior
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
         # Pyro turns these into parameters that read as the tensors they are annotated as
@@ -118,9 +117,9 @@ class AutoTruncatedLogNormal(AutoGuide):
         """Sample θ of every family, ``(draws, C_f)`` or ``(C_f,)``, keyed by site name."""
         self._refuse_strangers()
         joint = self._joint()
-        prior = self.prior_on(joint.loc.device)
+        prior = self.model.prior_on(joint.loc.device)
         theta, divergence = draw_with_kl(joint.loc, joint.scale, prior, self._uniforms(x), self.kernels)
-        sites = Pack(joint, self.sizes, theta, self.model.prior, divergence).sites()
+        sites = Pack(joint, self.sizes, theta, prior, divergence).sites()
         with self.model.latent(sites[0].batch_shape):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
@@ -133,7 +132,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         with self._pyro_context:  # as a call would: loc and scale register as parameters
             self._refuse_strangers()
             loc, scale = self.loc, self.scale
-        prior = self.prior_on(loc.device)
+        prior = self.model.prior_on(loc.device)
         theta, divergence = draw_with_kl(loc, scale, prior, self._uniforms(x), self.kernels)
         values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
         return values, self._kl_scales(divergence).dot(divergence)
@@ -194,12 +193,6 @@ class AutoTruncatedLogNormal(AutoGuide):
                     "loaded store. Call pyro.clear_param_store(); to take stored values set guide.loc and guide.scale "
                     "to them before"
                 )
-
-    def prior_on(self, device: torch.device) -> LogUniform:
-        """Return the model's prior with its bounds on a device, where they are kept."""
-        if self._near.low.device != device:
-            self._near = LogUniform(self.model.prior.low.to(device), self.model.prior.high.to(device))
-        return self._near
 
     def _uniforms(self, x: Inputs) -> Tensor:
         """Return what a batch's gains are drawn from, ``(*draws, Σ C_f)``."""

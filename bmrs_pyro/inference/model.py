@@ -129,6 +129,7 @@ class SupervisedModel(nn.Module):
         self.global_batch: GlobalBatch | None = None
         self.stored: StateDict = {"params": {}, "constraints": {}}
         self._rows_checked = False
+        self._near = prior, prior
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:
@@ -181,6 +182,14 @@ class SupervisedModel(nn.Module):
         distribution = self._distribution(x, theta)
         return self._repeats(distribution) * log_likelihoods(distribution, y).sum()
 
+    def prior_on(self, device: torch.device) -> LogUniform:
+        """Return the prior with its bounds on a device; the same object as long as prior and device are."""
+        prior, near = self._near
+        if prior is not self.prior or near.low.device != device:
+            near = LogUniform(self.prior.low.to(device), self.prior.high.to(device))
+            self._near = self.prior, self.prior if self.prior.low.device == device else near
+        return self._near[1]
+
     @property
     def structures(self) -> Sequence[Any]:
         """The structure families whose gains are random."""
@@ -207,9 +216,9 @@ class SupervisedModel(nn.Module):
         return self.num_data / distribution.batch_shape[0]
 
     def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
-        key = (name, size, draws)
-        if key not in self._priors or self._priors[key].distribution is not self.prior:
-            self._priors[key] = FamilyPrior(self.prior, draws, size)
+        key, prior = (name, size, draws), self.prior_on(next(self.network.parameters()).device)
+        if key not in self._priors or self._priors[key].distribution is not prior:
+            self._priors[key] = FamilyPrior(prior, draws, size)
         return self._priors[key]
 
     def _check_rows(self, x: Inputs, batch: int) -> None:

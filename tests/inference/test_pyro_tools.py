@@ -115,7 +115,7 @@ def test_the_sites_own_draws_have_the_log_density_of_the_posterior() -> None:
     _, guide = program(mlp(4))
     trace = poutine.trace(guide).get_trace(blobs()[0][:24])
     for name, q in guide.posteriors().items():
-        site = trace.nodes[name]
+        site: Any = trace.nodes[name]
         torch.testing.assert_close(site["fn"].log_prob(site["value"]), q.log_prob(site["value"]).sum(-1))
         other = site["value"].clone()
         torch.testing.assert_close(site["fn"].log_prob(other), q.log_prob(other).sum(-1))
