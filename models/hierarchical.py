@@ -6,8 +6,8 @@ inclusion, and both are learned:
     s_l ~ LogUniform(1/10, 10),    ρ_l ~ Beta(1, 1),
     θ_lc ~ ρ_l LogUniform(e^-20, 1) + (1 − ρ_l) TruncatedLogNormal(−20, 4),
 
-where the second part of the mixture keeps the gain of a neuron that is not needed near zero. The posterior is mean-field:
-truncated log-normal gains and scales, Beta rates. Where many neurons of a layer turn out unneeded, ρ_l falls, and
+where the second part of the mixture keeps the gain of a neuron that is not needed near zero. The posterior is
+mean-field: truncated log-normal gains and scales, Beta rates. Where many neurons of a layer turn out unneeded, ρ_l falls, and
 every other neuron of that layer needs more evidence to stay: `prune` removes those with
 
     ΔF + E_q[log(1 − ρ_l)] − E_q[log ρ_l] > 0.
@@ -75,7 +75,7 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
 
 
 def guide(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> None:
-    """q = Π q(s_l) q(ρ_l) Π q(θ_lc), with its parameters in Pyro's parameter store."""
+    """Q = Π q(s_l) q(ρ_l) Π q(θ_lc), with its parameters in Pyro's parameter store."""
     for layer in net.structures:
         for part, distribution in posterior(layer.name, layer.size).items():
             event = distribution.to_event(1) if distribution.batch_shape else distribution

@@ -75,8 +75,8 @@ class SupervisedModel(nn.Module):
         draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``: 16 where the network reads fewer
             than 4 numbers per gain and example, as an MLP does, so that draws per example would cost as much as the
             network; else ``"example"``. The first batch is used to find out, and to try whether the network keeps its
-            examples in their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning. Recurrent
-            layers, whose weights take the gains of their hidden units, always have ``"batch"``.
+            examples in their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning.
+            Recurrent layers, whose weights take the gains of their hidden units, always have ``"batch"``.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
             that concerns the gains stay as they are.
