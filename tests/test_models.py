@@ -86,7 +86,7 @@ def shared_draws(source: ModuleType) -> str:
 def test_packaged_program_has_the_same_elbo(name: str) -> None:
     source = program(name)
     net = noisy(source)
-    model = SupervisedModel(net, lambda z: dist.Categorical(logits=z), 1000, draws=shared_draws(source))  # type: ignore[arg-type]
+    model = SupervisedModel(net, lambda z: dist.Categorical(logits=z), 1000, draws=shared_draws(source))
     guide = AutoTruncatedLogNormal(model, init_loc=-1.0, init_log_scale=0.0)
     x, y = torch.randn(16, 1, 32, 32), torch.randint(10, (16,))
     source.guide(x, net=net, num_data=1000)  # makes its parameters

@@ -1,6 +1,5 @@
 from .batch_norm import global_batch_norm as global_batch_norm
 from .global_batch import GlobalBatch as GlobalBatch
-from .global_batch import SharedDraws as SharedDraws
 from .launch import init_distributed as init_distributed
 from .launch import main_process_first as main_process_first
 from .process_group import LostProcess as LostProcess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GlobalBatch", "SharedDraws"]
+__all__ = ["GlobalBatch"]
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bmrs_pyro.distributed.process_group import all_gather_int, broadcast_, rank
-from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions.central import uniforms
 
-Shape = torch.Size | list[int] | tuple[int, ...]
 _ENDED = -1
 
 
@@ -62,15 +61,27 @@ class GlobalBatch:
             yield (x, y) if len(y) else (_stand_in(x), _stand_in(y))
         self._take(all_gather_int(_ENDED), steps)
 
-    def uniforms(self, draws: torch.Size, shape: torch.Size) -> Tensor:
-        """Return this process's uniform numbers in [0, 1), float64 ``(rows, *shape)``, or ``shape`` for one draw."""
-        whole = (self.total, *shape) if draws else shape
-        numbers = torch.rand(
-            whole, dtype=torch.float64, generator=self.generator, device=self.generator.device
-        )
-        if not draws:
+    def local_draws(self, draws: int) -> int:
+        """Return how many rows of gains serve the examples here, where example i of the batch has draw i mod draws."""
+        return draws if self.count and self.count % draws == 0 else max(self.count, 1)
+
+    def uniforms(self, draws: int | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return this process's uniform numbers to draw from.
+
+        Args:
+            draws: of the whole batch; None for one without a dimension of its own.
+            shape: of one draw.
+            dtype: of the parameters.
+
+        Returns:
+            ``(local_draws, *shape)``, or ``shape``; row i is of this process's example i.
+        """
+        whole = shape if draws is None else (draws, *shape)
+        numbers = uniforms(tuple(whole), dtype, self.generator.device, self.generator)
+        if draws is None:
             return numbers
-        return numbers[self.start : self.start + self.count] if self.count else numbers[:1]
+        rows = torch.arange(self.start, self.start + self.local_draws(draws), device=numbers.device)
+        return numbers[rows % draws]
 
     def _take(self, counts: list[int], steps: int) -> None:
         if _ENDED in counts:
@@ -85,23 +96,6 @@ class GlobalBatch:
         self.seen += self.count
         if not self.total:
             raise ValueError(f"batch {steps + 1} of the loader is empty in every process")
-
-
-class SharedDraws(TruncatedLogNormal):
-    """A posterior that draws for the whole batch, as a single process would, and returns this process's rows.
-
-    Args:
-        batch: the whole batch.
-        posterior: loc, scale and bounds.
-    """
-
-    def __init__(self, batch: GlobalBatch, posterior: TruncatedLogNormal) -> None:
-        super().__init__(posterior.loc, posterior.scale, posterior.low, posterior.high)
-        self._batch = batch
-
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Reparameterised draws of shape `sample_shape + batch_shape`."""
-        return self.icdf(self._batch.uniforms(torch.Size(sample_shape), self.batch_shape))
 
 
 def _stand_in(rows: Any) -> Any:

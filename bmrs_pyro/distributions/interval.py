@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PRIOR_HIGH", "PRIOR_LOW", "IntervalDistribution", "Shape"]
+__all__ = ["PRIOR_HIGH", "PRIOR_LOW", "IntervalDistribution", "Shape", "as_floating"]
 
 import math
 from typing import Any, Self
@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
 
 PRIOR_LOW = math.exp(-20.0)
 """Lower bound of the library's default prior on a gain θ."""
@@ -55,7 +56,7 @@ class IntervalDistribution(TorchDistribution):
         self.low = torch.as_tensor(low, dtype=torch.float64, device=device).detach()
         self.high = torch.as_tensor(high, dtype=torch.float64, device=device).detach()
         self.log_low, self.log_high = self.low.log(), self.high.log()
-        self.dtype = dtype
+        self.dtype, self._device = dtype, self.low.device
         # torch.broadcast_shapes takes longer than all the rest of this; one interval for all is the usual case
         one = self.low.dim() == self.high.dim() == 0
         batch_shape = shape if one else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
@@ -83,10 +84,21 @@ class IntervalDistribution(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    def __repr__(self) -> str:
+        parts = {name: getattr(self, name) for name in self.arg_constraints}
+        shown = (
+            f"{name}: {part.item() if part.numel() == 1 else part.size()}" for name, part in parts.items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     @property
     def signal_to_noise(self) -> Tensor:
         """E[θ] / std[θ]."""
         return self.mean / self.stddev
+
+    def _near(self, value: Tensor) -> Tensor:
+        """A value where the parameters are; as in torch, a number without dimensions may come from the CPU."""
+        return value if value.dim() else value.to(self._device)
 
     def _per_batch(self, statistic: Tensor) -> Tensor:
         """A float64 statistic of the unexpanded parameters, as the user sees it."""
@@ -99,3 +111,13 @@ class IntervalDistribution(TorchDistribution):
         if result.shape[result.dim() - len(self.batch_shape) :] == self.batch_shape:
             return result
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+
+
+def as_floating(*numbers: Tensor | float) -> tuple[Tensor, ...]:
+    """Return numbers as tensors of one shape and dtype; integers become floating-point numbers of the default dtype."""
+    default = torch.get_default_dtype()
+    # before the dtypes meet: next to an integer tensor torch would round a scale of 0.5 to 0
+    tensors: tuple[Tensor, ...] = broadcast_all(
+        *(n.to(default) if isinstance(n, Tensor) and not n.is_floating_point() else n for n in numbers)
+    )
+    return tensors

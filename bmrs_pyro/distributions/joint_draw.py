@@ -13,40 +13,60 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bmrs_pyro.distributions.kl import negative_entropy
+from bmrs_pyro.distributions.central import (
+    Central,
+    central_entropy,
+    central_gradients,
+    central_offset,
+    outside,
+)
+from bmrs_pyro.distributions.drawing import outside_of, with_rest
+from bmrs_pyro.distributions.kl import entropy_by_quadrature
 from bmrs_pyro.distributions.log_uniform import LogUniform
-from bmrs_pyro.distributions.quantile import branch_free_offset, drawn_offset, offset_gradients
-from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
+
+
+def _forward(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+    """Draw and take E_q[log q(u)] in closed form; all that is as large as the draws leaves in p's dtype."""
+    loc, scale = loc.double(), scale.double()
+    cut = Central.of(loc, scale, low, high)
+    offset = central_offset(cut, p)
+    log_theta = torch.addcmul(loc, scale, offset, value=2**0.5)
+    return log_theta.to(p.dtype), offset.to(p.dtype), *central_entropy(cut, scale), *cut
+
+
+def _backward(
+    grad_u: Tensor, p: Tensor, offset: Tensor, edge: Tensor, height: Tensor, mass: Tensor
+) -> tuple[Tensor, ...]:
+    return central_gradients(Central(edge, edge, height, mass), grad_u, p, offset)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The pieces of a draw with KL that there are several ways to run.
-
-    The latter two are worth compiling: chains of some forty small tensor operations.
+    """How a draw with KL runs: two chains of some thirty small tensor operations, worth compiling.
 
     Args:
-        offset: `drawn_offset`, or `branch_free_offset`.
-        entropy: `negative_entropy`.
-        gradients: `offset_gradients`.
+        forward: Draws, and E_q[log q(u)] with its derivatives.
+        backward: Gradients of the draws.
+        everywhere: Whether numbers are never looked at to decide what to do.
     """
 
-    offset: Callable[[TruncatedNormal, Tensor], Tensor]
-    entropy: Callable[..., tuple[Tensor, ...]]
-    gradients: Callable[..., tuple[Tensor, ...]]
+    forward: Callable[..., tuple[Tensor, ...]] = _forward
+    backward: Callable[..., tuple[Tensor, ...]] = _backward
+    everywhere: bool = False
 
     def branch_free(self) -> Kernels:
         """Return the same with a draw that never looks at numbers to decide what to do."""
-        return replace(self, offset=branch_free_offset)
+        return replace(self, everywhere=True)
 
 
-EAGER = Kernels(drawn_offset, negative_entropy, offset_gradients)
+EAGER = Kernels()
 
 
 @cache
 def compiled_kernels() -> Kernels:
     """Return the pieces as torch.compile makes them, once for all sizes: structures may leave."""
-    return Kernels(drawn_offset, _compiled(negative_entropy), _compiled(offset_gradients))
+    forward, backward = (torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, _backward))
+    return Kernels(forward, backward)
 
 
 def draw_with_kl(
@@ -61,50 +81,52 @@ def draw_with_kl(
         loc: Mean of log θ before it is cut, `(C,)`.
         scale: Standard deviation of log θ before it is cut, `(C,)`.
         prior: One distribution for all, on loc's device.
-        p: Uniform draws in float64, `(*draws, C)`.
+        p: Uniform draws, `(*draws, C)`, float32 or float64: the dtype that the draws are computed in.
         kernels: `EAGER`, or `compiled_kernels()`.
 
     Returns:
         θ of p's shape and the KL `(C,)`, in loc's dtype.
     """
-    theta, kl = _DrawWithKL.apply(loc, scale, p, prior, kernels)
+    # torch.jit traces functions of tensors alone
+    bounds = prior.log_low, prior.log_high, prior.low, prior.high
+    theta, kl = _DrawWithKL.apply(loc, scale, p, *bounds, kernels)
     return theta, kl
 
 
 class _DrawWithKL(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, scale: Tensor, p: Tensor, prior: LogUniform, kernels: Kernels
+        ctx: Any,
+        loc: Tensor,
+        scale: Tensor,
+        p: Tensor,
+        low: Tensor,
+        high: Tensor,
+        least: Tensor,
+        greatest: Tensor,
+        kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:
-        normal = TruncatedNormal(loc.double(), scale.double(), prior.log_low, prior.log_high)
-        offset = kernels.offset(normal, p)
-        theta = torch.addcmul(normal.mode, normal.scale, offset).exp_().clamp_(prior.low, prior.high)
-        value, *derivatives = kernels.entropy(normal)
-        ctx.normal, ctx.kernels = normal, kernels
-        ctx.save_for_backward(p, offset, theta, *derivatives)
-        return theta.to(loc.dtype), (value + prior.log_width.log()).to(loc.dtype)
+        log_theta, offset, *entropy, edge, _, height, mass = kernels.forward(loc, scale, low, high, p)
+        mask = outside(edge, mass)
+        rest = outside_of(mask, (loc, scale, low, high), p, everywhere=kernels.everywhere)
+        if rest is not None:
+            log_theta = rest.put(log_theta, rest.log_theta)
+            exact = entropy_by_quadrature(rest.normal)
+            entropy = [rest.put(closed, other) for closed, other in zip(entropy, exact, strict=True)]
+        theta = log_theta.exp().clamp_(least, greatest)
+        ctx.kernels, ctx.rest = kernels, rest
+        ctx.save_for_backward(p, offset, theta, edge, height, mass, *entropy[1:])
+        return theta.to(loc.dtype), (entropy[0] + (high - low).log()).to(loc.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_theta: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        p, offset, theta, kl_by_loc, kl_by_scale = ctx.saved_tensors
-        by_loc, by_scale = ctx.kernels.gradients(ctx.normal, grad_theta.double() * theta, p, offset)
-        return (
-            by_loc.addcmul_(grad_kl, kl_by_loc).to(grad_kl.dtype),
-            by_scale.addcmul_(grad_kl, kl_by_scale).to(grad_kl.dtype),
-            *(None,) * 3,
+        p, offset, theta, *cut, kl_by_loc, kl_by_scale = ctx.saved_tensors
+        grad_u = grad_theta.to(theta.dtype) * theta
+        gradients = with_rest(ctx.rest, grad_u, ctx.kernels.backward(grad_u, p, offset, *cut))
+        of_kl = kl_by_loc, kl_by_scale
+        by_loc, by_scale = (
+            torch.addcmul(of_draw, grad_kl, other).to(grad_kl.dtype)
+            for of_draw, other in zip(gradients, of_kl, strict=True)
         )
-
-
-def _compiled(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    # the distribution goes in as its four tensors: what an object holds would be checked at every call
-    @torch.compile(dynamic=True, fullgraph=True)
-    def of_tensors(
-        loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, *others: Tensor
-    ) -> tuple[Tensor, ...]:
-        return function(TruncatedNormal(loc, scale, low, high), *others)
-
-    def of_distribution(normal: TruncatedNormal, *others: Tensor) -> tuple[Tensor, ...]:
-        return of_tensors(normal.loc, normal.scale, normal.low, normal.high, *others)
-
-    return of_distribution
+        return by_loc, by_scale, *(None,) * 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["kl_truncated_log_normal_log_uniform", "negative_entropy"]
+__all__ = ["entropy_by_quadrature", "kl_truncated_log_normal_log_uniform", "negative_entropy"]
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import register_kl
 
+from bmrs_pyro.distributions.central import Central, central_entropy, outside
 from bmrs_pyro.distributions.log_uniform import LogUniform
+from bmrs_pyro.distributions.quantile import branch_free
 from bmrs_pyro.distributions.truncated_log_normal import TruncatedLogNormal
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -20,9 +22,9 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) -> Tensor:
     """KL(q || p) = E_q[log q(u)] + log(log high − log low) with u = log θ, in nats.
 
-    The expectation is taken by 32 nodes around the mode, in float64, on the parameters as they came and not on
-    their expansion: it costs the same for any batch. Relative error below 1e-9; of the
-    gradient below 1e-6, or 1e-9 absolute near 0.
+    The expectation is taken in float64, on the parameters as they came and not on their expansion: it costs the
+    same for any batch. Closed form where that keeps nine digits, else 32 nodes around the mode. Relative error below
+    1e-9; of the gradient below 1e-6, or 1e-9 absolute near 0.
 
     Args:
         q: Posterior of batch shape `(C,)`.
@@ -33,14 +35,52 @@ def kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: LogUniform) ->
     """
     normal = q.log_distribution
     log_width = p.log_width.where(p.contains(q), torch.inf).log()
-    kl = _NegativeEntropy.apply(normal.loc, normal.scale, normal.low, normal.high) + log_width
+    entropy, *_ = _NegativeEntropy.apply(normal.loc, normal.scale, normal.low, normal.high)
+    kl = entropy + log_width
     # torch.broadcast_shapes takes as long as the rule; one distribution for all structures is the usual prior
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape) if p.batch_shape else q.batch_shape
     return kl.to(q.dtype).expand(shape)
 
 
-def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
-    """E_q[log q(u)] with its derivatives by loc and scale, from one evaluation of the rule.
+@register_kl(LogUniform, LogUniform)
+def _kl_log_uniforms(q: LogUniform, p: LogUniform) -> Tensor:
+    """KL(q || p) = log of the ratio of the intervals' lengths in log θ, where p's holds q's; else inf."""
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    kl = (p.log_width / q.log_width).log().clamp(min=0)  # the bounds may differ by rounding
+    return kl.where(p.contains(q), torch.inf).to(torch.promote_types(q.dtype, p.dtype)).expand(shape)
+
+
+@register_kl(TruncatedLogNormal, TruncatedLogNormal)
+def _kl_truncated_log_normals(q: TruncatedLogNormal, p: TruncatedLogNormal) -> Tensor:
+    """KL(q || p) = E_q[log q(u) − log p(u)] with u = log θ, by 48 nodes, where p's interval holds q's; else inf."""
+    ours, other = q.log_distribution, p.log_distribution
+    offset, mass = ours.grid(count=48)
+    u = ours.mode + ours.scale * offset
+    # a node may lie outside p's interval by the rounding of bounds
+    ratio = ours.exponent(offset) - ours.integral.log() - other.log_density(u)
+    kl = (mass * ratio).sum(0) / mass.sum(0)
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    return kl.where(p.contains(q), torch.inf).to(torch.promote_types(q.dtype, p.dtype)).expand(shape)
+
+
+def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, ...]:
+    """E_q[log q(u)] with its derivatives by loc and scale."""
+    parameters = torch.broadcast_tensors(normal.loc, normal.scale, normal.low, normal.high)
+    cut = Central.of(*parameters)
+    closed = central_entropy(cut, normal.scale)
+    mask = outside(cut.edge, cut.mass)
+    if branch_free():
+        exact = entropy_by_quadrature(normal)
+        return tuple(torch.where(mask, *pair) for pair in zip(exact, closed, strict=True))
+    if mask.any():
+        exact = entropy_by_quadrature(TruncatedNormal(*(part[mask] for part in parameters)))
+        for values, others in zip(closed, exact, strict=True):
+            values[mask] = others
+    return closed
+
+
+def entropy_by_quadrature(normal: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for any distribution, from one evaluation of the rule.
 
     q ∝ exp(e) with ∂e/∂loc = z/scale and ∂e/∂scale = −2e/scale up to constants, and dE_q[log q] = Cov(e, de).
     """
@@ -56,16 +96,21 @@ def negative_entropy(normal: TruncatedNormal) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _NegativeEntropy(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        value, *derivatives = negative_entropy(TruncatedNormal(loc, scale, low, high))
-        ctx.save_for_backward(*derivatives)
-        ctx.shapes = loc.shape, scale.shape
-        return value
+    def forward(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+        return negative_entropy(TruncatedNormal(loc, scale, low, high))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.shapes = inputs[0].shape, inputs[1].shape
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         by_loc, by_scale = ctx.saved_tensors
         loc_shape, scale_shape = ctx.shapes
         return (grad * by_loc).sum_to_size(loc_shape), (grad * by_scale).sum_to_size(scale_shape), None, None

@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import broadcast_all
 
-from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape
+from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape, as_floating
 
 
 class LogUniform(IntervalDistribution):
@@ -42,7 +41,7 @@ class LogUniform(IntervalDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        dtype = broadcast_all(low, high)[0].dtype
+        dtype = as_floating(low, high)[0].dtype
         super().__init__(low, high, shape=torch.Size(), dtype=dtype, device=None, validate_args=validate_args)
 
     @property

@@ -1,8 +1,8 @@
-"""Quantiles of a truncated log-normal with their closed-form derivatives: what a training step draws with."""
+"""Quantiles of a truncated log-normal with their closed-form derivatives."""
 
 from __future__ import annotations
 
-__all__ = ["branch_free_offset", "drawn_offset", "offset_gradients", "truncated_log_normal_quantile"]
+__all__ = ["branch_free", "exact_offset", "offset_gradients", "truncated_log_normal_quantile"]
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.special import erf, erfc, erfcx, erfinv, ndtri
+from torch.special import erfc, erfcx, ndtri
 
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -18,13 +18,8 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 # 37) and the distance to the near bound is solved for instead. At 35 both ways are good to 1e-11.
 FAR = 35.0
 
-# Up to this slope of the normal, erf leaves a uniform draw the digits that it has.
-STEEP = 5.0
 
-
-def truncated_log_normal_quantile(
-    p: Tensor, normal: TruncatedNormal, low: Tensor, high: Tensor, *, drawn: bool = False
-) -> Tensor:
+def truncated_log_normal_quantile(p: Tensor, normal: TruncatedNormal, low: Tensor, high: Tensor) -> Tensor:
     """θ with P(θ' ≤ θ) = p, for log θ' ~ N(loc, scale²) cut to [log low, log high].
 
     Differentiable once in p, loc and scale. With ξ = (log θ − loc)/scale, the bounds α and β in the same
@@ -38,7 +33,6 @@ def truncated_log_normal_quantile(
         normal: The distribution of log θ.
         low: exp(normal.low) as the user gave it; draws never leave [low, high], whatever exp rounds to.
         high: The same for the upper bound.
-        drawn: Whether p are uniform draws, whose tails have an absolute error of 1e-16: then see `drawn_offset`.
 
     Returns:
         θ in float64, of p's shape.
@@ -46,33 +40,45 @@ def truncated_log_normal_quantile(
     Reference:
         Figurnov, Mohamed and Mnih, "Implicit Reparameterization Gradients", 2018, equation 6.
     """
-    return _Quantile.apply(p, normal.loc, normal.scale, normal.low, normal.high, low, high, drawn)
+    theta, _ = _Quantile.apply(p, normal.loc, normal.scale, normal.low, normal.high, low, high)
+    return theta
 
 
 class _Quantile(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, p: Tensor, *args: Any) -> Tensor:
-        *parameters, low, high, drawn = args
-        normal = TruncatedNormal(*parameters)
-        offset = drawn_offset(normal, p) if drawn else _offset(normal, p)
-        theta = (normal.mode + normal.scale * offset).exp_().clamp_(low, high)
-        ctx.save_for_backward(p, offset, theta)
-        ctx.normal = normal
-        return theta
+    def forward(
+        p: Tensor, loc: Tensor, scale: Tensor, log_low: Tensor, log_high: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        normal = TruncatedNormal(loc, scale, log_low, log_high)
+        offset = exact_offset(normal, p, everywhere=branch_free())
+        return (normal.mode + normal.scale * offset).exp().clamp(low, high), offset
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        theta, offset = output
+        ctx.mark_non_differentiable(offset)
+        ctx.save_for_backward(*inputs[:5], theta, offset)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        p, offset, theta = ctx.saved_tensors
-        normal: TruncatedNormal = ctx.normal
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        p, *parameters, theta, offset = ctx.saved_tensors
+        normal = TruncatedNormal(*parameters)
         grad_u = grad * theta
         by_loc, by_scale = offset_gradients(normal, grad_u, p, offset)
         return (
             grad_u * normal.integral * _lift(offset, normal) if ctx.needs_input_grad[0] else None,
             by_loc.sum_to_size(normal.loc.shape),
             by_scale.sum_to_size(normal.scale.shape),
-            *(None,) * 5,
+            *(None,) * 4,
         )
+
+
+def branch_free() -> bool:
+    """Whether numbers may not be looked at to decide what to do: inside a transform of torch.func."""
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def offset_gradients(
@@ -102,42 +108,26 @@ def offset_gradients(
 
 def _lift(offset: Tensor, normal: TruncatedNormal) -> Tensor:
     """φ at the mode over φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf."""
-    return normal.exponent(offset).neg_().clamp_(max=700.0).exp_()
+    return normal.exponent(offset).neg().clamp(max=700.0).exp()
 
 
-def drawn_offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
-    """Offset from the mode, in units of scale, below which the mass p lies, for uniform draws p.
+def exact_offset(normal: TruncatedNormal, p: Tensor, *, everywhere: bool = False) -> Tensor:
+    """Offset from the mode, in units of scale, below which the mass p lies.
 
-    With ξ = z + b, erf(ξ/√2) is linear in p. That has an absolute error of 1e-16 in p, as the draws have; it
-    takes a third of the time of the inverse that is exact in the tails, which serves distributions that are all tail.
+    Args:
+        normal: The distribution.
+        p: Probabilities.
+        everywhere: Go both ways for all distributions and choose at the end: for CUDA graphs and torch.func.
     """
-    offset = _drawn(normal, p)
-    steep = normal.slope.abs() > STEEP
-    if steep.any():
-        steep = steep.expand(p.shape[p.dim() - steep.dim() :])
-        parameters = (
-            t.expand(steep.shape)[steep] for t in (normal.loc, normal.scale, normal.low, normal.high)
-        )
-        offset[..., steep] = _offset(TruncatedNormal(*parameters), p[..., steep])
-    return offset.clamp_(normal.lower, normal.upper)
-
-
-def branch_free_offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
-    """The same as `drawn_offset`, by all ways for all distributions and a choice at the end: for CUDA graphs.
-
-    That costs several times the arithmetic, but nothing waits for the numbers.
-    """
-    far = _far_offset(p, normal.slope, normal.upper - normal.lower)
-    exact = torch.where(normal.slope.abs() > FAR, far, _central(normal, p))
-    return torch.where(normal.slope.abs() > STEEP, exact, _drawn(normal, p)).clamp_(
-        normal.lower, normal.upper
-    )
-
-
-def _drawn(normal: TruncatedNormal, p: Tensor) -> Tensor:
-    """The offset, by erf."""
-    at_low, at_high = (_erf(normal.slope + bound) for bound in (normal.lower, normal.upper))
-    return erfinv(torch.lerp(at_low, at_high, p)).mul_(math.sqrt(2)).sub_(normal.slope)
+    offset = _central(normal, p)
+    far = normal.slope.abs() > FAR
+    if everywhere:
+        offset = torch.where(far, _far_offset(p, normal.slope, normal.upper - normal.lower), offset)
+    elif far.any():
+        far = far.expand(p.shape[p.dim() - far.dim() :])
+        slope, length = (t.expand(far.shape)[far] for t in (normal.slope, normal.upper - normal.lower))
+        offset[..., far] = _far_offset(p[..., far], slope, length)
+    return offset.maximum(normal.lower).minimum(normal.upper)
 
 
 def _central(normal: TruncatedNormal, p: Tensor) -> Tensor:
@@ -145,18 +135,7 @@ def _central(normal: TruncatedNormal, p: Tensor) -> Tensor:
     alpha, beta = normal.slope + normal.lower, normal.slope + normal.upper
     below = torch.lerp(_ndtr(alpha), _ndtr(beta), p)
     above = torch.lerp(_ndtr(-alpha), _ndtr(-beta), p)
-    return ndtri(torch.minimum(below, above)).copysign_(below - above) - normal.slope
-
-
-def _offset(normal: TruncatedNormal, p: Tensor) -> Tensor:
-    """Offset from the mode, in units of scale, below which the mass p lies."""
-    offset = _central(normal, p)
-    far = normal.slope.abs() > FAR
-    if far.any():
-        far = far.expand(p.shape[p.dim() - far.dim() :])
-        slope, length = (t.expand(far.shape)[far] for t in (normal.slope, normal.upper - normal.lower))
-        offset[..., far] = _far_offset(p[..., far], slope, length)
-    return offset.clamp_(normal.lower, normal.upper)
+    return ndtri(torch.minimum(below, above)).copysign(below - above) - normal.slope
 
 
 def _far_offset(p: Tensor, slope: Tensor, length: Tensor) -> Tensor:
@@ -181,11 +160,6 @@ def _far_offset(p: Tensor, slope: Tensor, length: Tensor) -> Tensor:
     mills_d = _mills(b + d)
     d = d - (d * (b + d / 2) - (mills_d / mills_b).log() - t) * mills_d
     return d.copysign(slope)
-
-
-def _erf(x: Tensor) -> Tensor:
-    """Φ(x) − Φ(−x)."""
-    return erf(x * math.sqrt(0.5))
 
 
 def _ndtr(x: Tensor) -> Tensor:

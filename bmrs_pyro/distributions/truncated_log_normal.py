@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import broadcast_all
 
-from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape
+from bmrs_pyro.distributions.central import uniforms
+from bmrs_pyro.distributions.drawing import draw
+from bmrs_pyro.distributions.interval import PRIOR_HIGH, PRIOR_LOW, IntervalDistribution, Shape, as_floating
 from bmrs_pyro.distributions.quantile import truncated_log_normal_quantile
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -53,7 +54,7 @@ class TruncatedLogNormal(IntervalDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        self._loc, self._scale = broadcast_all(loc, scale)
+        self._loc, self._scale = as_floating(loc, scale)
         like = self._loc
         super().__init__(
             low, high, shape=like.shape, dtype=like.dtype, device=like.device, validate_args=validate_args
@@ -76,6 +77,7 @@ class TruncatedLogNormal(IntervalDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of log θ, less log θ for the change of variable; −inf outside the interval."""
+        value = self._near(value)
         if self._validate_args:
             self._validate_sample(value)
         u = value.double().log()
@@ -85,20 +87,20 @@ class TruncatedLogNormal(IntervalDistribution):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Reparameterised draws of shape `sample_shape + batch_shape`."""
         shape = self._extended_shape(sample_shape)
-        p = torch.rand(shape, dtype=torch.float64, device=self._loc.device)
-        return self._quantile(p, drawn=True)
+        p = uniforms(shape, self.dtype, self._loc.device)
+        return draw(p, self._loc, self._scale, self.low, self.high).to(self.dtype)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(θ' ≤ value)."""
-        normal = self.log_distribution
+        value, normal = self._near(value), self.log_distribution
         part = normal.cut(normal.low, value.double().clamp(self.low, self.high).log())
         mass = normal.log_density(part.mode).exp() * part.integral
         return self._rounded(mass.clamp(max=1), value)
 
     def icdf(self, value: Tensor) -> Tensor:
         """θ below which the mass `value` lies."""
-        p = value.double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        return self._quantile(p)
+        p = self._near(value).double().expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high).to(self.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -145,7 +147,3 @@ class TruncatedLogNormal(IntervalDistribution):
         growth = torch.expm1(normal.scale * offset)
         mean = (weight * growth).sum(0)
         return normal, mean, (weight * (growth - mean) ** 2).sum(0)
-
-    def _quantile(self, p: Tensor, *, drawn: bool = False) -> Tensor:
-        theta = truncated_log_normal_quantile(p, self.log_distribution, self.low, self.high, drawn=drawn)
-        return theta.to(self.dtype)

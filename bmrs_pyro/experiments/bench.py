@@ -8,9 +8,8 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pyro
 import torch
@@ -19,52 +18,28 @@ from torchvision import models
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
+from bmrs_pyro.experiments.bench_start import path, start
+from bmrs_pyro.experiments.bench_stock import stock
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures
 from bmrs_pyro.reduction import bmrs_n, delta_f, low_precision, spike
-from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import fit
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Settings of the sections.
-
-    Args:
-        folder: folder of the networks' files.
-        rounds: number of alternating blocks in each measurement.
-        device: device of the training steps; the other sections measure the CPU.
-    """
-
-    folder: str
-    rounds: int
-    device: str = "cpu"
-
-    def at(self, net: nn.Module) -> nn.Module:
-        """Return the network on the device."""
-        return net.to(self.device)
-
-    def examples(self, batch: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return a batch of noise with labels, on the device."""
-        x, y = torch.randn(batch, *shape), torch.randint(10, (batch,))
-        return x.to(self.device), y.to(self.device)
 
 
 def steps(setting: Setting) -> Record:
-    """(a) One SVI step against the same network's plain step: time and memory, at two batch sizes."""
-    cases: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int], int]] = {
+    """(a) One SVI step against the same network's plain step: time and memory, at several batch sizes."""
+    cases: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...], int]] = {
         # network, input shape, batch sizes, steps per block
-        "MLP, MNIST": (_model(setting.folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 256), 20),
-        "LeNet5, MNIST": (_model(setting.folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
-        "LeNet5, CIFAR-10": (_model(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
+        "MLP, MNIST": (model_of(setting.folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 128, 256), 20),
+        "LeNet5, MNIST": (model_of(setting.folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
+        "LeNet5, CIFAR-10": (model_of(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
         "ResNet-18, 32 px": (_torchvision("resnet18"), (3, 32, 32), (16, 64), 2),
         "ResNet-18, 64 px": (_torchvision("resnet18"), (3, 64, 64), (16, 64), 1),
         "ResNet-50, 64 px": (_torchvision("resnet50"), (3, 64, 64), (8, 16), 1),
-        "ViT-small, 32 px": (_model(setting.folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
+        "ViT-small, 32 px": (model_of(setting.folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
     }
     record = {}
     for name, (make, shape, batches, block) in cases.items():
@@ -85,7 +60,7 @@ def compiled(setting: Setting) -> Record:
     """(a) LeNet5's step, compiled and on a GPU recorded, against the plain step, eager and compiled."""
     record = {}
     for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
-        make = _model(setting.folder, "lenet5", (channels, 32, 32))
+        make = model_of(setting.folder, "lenet5", (channels, 32, 32))
         x, y = setting.examples(64, (channels, 32, 32))
         steps = {
             "plain": plain_step(setting.at(make()), x, y),
@@ -145,7 +120,7 @@ def whole_run(setting: Setting) -> Record:
         seconds: dict[str, float] = {}
         for run, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
             pyro.set_rng_seed(0)
-            net = _model(setting.folder, "lenet5", train.input_shape)()
+            net = model_of(setting.folder, "lenet5", train.input_shape)()
             model = SupervisedModel(
                 NoisyNetwork(net, example), SmoothedLikelihood(), len(train), kl_weight=("mean", 0.3)
             )
@@ -184,8 +159,8 @@ def removal(setting: Setting) -> Record:
 def inference(setting: Setting) -> Record:
     """(e) The compact network, with half of all structures removed, against the dense one."""
     cases = {
-        "LeNet5": (_model(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
-        "VGG": (_model(setting.folder, "vgg", (3, 32, 32)), (3, 32, 32)),
+        "LeNet5": (model_of(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
+        "VGG": (model_of(setting.folder, "vgg", (3, 32, 32)), (3, 32, 32)),
         "ResNet-18": (_torchvision("resnet18"), (3, 64, 64)),
     }
     record = {}
@@ -230,6 +205,9 @@ def growth(setting: Setting) -> Record:
 
 SECTIONS: Mapping[str, Callable[[Setting], Record]] = {
     "steps": steps,
+    "stock": stock,
+    "start": start,
+    "path": path,
     "compiled": compiled,
     "throughput": throughput,
     "run": whole_run,
@@ -240,13 +218,9 @@ SECTIONS: Mapping[str, Callable[[Setting], Record]] = {
 }
 
 
-def _model(folder: str, name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
-    return lambda: NetworkSource(f"{folder}/{name}.py").build(shape, 10)
-
-
 def _torchvision(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        net: nn.Module = models.get_model(name, weights=None, num_classes=10)
+        net: nn.Module = models.getmodel_of(name, weights=None, num_classes=10)
         return net
 
     return make

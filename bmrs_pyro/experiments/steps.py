@@ -17,6 +17,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import AutoTruncatedLogNormal, MeanFieldELBO, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.inference.draws import Draws
 from bmrs_pyro.metrics import peak_of
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.training import (
@@ -57,7 +58,7 @@ def svi_step(
     x: Tensor,
     y: Tensor,
     *,
-    draws: str = "example",
+    draws: Draws = "auto",
     keep: float = 1.0,
     compiled: Compiled = "nothing",
     recorded: bool = False,
@@ -69,14 +70,14 @@ def svi_step(
         net: the network.
         x: a batch of inputs.
         y: their labels.
-        draws: ``"example"`` or ``"batch"``.
+        draws: as of :class:`SupervisedModel`.
         keep: share of every family that is left, as after pruning.
         compiled: what torch.compile compiles: ``"nothing"``, ``"draw"`` (with the KL), or ``"all"``, the network too.
         recorded: whether steps are replayed from CUDA graphs.
         bfloat16: mixed precision.
     """
     network = NoisyNetwork(net, x[:1])
-    model = SupervisedModel(network, SmoothedLikelihood(), NUM_DATA, draws=draws, mixed_precision=bfloat16)  # type: ignore[arg-type]
+    model = SupervisedModel(network, SmoothedLikelihood(), NUM_DATA, draws=draws, mixed_precision=bfloat16)
     model.register_weights = False
     guide = AutoTruncatedLogNormal(model)
     if keep < 1:

@@ -15,12 +15,12 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from bmrs_pyro.distributed import SharedDraws
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions.central import uniforms
 from bmrs_pyro.distributions.joint_draw import EAGER, Kernels, draw_with_kl
 from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
-from bmrs_pyro.inference.packing import pack
+from bmrs_pyro.inference.packing import Pack
 from bmrs_pyro.network.removal import replace_values_
 
 
@@ -47,6 +47,7 @@ class AutoTruncatedLogNormal(AutoGuide):
     """
 
     loc: Tensor
+    loc_unconstrained: Tensor
     scale: Tensor
 
     def __init__(
@@ -60,7 +61,6 @@ class AutoTruncatedLogNormal(AutoGuide):
         super().__init__(model)
         self.kernels: Kernels = EAGER
         self._scales: tuple[list[float], Tensor] | None = None
-        self._near: LogUniform = model.prior
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
         # Pyro turns these into parameters that read as the tensors they are annotated as
@@ -114,28 +114,26 @@ class AutoTruncatedLogNormal(AutoGuide):
         return tuple(structure.size for structure in self.model.structures)
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Sample θ of every family, ``(batch, C_f)`` or ``(C_f,)``, keyed by site name."""
+        """Sample θ of every family, ``(draws, C_f)`` or ``(C_f,)``, keyed by site name."""
         self._refuse_strangers()
-        draws = self.model.draw_shape(x)
-        sites = pack(self._joint(), self.sizes, draws)
-        with self.model.latent(draws):
+        joint = self._joint()
+        prior = self.model.prior_on(joint.loc.device)
+        theta, divergence = draw_with_kl(joint.loc, joint.scale, prior, self._uniforms(x), self.kernels)
+        sites = Pack(joint, self.sizes, theta, prior, divergence).sites()
+        with self.model.latent(sites[0].batch_shape):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
     def draw(self, x: Inputs) -> tuple[dict[str, Tensor], Tensor]:
         """Sample θ as a call does, from the same random numbers, but without Pyro sites; return the KL with it.
 
         Returns:
-            θ by site name, ``(batch, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
+            θ by site name, ``(draws, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
         """
         with self._pyro_context:  # as a call would: loc and scale register as parameters
             self._refuse_strangers()
             loc, scale = self.loc, self.scale
-        draws, batch = self.model.draw_shape(x), self.model.global_batch
-        if batch is None:
-            p = torch.rand((*draws, *loc.shape), dtype=torch.float64, device=loc.device)
-        else:
-            p = batch.uniforms(draws, loc.shape)
-        theta, divergence = draw_with_kl(loc, scale, self.prior_on(loc.device), p, self.kernels)
+        prior = self.model.prior_on(loc.device)
+        theta, divergence = draw_with_kl(loc, scale, prior, self._uniforms(x), self.kernels)
         values = dict(zip(self.names, theta.split(self.sizes, -1), strict=True))
         return values, self._kl_scales(divergence).dot(divergence)
 
@@ -196,17 +194,16 @@ class AutoTruncatedLogNormal(AutoGuide):
                     "to them before"
                 )
 
-    def prior_on(self, device: torch.device) -> LogUniform:
-        """Return the model's prior with its bounds on a device, where they are kept."""
-        if self._near.low.device != device:
-            self._near = LogUniform(self.model.prior.low.to(device), self.model.prior.high.to(device))
-        return self._near
+    def _uniforms(self, x: Inputs) -> Tensor:
+        """Return what a batch's gains are drawn from, ``(*draws, Σ C_f)``."""
+        like, batch = self.loc_unconstrained, self.model.global_batch
+        if batch is not None:
+            return batch.uniforms(self.model.draw_count(x), like.shape, like.dtype)
+        return uniforms((*self.model.draw_shape(x), *like.shape), like.dtype, like.device)
 
     def _joint(self) -> TruncatedLogNormal:
         prior = self.model.prior
-        joint = TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
-        batch = self.model.global_batch
-        return joint if batch is None else SharedDraws(batch, joint)
+        return TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

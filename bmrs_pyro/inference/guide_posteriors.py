@@ -28,7 +28,8 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
         **kwargs: likewise.
 
     Returns:
-        posteriors keyed by site name; sites of other distributions are not gains and left out.
+        posteriors keyed by site name; sites of other distributions are not gains and left out, nor are scalars, such as
+        a scale that all gains of a layer share.
 
     Raises:
         ValueError: no site of the guide is truncated log-normal, or one differs between examples.
@@ -45,10 +46,13 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
             distribution = distribution.base_dist
         if isinstance(distribution, TruncatedLogNormal):
             plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-            found[name] = _one_draw(name, distribution, {dim - sampled.event_dim for dim in plates})
+            one = _one_draw(name, distribution, {dim - sampled.event_dim for dim in plates})
+            if one.batch_shape:
+                found[name] = one
     if not found:
         raise ValueError(
-            "the guide samples no TruncatedLogNormal site; posteriors() reads gains from sites such as "
+            "the guide samples no TruncatedLogNormal site with a dimension of structures; posteriors() reads gains "
+            "from sites such as "
             'pyro.sample("theta.conv1", TruncatedLogNormal(loc, scale, low, high).to_event(1))'
         )
     return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Draws", "SupervisedModel"]
+__all__ = ["SupervisedModel"]
 
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.ops.provenance import detach_provenance
 from pyro.params.param_store import StateDict
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference.draws import FEW_READ, SHARED, Draws, draws_of, parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given
 from bmrs_pyro.inference.observations import log_likelihoods, observed
@@ -27,9 +29,8 @@ from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
+from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
 
-Draws = Literal["example", "batch"]
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
 
 
@@ -60,7 +61,8 @@ class SupervisedModel(nn.Module):
 
     θ_f ~ prior for every family f, independently for each of its C_f structures, and
     y_i ~ likelihood(network(x_i, θ_i)). With ``draws="example"`` every example of a batch has a θ draw of
-    its own, with ``"batch"`` they share one: the expected loss is the same, the gradient variance differs.
+    its own, with ``"batch"`` they share one, and with ``draws=16`` they share 16 or, where 16 does not divide the
+    batch, a few more, example i the draw i mod 16: the expected loss is the same, the gradient variance differs.
 
     Args:
         network: the network with its gains as arguments.
@@ -70,9 +72,11 @@ class SupervisedModel(nn.Module):
             ``pyro.param``, are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
-        draws: ``"example"`` or ``"batch"``. The first batch is used to try whether the network keeps its examples in
-            their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning. Recurrent
-            layers, whose weights take the gains of their hidden units, always have ``"batch"``.
+        draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``: 16 where the network reads fewer
+            than 4 numbers per gain and example, as an MLP does, so that draws per example would cost as much as the
+            network; else ``"example"``. The first batch is used to find out, and to try whether the network keeps its
+            examples in their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning.
+            Recurrent layers, whose weights take the gains of their hidden units, always have ``"batch"``.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
             that concerns the gains stay as they are.
@@ -98,7 +102,7 @@ class SupervisedModel(nn.Module):
         num_data: int,
         *,
         prior: LogUniform | None = None,
-        draws: Draws = "example",
+        draws: Draws | str = "auto",
         kl_weight: KLWeight | str | float | tuple[str, float] = "elbo",
         mixed_precision: bool = False,
     ) -> None:
@@ -112,13 +116,11 @@ class SupervisedModel(nn.Module):
             raise TypeError(f"prior is a {type(prior).__name__}; a gain's prior is a LogUniform(low, high)")
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
-        if draws not in ("example", "batch"):
-            raise ValueError(f"draws is {draws!r}; use 'example' or 'batch'")
         self.network = network
         self.likelihood = as_likelihood(likelihood)
         self.num_data = num_data
         self.prior = prior
-        self.draws: Draws = "batch" if network.recurs else draws
+        self.draws: Draws = "batch" if network.recurs else parse_draws(draws)
         self.kl_weight = KLWeight.parse(kl_weight)
         self.kl_scales = dict(self.kl_weight.scales(network, num_data))
         self.mixed_precision = mixed_precision
@@ -127,18 +129,23 @@ class SupervisedModel(nn.Module):
         self.global_batch: GlobalBatch | None = None
         self.stored: StateDict = {"params": {}, "constraints": {}}
         self._rows_checked = False
+        self._near = prior, prior
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:
-        """Return the shape of the independent θ draws of a batch: ``(batch,)`` or ``()``."""
-        if self.draws == "batch":
+        """Return the shape of this process's independent θ draws of a batch: ``(draws,)`` or ``()``."""
+        count, whole = self.draw_count(x), self.global_batch
+        if count is None:
             return torch.Size()
-        batch = batch_size(x)
-        if batch is None:
-            raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
-        if not self._rows_checked:
-            self._check_rows(x, batch)
-        return torch.Size([batch]) if self.draws == "example" else torch.Size()
+        return torch.Size([count if whole is None else whole.local_draws(count)])
+
+    def draw_count(self, x: Inputs) -> int | None:
+        """Return the number of θ draws of a batch, that of all processes together; None for one that all share."""
+        if self.draws != "batch" and not self._rows_checked:
+            self._check_rows(x, _examples(x))
+        if self.draws == "batch":
+            return None
+        return draws_of(_examples(x) if self.global_batch is None else self.global_batch.total, self.draws)
 
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
         """Return the plate of the draws with the KL weights; model *and* guide sample θ inside it.
@@ -156,6 +163,12 @@ class SupervisedModel(nn.Module):
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
+        if any(gain.dim() > len(draws) + 1 for gain in theta.values()):
+            raise NotImplementedError(
+                "the gains have a dimension more than the model gave them, as from vectorize_particles=True or "
+                "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
+                "vectorize_particles, and parallel=False"
+            )
         distribution = self._distribution(x, theta)
         if y is not None:
             y = observed(distribution, y)
@@ -168,6 +181,14 @@ class SupervisedModel(nn.Module):
         self._register()
         distribution = self._distribution(x, theta)
         return self._repeats(distribution) * log_likelihoods(distribution, y).sum()
+
+    def prior_on(self, device: torch.device) -> LogUniform:
+        """Return the prior with its bounds on a device; the same object as long as prior and device are."""
+        prior, near = self._near
+        if prior is not self.prior or near.low.device != device:
+            near = LogUniform(self.prior.low.to(device), self.prior.high.to(device))
+            self._near = self.prior, self.prior if self.prior.low.device == device else near
+        return self._near[1]
 
     @property
     def structures(self) -> Sequence[Any]:
@@ -195,18 +216,21 @@ class SupervisedModel(nn.Module):
         return self.num_data / distribution.batch_shape[0]
 
     def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
-        key = (name, size, draws)
-        if key not in self._priors:
-            self._priors[key] = FamilyPrior(self.prior, draws, size)
+        key, prior = (name, size, draws), self.prior_on(next(self.network.parameters()).device)
+        if key not in self._priors or self._priors[key].distribution is not prior:
+            self._priors[key] = FamilyPrior(prior, draws, size)
         return self._priors[key]
 
     def _check_rows(self, x: Inputs, batch: int) -> None:
         try:
             with pyro.poutine.block():
-                doubt = mixed_rows(self.network, x, batch)
+                doubt, read = tried_rows(self.network, x, batch)
         except RowsUndecided:  # whoever runs the network on these inputs will say why
             return
         self._rows_checked = self.network.rows_tried = True
+        if self.draws == "auto":
+            few = 0 < read < FEW_READ * sum(family.size for family in self.structures)
+            self.draws = SHARED if few else "example"
         if doubt is not None:
             self.draws = "batch"
             warnings.warn(
@@ -224,12 +248,22 @@ class SupervisedModel(nn.Module):
         for part, module in modules.items():
             for name, parameter in module.named_parameters():
                 stored = f"{part}$$${name}"
-                if parameter.requires_grad and pyro.param(stored, parameter) is not parameter:
+                if not parameter.requires_grad:
+                    continue
+                # pyro.render_model wraps what it follows
+                if detach_provenance(pyro.param(stored, parameter)) is not parameter:
                     raise RuntimeError(
                         f"Pyro's parameter store holds another tensor as {stored!r}: a second model in one "
                         "process, or a loaded store. Call pyro.clear_param_store(), or "
                         f"pyro.module('{part}', model.{part}, update_module_params=True) to take the stored weights"
                     )
+
+
+def _examples(x: Inputs) -> int:
+    batch = batch_size(x)
+    if batch is None:
+        raise ValueError("no tensor among the inputs begins with the batch; use draws='batch'")
+    return batch
 
 
 def _single(output: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FamilyPrior", "PackedSite", "pack"]
+__all__ = ["FamilyPrior", "Pack", "PackedSite"]
 
 from functools import cached_property
 from typing import ClassVar
@@ -17,25 +17,39 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 Shape = torch.Size | list[int] | tuple[int, ...]
 
 
-class _Pack:
-    """The joint posterior of all families and what was computed from it in this step."""
+class Pack:
+    """The joint posterior of all families and what was computed from it in this step.
 
-    def __init__(self, posterior: TruncatedLogNormal, sizes: tuple[int, ...], draws: torch.Size) -> None:
-        self.posterior = posterior
-        self.sizes = sizes
-        self.draws = draws
-        self._divergence: tuple[LogUniform, tuple[Tensor, ...]] | None = None
+    Args:
+        posterior: joint posterior with batch shape ``(Σ C_f,)``.
+        sizes: C_f of each family, in order.
+        theta: its draws, ``(*draws, Σ C_f)``.
+        prior: one for all families.
+        divergence: KL to it, ``(Σ C_f,)``.
+    """
+
+    def __init__(
+        self,
+        posterior: TruncatedLogNormal,
+        sizes: tuple[int, ...],
+        theta: Tensor,
+        prior: LogUniform,
+        divergence: Tensor,
+    ) -> None:
+        self.posterior, self.sizes, self.theta, self.prior = posterior, sizes, theta, prior
+        self.draws = torch.Size(theta.shape[:-1])  # of numbers; torch.jit hands over others
+        self.values = theta.split(sizes, -1)
+        self.divergences = divergence.split(sizes)
 
     @cached_property
-    def values(self) -> tuple[Tensor, ...]:
-        """The draw of each family, ``(*draws, C_f)``."""
-        return self.posterior.rsample(self.draws).split(self.sizes, -1)
+    def log_probs(self) -> tuple[Tensor, ...]:
+        """Log q of the draws, summed over each family, ``draws`` each."""
+        parts = self.posterior.log_prob(self.theta).split(self.sizes, -1)
+        return tuple(part.sum(-1) for part in parts)
 
-    def divergence(self, prior: LogUniform) -> tuple[Tensor, ...]:
-        """KL to one prior shared by all families, ``(C_f,)`` each; computed once a step."""
-        if self._divergence is None or self._divergence[0] is not prior:
-            self._divergence = (prior, kl_divergence(self.posterior, prior).split(self.sizes))
-        return self._divergence[1]
+    def sites(self) -> list[PackedSite]:
+        """Return one site per family."""
+        return [PackedSite(self, index) for index in range(len(self.sizes))]
 
 
 class PackedSite(dist.TorchDistribution):
@@ -48,7 +62,7 @@ class PackedSite(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
 
-    def __init__(self, pack: _Pack, index: int) -> None:
+    def __init__(self, pack: Pack, index: int) -> None:
         self.pack = pack
         self.index = index
         super().__init__(pack.draws, torch.Size((pack.sizes[index],)), validate_args=False)
@@ -79,7 +93,9 @@ class PackedSite(dist.TorchDistribution):
         return self.posterior.rsample(torch.Size(sample_shape) + self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log q(θ), summed over the family."""
+        """Return log q(θ), summed over the family; that of the step's own draws for all families at once."""
+        if value is self.pack.values[self.index]:
+            return self.pack.log_probs[self.index]
         return self.posterior.log_prob(value).sum(-1)
 
 
@@ -97,22 +113,12 @@ class FamilyPrior(dist.Independent):
 
 @register_kl(PackedSite, FamilyPrior)
 def _kl_packed_family(q: PackedSite, p: FamilyPrior) -> Tensor:
-    return q.pack.divergence(p.distribution)[q.index].sum().expand(q.batch_shape)
+    if p.distribution is q.pack.prior:
+        return q.pack.divergences[q.index].sum().expand(q.batch_shape)
+    return _kl_packed_independent(q, p)
 
 
 @register_kl(PackedSite, dist.Independent)
 def _kl_packed_independent(q: PackedSite, p: dist.Independent) -> Tensor:
     posterior = q.posterior.expand((*q.batch_shape, *q.event_shape)).to_event(1)
     return kl_divergence(posterior, p)
-
-
-def pack(posterior: TruncatedLogNormal, sizes: tuple[int, ...], draws: torch.Size) -> list[PackedSite]:
-    """Split a joint posterior into one site per family.
-
-    Args:
-        posterior: joint posterior with batch shape ``(Σ C_f,)``.
-        sizes: C_f of each family, in order.
-        draws: shape of the independent draws, ``(batch,)`` or ``()``.
-    """
-    shared = _Pack(posterior, sizes, draws)
-    return [PackedSite(shared, index) for index in range(len(sizes))]

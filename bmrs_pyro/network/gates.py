@@ -39,6 +39,7 @@ class Gate(nn.Module):
         self.families = tuple((family.name, family.size) for family, _ in parts)
         self.trailing = (1,) * len(getattr(consumer, "kernel_size", ()))  # dimensions behind the channels
         self.gain: Tensor | None = None
+        self.examples: int | None = None  # of the batch, where several share each row of gains
         self.multiplied = False  # whether the last forward pass had gains
         self.saving: _Recomputed | None = None
         total = sum(family.size for family, _ in parts)
@@ -53,7 +54,7 @@ class Gate(nn.Module):
         self.run = run if in_order else None
 
     def gains(self, theta: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the gain of every input channel, ``(n,)`` or ``(batch, n)``; None where all are 1."""
+        """Return the gain of every input channel, ``(n,)`` or ``(draws, n)``; None where all are 1."""
         given = [theta.get(name) for name, _ in self.families]
         some = next((value for value in given if value is not None), None)
         if some is None:
@@ -84,14 +85,17 @@ class Gate(nn.Module):
                 )
             return (x._replace(data=x.data * gain.to(x.data.dtype)), *rest)
         if gain.dim() == 2:
-            if gain.shape[0] != x.shape[0]:
+            batch = self.examples or gain.shape[0]
+            if batch != x.shape[0]:
                 raise ValueError(
-                    f"layer {self.consumer!r} reads {x.shape[0]} rows for a batch of {gain.shape[0]}: "
+                    f"layer {self.consumer!r} reads {x.shape[0]} rows for a batch of {batch}: "
                     "its input does not begin with the batch; give gains of shape (C,), not (batch, C), as a "
                     "SupervisedModel with draws='batch' does"
                 )
             middle = (1,) * (x.dim() - 2 - len(self.trailing))
             gain = gain.reshape(gain.shape[0], *middle, gain.shape[1], *self.trailing)
+            if self.examples is not None:  # a view, so that nothing is repeated
+                x = x.unflatten(0, (-1, gain.shape[0]))
         elif self.trailing:
             gain = gain.reshape(-1, *self.trailing)
         gain = gain.to(x.dtype)
@@ -101,7 +105,7 @@ class Gate(nn.Module):
             # x is kept for the gain's gradient anyway; a compiler decides by itself what to keep
             self.saving = _Recomputed(y, x, gain)
             self.saving.__enter__()
-        return (y, *rest)
+        return (y if self.examples is None or y.dim() == args[0].dim() else y.flatten(0, 1), *rest)
 
     def _refuse_recomputation(self) -> None:
         if torch.compiler.is_compiling():
@@ -225,16 +229,23 @@ class Gates(nn.ModuleList):
         return cast(Iterator[Gate], super().__iter__())
 
     @contextmanager
-    def open(self, theta: Mapping[str, Tensor]) -> Iterator[None]:
-        """Multiply the consumers' inputs by the gains within the context."""
+    def open(self, theta: Mapping[str, Tensor], batch: int | None = None) -> Iterator[None]:
+        """Multiply the consumers' inputs by the gains within the context.
+
+        Args:
+            theta: gains ``(C,)`` or ``(draws, C)`` by family; example i has row i mod draws.
+            batch: number of examples, where there are gains ``(draws, C)``.
+        """
         try:
             for gate in self:
-                gate.gain = gate.gains(theta)
-                gate.multiplied = gate.gain is not None
+                gate.gain = gain = gate.gains(theta)
+                gate.multiplied = gain is not None
+                shared = gain is not None and gain.dim() == 2 and len(gain) != batch
+                gate.examples = batch if shared else None
             yield
         finally:
             for gate in self:
-                gate.gain = None
+                gate.gain = gate.examples = None
                 gate.close()  # torch calls no hook after an interrupt
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
-from bmrs_pyro.network.row_check import RowsUndecided, mixed_rows
+from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
 from bmrs_pyro.network.structures import StructureFamily, Structures
 
 
@@ -73,8 +73,9 @@ class NoisyNetwork(nn.Module):
         Args:
             x: its input; a tuple for several inputs. A dict, alone or as the last input, is passed like the example
                 inputs: by name, or as one input. Dimension 0 of the first tensor is the batch.
-            theta: gains by family, ``(C,)``, or ``(batch, C)`` for each example; families not named have gain 1. The
-                first call with gains per example checks that the network keeps every example in its row.
+            theta: gains by family, ``(C,)``, or ``(n, C)`` where n divides the batch: example i has the gains of row
+                i mod n, so that ``(batch, C)`` are gains for each example. Families not named have gain
+                1. The first call with gains ``(n, C)`` checks that the network keeps every example in its row.
 
         Raises:
             ValueError: a name is unknown, a shape does not fit, or gains per example would multiply other examples.
@@ -82,26 +83,36 @@ class NoisyNetwork(nn.Module):
         call = Call.of(self.net, x, by_name=self._by_name)
         if not theta:
             return call(self.net)
+        batch = self._batch(x, theta)
+        with self.gates.open(theta, batch):
+            outputs = call(self.net)
+        if batch is not None and not self.rows_tried:
+            self._try_rows(x, batch)
+        return outputs
+
+    def _batch(self, x: Any, theta: Mapping[str, Tensor]) -> int | None:
+        """Check the gains' shapes; return the number of examples where they do not all have the same gains."""
+        batch = count = None
         for name, gain in theta.items():
             size = self._sizes.get(name)
             if size is None:
                 raise ValueError(
                     f"theta has gains for {name!r}; the network's families are {list(self._sizes)}"
                 )
-            if gain.shape != (size,) and gain.shape != (batch := batch_size(x), size):
+            if gain.shape == (size,):
+                continue
+            batch = batch_size(x) if batch is None else batch
+            count = len(gain) if count is None and gain.dim() == 2 else count
+            if not batch or gain.shape != (count, size) or not count or batch % count:
                 raise ValueError(
-                    f"the gains of {name!r} have shape {tuple(gain.shape)}; "
-                    f"expected ({size},) or ({batch}, {size}), the batch first"
+                    f"the gains of {name!r} have shape {tuple(gain.shape)}; expected ({size},) or ({batch}, {size}), "
+                    "the batch first, or fewer rows that divide the batch, as many for all families"
                 )
-        with self.gates.open(theta):
-            outputs = call(self.net)
-        if not self.rows_tried and (apart := [gain for gain in theta.values() if gain.dim() == 2]):
-            self._try_rows(x, len(apart[0]))
-        return outputs
+        return batch
 
     def _try_rows(self, x: Any, batch: int) -> None:
         try:
-            doubt = mixed_rows(self, x, batch)
+            doubt = tried_rows(self, x, batch).doubt
         except RowsUndecided:  # the call itself will say why
             return
         if doubt is not None and doubt.proven:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Doubt", "RowsUndecided", "mixed_rows"]
+__all__ = ["Doubt", "Rows", "RowsUndecided", "tried_rows"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,12 +39,21 @@ class Doubt(NamedTuple):
     """True if a row was found that is not its example; False if the check could not find the examples."""
 
 
+class Rows(NamedTuple):
+    """What a trial of a network's rows found."""
+
+    doubt: Doubt | None
+    """Why the examples of a batch cannot have gains of their own; None where they can."""
+    read: int
+    """How many numbers of one example gates multiply; 0 where that was not seen."""
+
+
 class _Mixed(Exception):
     """Rows are not the examples; the message says where."""
 
 
-def mixed_rows(network: Any, x: Inputs, batch: int) -> Doubt | None:
-    """Say why the examples of a batch cannot have separate gains; None if they can.
+def tried_rows(network: Any, x: Inputs, batch: int) -> Rows:
+    """Check whether the examples of a batch can have separate gains.
 
     A gate multiplies row i of a layer's input by the gains of example i. That is right if a permutation P of the
     examples and their gains permutes the rows at every gate, and the output, in the same way: f(P x, P θ) = P f(x, θ).
@@ -64,13 +73,14 @@ def mixed_rows(network: Any, x: Inputs, batch: int) -> Doubt | None:
         try:
             copy = shared_copy(network).eval()
         except RuntimeError as error:  # of deepcopy
-            return Doubt(f"it cannot be copied to try it ({_first_line(error)})", False)
+            return Rows(Doubt(f"it cannot be copied to try it ({_first_line(error)})", False), 0)
         copy.rows_tried = True
+        trial = _Trial(copy, x, batch)
         try:
-            reason = _Trial(copy, x, batch).reason()
+            reason = trial.reason()
         except _Mixed as found:
-            return Doubt(str(found), True)
-    return None if reason is None else Doubt(reason, False)
+            return Rows(Doubt(str(found), True), 0)
+    return Rows(None if reason is None else Doubt(reason, False), sum(trial.read.values()))
 
 
 class _Trial:
@@ -87,6 +97,7 @@ class _Trial:
         ] = {}  # of every sort or choice of the examples, whether it ever moved one
         self.weights: dict[int, Tensor] = {}
         self.rows: _Rows = []
+        self.read: dict[str, int] = {}  # of each consumer: numbers of one example
 
     def reason(self) -> str | None:
         """Say what is wrong with the rows, if anything is."""
@@ -218,6 +229,7 @@ class _Trial:
         if len(x) != size:
             raise _Mixed(f"layer {name!r} reads {len(x)} rows for a batch of {size}")
         self.lengths.update(x.shape[1:])
+        self.read[name] = x.shape[1:].numel()
         self._note(name, x)
 
     def _note(self, name: str, x: Tensor) -> None:

@@ -49,7 +49,7 @@ def score_structures(
     """Score every structure; above 0 means remove.
 
     Args:
-        posteriors: Site name to posterior of batch shape `(C,)`.
+        posteriors: Site name to posterior of batch shape `(C,)`; scalars, of a hierarchical model, are left out.
         prior: One prior for all families, or a prior per site name.
         criterion: Computes the scores.
 
@@ -59,6 +59,7 @@ def score_structures(
     Raises:
         ValueError: A family has no prior, or its scores are NaN or of another shape than the posterior.
     """
+    posteriors = {name: q for name, q in posteriors.items() if q.batch_shape}
     if isinstance(criterion, JointCriterion):
         scores = criterion.scores(posteriors)
     else:

@@ -104,8 +104,12 @@ def _program(source: Source, keep: KeepMask | None) -> _Program:
 
 
 def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset:
-    variables, coordinates = {}, {}
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    coordinates = {}
     for name, value in theta.items():
+        if value.dim() == 1:  # a scalar of a hierarchical model
+            variables[name] = (("chain", "draw"), _array(value))
+            continue
         size = value.shape[1]
         channels = torch.arange(size) if keep is None else keep.indices(name)
         if len(channels) != size:

@@ -64,7 +64,7 @@ def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = 
         NoisyNetwork(net, torch.zeros(2, *config.input_shape) if example is None else example),
         likelihood_of(config),
         num_data,
-        draws=recipe.draws,  # type: ignore[arg-type]
+        draws=recipe.draws,
         kl_weight=recipe.kl_weight,
         mixed_precision=recipe.bfloat16,
     )

@@ -153,12 +153,13 @@ def _train_at_one_weight(run: RunDirectory, hardware: Hardware, progress: bool) 
     model.to("cpu")
     guide.to("cpu")
     run.save_network(model.network, posteriors(guide), history, model.likelihood)
-    small = history.network.to("cpu")
+    model.to(hardware.device or "cpu")  # the small network is evaluated where it was trained
+    small = history.network
     reestimate_batch_norm_(small, serving(train, recipe.batch_size))
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
     held_out = serving(prepared.splits.validation, 1000, shuffle=False)
     quality = evaluate(small, held_out, likelihood=scored_by(config, model.likelihood))
-    run.save_decision(decision, small, getattr(quality, "accuracy", None))
+    run.save_decision(decision, small.to("cpu"), getattr(quality, "accuracy", None))
 
 
 def _target_moments(

@@ -25,7 +25,7 @@ def compile_steps_(guide: AutoTruncatedLogNormal) -> None:
     loc, scale = (getattr(guide, name).detach().clone().requires_grad_() for name in ("loc", "scale"))
     halves = torch.full((2, len(loc)), 0.5, dtype=torch.float64, device=loc.device)
     try:
-        theta, kl = draw_with_kl(loc, scale, guide.prior_on(loc.device), halves, kernels)
+        theta, kl = draw_with_kl(loc, scale, guide.model.prior_on(loc.device), halves, kernels)
         (theta.sum() + kl.sum()).backward()
     except Exception as error:  # whatever a compiler, or its absence, raises
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

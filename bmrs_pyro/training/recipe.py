@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
 
 ONE_WEIGHT = (
@@ -42,7 +43,7 @@ class Recipe:
         lr: Adam's learning rate for the weights.
         posterior_lr_factor: The posteriors' learning rate, relative to the weights'.
         schedule: linear-decay (rates fall to 0 over the second half) or constant.
-        draws: One draw of the gains per 'example' or per 'batch'.
+        draws: How many draws of the gains a batch has: 'auto', one per 'example', one per 'batch', or a number.
         gains_only: Leave the weights as they are until the epochs without pruning.
         likelihood: Of the labels given the outputs: categorical, next-token, bernoulli, poisson, normal[:SCALE] or
             student-t[:SCALE], where SCALE is a number, learned or predicted.
@@ -68,7 +69,7 @@ class Recipe:
     lr: float = 1.5e-3
     posterior_lr_factor: float = 13.0
     schedule: Any = "linear-decay"
-    draws: str = "example"
+    draws: str = "auto"
     gains_only: bool = False
     likelihood: str = "categorical"
     label_smoothing: float = 0.02
@@ -112,13 +113,12 @@ class Recipe:
             )
         if isinstance(self.schedule, str) and self.schedule not in ("linear-decay", "constant"):
             raise ValueError(f"schedule {self.schedule!r} is unknown; use 'linear-decay' or 'constant'")
-        if self.draws not in ("example", "batch"):
-            raise ValueError(f"draws is {self.draws!r}; use 'example' or 'batch'")
         if not _LIKELIHOOD.fullmatch(self.likelihood):
             raise ValueError(
                 f"likelihood {self.likelihood!r} is unknown; use categorical, next-token, bernoulli, poisson, "
                 "normal[:SCALE] or student-t[:SCALE]"
             )
+        parse_draws(self.draws)
         KLWeight.parse(self.kl_weight)
 
     def _refuse_numbers(self) -> None:

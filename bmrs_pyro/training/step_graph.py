@@ -105,7 +105,8 @@ class StepGraph:
         with self._recorder.aside():
             self._steps += 1
             if self._steps <= _STEPS_BEFORE:
-                return float(self._svi.step(x, y))
+                with self._branch_free():  # compiles the special functions that a recorded step calls
+                    return float(self._svi.step(x, y))
             if self._to_gradients is None:
                 self._record(x, y)
             if _shapes((x, y)) != _shapes((self._x, self._y)):
@@ -126,16 +127,21 @@ class StepGraph:
         self._update = self._recorder.record(lambda: self._optim(()))
 
     def _gradients(self) -> None:
-        usual = self._guide.kernels
-        # what a look at the numbers decides about cannot be recorded
-        self._guide.kernels = usual.branch_free()
-        try:
+        with self._branch_free():
             terms = MeanFieldELBO.terms(self._model, self._guide, self._x, self._y)
-        finally:
-            self._guide.kernels = usual
         loss = negative_sum(terms)
         loss.backward()
         self._terms, self._loss = {name: term.detach() for name, term in terms.items()}, loss.detach()
+
+    @contextmanager
+    def _branch_free(self) -> Iterator[None]:
+        """Have the guide draw without a look at the numbers: what they decide about cannot be recorded."""
+        usual = self._guide.kernels
+        self._guide.kernels = usual.branch_free()
+        try:
+            yield
+        finally:
+            self._guide.kernels = usual
 
 
 def _shapes(batch: tuple[Inputs, Tensor]) -> list[Any]:

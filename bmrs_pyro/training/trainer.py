@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Trainer"]
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from torch.distributions import kl_divergence
 from bmrs_pyro.distributed import all_gather_int, broadcast_, rank
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference import posteriors
+from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.elbo import MeanFieldELBO
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
@@ -114,8 +116,10 @@ class Trainer(Loop[Epoch]):
     def begin(self, x: Any) -> None:
         """With the first batch: agree on the draws too."""
         self.model.draw_shape(x)
-        if not all(all_gather_int(self.model.draws == "example")):
-            self.model.draws = "batch"
+        draws = self.model.draws
+        mine = draws if isinstance(draws, int) else 1 if draws == "batch" else sys.maxsize
+        if (fewest := min(all_gather_int(mine))) != mine:
+            self.model.draws = parse_draws(fewest)
         # the whole batch's generator of gains stays where it is
         batch, self.model.global_batch = self.model.global_batch, None
         try:

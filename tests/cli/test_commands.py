@@ -303,7 +303,7 @@ def test_what_only_training_would_notice_is_refused_before_a_run_is_made(
     def no_compiler(*_: object) -> tuple[torch.Tensor, ...]:
         raise RuntimeError("No working C++ compiler found")
 
-    broken = replace(compilation.compiled_kernels(), entropy=no_compiler)
+    broken = replace(compilation.compiled_kernels(), forward=no_compiler)
     monkeypatch.setattr(compilation, "compiled_kernels", lambda: broken)
     for options, expected in (
         (["--data", "vectors.npz", "--augment"], "only images (B, C, H, W) can be shifted and mirrored"),

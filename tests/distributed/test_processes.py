@@ -27,7 +27,7 @@ from bmrs_pyro import (
 )
 from bmrs_pyro.data import Augmentation, Batches, load
 from bmrs_pyro.distributed import LostProcess, all_gather_int, init_distributed, rank, world_size
-from bmrs_pyro.inference.model import Draws
+from bmrs_pyro.inference.draws import Draws
 from bmrs_pyro.training import Epoch, History
 from tests.distributed.processes import FORKS, PATIENCE, started, together
 
@@ -115,7 +115,8 @@ def twenty_steps(folder: Path, kind: str, draws: Draws) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "draws"), [("plain", "example"), ("plain", "batch"), ("batch norm", "example")]
+    ("kind", "draws"),
+    [("plain", "example"), ("plain", "batch"), ("plain", 6), ("plain", 8), ("batch norm", "example")],
 )
 def test_twenty_steps_of_two_processes_are_those_of_one(tmp_path: Path, kind: str, draws: str) -> None:
     """The scaling test: the same model, each process half of the work."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import mpmath as mp
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,6 +19,7 @@ from torch.autograd import gradcheck
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions.central import Central, outside
 from tests.distributions import reference
 
 RTOL = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -52,6 +56,58 @@ def test_value_and_gradient_to_50_digits(low: float, high: float) -> None:
                 assert gradient[i].item() == pytest.approx(float(truth), rel=1e-6, abs=1e-12)
 
 
+def test_closed_form_to_nine_digits_next_to_its_limits() -> None:
+    """Where loc lies three scales beside the interval, and where the interval is a third of a scale long."""
+    points = [
+        (t, s) for s in (0.01, 0.5, 3.0, 15.0) for t in (-20 - 3.1 * s, -20 - 2.9 * s, -7.0, s, 2.99 * s)
+    ]
+    points += [(t, s) for s in (30.0, 45.0, 62.0, 62.4, 62.6, 64.0) for t in (-20.0, -10.0, -9.0, 0.0, 10.0)]
+    loc, scale = torch.tensor(points, dtype=torch.float64).T.clone().requires_grad_()
+    kl = kl_divergence(TruncatedLogNormal(loc, scale), LogUniform())
+    gradients = torch.autograd.grad(kl.sum(), (loc, scale))
+    bounds = mp.mpf(math.exp(-20.0)), mp.mpf(1)
+    cut = Central.of(loc.detach(), scale.detach(), LogUniform().log_low, LogUniform().log_high)
+    assert 4 < int(outside(cut.edge, cut.mass).sum()) < len(points) - 12
+    with mp.workdps(60):
+        for i, point in enumerate(points):
+            assert kl[i].item() == pytest.approx(float(reference.kl(*point, *bounds)), rel=1e-9, abs=0)
+            for gradient, order in zip(gradients, [(1, 0), (0, 1)], strict=True):
+                truth = mp.diff(lambda m, s: reference.kl(m, s, *bounds), point, order)
+                assert gradient[i].item() == pytest.approx(float(truth), rel=1e-6, abs=1e-12)
+
+
+def test_torch_func_differentiates_draws_quantiles_and_kl() -> None:
+    """Gradients and Jacobians by torch.func are those of autograd, for closed and for other forms at once."""
+    loc, scale = (
+        torch.tensor([-1.0, 3.0, -50.0, -9.0]).double(),
+        torch.tensor([0.5, 0.1, 0.3, 200.0]).double(),
+    )
+
+    def kl(loc: Tensor, scale: Tensor) -> Tensor:
+        return kl_divergence(TruncatedLogNormal(loc, scale, validate_args=False), LogUniform())
+
+    def quantile(loc: Tensor, scale: Tensor) -> Tensor:
+        return TruncatedLogNormal(loc, scale, validate_args=False).icdf(torch.tensor(0.3).double())
+
+    def drawn(loc: Tensor, scale: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return TruncatedLogNormal(loc, scale, validate_args=False).rsample()
+
+    def total(function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+        return function(*parameters).sum()
+
+    for function in (kl, quantile, drawn):
+        leaves = loc.clone().requires_grad_(), scale.clone().requires_grad_()
+        expected = torch.autograd.grad(function(*leaves).sum(), leaves)
+        found = torch.func.grad(partial(total, function), argnums=(0, 1))(loc, scale)
+        jacobian = torch.func.jacrev(function, argnums=(0, 1))(loc, scale)
+        for truth, gradient, rows in zip(expected, found, jacobian, strict=True):
+            torch.testing.assert_close(gradient, truth, rtol=1e-8, atol=1e-12)
+            torch.testing.assert_close(rows, torch.diag(truth), rtol=1e-8, atol=1e-12)
+    each = torch.func.vmap(kl)(loc, scale)
+    torch.testing.assert_close(each, kl(loc, scale), rtol=1e-9, atol=1e-12)
+
+
 def test_float32_is_stable_over_the_whole_grid() -> None:
     single, double = grid(torch.float32), grid(torch.float64)
     with torch.no_grad():
@@ -80,6 +136,46 @@ def test_gradcheck() -> None:
 
     assert gradcheck(kl, (loc, scale), rtol=1e-4)
     assert gradcheck(kl, (loc, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)), rtol=1e-4)
+
+
+def test_between_two_log_uniforms() -> None:
+    wide, narrow = LogUniform(0.001, 1.0), LogUniform(0.1, torch.tensor([0.5, 1.0, 2.0]))
+    expected = [math.log(math.log(1000) / math.log(5)), math.log(3), math.inf]
+    torch.testing.assert_close(kl_divergence(narrow, wide), torch.tensor(expected))
+    assert kl_divergence(wide, wide) == 0
+    assert kl_divergence(wide.expand([4, 1]), narrow).shape == (4, 3)
+
+
+def test_between_two_truncated_log_normals() -> None:
+    """By a rule of 4000 nodes over all of the interval; gradients by finite differences of that."""
+    places = torch.tensor([[-1.0, 0.5], [3.0, 1.0], [-25.0, 2.0], [-8.0, 30.0]]).double()
+    low, high = math.exp(-6.0), 1.0
+    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(4000))
+    u = (nodes - 1) * 3.0
+
+    def truth(m: Tensor, s: Tensor, other: Tensor) -> Tensor:
+        def log_density(m: Tensor, s: Tensor) -> Tensor:
+            exponent = -0.5 * ((u - m) / s) ** 2
+            return exponent - (exponent.exp() * weights * 3.0).sum().log()
+
+        log_q = log_density(m, s)
+        return (log_q.exp() * weights * 3.0 * (log_q - log_density(*other))).sum()
+
+    for m, s in places:
+        for other in places:
+            m, s = m.detach().clone().requires_grad_(), s.detach().clone().requires_grad_()
+            ours = kl_divergence(
+                TruncatedLogNormal(m, s, low, high), TruncatedLogNormal(other[0], other[1], low, high)
+            )
+            exact = truth(m, s, other)
+            torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-10)
+            for found, expected in zip(
+                torch.autograd.grad(ours, (m, s)), torch.autograd.grad(exact, (m, s)), strict=True
+            ):
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    wider = TruncatedLogNormal(-1.0, 1.0, 0.01, 1.0)
+    assert kl_divergence(TruncatedLogNormal(-1.0, 1.0, 0.001, 1.0), wider) == math.inf
+    assert kl_divergence(wider.expand([2, 3]), wider).shape == (2, 3)
 
 
 def test_posterior_on_a_part_of_the_prior() -> None:

@@ -37,6 +37,18 @@ def test_reference_file(key: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours.double(), reference.reference(key), rtol=RTOL[dtype], atol=1e-12)
 
 
+def test_it_shows_its_parameters_and_promotes_integers() -> None:
+    q = TruncatedLogNormal(torch.tensor([0, -1]), 0.5, 1e-3, 1)
+    assert str(q) == "TruncatedLogNormal(loc: torch.Size([2]), scale: torch.Size([2]), low: 0.001, high: 1.0)"
+    assert str(TruncatedLogNormal(-1, 2, 0.5, 1.0)) == (
+        "TruncatedLogNormal(loc: -1.0, scale: 2.0, low: 0.5, high: 1.0)"
+    )
+    assert str(LogUniform(0.5, 1)) == "LogUniform(low: 0.5, high: 1.0)"
+    assert q.scale.tolist() == [0.5, 0.5]
+    assert q.sample().dtype == LogUniform(torch.tensor(1), torch.tensor(2)).sample().dtype == torch.float32
+    assert TruncatedLogNormal(torch.tensor(-1.0).double(), 2).sample().dtype == torch.float64
+
+
 def test_small_moments_to_1e_9_relative() -> None:
     """Near 0 the absolute tolerance of the file hides everything: variances go down to 1e-31."""
     q = TruncatedLogNormal(reference.reference("loc"), reference.reference("scale"))

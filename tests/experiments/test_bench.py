@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.cli.bench import bench as command
-from bmrs_pyro.experiments import bench
+from bmrs_pyro.experiments import bench, bench_start, bench_stock
 from bmrs_pyro.experiments.bench_page import page
 from bmrs_pyro.experiments.bench_targets import targets
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
@@ -36,6 +36,40 @@ def test_targets_say_what_holds() -> None:
         (0.5, True),
         (0.5, False),
     ]
+
+
+def test_starts_and_stock_steps_have_targets() -> None:
+    start = {
+        "bmrs --help": {"per_import_torch": 0.2},
+        "import bmrs_pyro / import pyro": 1.2,
+        "bmrs fit, first step": {"per_import_torch": 1.9},
+    }
+    stock = {"MLP, MNIST, batch 128": {"packaged_ratio": 2.5}}
+    found = targets({"start": start, "stock": stock})
+    assert [(bound, met) for _, bound, _, met in found] == [
+        (2.2, False),
+        (0.25, True),
+        (1.1, False),
+        (2.0, True),
+    ]
+
+
+@pytest.mark.slow
+def test_a_path_and_stock_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bench_start.path(bench.Setting(MODELS, 1), epochs=2)["LeNet5, digits"]
+    assert found["networks"] >= 1
+    assert found["ratio"] == pytest.approx(found["seconds"] / found["plain_seconds"])
+    name = "MLP, MNIST, batch 128"
+    monkeypatch.setattr(bench_stock, "CASES", {name: bench_stock.CASES[name]})
+    record = bench_stock.stock(bench.Setting(MODELS, 1))[name]
+    assert all(value > 0 for value in record.values())
+
+
+@pytest.mark.slow
+def test_starts_are_measured() -> None:
+    record = bench_start.start(bench.Setting(MODELS, 1))
+    assert record["import torch"]["per_import_torch"] == 1
+    assert record["bmrs fit, first step"]["seconds"] > record["bmrs --help"]["seconds"]
 
 
 def test_the_page_that_is_kept_begins_as_new_ones_do() -> None:

@@ -31,7 +31,7 @@ def constant_likelihood(outputs: Tensor) -> dist.TorchDistribution:
 
 
 @pytest.mark.parametrize("elbo", ELBOS)
-@pytest.mark.parametrize("draws", ["example", "batch"])
+@pytest.mark.parametrize("draws", ["example", "batch", 10])
 @pytest.mark.parametrize("weight", ["elbo", ("mean", 0.3), ("cost", 0.3)])
 def test_two_evaluations_without_likelihood_are_equal(elbo: type, draws: str, weight: object) -> None:
     model, guide = program(draws=draws, kl_weight=weight)
@@ -46,7 +46,7 @@ def test_two_evaluations_without_likelihood_are_equal(elbo: type, draws: str, we
     assert first == pytest.approx(kl + NUM_DATA * math.log(3), rel=1e-5)
 
 
-@pytest.mark.parametrize("draws", ["example", "batch"])
+@pytest.mark.parametrize("draws", ["example", "batch", 10])
 def test_equals_stock_pyro_in_value_and_gradient(draws: str) -> None:
     model, guide = program(draws=draws, kl_weight=("mean", 0.7))
     x, y = blobs()
@@ -62,7 +62,7 @@ def test_equals_stock_pyro_in_value_and_gradient(draws: str) -> None:
         torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("draws", ["example", "batch"])
+@pytest.mark.parametrize("draws", ["example", "batch", 10])
 def test_untraced_sum_equals_the_traced_one(draws: str) -> None:
     """With validation off no site is traced; the random numbers, the value and the gradients are the same."""
     model, guide = program(draws=draws, kl_weight=("cost", 0.7))
@@ -115,7 +115,7 @@ def test_packed_guide_equals_one_written_out_by_family() -> None:
     def written_out(x: Tensor, y: Tensor | None = None) -> None:
         with model.latent(model.draw_shape(x)):
             for name, q in found.items():
-                pyro.sample(name, q.expand([len(x), *q.batch_shape]).to_event(1))
+                pyro.sample(name, q.expand([*model.draw_shape(x), *q.batch_shape]).to_event(1))
 
     x, y = blobs()
     model.likelihood = constant_likelihood
@@ -129,7 +129,7 @@ def test_packed_guide_equals_one_written_out_by_family() -> None:
         site: Any = trace.nodes[name]
         expected = q.log_prob(site["value"]).sum(-1) * site["scale"]
         torch.testing.assert_close(site["log_prob"], expected)
-        assert site["value"].shape == (len(x), q.batch_shape[0])
+        assert site["value"].shape == (*model.draw_shape(x), *q.batch_shape)
 
 
 @pytest.mark.parametrize("elbo", ELBOS)

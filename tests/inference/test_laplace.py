@@ -19,8 +19,8 @@ from bmrs_pyro import (
     select,
     spike,
 )
+from bmrs_pyro.inference.draws import Draws
 from bmrs_pyro.inference.laplace import Curvature
-from bmrs_pyro.inference.model import Draws
 
 N, SECOND = 2000, 12.0  # examples, and how many standard errors the second effect has
 

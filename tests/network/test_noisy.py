@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network import NoisyNetwork, compact, find_structures
+from bmrs_pyro.network import NoisyNetwork, compact, find_structures, gates
 from tests.network.networks import CASES, gains, lenet5, mlp, relative_error
 
 
@@ -49,6 +49,23 @@ def test_batches_of_gains(name: str) -> None:
         f.name: torch.ones(3, f.size, dtype=torch.float64) for f in network.structures if f.name not in mixed
     }
     assert relative_error(network(inputs, spread), network(inputs, mixed)) < 1e-12
+
+
+@pytest.mark.parametrize("limit", [0, 2**60], ids=["made again", "kept"])
+@pytest.mark.parametrize("name", CASES)
+def test_examples_share_gains_in_turns(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Example i has row i mod n: values and gradients are those of gains written out for every example."""
+    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+    network = NoisyNetwork(CASES[name].make(), *CASES[name].draw(2))
+    inputs = CASES[name].draw(6)
+    theta = {family: gain.requires_grad_() for family, gain in gains(network.structures, 2).items()}
+    found = []
+    for rows in (theta, {family: gain.repeat(3, 1) for family, gain in theta.items()}):
+        leaves = torch.utils._pytree.tree_leaves(network(inputs, rows))
+        loss = sum(leaf.square().sum() for leaf in leaves)
+        found.append((*leaves, *torch.autograd.grad(loss, list(theta.values()), allow_unused=True)))
+    for shared, written_out in zip(*found, strict=True):
+        assert relative_error(shared, written_out) < 1e-12
 
 
 def test_without_gains_it_is_the_network() -> None:
@@ -142,6 +159,11 @@ def test_some_structures_only() -> None:
             {"theta.0": torch.ones(7)},
             r"the gains of 'theta.0' have shape \(7,\); expected \(8,\) or \(3, 8\)",
         ),
+        (
+            {"theta.0": torch.ones(3, 8), "theta.2": torch.ones(1, 8)},
+            r"'theta.2' have shape \(1, 8\); .* as many for all families",
+        ),
+        ({"theta.0": torch.ones(0, 8)}, r"have shape \(0, 8\)"),
         ({"theta.0": torch.ones(2, 8)}, r"have shape \(2, 8\); expected \(8,\) or \(3, 8\)"),
     ],
 )

@@ -140,9 +140,7 @@ def test_missing_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object) -> tuple[Tensor, ...]:
         raise RuntimeError("\nNo working C++ compiler found\nlong story")
 
-    monkeypatch.setattr(
-        compilation, "compiled_kernels", lambda: replace(EAGER, entropy=broken, gradients=broken)
-    )
+    monkeypatch.setattr(compilation, "compiled_kernels", lambda: replace(EAGER, forward=broken))
     model, guide = program()
     with pytest.raises(CompileError, match=r"No working C\+\+ compiler found.*g\+\+") as error:
         fit(model, guide, batches(), epochs=1, compile=True, progress=False, criterion=None)

@@ -16,8 +16,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from bmrs_pyro import AutoTruncatedLogNormal, JointOptim, SignalToNoise, SupervisedModel, fit
 from bmrs_pyro.distributions.joint_draw import EAGER
-from bmrs_pyro.distributions.quantile import branch_free_offset, drawn_offset
-from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 from bmrs_pyro.inference import MeanFieldELBO, NonFiniteLoss
 from bmrs_pyro.inference.elbo import negative_sum
 from bmrs_pyro.training.step_graph import StepGraph
@@ -101,25 +99,6 @@ def test_a_loss_that_is_not_finite_touches_no_weight() -> None:
             graph.step(spoiled, data[-1][1])
     after = [*model.parameters(), *guide.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
-
-
-def test_a_draw_without_branches_is_the_same_draw() -> None:
-    loc = torch.linspace(-60, 40, 4001, dtype=torch.float64)
-    distributions = [
-        TruncatedNormal(
-            loc, torch.full_like(loc, scale), torch.tensor(-20.0).double(), torch.tensor(0.0).double()
-        )
-        for scale in (0.01, 0.3, 1.0, 5.0, 40.0)
-    ]
-    p = torch.rand(16, len(loc), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for distribution in distributions:
-        ours = branch_free_offset(distribution, p)
-        assert torch.equal(ours, drawn_offset(distribution, p))
-        assert ours.isfinite().all()
-    slopes = torch.cat([distribution.slope.abs() for distribution in distributions])
-    assert (slopes < 5).any()
-    assert ((slopes > 5) & (slopes < 35)).any()
-    assert (slopes > 35).any()
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""Draws and entropy of cut normals by erf, in closed form: for all that are neither all tail nor nearly flat."""
+
+from __future__ import annotations
+
+__all__ = ["Central", "central_entropy", "central_gradients", "central_offset", "outside", "uniforms"]
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Where these forms end: the mass that the cut leaves, when loc lies three scales outside a long interval, and the
+# length of an interval in scales, below which the KL is so small that erf has less than nine digits of it.
+_LEAST_MASS = 0.0027
+_LEAST_LENGTH = 0.32
+
+_SQRT2 = math.sqrt(2.0)
+
+
+class Central(NamedTuple):
+    """A normal cut to an interval, seen from loc in units of √2 scale; all float64."""
+
+    edge: Tensor
+    """The lower and the upper bound, `(2, ...)`."""
+    error: Tensor
+    """erf of them."""
+    height: Tensor
+    """exp(−edge²), the density there relative to that at loc."""
+    mass: Tensor
+    """Twice the mass that the cut leaves."""
+
+    @classmethod
+    def of(cls, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Central:
+        """Look at N(loc, scale²) cut to [low, high]; all are float64 and broadcast against each other."""
+        edge = torch.stack(torch.broadcast_tensors(low - loc, high - loc)) / (scale * _SQRT2)
+        error = edge.erf()
+        return cls(edge, error, edge.square().neg_().exp_(), error[1] - error[0])
+
+
+def outside(edge: Tensor, mass: Tensor) -> Tensor:
+    """Which distributions the closed forms are not good for, by what a `Central` says of them."""
+    return (mass < _LEAST_MASS) | (edge[1] - edge[0] < _LEAST_LENGTH / _SQRT2)
+
+
+def uniforms(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Uniform numbers in (0, 1) to draw from: float64 for float64, else float32, no nearer to an end than 2^−25."""
+    if dtype == torch.float64:
+        return torch.rand(shape, dtype=dtype, device=device, generator=generator)
+    numbers = torch.empty(shape, dtype=torch.float32, device=device)
+    return numbers.uniform_(2**-25, 1 - 2**-25, generator=generator)
+
+
+def central_offset(cut: Central, p: Tensor) -> Tensor:
+    """Offset from loc, in units of √2 scale, below which the mass p lies; float64."""
+    offset = torch.addcmul(cut.error[0], cut.mass, p.double()).erfinv_()
+    return offset.clamp_(cut.edge[0], cut.edge[1])
+
+
+def central_entropy(cut: Central, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """E_q[log q(u)] with its derivatives by loc and scale.
+
+    With the bounds α and β in units of scale, the mass Z and a = φ(α)/Z, b = φ(β)/Z,
+
+        E_q[log q(u)] = −log(√(2πe) scale Z) − r,    r = (α a − β b)/2.
+    """
+    ratio = cut.height * (math.sqrt(2 / math.pi) / cut.mass)
+    pull = cut.edge * ratio
+    r = (pull[0] - pull[1]) * (_SQRT2 / 2)
+    slope = ratio * (r - 0.5 - cut.edge.square())
+    by_loc = (slope[0] - slope[1]) / scale
+    slope = slope * cut.edge
+    by_scale = ((slope[0] - slope[1]) * _SQRT2 - 1) / scale
+    constant = 0.5 * math.log(2 * math.pi * math.e) - math.log(2)
+    return -((scale * cut.mass).log() + (r + constant)), by_loc, by_scale
+
+
+def central_gradients(cut: Central, grad_u: Tensor, p: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ grad_u ∂u/∂loc and Σ grad_u ∂u/∂scale over draws u, at fixed p; see `truncated_log_normal_quantile`.
+
+    Args:
+        cut: The distributions of u.
+        grad_u: Gradient by u, `(*draws, ...)`.
+        p: Probabilities, of the same shape.
+        offset: Of u from loc, in units of √2 scale.
+
+    Returns:
+        Both in the distributions' shape, float64.
+    """
+    shape = cut.mass.shape
+    # φ(0)/φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf
+    lifted = grad_u * offset.square().clamp_(max=80.0).exp_()
+    ends = torch.stack(((lifted * (1 - p)).sum_to_size(shape), (lifted * p).sum_to_size(shape))) * cut.height
+    by_loc = grad_u.sum_to_size(shape) - (ends[0] + ends[1])
+    ends = ends * cut.edge
+    by_scale = (grad_u * offset).sum_to_size(shape) - (ends[0] + ends[1])
+    return by_loc, by_scale * _SQRT2
