@@ -110,6 +110,7 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
     inputs = RandomInputs(call, lambda one: runs(net, one))
     random = torch.Generator().manual_seed(0)
     calls = [inputs.draw(length, random) for length in range(3)]  # a single token would show nothing
+    net = _with_random_matrices(net)
     taken: dict[Kind, bool] = {}
     for kinds, concerned in alike.items():
         settled = {one for one in kinds if taken.get(one)}
@@ -128,7 +129,7 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 @torch.no_grad()
 def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> bool:
     """Whether cutting the first structure of each family has the effect of setting its gain to 0."""
-    copy = _with_random_matrices(net)
+    copy = shared_copy(net)
     keep = {family.name: torch.arange(family.size) > 0 for family in families}
     theta = {name: mask.to(next(net.parameters())) for name, mask in keep.items()}
     gates = Gates(copy, families)

@@ -75,7 +75,9 @@ def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
                 reason = f"{name!r} is not called: other code uses its weight"
             else:
                 kind, names = type(module).__name__, ", ".join(own)
-                fused = any(module._parameters[key].dim() > 2 for key in own)
+                # torch's own layers, such as Bilinear, are one layer whatever their weights' shape
+                foreign = not type(module).__module__.startswith("torch.nn.")
+                fused = foreign and any(module._parameters[key].dim() > 2 for key in own)
                 why = "for several layers in one tensor" if fused else "not in layers"
                 reason = obstacle(module, name) or f"{kind} {name!r} has weights of its own ({names}), {why}"
             left_out.append(LeftOut(f"theta.{name}", reason))

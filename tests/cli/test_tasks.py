@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bmrs_pyro import load
+from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.runs import RunDirectory, run_data
 from tests.cli.test_commands import command
 
@@ -90,6 +91,21 @@ def test_regression_from_a_table_is_told_in_the_targets_units(likelihood: str, t
         report = command("report", run, "--html", tmp_path / "report.html")
         assert report.returncode == 0, report.stderr
         assert "RMSE" in (tmp_path / "report.html").read_text()
+
+
+def test_a_path_of_regressions_chosen_by_its_likelihood(tmp_path: Path) -> None:
+    prices(tmp_path / "prices.csv")
+    net, run = network(tmp_path / "net.py", 2), tmp_path / "run"
+    words = ("--data", tmp_path / "prices.csv", "--target", "price", "--likelihood", "normal")
+    short = ("--epochs", 6, "--dense-epochs", 2, "--batch-size", 20, "--lr", "1e-2", "--max-params", "80%")
+    result = command("fit", net, "--out", run, *words, *short)
+    assert result.returncode == 0, result.stderr
+    assert "RMSE" in result.stdout
+    assert evaluated(run)["rmse"] > 1e4
+    assert isinstance(RunDirectory(run).likelihood(), ScaledLikelihood)
+    report = command("report", run, "--html", tmp_path / "report.html")
+    assert report.returncode == 0, report.stderr
+    assert command("compare", run).returncode == 0
 
 
 def test_a_changed_vocabulary_is_other_data(tmp_path: Path) -> None:

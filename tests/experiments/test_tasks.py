@@ -44,6 +44,7 @@ def test_diabetes_has_values() -> None:
     assert splits.train.labels.is_floating_point()
 
 
+@pytest.mark.slow
 def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tasks.TASKS, "diabetes", tasks.TASKS["diabetes"]._replace(network="small"))
     (tmp_path / "small.py").write_text(

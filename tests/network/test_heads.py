@@ -359,9 +359,19 @@ def test_frozen_batch_norm_is_carried() -> None:
     assert removal_error(network, torch.randn(3, 2, 9, 9), seed=1) < 1e-5
 
 
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bf,efg->bg", x, self.weight)
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
+        (Experts(), "Experts 'rnn' has weights of its own (weight), for several layers in one tensor"),
         (nn.RNNCell(4, 6), "RNNCell 'rnn' has weights of its own (weight_ih, weight_hh), not in layers"),
         (nn.Bilinear(4, 4, 3), "Bilinear 'rnn' has weights of its own (weight), not in layers"),
     ],
