@@ -81,7 +81,7 @@ def bmr(
         for config, result in zip(configs, results, strict=True):
             by_method[str(config["method"])].append(result)
         train = data.load(name, data_root=data_root).train
-        times = experiments.bmr.step_times(net, train, batch=batch_size)
+        times = experiments.bmr.step_times(net, train, methods, batch=batch_size)
         output.show(experiments.bmr_page.table(by_method, times, f"{net} on {name}", steps))
         record.append(
             {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}

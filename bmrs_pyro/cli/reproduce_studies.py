@@ -32,6 +32,7 @@ def random_labels(
     network: Annotated[
         list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")
     ] = None,
+    labels: Annotated[list[str] | None, typer.Option(help="random or true; both by default.")] = None,
     images: Images = 1000,
     epochs: Epochs = 60,
     seeds: Seeds = 3,
@@ -44,11 +45,11 @@ def random_labels(
     """Train on permuted labels: binary dropout learns them by heart, structured pruning removes everything."""
     study = experiments.random_labels
     configs = [
-        {"network": net, "labels": labels, "method": method, "images": images, "epochs": epochs, "seed": seed}
-        for seed, net, labels, method in itertools.product(
+        {"network": net, "labels": kind, "method": method, "images": images, "epochs": epochs, "seed": seed}
+        for seed, net, kind, method in itertools.product(
             range(seeds),
             chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network"),
-            study.LABELS,
+            chosen(labels or study.LABELS, study.LABELS, "labels"),
             study.METHODS,
         )
     ]

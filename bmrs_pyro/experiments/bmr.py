@@ -140,15 +140,18 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_times(network: str, train: Dataset, *, batch: int = 120, rounds: int = 5) -> dict[str, float]:
-    """Return median seconds per step of every method, measured in alternating blocks on one machine.
+def step_times(
+    network: str, train: Dataset, methods: Iterable[str] = METHODS, *, batch: int = 120, rounds: int = 5
+) -> dict[str, float]:
+    """Return median seconds per step of ``flat`` and other methods, in alternating blocks on one machine.
 
     The two reducing methods also report, under ``NAME reduction``, the seconds of one reduction.
     """
     batches = Batches(train, batch)
     seconds: dict[str, list[float]] = {}
     programs = {}
-    for name, method in METHODS.items():
+    for name in dict.fromkeys(("flat", *methods)):
+        method = METHODS[name]
         model, guide = _program(network, train, method)
         elbo = Trace_ELBO() if method.point else MeanFieldELBO()
         programs[name] = (model, guide, SVI(model, guide, _optim(model, method), elbo))

@@ -151,7 +151,7 @@ def _random_labels(results: Mapping[str, Rows]) -> Iterator[Claim]:
             "SBP",
             f"random labels, {network}: binary dropout's training error %, structures left %",
             "fits them, removes everything",
-            f"{spread(dropout)}, {spread(left)}" if dropout and left else "",
+            f"{spread(dropout)}, at most {max(left):.2f}" if dropout and left else "",
             len(dropout),
             "random-labels",
             "equal" if holds else "worse" if dropout and left else _TIME,

@@ -87,7 +87,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         {
             "training error %": lambda row: row["training_error"],
             "test error %": lambda row: row["test_error"],
-            "structures": lambda row: row.get("structures", [None])[0],
+            "structures": lambda row: "{} → {}".format(*row["structures"]) if "structures" in row else None,
             "left %": lambda row: (
                 100 * row["structures"][1] / row["structures"][0] if "structures" in row else None
             ),

@@ -46,7 +46,7 @@ def test_random_labels(left: int, verdict: str) -> None:
     run = {"network": "lenet_fc", "labels": "random", "training_error": 10.0}
     rows = [{**run, "method": "dropout"}, {**run, "method": "snr", "structures": [1500, left]}]
     assert said({"random-labels": rows}, "lenet_fc: binary dropout") == (
-        f"10.00, {left / 15:.2f}",
+        f"10.00, at most {left / 15:.2f}",
         1,
         verdict,
     )
