@@ -52,7 +52,7 @@ def test_it_arrives_at_the_budget_and_keeps_what_was_learned(
 
 
 def test_another_budget_starts_from_the_dense_network_again(trained: nn.Module) -> None:
-    options = {"validation": batches(seed=1), "trained": True, "epochs": 1}
+    options = {"validation": batches(seed=1), "trained": True, "epochs": 1, "cuts": 2}
     found = prune(trained, batches(), max_macs="50%", **options)  # type: ignore[arg-type]
     smaller = found.choose(max_macs="25%")
     alone = prune(trained, batches(), max_macs="25%", **options)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_another_budget_starts_from_the_dense_network_again(trained: nn.Module) 
 
 
 def test_without_a_budget_rounds_go_on_while_the_score_holds(trained: nn.Module) -> None:
-    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, max_loss=5)
+    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, cuts=2, max_loss=5)
     assert found.met
     assert found.point.macs < 0.5 * found.path.dense.macs
     dense, score = found.path.dense.score.accuracy, found.point.score.accuracy
@@ -74,7 +74,7 @@ def test_without_a_budget_rounds_go_on_while_the_score_holds(trained: nn.Module)
 def test_a_score_that_no_round_reaches_is_said(trained: nn.Module) -> None:
     random = [(x, y[torch.randperm(len(y))]) for x, y in batches()]
     with pytest.warns(ScoreMissed, match="should reach"):
-        found = prune(trained, random, validation=batches(seed=1), trained=True, epochs=1, max_loss=0)
+        found = prune(trained, random, validation=batches(seed=1), trained=True, epochs=1, cuts=2, max_loss=0)
     assert not found.met
 
 
@@ -155,7 +155,9 @@ def test_a_teacher_is_imitated() -> None:
 
 
 def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path) -> None:
-    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=1, max_macs="40%")
+    found = prune(
+        trained, batches(), validation=batches(seed=1), trained=True, epochs=1, cuts=2, max_macs="40%"
+    )
     found.save(tmp_path / "small")
     x = torch.randn(4, FEATURES)
     torch.testing.assert_close(load(tmp_path / "small", mlp(16))(x), found.network(x))
