@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
@@ -22,16 +20,15 @@ from bmrs_pyro.files import (
     write_atomically,
 )
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.network import NoisyNetwork, Structures, compact
+from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.likelihoods import likelihood_of, scored_by
 from bmrs_pyro.runs.path_record import PathRecord
-from bmrs_pyro.runs.portable import SIZES, restored, save
+from bmrs_pyro.runs.portable import save
 from bmrs_pyro.runs.run_files import (
-    example_of,
     example_tensors,
     fitting,
     part,
@@ -40,15 +37,14 @@ from bmrs_pyro.runs.run_files import (
     read_tensors,
     write_json,
 )
-from bmrs_pyro.runs.source import NetworkSource, SourceError
+from bmrs_pyro.runs.run_inputs import DENSE, EXAMPLE, SOURCE_COPY, RunInputs
+from bmrs_pyro.runs.source import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History
 from bmrs_pyro.training.shelf import Shelf
 
-SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
-
 
 @dataclass(frozen=True)
-class RunDirectory:
+class RunDirectory(RunInputs):
     """One run's directory.
 
     ======================== ============================================================
@@ -64,15 +60,7 @@ class RunDirectory:
     ``reduction.json``       criterion, what is kept, score of every structure, accuracy
     ``compact.safetensors``  the small network, with what is kept
     ======================== ============================================================
-
-    Args:
-        path: the directory.
-        trust_source: import the module, or the file outside the directory, that the network comes from, where it has
-            no copy of one. The copy is imported in any case.
     """
-
-    path: Path
-    trust_source: bool = False
 
     @classmethod
     def create(
@@ -144,19 +132,6 @@ class RunDirectory:
                 self.save_metrics(state.epochs)
             yield
 
-    def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self._file("config.json").exists()
-
-    @property
-    def config(self) -> RunConfig:
-        """The run's configuration."""
-        record = read_json(self._file("config.json"))
-        try:
-            return RunConfig.from_json(record)
-        except ValueError as error:
-            raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
-
     @property
     def checkpoint(self) -> Checkpoint:
         """The file the training state is kept in."""
@@ -167,52 +142,6 @@ class RunDirectory:
         """The files of the networks on the path."""
         return Shelf(self._file("path"))
 
-    def source(self) -> NetworkSource:
-        """Return where the dense network comes from: the run's own copy of the file where there is one.
-
-        Raises:
-            SourceError: it comes from code outside the directory, which nobody has said to trust.
-        """
-        config, copy = self.config, self._file(SOURCE_COPY)
-        if config.source_sha256 is None:
-            source = NetworkSource(config.model)
-        else:
-            source = NetworkSource(str(copy), config.source_sha256)
-            if copy.resolve().parent == self.path.resolve():  # no link that leads out of it
-                return source
-        if source.imports and not self.trust_source:
-            raise SourceError(source.consent(self.path))
-        return source
-
-    @property
-    def dense_is_trained(self) -> bool:
-        """Whether the run has trained weights of the dense network."""
-        return self.config.weights is not None or self._file("path.json").exists()
-
-    def dense(self) -> nn.Module:
-        """Return the dense network: trained, or as the run started from it, freshly initialised with its seed."""
-        config = self.config
-        with torch.random.fork_rng():
-            torch.manual_seed(config.recipe.seed or 0)
-            net = self.source().build(config.input_shape, config.num_classes)
-        if config.weights is None and not self._file(DENSE).exists():
-            return net
-        tensors, meta = read_tensors(self._file(DENSE))
-        if SIZES in meta:
-            return restored(self._file(DENSE), tensors, meta, net)
-        net.load_state_dict(tensors)
-        return net
-
-    def example(self) -> Any:
-        """Return the inputs of one example; zeros where they are one array of real numbers."""
-        stored = self.stored_example()
-        return torch.zeros(1, *self.config.input_shape) if stored is None else stored
-
-    def stored_example(self) -> Any:
-        """Return the inputs that the run has kept of one example; None where it has kept none."""
-        file = self._file(EXAMPLE)
-        return example_of(read_tensors(file)[0]) if file.exists() else None
-
     def likelihood(self) -> str | Likelihood:
         """Return what predictions are scored by: the likelihood by name, or with its trained parameters."""
         likelihood = likelihood_of(self.config)
@@ -221,10 +150,6 @@ class RunDirectory:
             with fitting(file):
                 likelihood.load_state_dict(part(read_tensors(file)[0], "likelihood"))
         return scored_by(self.config, likelihood)
-
-    def families(self) -> Structures:
-        """Return the structure families of the dense network."""
-        return NoisyNetwork(self.dense(), self.example()).structures
 
     def save_dense(self, dense: nn.Module) -> None:
         """Write the trained dense network."""
@@ -332,6 +257,3 @@ class RunDirectory:
             net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()
-
-    def _file(self, name: str) -> Path:
-        return self.path / name
