@@ -49,16 +49,16 @@ class RunDirectory(RunInputs):
 
     ======================== ============================================================
     ``config.json``          :class:`RunConfig`
-    ``model.py``             copy of the network's source file, where it has one
-    ``dense.safetensors``    the trained dense network, where there is one
-    ``example.safetensors``  the inputs of one example, where they are not one array of real numbers
+    ``model.py``             copy of the network's source file, if it has one
+    ``dense.safetensors``    the trained dense network, if there is one
+    ``example.safetensors``  the inputs of one example, unless they are one array of real numbers
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
-    ``path/``                the networks on the path, and refits of them
-    ``path.json``            their numbers, and which of them was taken
+    ``path/``                the networks on the path, and their refits
+    ``path.json``            the costs and scores of these networks, and the chosen one
     ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
-    ``reduction.json``       criterion, what is kept, score of every structure, accuracy
-    ``compact.safetensors``  the small network, with what is kept
+    ``reduction.json``       criterion, keep masks, score of every structure, accuracy
+    ``compact.safetensors``  the small network, with the keep masks
     ======================== ============================================================
     """
 
@@ -75,13 +75,13 @@ class RunDirectory(RunInputs):
         Args:
             path: the directory.
             config: the configuration.
-            dense: the trained weights that the run starts from; None for fresh ones.
-            example: inputs of one example; None where zeros of the configuration's shape will do.
+            dense: the trained weights that the run starts from; None for random ones.
+            example: inputs of one example; None uses zeros of the configured shape.
 
         Raises:
-            RunError: the path holds a run already, or cannot be written.
+            RunError: the directory holds a run already, or cannot be written.
         """
-        run = cls(path, trust_source=True)  # it is the caller's
+        run = cls(path, trust_source=True)  # the caller named the source
         source = NetworkSource(config.model)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -105,13 +105,14 @@ class RunDirectory(RunInputs):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing here meanwhile.
+        """Keep other processes from writing here within the context.
 
         Raises:
-            RunError, WriteError: another one writes here, or nothing can be written.
+            RunError: another process is writing here.
+            WriteError: the directory cannot be written.
         """
         if not self.path.is_dir():
-            raise RunError(f"{self.path} is no run directory")
+            raise RunError(f"{self.path} is not a run directory")
         try:
             with alone(self._file(".lock")):
                 yield
@@ -120,11 +121,11 @@ class RunDirectory(RunInputs):
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Keep other processes from writing here, and mend the metrics from the state that training goes on from.
+        """Keep other processes from writing here, and repair the metrics file from the checkpoint.
 
         Raises:
-            RunError, CheckpointError: another one writes here, or a file cannot be read.
-            WriteError: nothing can be written here.
+            RunError, CheckpointError: another process is writing here, or a file cannot be read.
+            WriteError: the directory cannot be written.
         """
         with self.locked():
             store = self.checkpoint if self.config.target is None else self.shelf
@@ -134,7 +135,7 @@ class RunDirectory(RunInputs):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The file the training state is kept in."""
+        """The file that holds the training state."""
         return Checkpoint(self._file("state.safetensors"))
 
     @property
@@ -143,7 +144,7 @@ class RunDirectory(RunInputs):
         return Shelf(self._file("path"))
 
     def likelihood(self) -> str | Likelihood:
-        """Return what predictions are scored by: the likelihood by name, or with its trained parameters."""
+        """Return the likelihood that scores predictions: its name, or the likelihood with its trained parameters."""
         likelihood = likelihood_of(self.config)
         if isinstance(likelihood, nn.Module):
             file = self._file("network.safetensors")
@@ -156,11 +157,11 @@ class RunDirectory(RunInputs):
         save(dense, self._file(DENSE))
 
     def save_path_record(self, record: PathRecord) -> None:
-        """Write the numbers of the networks on a path."""
+        """Write the record of a path."""
         write_json(self._file("path.json"), record.to_json())
 
     def path_record(self) -> PathRecord | None:
-        """Return the numbers of the networks on the path; None of a run at one KL weight.
+        """Return the record of the run's path; None for a run at one KL weight.
 
         Raises:
             RunError: the path is not finished yet, or the file is damaged.
@@ -174,11 +175,11 @@ class RunDirectory(RunInputs):
             raise RunError(f"{self._file('path.json')} is damaged ({error})") from None
 
     def append_metrics(self, record: Epoch) -> None:
-        """Add an epoch's record; it takes the place of an earlier one of its number, and of all that came after."""
+        """Add an epoch's record; it replaces the records of that epoch and of all later ones."""
         self._log.append(record)
 
     def save_metrics(self, epochs: Iterable[Epoch]) -> None:
-        """Write the records of all epochs anew, where they are others."""
+        """Rewrite the records of all epochs if they differ from the file's."""
         self._log.mend(epochs)
 
     def metrics(self) -> list[Epoch]:
@@ -196,7 +197,7 @@ class RunDirectory(RunInputs):
         history: History,
         likelihood: Likelihood | None = None,
     ) -> None:
-        """Write network, posteriors and the parameters of the likelihood as training left them."""
+        """Write network, posteriors and the likelihood's parameters at the end of training."""
         tensors, meta = posterior_tensors(posteriors, history.keep)
         tensors |= {f"network::{name}": value for name, value in network.net.state_dict().items()}
         if isinstance(likelihood, nn.Module):
@@ -204,7 +205,7 @@ class RunDirectory(RunInputs):
         save_tensors(self._file("network.safetensors"), tensors, meta)
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
-        """Return network and posteriors as training left them, and what training had kept."""
+        """Return network, posteriors and keep masks at the end of training."""
         tensors, meta = read_tensors(self._file("network.safetensors"))
         noisy = NoisyNetwork(self.dense(), self.example())
         with fitting(self._file("network.safetensors")):
@@ -223,7 +224,7 @@ class RunDirectory(RunInputs):
     def save_decision(
         self, decision: Decision, small: nn.Module, validation_accuracy: float | None = None
     ) -> None:
-        """Write a decision and the small network it gives, with its accuracy on the validation data if known."""
+        """Write a decision, the resulting small network and, if known, its accuracy on the validation data."""
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
         record = decision.to_json() | {"validation_accuracy": validation_accuracy}
         write_json(self._file("reduction.json"), record)
@@ -237,7 +238,7 @@ class RunDirectory(RunInputs):
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 
     def validation_accuracy(self) -> float | None:
-        """Return the small network's accuracy on the validation data; None where nobody has, as of early runs."""
+        """Return the small network's accuracy on the validation data; None if unknown, as in early runs."""
         accuracy: float | None = read_json(self._file("reduction.json")).get("validation_accuracy")
         return accuracy
 
@@ -245,7 +246,7 @@ class RunDirectory(RunInputs):
         """Return the small network, a plain ``nn.Module`` in evaluation mode.
 
         Args:
-            dense: a dense network of the run's kind, which gets hooks; by default made from the run's source.
+            dense: the dense network with any weights, to which hooks are added; by default made from the run's source.
 
         Raises:
             RunError: a file is missing, damaged, of a newer format, or of another network.

@@ -48,17 +48,17 @@ class RunInputs:
             raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
 
     def source(self) -> NetworkSource:
-        """Return where the dense network comes from: the run's own copy of the file where there is one.
+        """Return the source of the dense network: the run's own copy of the file if there is one.
 
         Raises:
-            SourceError: it comes from code outside the directory, which nobody has said to trust.
+            SourceError: the source is code outside the directory, and ``trust_source`` is False.
         """
         config, copy = self.config, self._file(SOURCE_COPY)
         if config.source_sha256 is None:
             source = NetworkSource(config.model)
         else:
             source = NetworkSource(str(copy), config.source_sha256)
-            if copy.resolve().parent == self.path.resolve():  # no link that leads out of it
+            if copy.resolve().parent == self.path.resolve():  # not a link to a file outside
                 return source
         if source.imports and not self.trust_source:
             raise SourceError(source.consent(self.path))
@@ -70,7 +70,7 @@ class RunInputs:
         return self.config.weights is not None or self._file("path.json").exists()
 
     def dense(self) -> nn.Module:
-        """Return the dense network: trained, or as the run started from it, freshly initialised with its seed."""
+        """Return the dense network: trained if the run has trained weights, else initialised with the run's seed."""
         config = self.config
         with torch.random.fork_rng():
             torch.manual_seed(config.recipe.seed or 0)
@@ -84,12 +84,12 @@ class RunInputs:
         return net
 
     def example(self) -> Any:
-        """Return the inputs of one example; zeros where they are one array of real numbers."""
+        """Return the inputs of one example; zeros if the run has stored none."""
         stored = self.stored_example()
         return torch.zeros(1, *self.config.input_shape) if stored is None else stored
 
     def stored_example(self) -> Any:
-        """Return the inputs that the run has kept of one example; None where it has kept none."""
+        """Return the stored inputs of one example; None if they are one array of real numbers."""
         file = self._file(EXAMPLE)
         return example_of(read_tensors(file)[0]) if file.exists() else None
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_met_says_what_can_and_keeps_the_path(copy: Path) -> None
         (copy / name).unlink()
     refused = command("fit", "net.py", "--out", copy, "--resume", "--quiet")
     assert refused.returncode == 2
-    assert f"The path is kept: bmrs choose {copy} takes a network of it" in refused.stderr
+    assert f"The path is kept: bmrs choose {copy} chooses a network of it" in refused.stderr
     assert refused.stderr.count("\n") == 1
     unfinished = command("report", copy)
     assert unfinished.returncode == 2
