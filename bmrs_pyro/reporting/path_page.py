@@ -1,4 +1,4 @@
-"""A path in memory, and the network taken from it, as one page."""
+"""The HTML page about a path in memory and the network chosen from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_report(path: Path, choice: Choice) -> str:
 
     Args:
         path: the path.
-        choice: the network that was taken from it.
+        choice: the choice of a network from the path.
     """
     trainee, history = path.trainee, choice.refit.history
     criterion, whole = trainee.criterion, trainee.model.network
@@ -70,7 +70,7 @@ def path_report(path: Path, choice: Choice) -> str:
 
 
 def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:
-    """Measure both networks on a validation batch; of inputs that are no single tensor what the points say is taken."""
+    """Measure both networks on a validation batch; for inputs of several tensors, use the costs of the path's points."""
     nets = {"dense": path.network(path.dense), "small": choice.refit.history.network}
     points = {"dense": path.dense, "small": choice.refit.point}
     x: Any = next(iter(path.trainee.validation))
