@@ -41,7 +41,7 @@ def compare_run(
     Args:
         run: the run.
         weights: trained weights of the dense network, if the run has none.
-        repeats: number of rounds of ten calls; a latency is the median over rounds.
+        repeats: number of rounds of ten calls for the median latency.
 
     Raises:
         WeightsError: the weights cannot be read, or do not fit.

@@ -322,7 +322,7 @@ def test_a_run_is_resumed_with_its_own_options(finished_run: RunDirectory) -> No
     result = command("fit", LENET5, "--out", finished_run.path, "--resume", *options)
     assert result.returncode == 2
     assert (
-        f"was begun otherwise: model is {LENET5}, not {config.model}; --data is mnist, not digits; "
+        f"was started otherwise: model is {LENET5}, not {config.model}; --data is mnist, not digits; "
         "--kl-weight is mean:9, not mean:0.3; --augment is True, not False." in result.stderr
     )
 

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = command("fit", "net.py", "--out", "run", *QUICK, "--max-params", "90%", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "Asked for: max_params 90%." in result.stdout
-    assert "bmrs choose run takes another one" in result.stdout
+    assert "bmrs choose run chooses another one" in result.stdout
     return folder
 
 
@@ -202,7 +202,7 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
         (["--validation", 0], "the share to hold out is 0.0"),
         (
             ["--gains-only", "--max-loss", 1],
-            "--max-loss is for a run along the path, and --gains-only makes one at one KL weight",
+            "--max-loss is for a run along the path, and --gains-only makes a run at one KL weight",
         ),
         (
             ["--criterion", "none", "--dense-epochs", 1],
@@ -210,7 +210,7 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
         ),
         (
             ["--kl-weight", "cost", "--max-macs", "50%"],
-            "a run at one KL weight (--kl-weight) takes a whole number",
+            "a run at one KL weight (--kl-weight) takes an integer",
         ),
     ],
 )
