@@ -50,7 +50,7 @@ def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = Fa
     elif labels["train"].ndim > 1:
         outputs = int(max(part.max() for part in (labels if target == "y" else inputs).values())) + 1
     else:
-        class_names = class_names or _numbers(labels["train"], f"{path}: y_train")
+        class_names = class_names or _numbered_classes(labels["train"], f"{path}: y_train")
         outputs = len(class_names)
     return {
         part: Dataset(
@@ -155,7 +155,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read ({error}); write plain arrays with numpy.savez") from error
 
 
-def _numbers(labels: Tensor, where: str) -> tuple[str, ...]:
+def _numbered_classes(labels: Tensor, where: str) -> tuple[str, ...]:
     present = labels.unique()
     if not torch.equal(present, torch.arange(len(present))):
         raise DataError(

@@ -44,7 +44,7 @@ class Items:
         whole = self.source.dataset if isinstance(self.source, DataLoader) else self.source
         if hasattr(whole, "__len__"):
             return len(whole)
-        return sum(len(_parted(batch, self.name)[1]) for batch in self.source)
+        return sum(len(_inputs_and_labels(batch, self.name)[1]) for batch in self.source)
 
     def batch(self, rows: Tensor) -> Any:
         """Return the items of some rows as one batch; without rows the batch has no examples."""
@@ -56,7 +56,7 @@ class Items:
         """Return the inputs of one example, ``(1, …)`` each."""
         loaded = isinstance(self.source, DataLoader)
         batch = next(iter(self.source)) if loaded else self.batch(torch.tensor([0]))
-        inputs = tree_map(lambda leaf: leaf[:1], _parted(batch, self.name)[0])
+        inputs = tree_map(lambda leaf: leaf[:1], _inputs_and_labels(batch, self.name)[0])
         return tuple(inputs) if isinstance(inputs, list) else inputs
 
     @property
@@ -80,9 +80,9 @@ def split_items(given: Any, name: str, validation: float, seed: int) -> Splits[I
     """
     parts = _named(given, name)
     if "test" not in parts:
-        parts["train"], parts["test"] = _divided(parts["train"], TEST_SHARE, 0, name)
+        parts["train"], parts["test"] = _held_out(parts["train"], TEST_SHARE, 0, name)
     if "validation" not in parts:
-        parts["train"], parts["validation"] = _divided(parts["train"], validation, seed, name)
+        parts["train"], parts["validation"] = _held_out(parts["train"], validation, seed, name)
     outputs = _outputs(parts["train"], name)
     return Splits(**{part: Items(source, outputs, name) for part, source in parts.items()})
 
@@ -109,7 +109,7 @@ def _named(given: Any, name: str) -> dict[str, Any]:
     return dict(given)
 
 
-def _divided(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
+def _held_out(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
     if isinstance(source, DataLoader):
         raise DataError(
             f"{name}: no part of a DataLoader can be held out; give three, for train, validation and test"
@@ -149,13 +149,13 @@ def _labels(source: Any, name: str) -> Iterator[Tensor]:
         else (default_collate([source[row]]) for row in range(len(source)))
     )
     for batch in rows:
-        y = _parted(batch, name)[1]
+        y = _inputs_and_labels(batch, name)[1]
         if not isinstance(y, Tensor):
             raise DataError(f"{name}: labels are a {type(y).__name__}; expected numbers or a tensor of them")
         yield y
 
 
-def _parted(batch: Any, name: str) -> tuple[Any, Any]:
+def _inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
     if isinstance(batch, Mapping) and LABELS in batch:
         return {key: value for key, value in batch.items() if key != LABELS}, batch[LABELS]
     if not isinstance(batch, tuple | list) or len(batch) != 2:

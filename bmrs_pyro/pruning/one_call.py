@@ -95,7 +95,7 @@ class Pruned:
         Args:
             **target: fields of :class:`Target`, such as ``max_macs="30%"``.
         """
-        return _taken(self.path, Target(**target))
+        return _chosen(self.path, Target(**target))
 
     def save(self, directory: str | FilePath) -> None:
         """Write the small network, its posteriors and the path's record into a directory.
@@ -175,13 +175,13 @@ def prune(
     network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
     if trained:
         model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
-        return _taken(_trained_path(model, train, validation, options), target)
+        return _chosen(_trained_path(model, train, validation, options), target)
     model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
     guide = AutoTruncatedLogNormal(model)
-    return _taken(fit_path(model, guide, train, validation=validation, **options), target)
+    return _chosen(fit_path(model, guide, train, validation=validation, **options), target)
 
 
-def _taken(path: Path, target: Target) -> Pruned:
+def _chosen(path: Path, target: Target) -> Pruned:
     if isinstance(path, TrainedPath):
         return Pruned(*path.chosen(target))
     return Pruned(path, choose(path, target))

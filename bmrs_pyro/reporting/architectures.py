@@ -138,7 +138,7 @@ def survey_table(surveys: Mapping[str, Survey]) -> str:
     for name, one in surveys.items():
         if one.left_out:
             lines += ["", f"`{name}` leaves out", ""]
-            lines += [f"- {_names(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
+            lines += [f"- {_listed(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +149,7 @@ def _by_reason(left_out: Iterable[LeftOut]) -> Iterable[tuple[str, list[str]]]:
     return grouped.items()
 
 
-def _names(families: list[str]) -> str:
+def _listed(families: list[str]) -> str:
     shown = ", ".join(f"`{family}`" for family in families[:3])
     return shown if len(families) <= 3 else f"{shown} and {len(families) - 3} more"
 

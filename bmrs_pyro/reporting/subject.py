@@ -138,7 +138,7 @@ class Subject:
         chosen = {"Strongest": ranked[-1], "Middle": ranked[len(ranked) // 2], "Weakest": ranked[0]}
         return [
             chart(
-                plots.plot_density(_one(self.posteriors[name], place), prior, self.reduced),
+                plots.plot_density(_single_posterior(self.posteriors[name], place), prior, self.reduced),
                 f"{label}: {self.families[name].label_of(int(self.trained.indices(name)[place]))}",
                 name,
             )
@@ -161,7 +161,7 @@ class Subject:
         return charts
 
 
-def _one(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
+def _single_posterior(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
     def pick(value: Tensor) -> Tensor:
         return value[place].double()
 

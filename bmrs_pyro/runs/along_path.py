@@ -37,7 +37,7 @@ def choose_run(
             "without training, and bmrs fit without --kl-weight makes a run along the path"
         )
     with run.locked():
-        _take(run, _fitted(run, hardware or Hardware(), progress), target)
+        _choose(run, _fitted(run, hardware or Hardware(), progress), target)
 
 
 def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
@@ -58,7 +58,7 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         run.save_dense(path.network(path.dense).cpu())
         run.save_path_record(PathRecord.of(path))
     try:
-        _take(run, path, target)
+        _choose(run, path, target)
     except TargetMissed as error:
         raise TargetMissed(
             f"{error}. The path is kept: bmrs choose {run.path} chooses a network of it"
@@ -89,7 +89,7 @@ def _fitted(
     )
 
 
-def _take(run: RunDirectory, path: Path, target: Target) -> None:
+def _choose(run: RunDirectory, path: Path, target: Target) -> None:
     choice = choose(path, target)
     if rank() > 0:
         return

@@ -247,7 +247,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(run: Path, tmp_path: Path) -> 
         (["fit", LENET5, "--epochs", "many"], "epochs"),
         (["fit", LENET5, "--prune-every", "0"], "prune_every"),
         (["fit", LENET5, "--batch-size", "0"], "batch_size"),
-        (["fit", LENET5, "--criterion", "none", "--max-params", "20000"], "would not be heeded"),
+        (["fit", LENET5, "--criterion", "none", "--max-params", "20000"], "would have no effect"),
         (["fit", LENET5, "--lr", "-1"], "lr is -1.0"),
         (["fit", LENET5, "--posterior-lr-factor", "-3"], "posterior_lr_factor is -3.0"),
         (["fit", LENET5, "--device", "abacus"], "'abacus' cannot be used here"),

@@ -195,7 +195,7 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
     [
         (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
         (["--max-loss", -1], "max_loss is -1.0; it must be at least 0"),
-        (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or such as '2ms'"),
+        (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or a text such as '2ms'"),
         (["--score", "f1"], "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
         (["--epochs", 1], "a path takes at least 2 epochs"),
         (["--dense-epochs", -1], "and 0 or more before it; got 36 and -1"),
