@@ -1,4 +1,4 @@
-"""The ``bmrs`` command: its subcommands and what becomes of an error."""
+"""The ``bmrs`` command: its subcommands, and its error messages."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ app.add_typer(reproduce, name="reproduce")
 
 
 def main() -> None:
-    """Run the command; bad input, and a mistake in a network's code, end in one line on standard error and status 2.
+    """Run the command; bad input and errors in a network's code print one line on standard error, with exit status 2.
 
-    With ``BMRS_DEBUG`` set in the environment errors keep their traceback.
+    If ``BMRS_DEBUG`` is set in the environment, errors keep their traceback.
     """
     keep_freed_memory()
     try:
@@ -46,7 +46,7 @@ def main() -> None:
         ours = place is None and not isinstance(error, ValueError | TypeError | OSError | ArithmeticError)
         if ours or os.environ.get("BMRS_DEBUG"):
             raise
-        # which of the processes that torchrun started
+        # names the process, under torchrun
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         who = f" (process {os.environ['RANK']} of {processes})" if processes > 1 else ""
         text = " ".join((told(error) if place else str(error)).split())

@@ -1,4 +1,4 @@
-"""``bmrs architectures``: which networks have structures that can be removed exactly."""
+"""``bmrs architectures``: surveys of networks for structures that can be removed exactly."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def architectures(
     networks: Annotated[
         list[str] | None,
         typer.Argument(
-            help="FILE.py, module:callable, torchvision:NAME or timm:NAME, after torchvision's families."
+            help="FILE.py, module:callable, torchvision:NAME or timm:NAME, in addition to torchvision's families."
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file to write; else the table is printed.")
+        Path | None, typer.Option(help="Markdown file to write; by default the table is printed.")
     ] = None,
     transformers: Annotated[
         bool, typer.Option("--transformers", help="Add small transformers by family; needs transformers.")
     ] = False,
-    only: Annotated[bool, typer.Option("--only", help="The named networks alone.")] = False,
+    only: Annotated[bool, typer.Option("--only", help="Survey only the named networks.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for structures in networks, remove half of them at random, and say what is found and how exact it is."""
+    """Find the structures of networks, remove half of them at random, and print the counts and the error."""
     console, output = Console(stderr=True, quiet=quiet, markup=False), Output(json, quiet)
     if out is not None:
         refuse_unwritable(out)

@@ -20,21 +20,23 @@ _KEYS = ("section",)
 
 def bench(
     section: Annotated[
-        list[str] | None, typer.Option(help="Section; repeat for several, all by default.")
+        list[str] | None, typer.Option(help="Section to run; repeat for several, all by default.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Alternating blocks of each measurement.")] = 15,
-    threads: Annotated[int, typer.Option(min=1, help="Threads torch computes with.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Number of torch's threads.")] = 2,
     device: Annotated[
-        str, typer.Option(help="cpu or cuda: where the sections steps, compiled and throughput train.")
+        str, typer.Option(help="cpu or cuda: device of the sections steps, compiled and throughput.")
     ] = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file to write, with a page beside it; other sections stay."),
+        typer.Option(
+            help="JSON file to write, with a page beside it; it keeps the results of other sections."
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure steps, runs, decisions, removal and inference; steps and inference as medians of repeats in turns."""
+    """Measure steps, runs, decisions, removal and inference; steps and inference as medians of alternating blocks."""
     names = list(dict.fromkeys(section or experiments.bench.SECTIONS))
     for name in names:
         if name not in experiments.bench.SECTIONS:

@@ -27,9 +27,9 @@ def choose(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take another network of a run's path in place of its small one; only its refit is trained, and once.
+    """Replace a run's small network by another network of its path; only its refit is trained, unless it was before.
 
-    Without options it is the smallest network that loses nothing.
+    Without options this is the smallest network within one standard error of the best.
     """
     directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
     training.refuse_unusable(hardware.device or "cpu")

@@ -17,12 +17,12 @@ def compare(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="Trained weights of the dense network, where the run did not start from some."),
+        typer.Option(help="Trained weights of the dense network, if the run has none."),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Picture of the layers' widths; by default widths.png in the run.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds of ten calls that latencies are medians of.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Rounds of ten calls for the median latency.")] = 5,
     trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,

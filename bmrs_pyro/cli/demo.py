@@ -14,11 +14,11 @@ from bmrs_pyro.cli.output import Json, Output, Quiet
 
 def demo(
     epochs: Annotated[
-        int, typer.Option(min=2, help="Epochs of the path; half as many without gains come before it.")
+        int, typer.Option(min=2, help="Epochs of the path; half as many epochs without gains precede it.")
     ] = 16,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train LeNet5 on handwritten digits, prune it to the smallest network that loses nothing, and compare the two."""
+    """Train LeNet5 on handwritten digits, prune it to the smallest size that predicts as well, and compare the two."""
     output = Output(json, quiet)
     output.result(experiments.demo.demonstrate(epochs, output.show, progress=output.progress))

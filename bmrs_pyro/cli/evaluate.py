@@ -19,12 +19,12 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
     draws: Annotated[
         int | None,
-        typer.Option(help="Average over so many draws of the gains; by default their means are used."),
+        typer.Option(help="Number of draws of the gains to average over; by default their means are used."),
     ] = None,
     corruption: Annotated[
-        str | None, typer.Option(help="Damage the inputs: noise, contrast, blur or occlusion.")
+        str | None, typer.Option(help="Corrupt the inputs: noise, contrast, blur or occlusion.")
     ] = None,
-    severity: Annotated[int, typer.Option(help="How much, from 1 to 5.")] = 3,
+    severity: Annotated[int, typer.Option(help="Severity of the corruption, from 1 to 5.")] = 3,
     trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,

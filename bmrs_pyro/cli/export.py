@@ -18,14 +18,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
     kind: Annotated[
         exports.Format | None,
-        typer.Option("--format", help="What to write; by default what --out ends in, or pt2."),
+        typer.Option("--format", help="File format; by default the suffix of --out, or pt2."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; by default in the run directory.")] = None,
     trust_source: TrustSource = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the small network to a file that takes any batch size, and run that file to check it."""
+    """Write the small network to a file that takes any batch size, and check the file by running it."""
     path = out or run / f"small.{kind or exports.Format.PT2}"
     kind = kind or exports.Format.of(path)
     done = exports.export_run(runs.RunDirectory(run, trust_source), kind, path)

@@ -1,4 +1,4 @@
-"""``bmrs fit``: train and prune a network, into a run directory."""
+"""``bmrs fit``: train and prune a network, and write a run directory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.recipe import ONE_WEIGHT, Hardware, Recipe
 
 _COST, _ONE_WEIGHT = (
-    "What it may cost, along the path",
-    "One KL weight instead; any of these makes such a run",
+    "What the network may cost (run along the path)",
+    "One KL weight (any of these options replaces the path)",
 )
 _EPOCHS, _DENSE_EPOCHS = 36, 12
 
@@ -33,7 +33,7 @@ def _panel(kind: str, field: str) -> str:
 def fit(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="FILE.py, module:callable, torchvision:NAME or timm:NAME.")],
-    out: Annotated[Path, typer.Option(help="Run directory to make.")],
+    out: Annotated[Path, typer.Option(help="New run directory.")],
     source: DataSource,
     target: Target,
     recipe: Recipe,
@@ -41,7 +41,7 @@ def fit(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Epochs of the path, by default {_EPOCHS}; at one KL weight epochs with pruning, by default 20.",
+            help=f"Epochs of the path, by default {_EPOCHS}; at one KL weight, epochs with pruning, by default 20.",
             rich_help_panel="Recipe",
         ),
     ] = None,
@@ -57,12 +57,13 @@ def fit(
         typer.Option(help="Start from trained weights: FILE.safetensors, or FILE.pt of a state dict."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run, with its own options, where there is one.")
+        bool,
+        typer.Option("--resume", help="Continue the run in --out with its own options, if there is one."),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network and prune it, to the smallest that loses nothing or to what it may cost, into a run directory."""
+    """Train and prune a network, to the smallest size that predicts as well or to a target; write a run directory."""
     given = _given(context)
     along = not (given & {*ONE_WEIGHT}) and recipe.prunes
     if along:
@@ -71,7 +72,7 @@ def fit(
             dense_epochs = 0 if weights else _DENSE_EPOCHS
     else:
         recipe = _at_one_weight(recipe, epochs, target, given)
-    run = runs.RunDirectory(out, trust_source=True)  # for it must be the one given here
+    run = runs.RunDirectory(out, trust_source=True)  # the user names the source here
 
     def prepare() -> None:
         if resume and run.exists():
@@ -100,7 +101,7 @@ def fit(
             runs.train_run(run, hardware=own, progress=output.progress)
         except files.WriteError as error:
             raise runs.RunError(
-                f"{error}; what was saved before is whole: once that is mended, continue with --resume"
+                f"{error}; files saved before are intact: fix the cause, then continue with --resume"
             ) from None
         if first:
             show_report(run, output)
@@ -113,12 +114,12 @@ def _given(context: typer.Context) -> set[str]:
 
 
 def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:
-    """Return the recipe of a run at one KL weight, with the budgets that such a run heeds."""
+    """Return the recipe of a run at one KL weight, with its budgets."""
     why = next((f"--{name.replace('_', '-')}" for name in ONE_WEIGHT if name in given), "--criterion none")
     path_alone = ("score", "max_loss", "max_bytes", "max_latency", "latency_batch_size", "dense_epochs")
     if names := [f"--{name.replace('_', '-')}" for name in path_alone if name in given]:
         raise ValueError(
-            f"{', '.join(names)} is for a run along the path, and {why} makes one at one KL weight: leave one out"
+            f"{', '.join(names)} is for a run along the path, and {why} makes a run at one KL weight: leave one out"
         )
     budgets: dict[str, Any] = {}
     for name in ("max_macs", "max_params"):
@@ -128,13 +129,13 @@ def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: se
                 budgets[name] = int(budget)
             except ValueError:
                 raise ValueError(
-                    f"{name} is {budget!r}; a run at one KL weight ({why}) takes a whole number"
+                    f"{name} is {budget!r}; a run at one KL weight ({why}) takes an integer"
                 ) from None
     return replace(recipe, epochs=recipe.epochs if epochs is None else epochs, **budgets)
 
 
 def _refuse_another(run: runs.RunDirectory, context: typer.Context, given: set[str]) -> None:
-    """Refuse a network or options that were given and are not the run's, which goes on as it was begun."""
+    """Refuse to resume a run if the network or an option on the command line differs from the run's own."""
     begun = run.config.options()
     others = [
         f"{option.opts[0]} is {context.params[name]}, not {begun[name]}"
@@ -144,5 +145,5 @@ def _refuse_another(run: runs.RunDirectory, context: typer.Context, given: set[s
     ]
     if others:
         raise runs.RunError(
-            f"{run.path} was begun otherwise: {'; '.join(others)}. Resume it with its own, or begin another run"
+            f"{run.path} was started otherwise: {'; '.join(others)}. Leave these options out, or start another run"
         )

@@ -15,22 +15,22 @@ import typer
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w|^\S|\Z)", re.MULTILINE | re.DOTALL)
 
-_OLD_FLAGS = {"posterior_lr_factor": ("--variational-rate",)}  # go with the next version
-_NAMES = {("Target", "batch_size"): "latency_batch_size"}  # for training has a batch size too
+_OLD_FLAGS = {"posterior_lr_factor": ("--variational-rate",)}  # removed in the next version
+_NAMES = {("Target", "batch_size"): "latency_batch_size"}  # training has a batch size too
 
 
 def with_options_of(
     panels: Callable[[str, str], str] = lambda kind, _: kind, **records: type
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the fields of dataclasses as options; it gets them as records.
+    """Add the fields of dataclasses to a command as options; the command receives the dataclasses.
 
-    The help of an option is what the dataclass's docstring says of the field under ``Attributes:``. Fields that
-    command lines cannot express (``Any``) are taken as words, and so are numbers that may also be shares. A field that
-    the command itself or an earlier record has too keeps its default.
+    The help of an option is the field's description under ``Attributes:`` in the dataclass's docstring. Fields of type
+    ``Any`` are read as text, and so are numbers that may also be shares. If the command or an earlier dataclass
+    already has an option of that name, the field keeps its default.
 
     Args:
-        panels: heading that an option's help stands under, by the names of class and field.
-        **records: dataclasses, by the command's parameter that gets the record.
+        panels: returns the help panel of an option, given the names of class and field.
+        **records: dataclass of each of the command's parameters that receives one.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,7 +59,7 @@ def with_options_of(
 
 
 def field_helps(kind: type) -> dict[str, str]:
-    """Return what a dataclass's docstring says of its fields under ``Attributes:``, in one line each."""
+    """Return the descriptions of a dataclass's fields under ``Attributes:`` in its docstring, each as one line."""
     _, _, described = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     return {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(described)}
 

@@ -1,4 +1,4 @@
-"""How commands answer: tables for people, one JSON object for scripts, or nothing."""
+"""The output of commands: tables for people, one JSON object for scripts, or nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _reserve(context: typer.Context, json: bool) -> bool:
 
 @contextmanager
 def _reserved_stdout() -> Iterator[None]:
-    """Keep standard output for the result: what a network's own code prints goes to standard error."""
+    """Reserve standard output for the result: prints from a network's own code go to standard error."""
     token = _ANSWER.set(sys.stdout)
     try:
         with redirect_stdout(sys.stderr):
@@ -42,17 +42,17 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing; errors still go to standard error.")]
 TrustSource = Annotated[
     bool,
-    typer.Option("--trust-source", help="Import the code that the run names as its network's source."),
+    typer.Option("--trust-source", help="Import the code that the run names as the source of its network."),
 ]
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where a command's answer goes.
+    """The output of one command.
 
     Args:
         json: print :meth:`result` and nothing else on standard output.
-        quiet: print no tables and no progress; a result asked for with ``json`` is printed all the same.
+        quiet: print no tables and no progress; with ``json`` the result is still printed.
     """
 
     json: bool
@@ -60,16 +60,16 @@ class Output:
 
     @property
     def progress(self) -> bool:
-        """Whether to show how far a command is."""
+        """Whether to show a progress bar."""
         return not (self.json or self.quiet)
 
     def show(self, *parts: RenderableType) -> None:
-        """Print for a person; texts as they are, for they may be long, or hold brackets."""
+        """Print tables and texts for people; texts are neither wrapped nor parsed as markup."""
         if self.progress:
             for part in parts:
                 typer.echo(part) if isinstance(part, str) else Console(markup=False).print(part)
 
     def result(self, record: Mapping[str, Any]) -> None:
-        """Print for a script, if one asked."""
+        """Print the JSON object for scripts, with ``json``."""
         if self.json:
             typer.echo(json.dumps(record, allow_nan=False), file=_ANSWER.get())

@@ -1,4 +1,4 @@
-"""``bmrs prune``: decide anew which structures of a finished run to remove."""
+"""``bmrs prune``: prune a finished run again, without training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prune(
     fraction: Annotated[
         float | None,
         typer.Option(
-            help="For expected and l2: share to remove of the structures training left; else as many as bmrs-n."
+            help="For expected and l2: share of the remaining structures to remove; by default bmrs-n's share."
         ),
     ] = None,
     round_to: Annotated[int, typer.Option(help="Numbers of channels kept are multiples of this.")] = 1,
@@ -34,7 +34,7 @@ def prune(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask a criterion about the posteriors that training left, and write the small network it gives."""
+    """Apply a criterion to the posteriors at the end of training, and write the resulting small network."""
     directory = runs.RunDirectory(run, trust_source)
     runs.prune_run(directory, criterion, fraction, training.Limits(round_to, max_macs, max_params))
     show_report(directory, Output(json, quiet))

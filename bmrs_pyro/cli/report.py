@@ -1,4 +1,4 @@
-"""``bmrs report``: what a run removed and how clear the evidence was."""
+"""``bmrs report``: what a run removed, and how strong the evidence was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print size, survivors and range of ΔF of every structure family."""
+    """Print size, number kept and range of ΔF of every structure family."""
     directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
     if picture is not None:
         reporting.refuse_figure(picture)
@@ -97,7 +97,7 @@ def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
         *lines,
         *reporting.choice_in_words(path),
         f"Networks on the path: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
-        f"bmrs choose {run.path} takes another one.",
+        f"bmrs choose {run.path} chooses another one.",
     ]
 
 

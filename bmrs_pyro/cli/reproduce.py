@@ -1,4 +1,4 @@
-"""``bmrs reproduce``: the experiments of the sources, our numbers beside theirs."""
+"""``bmrs reproduce``: the sources' experiments, with our numbers beside the published ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bmrs_pyro.cli.reproduce_trained import trained
 from bmrs_pyro.cli.reproduce_untuned import untuned
 
 reproduce = typer.Typer(
-    help="Run the experiments of the sources, and ours, and print the numbers beside each other.",
+    help="Run the sources' experiments and our own, and print our numbers beside the published ones.",
     no_args_is_help=True,
 )
 SOURCES = (poster, curves, sbp, random_labels, vgg, bmr, both, precision, index)

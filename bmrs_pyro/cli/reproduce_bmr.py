@@ -1,4 +1,4 @@
-"""``bmrs reproduce bmr``: weights pruned by Bayesian model reduction, beside four other ways to fit them."""
+"""``bmrs reproduce bmr``: weights pruned by Bayesian model reduction, compared with four other methods."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def bmr(
     steps: Annotated[
         int, typer.Option(min=1, help="Steps per epoch at most; the published runs have 500.")
     ] = 400,
-    warm_up: Annotated[int, typer.Option(help="Of these, epochs of MAP that the posterior starts from.")] = 4,
+    warm_up: Annotated[int, typer.Option(help="How many of these epochs are MAP, before the posterior.")] = 4,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 120,
     draws: Annotated[int, typer.Option(min=1, help="Posterior draws that a prediction averages over.")] = 20,
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
-    cache: Annotated[
-        Path, typer.Option(help="Folder of finished runs; what is there is not run again.")
-    ] = Path("runs/bmr"),
+    cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
+        "runs/bmr"
+    ),
     out: Annotated[Path | None, typer.Option(help="Folder for bmr.json and the figures.")] = None,
     workers: Workers = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare MAP, flat, hierarchical and two reducing posteriors of all weights: accuracy, calibration, size, time."""
+    """Compare MAP with flat, hierarchical and two reduced posteriors of all weights: accuracy, calibration, time."""
     networks = chosen(network or ["lenet"], experiments.bmr.NETWORKS, "network")
     datasets = chosen(dataset or ["fashion_mnist"], DATA, "data set")
     methods = chosen(method or experiments.bmr.METHODS, experiments.bmr.METHODS, "method")
     if not 0 <= warm_up < epochs:
         raise ValueError(
-            f"--warm-up is {warm_up}; it must lie between 0 and --epochs={epochs}, which it is a part of"
+            f"--warm-up is {warm_up}; it must be at least 0 and less than --epochs={epochs}, which include it"
         )
     settings = {
         "data_root": str(data_root) if data_root else None,

@@ -1,4 +1,4 @@
-"""``bmrs reproduce honesty``: networks made to deceive, and which of their structures are offered for removal."""
+"""``bmrs reproduce honesty``: adversarial networks, and how many structures are wrongly called removable."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bmrs_pyro.cli.results import added, prepare, write_page
 
 def honesty(
     networks: Annotated[int, typer.Option(min=1, help="Random networks of each kind.")] = 8,
-    code: Annotated[str, typer.Option(help="What the rows call the code that is measured.")] = "now",
+    code: Annotated[str, typer.Option(help="Name of the measured version of the code in the table.")] = "now",
     out: Annotated[
         Path | None, typer.Option(help="Folder for honesty.json and its page, honesty.md.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for structures in random networks that treat channels by their place, and count wrong offers."""
+    """Find structures in random networks that treat channels by position, and count those wrongly called removable."""
     keys = experiments.honesty_page.KEYS
     if out is not None:
         prepare(out / "honesty.json", keys)

@@ -1,4 +1,4 @@
-"""What the commands that repeat experiments have in common: options, and names to choose from."""
+"""Options that the ``bmrs reproduce`` commands share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Annotated
 
 import typer
 
-Seeds = Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each.")]
-Workers = Annotated[int, typer.Option(min=1, help="Runs at a time.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds (0, 1, ...) of each run.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of runs in parallel.")]
 
 
 def chosen(given: Iterable[str], known: Collection[str], what: str) -> list[str]:
-    """Return the names given, each once: a run that is asked for twice is no second seed.
+    """Return the given names without duplicates: a repeated name does not make a second seed.
 
     Args:
         given: the names.
-        known: those there are.
-        what: what they name, for the message.
+        known: the valid names.
+        what: the kind of name, for the message.
 
     Raises:
-        ValueError: one is unknown.
+        ValueError: a name is unknown.
     """
     names = list(dict.fromkeys(given))
     for name in names:

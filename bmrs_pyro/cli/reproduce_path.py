@@ -1,4 +1,4 @@
-"""``bmrs reproduce path``: the default of ``prune`` in the poster's six cells."""
+"""``bmrs reproduce path``: ``prune`` with its defaults on the poster's six pairs of network and data set."""
 
 from __future__ import annotations
 
@@ -28,15 +28,13 @@ def path(
     dataset: Datasets = None,
     seeds: Seeds = 1,
     cache: Cache = Path("runs/path"),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for path.json and the page made of it, path.md.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for path.json and its page, path.md.")] = None,
     workers: Workers = 2,
     rebuild: Rebuild = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} with no option, with --max-loss and with --max-macs."""
+    """Prune {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} without options, with --max-loss and with --max-macs."""
     output, cells = Output(json, quiet), experiments.path_cells
     configs = cells.grid(
         chosen(network or experiments.poster.NETWORKS, experiments.poster.NETWORKS, "network"),

@@ -27,7 +27,7 @@ Datasets = Annotated[
 ]
 Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
 Rebuild = Annotated[
-    bool, typer.Option("--rebuild", help="Make no runs: take what is finished, in the cache and in --out.")
+    bool, typer.Option("--rebuild", help="Use only finished runs, from the cache and from --out.")
 ]
 CACHE = Path("runs/poster")
 
@@ -48,9 +48,7 @@ def poster(
     ] = None,
     seeds: Seeds = 1,
     cache: Cache = CACHE,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for poster.json and the page made of it, poster.md.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for poster.json and its page, poster.md.")] = None,
     workers: Workers = 2,
     rebuild: Rebuild = False,
     json: Json = False,
@@ -73,7 +71,7 @@ def poster(
     if out is not None:
         prepare(out / "poster.json", _KEYS)
     if not rebuild:
-        # in this order: ranked methods go on from posteriors, and remove as much as BMRS_N's runs did
+        # in this order: ranked methods start from posteriors, and remove as much as BMRS_N's runs
         for stage in (experiments.shared_posterior.prerequisites(configs), configs):
             if stage:
                 sweep.execute(stage, progress=output.progress)
@@ -99,7 +97,7 @@ def curves(
     dataset: Datasets = None,
     kl_weight: Annotated[
         list[float] | None,
-        typer.Option(help="Factor of the KL weight; by default the protocol's own."),
+        typer.Option(help="Factor of the KL weight; by default the protocol's."),
     ] = None,
     seeds: Seeds = 1,
     cache: Cache = CACHE,
@@ -111,7 +109,7 @@ def curves(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read posteriors of unpruned networks by all criteria: curves, rank correlations, evidence, sensitivity."""
+    """Apply all criteria to posteriors of unpruned networks: curves, rank correlations, evidence, sensitivity."""
     output, root = Output(json, quiet), required_root(data_root, rebuild)
     cache = _of_recipe(cache, protocol)
     networks = chosen(network or experiments.poster.NETWORKS, experiments.poster.NETWORKS, "network")
@@ -160,7 +158,7 @@ def curves(
 
 
 def _of_recipe(cache: Path, protocol: str) -> Path:
-    """Return the folder of runs made as they would be made now."""
+    """Return the cache folder of runs with the present recipe."""
     chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
     return cache / experiments.poster.recipe_key(protocol, str(runs.MODELS))
 
@@ -179,10 +177,10 @@ def _grid(
 
 
 def required_root(data_root: Path | None, rebuild: bool) -> str:
-    """Return the folder of the data sets as a text.
+    """Return the folder of the data sets as a string.
 
     Raises:
-        ValueError: there is none, and runs are to be made.
+        ValueError: no folder is given, and ``rebuild`` is False.
     """
     if data_root is None and not rebuild:
         raise ValueError("--data-root is missing: the folder of the data sets, as MNIST/raw or mnist.npz")

@@ -1,4 +1,4 @@
-"""``bmrs reproduce sbp``: the SBP paper's networks, and the measured speed of what is left of them."""
+"""``bmrs reproduce sbp``: the SBP paper's networks, and the measured speed of the pruned ones."""
 
 from __future__ import annotations
 
@@ -31,15 +31,19 @@ def sbp(
     posterior_lr_factor: Annotated[
         float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
     ] = 10.0,
-    label_smoothing: Annotated[float, typer.Option(help="Probability that a label is not believed.")] = 0.0,
-    warm_up: Annotated[int, typer.Option(min=0, help="Epochs of plain training before there are gains.")] = 0,
+    label_smoothing: Annotated[float, typer.Option(help="Probability spread evenly over all classes.")] = 0.0,
+    warm_up: Annotated[
+        int, typer.Option(min=0, help="Epochs of plain training without gains, before the others.")
+    ] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
-    fine_tune_epochs: Annotated[int, typer.Option(help="Epochs after them, without.")] = 10,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(help="Epochs without pruning, after those with pruning.")
+    ] = 10,
     refit: Annotated[
         bool,
         typer.Option(
             "--refit",
-            help="Train on the validation data too and keep the last epoch: for a recipe chosen before.",
+            help="Train on the validation data too and keep the last epoch; for a recipe chosen earlier.",
         ),
     ] = False,
     seeds: Seeds = 1,
@@ -53,7 +57,7 @@ def sbp(
 ) -> None:
     """Repeat the MNIST experiments of Structured Bayesian Pruning.
 
-    Runs are cached; speeds are measured anew each time, after all runs: ask again when the machine is quiet.
+    Runs are cached. Speeds are measured again by every call, after all runs: repeat the call on an idle machine.
     """
     keys = (*experiments.sbp_page.RECIPE, "seed")
     networks = chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network")

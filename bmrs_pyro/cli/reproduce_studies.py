@@ -1,4 +1,4 @@
-"""``bmrs reproduce random-labels`` and other experiments of the sources that are a list of runs and one table."""
+"""``bmrs reproduce random-labels`` and other experiments that consist of a list of runs and one table."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from bmrs_pyro.cli.results import added, prepare, read_rows, write_page
 
 DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
 Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder for the runs, as .json, and the page made of them, as .md.")
-]
-Images = Annotated[int, typer.Option(min=100, help="Training images, the first ones.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the runs (.json) and their page (.md).")]
+Images = Annotated[int, typer.Option(min=100, help="Number of training images; the first ones are used.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
 
 
@@ -42,7 +40,7 @@ def random_labels(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on permuted labels: binary dropout learns them by heart, structured pruning removes everything."""
+    """Train on permuted labels: binary dropout memorises them, structured pruning removes everything."""
     study = experiments.random_labels
     configs = [
         {"network": net, "labels": kind, "method": method, "images": images, "epochs": epochs, "seed": seed}
@@ -74,7 +72,7 @@ def vgg(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Repeat SBP's experiment with the VGG-like network on CIFAR-10, as wide and as long as there is time for."""
+    """Repeat SBP's experiment with the VGG-like network on CIFAR-10, with the given width and number of epochs."""
     study = experiments.vgg
     settings = {"width": width, "kl_weight": kl_weight, "images": images, "epochs": epochs}
     configs = [
@@ -101,7 +99,7 @@ def both(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune structures first and weights of what is left second, against either alone."""
+    """Compare pruning structures and then the remaining weights with pruning only one of them."""
     study = experiments.both
     chosen([dataset], ("mnist", "fashion_mnist"), "data set")
     settings = {"data": dataset, "images": images, "epochs": epochs}
@@ -128,7 +126,7 @@ def precision(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune by BMRS_U-p and cut the mantissas of what is left to p bits: the link to floating point."""
+    """Prune by BMRS_U-p and shorten the remaining mantissas to p bits: the link to floating-point precision."""
     poster = experiments.poster
     networks = chosen(network or poster.NETWORKS, poster.NETWORKS, "network")
     datasets = chosen(dataset or ["fashion_mnist"], poster.DATASETS, "data set")
@@ -146,13 +144,15 @@ def precision(
 
 
 def index(
-    results: Annotated[Path, typer.Option(help="Folder of the files of runs, which takes index.md.")],
+    results: Annotated[
+        Path, typer.Option(help="Folder of the result files, into which index.md is written.")
+    ],
     quiet: Quiet = False,
 ) -> None:
-    """Set our numbers beside every claim of the sources, in one table made of the files of results."""
+    """Write one table with every claim of the sources and our numbers, from the result files."""
     if not results.is_dir():
         raise ValueError(
-            f"--results is {results}, which is no folder; name the one that the experiments' --out named"
+            f"--results is {results}, which is not a folder; give the --out folder of the experiments"
         )
     names = experiments.claims.FILES
     page = experiments.claims.page({name: read_rows(results / f"{name}.json") for name in names})

@@ -1,4 +1,4 @@
-"""``bmrs reproduce tasks``: regression, texts and maps, pruned by the default and to half of the MACs."""
+"""``bmrs reproduce tasks``: regression, text and segmentation, pruned by the defaults and to half of the MACs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ _KEYS = ("task", "epochs", "dense_epochs", "seed")
 
 
 def tasks(
-    task: Annotated[list[str] | None, typer.Option(help="One of the tasks; all by default.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task to run; repeat for several, all by default.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of the path.")] = 16,
-    dense_epochs: Annotated[int, typer.Option(help="Epochs without gains before it.")] = 6,
+    dense_epochs: Annotated[int, typer.Option(help="Epochs without gains before the path.")] = 6,
     seeds: Seeds = 1,
     cache: Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")] = Path(
         "runs/tasks"
@@ -32,7 +34,7 @@ def tasks(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune networks of tasks beyond classes of images; the data are made of what installed packages bring."""
+    """Prune networks of tasks other than image classification; the data come with installed packages."""
     output, known = Output(json, quiet), experiments.tasks.TASKS
     names = chosen(task or known, known, "task")
     if out is not None:

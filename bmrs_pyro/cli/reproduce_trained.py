@@ -28,22 +28,24 @@ def trained(
         typer.Option(help="dense, bmrs-path, torch-pruning-taylor, ...; repeat for several."),
     ] = None,
     budget: Annotated[
-        list[int] | None, typer.Option(help="Percent of the multiply-accumulates; repeat for several.")
+        list[int] | None,
+        typer.Option(help="Percent of the multiply-accumulates to keep; repeat for several."),
     ] = None,
     epochs: Annotated[
-        list[int] | None, typer.Option(help="Epochs after the trained network; repeat for several.")
+        list[int] | None,
+        typer.Option(help="Epochs of training during and after pruning; repeat for several."),
     ] = None,
     seeds: Seeds = 1,
     cache: Cache = Path("runs/trained"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for trained.json and the page made of it, trained.md.")
+        Path | None, typer.Option(help="Folder for trained.json and its page, trained.md.")
     ] = None,
     workers: Workers = 1,
     rebuild: Rebuild = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune trained networks on CIFAR-10 to budgets, beside torch-pruning (pip install 'bmrs-pyro[compare]')."""
+    """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (install 'bmrs-pyro[compare]')."""
     output, trained_runs = Output(json, quiet), experiments.trained
     configs = trained_runs.grid(
         chosen(network or ["vgg"], trained_runs.NETWORKS, "network"),

@@ -1,4 +1,4 @@
-"""``bmrs reproduce untuned``: the default on networks and data that no recipe was tuned on."""
+"""``bmrs reproduce untuned``: the defaults on networks and data that no recipe was tuned on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def untuned(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune networks for tables, text and a time series with no option."""
+    """Prune networks for tables, text and a time series without options."""
     output, room = Output(json, quiet), experiments.untuned
     if out is not None:
         prepare(out / "untuned.json", _KEYS)

@@ -1,4 +1,4 @@
-"""Files of results: JSON with one run per line, which later runs are added to, and pages made of them."""
+"""Result files: JSON with one run per line, to which later runs are added, and pages made from them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _BY_HAND = "<!-- written by hand from here on: the command keeps it -->"
 
 
 def prepare(file: Path, keys: Sequence[str]) -> None:
-    """Make the folder of a file of runs and read what is there, so that nothing is measured in vain.
+    """Make the folder of a result file and check the file before any run, so that no result is lost.
 
     Args:
         file: the file, which need not exist.
-        keys: what tells its runs apart.
+        keys: entries that identify a run.
 
     Raises:
-        ValueError: the file holds something else than such runs.
-        OSError: the folder cannot be made, or the file not be read or written.
+        ValueError: the file does not hold runs with these keys.
+        OSError: the folder cannot be made, or the file cannot be read or written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     read_rows(file, keys)
@@ -31,11 +31,11 @@ def prepare(file: Path, keys: Sequence[str]) -> None:
 
 
 def added(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Add runs to those of a file and return all; one that agrees in ``keys`` with one there takes its place.
+    """Add runs to those of a file and return all; a run replaces an earlier run with the same ``keys``.
 
     Raises:
-        ValueError: the file holds something else than such runs.
-        OSError: it cannot be read or written.
+        ValueError: the file does not hold runs with these keys.
+        OSError: the file cannot be read or written.
     """
     known = read_rows(file, keys)
     merged = list({tuple(row[key] for key in keys): dict(row) for row in [*known, *rows]}.values())
@@ -44,26 +44,26 @@ def added(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) ->
 
 
 def write_page(file: Path, page: str) -> None:
-    """Write a page anew, but keep what was written by hand below its last line."""
+    """Rewrite a page, but keep the text that was written by hand below its last line."""
     text = file.read_text() if file.exists() else ""
     notes = text.partition(_BY_HAND)[2] or "\n"
     _write(file, f"{page}\n{_BY_HAND}{notes}")
 
 
 def read_rows(file: Path, keys: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the runs of a file, none where there is no file; see :func:`prepare` for the rest."""
+    """Return the runs of a file, or an empty list if there is no file; arguments and errors as for :func:`prepare`."""
     if not file.exists():
         return []
     try:
         runs = parse_json(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); mend it or move it away") from None
+        raise ValueError(f"{file} is damaged ({error}); repair it or move it away") from None
     if not isinstance(runs, list) or not all(
         isinstance(run, dict) and run.keys() >= set(keys) for run in runs
     ):
         raise ValueError(
-            f"{file} is no list of runs with {', '.join(keys)}, which this command's could be added to; "
-            "move it away or name another place"
+            f"{file} is not a list of runs with {', '.join(keys)}, so this command cannot add its runs; "
+            "move it away or choose another folder"
         )
     return runs
 

@@ -1,8 +1,8 @@
-"""Labelled data, held in memory and served in normalised batches, or given item by item by a torch Dataset.
+"""Labelled data: in memory, served in normalised batches, or item by item from a torch Dataset.
 
 Start with :func:`load`, which reads a named set, an ``.npz`` file, a table or an image folder into
-:class:`Splits`, and :class:`Batches`, which serves one part of it. Whatever is wrong with the data ends
-in a :class:`DataError` of one line.
+:class:`Splits`, and :class:`Batches`, which serves one part of it. Data that cannot be used raise a
+:class:`DataError` with a message of one line.
 """
 
 import lazy_loader

@@ -23,19 +23,19 @@ def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = Fa
 
     Args:
         path: a file with the arrays ``x_train y_train x_test y_test``, as :func:`as_images` and
-            :func:`as_labels` describe them. In the place of ``x`` may stand ``tokens``, integers ``(N, T)``, or
+            :func:`as_labels` describe them. Instead of ``x`` the file may hold ``tokens``, integers ``(N, T)``, or
             ``sequences``, real numbers ``(N, T, F)``. Tokens without ``y`` are their own labels.
-        class_names: the K names of the classes. Without them K is one more than the largest training label,
-            and every label below it must occur: labels that start at 1 would else give the network a dead
-            output. Labels of several places need not all occur.
+        class_names: the K names of the classes. Without them, K is the largest training label plus 1, and
+            every label below K must occur: labels that start at 1 would give the network an unused
+            output. This is not required of labels per pixel or per token.
         values: read ``y`` as real values, not as classes.
 
     Returns:
         ``{"train": …, "test": …}``.
 
     Raises:
-        DataError: the file cannot be read, an array is missing or not as described, or a class has no
-            example.
+        DataError: the file cannot be read, an array is missing or does not fit the description, or a class
+            has no example.
     """
     arrays = _read(path)
     kind = next(kind for kind in _INPUTS if f"{kind}_train" in arrays)
@@ -50,7 +50,7 @@ def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = Fa
     elif labels["train"].ndim > 1:
         outputs = int(max(part.max() for part in (labels if target == "y" else inputs).values())) + 1
     else:
-        class_names = class_names or _numbers(labels["train"], f"{path}: y_train")
+        class_names = class_names or _numbered_classes(labels["train"], f"{path}: y_train")
         outputs = len(class_names)
     return {
         part: Dataset(
@@ -64,12 +64,12 @@ def as_images(array: np.ndarray, where: str) -> Tensor:
     """Turn an array into images ``(N, C, H, W)`` or feature vectors ``(N, F)``.
 
     Args:
-        array: ``(N, H, W)``, ``(N, H, W, C)``, ``(N, C, H, W)`` or ``(N, F)``; of axis 1 and the last, the
-            shorter one is the channel axis. uint8 stays uint8, other real numbers become float32.
-        where: what messages call the array.
+        array: ``(N, H, W)``, ``(N, H, W, C)``, ``(N, C, H, W)`` or ``(N, F)``. The channel axis is axis 1 or
+            the last axis, whichever is shorter. uint8 stays uint8, other real numbers become float32.
+        where: name of the array in messages.
 
     Raises:
-        DataError: another rank or type.
+        DataError: the array has another number of dimensions or another type.
     """
     if array.dtype.kind not in "buif":
         raise DataError(f"{where} holds {array.dtype}; expected uint8 or real numbers")
@@ -87,15 +87,15 @@ def as_images(array: np.ndarray, where: str) -> Tensor:
 
 
 def as_labels(array: np.ndarray, where: str) -> Tensor:
-    """Turn an array of integers ``(N,)`` or ``(N, 1)`` into ``(N,)`` int64 labels; ``(N, …)`` labels stay so.
+    """Turn integers ``(N,)`` or ``(N, 1)`` into int64 labels ``(N,)``; labels ``(N, …)`` keep their shape.
 
     Raises:
         DataError: not integers.
     """
     if array.dtype.kind not in "iu":
         raise DataError(
-            f"{where} holds {array.dtype}; labels must be integers 0 … K-1, or name what values are, such as "
-            "--likelihood normal"
+            f"{where} holds {array.dtype}; labels must be integers 0 … K-1; for real values "
+            "choose a likelihood, such as --likelihood normal"
         )
     if array.ndim < 1:
         raise DataError(f"{where} has shape {array.shape}; labels must have shape (N,)")
@@ -155,7 +155,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read ({error}); write plain arrays with numpy.savez") from error
 
 
-def _numbers(labels: Tensor, where: str) -> tuple[str, ...]:
+def _numbered_classes(labels: Tensor, where: str) -> tuple[str, ...]:
     present = labels.unique()
     if not torch.equal(present, torch.arange(len(present))):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Random changes of images that leave their class as it is."""
+"""Random changes of images that do not change their class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 class Augmentation:
     """Shift every image by up to ``shift`` pixels each way, and mirror it left to right half of the time.
 
-    What a shift uncovers is 0, the mean colour of normalised images.
+    Pixels that a shift uncovers are set to 0, the mean colour of normalised images.
 
     Args:
         shift: largest shift in pixels, along height and width; 0 for none.
@@ -36,11 +36,11 @@ class Augmentation:
     def __call__(
         self, x: Tensor, random: np.random.Generator, *, first: int = 0, total: int | None = None
     ) -> Tensor:
-        """Change a batch of images ``(B, C, H, W)``, each by itself.
+        """Change a batch of images ``(B, C, H, W)``, each one independently.
 
         Args:
             x: the images, rows ``first … first + B`` of a batch of ``total`` (by default B).
-            random: what the changes of all ``total`` rows are drawn from.
+            random: generator from which the changes of all ``total`` rows are drawn.
             first: number of the first row.
             total: number of rows of the whole batch.
 

@@ -20,24 +20,24 @@ from bmrs_pyro.data.items import Items
 class Batches:
     """Serve ``(x, y)``: x = (images − mean) / std as float32 ``(B, *input_shape)``, y labels or values ``(B, …)``.
 
-    Tokens are served as they are, and items of a torch Dataset as torch's ``default_collate`` joins them. Data in
-    memory lie on the device as stored (uint8), and a batch is gathered and normalised there by a handful of
-    tensor operations. Each pass is an epoch and moves on to the next; the order is a function of (seed,
-    epoch) alone, so a run that resumes with :meth:`set_epoch` meets the batches it would have met.
+    Tokens are served unchanged. Items of a torch Dataset are joined by torch's ``default_collate``. Data in memory
+    are kept on the device as stored (uint8), and each batch is gathered and normalised there by a few tensor
+    operations. Each pass is one epoch and advances the epoch's number. The order depends on (seed, epoch) alone,
+    so a run that resumes with :meth:`set_epoch` gets the same batches as an uninterrupted one.
 
     Args:
-        dataset: what to serve.
+        dataset: the data to serve.
         batch_size: examples per batch; the last one may be shorter.
-        shuffle: draw a new order each epoch, as training needs it; False keeps the order of the data.
-        seed: of the order, non-negative.
+        shuffle: draw a new order each epoch, for training; False keeps the order of the data.
+        seed: seed of the order, non-negative.
         device: where the data are kept and the batches made.
-        drop_last: leave a shorter last batch out.
-        augmentation: changes every batch at random, by draws that are a function of (seed, epoch) too.
-        share: ``(k, n)`` serves the k-th of n parts of every batch, k from 0, as process k of n needs it: the parts
-            follow one another, and lengths differ by one at most. A part of a short last batch may be empty.
+        drop_last: leave out a shorter last batch.
+        augmentation: changes every batch at random; its draws depend on (seed, epoch) alone, too.
+        share: ``(k, n)`` serves part k (from 0) of n of every batch, for process k of n. The parts are consecutive and
+            their lengths differ by at most one. A part of a short last batch may be empty.
 
     Raises:
-        ValueError: a batch size below 1, a negative seed, no batch at all, or a share that is none.
+        ValueError: the batch size is below 1, the seed is negative, there is no batch, or the share is invalid.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Batches:
 
     @property
     def num_data(self) -> int:
-        """Number of examples N in the data set, the scale of the likelihood in an ELBO."""
+        """Number of examples N in the data set, which scales the likelihood in an ELBO."""
         return len(self.dataset)
 
     def __len__(self) -> int:
@@ -94,8 +94,8 @@ class Batches:
         order = self._order(self.epoch)
         if self.device.type == "cuda":
             order = order.pin_memory()
-        order = order.to(self.device, non_blocking=True)  # all that is sent to the device in an epoch
-        random = np.random.default_rng((self.seed, self.epoch, 1))  # not the order's own draws
+        order = order.to(self.device, non_blocking=True)  # the only transfer to the device in an epoch
+        random = np.random.default_rng((self.seed, self.epoch, 1))  # independent of the order
         self.epoch += 1
         part, parts = self.share
         for batch in order.split(self.batch_size)[: len(self)]:

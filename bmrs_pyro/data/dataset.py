@@ -1,4 +1,4 @@
-"""The record every source is read into, checked once, when it is made."""
+"""The dataclass that every data source is read into; its content is checked on creation."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples in memory with their labels or values, as stored: they are normalised batch by batch, not here.
+    """Examples in memory with their labels or values, not normalised: that is done batch by batch.
 
     Args:
         images: inputs: ``(N, C, H, W)`` images, ``(N, F)`` features or ``(N, T, F)`` sequences of them, uint8 or
             finite float32; or ``(N, T)`` int64 tokens.
         labels: int64 classes in 0 … num_classes − 1: ``(N,)``, or one per pixel ``(N, H, W)`` or per token
-            ``(N, T)``, where −100 is not scored; or values ``(N, …)``, finite float32.
-        num_classes: number of outputs that a network needs for them: K classes, or values per example.
-        name: what messages and reports call these data.
-        class_names: K names, or none.
+            ``(N, T)``, where −100 is not scored; or finite float32 values ``(N, …)``.
+        num_classes: number of outputs that a network needs for the labels: K classes, or values per example.
+        name: name of the data in messages and reports.
+        class_names: the K names of the classes, or an empty tuple.
         mean: subtracted from each channel (or feature) before use; C values, or 1 for all. In units of
             ``images``.
-        std: divides each channel after that; as many values, all positive.
-        columns: of a table, the columns by name: categories, of which a feature is the number, or none for numbers.
+        std: divides each channel after that; the same number of values, all positive.
+        columns: for a table, the categories of each column by its name; empty for a column of numbers. A
+            category's feature is its place in this tuple.
 
     Raises:
         DataError: a field does not fit this description.
@@ -63,16 +64,16 @@ class Dataset:
 
     @property
     def channel_axis(self) -> int:
-        """Axis of the inputs that mean and std lie along."""
+        """Axis of the inputs that ``mean`` and ``std`` belong to."""
         return 2 if self.images.ndim == 3 else 1
 
     @property
     def example(self) -> Tensor:
-        """Return the first input as a network reads it, ``(1, …)``."""
+        """Return the first input, normalised, ``(1, …)``."""
         return self.normalised(self.images[:1], *self.moments())
 
     def moments(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Return mean and std, shaped to go with the inputs."""
+        """Return mean and std, shaped to broadcast with the inputs."""
         shape = (-1, *[1] * (self.images.ndim - 1 - self.channel_axis))
         return (
             torch.tensor(self.mean, device=device).view(shape),
@@ -81,7 +82,7 @@ class Dataset:
 
     @staticmethod
     def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Return inputs as a network reads them: (images − mean) / std, and tokens as they are."""
+        """Return the network's inputs: (images − mean) / std, or tokens unchanged."""
         return images if images.dtype == torch.int64 else images.to(torch.float32).sub(mean).div_(std)
 
     def _problem(self) -> str | None:
@@ -132,8 +133,10 @@ class Dataset:
             return f"labels are {labels.dtype}, shape {tuple(labels.shape)}; expected torch.int64, shape (N,){several}"
         scored = labels if labels.ndim == 1 else labels[labels != _NOT_SCORED]
         if not len(scored) or not 0 <= scored.min() <= scored.max() <= last:
-            found = f"from {scored.min()} to {scored.max()}" if len(scored) else "nowhere to a class"
-            return f"labels range {found}; expected 0 to {last}"
+            found = (
+                f"labels range from {scored.min()} to {scored.max()}" if len(scored) else "no label is scored"
+            )
+            return f"{found}; expected 0 to {last}"
         return None
 
 
@@ -141,7 +144,7 @@ PartT = TypeVar("PartT")
 
 
 class Splits(NamedTuple, Generic[PartT]):
-    """The three parts of a data set, normalised alike: by the mean and deviation of the training part."""
+    """The three parts of a data set, all normalised by the mean and deviation of the training part."""
 
     train: PartT
     validation: PartT

@@ -18,9 +18,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_datas
 from bmrs_pyro.data.dataset import DataError, Dataset
 from bmrs_pyro.data.preparation import check_room, check_size
 
-_DEEP = ("I", "F")  # first letters of Pillow's 16 and 32 bit modes, which it clips when it converts them
+_DEEP = ("I", "F")  # first letters of Pillow's 16 and 32 bit modes; Pillow clips these when it converts them
 _DAMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # which one depends on the format
-# how an image is turned upright, by the orientation that its EXIF data give
+# the transpose that turns an image upright, by its EXIF orientation
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,24 +43,24 @@ class _Format(NamedTuple):
 
 
 def read_folder(path: Path, size: int | None = None, channels: int | None = None) -> dict[str, Dataset]:
-    """Decode an image folder once, into uint8 arrays in memory.
+    """Decode an image folder into uint8 arrays in memory.
 
-    The folder holds one subfolder per class, or ``train/`` (and ``test/``, ``val/``) that hold them. With
-    both ``val/`` and ``test/`` the first is for validation; alone, either is the test part. Images are turned
-    upright as their EXIF data say.
+    The folder holds one subfolder per class, or folders ``train/`` (and ``test/``, ``val/``) with these subfolders.
+    If there are both ``val/`` and ``test/``, ``val/`` is for validation; if there is only one of them, it is the test
+    part. Images are turned upright by their EXIF orientation.
 
     Args:
         path: the folder.
-        size: height and width in pixels; images are scaled bilinearly until the shorter side fits and cut to
-            the middle. Without it all images must have the same size already.
+        size: height and width in pixels; images are scaled bilinearly until the shorter side fits, then cropped
+            at the centre. Without it all images must have the same size.
         channels: 1 for grey, 3 for colour; by default grey if every image is.
 
     Returns:
-        Data sets keyed by ``"train"`` and, where there are such folders, ``"validation"`` and ``"test"``.
+        Data sets by ``"train"`` and, where these folders exist, ``"validation"`` and ``"test"``.
 
     Raises:
-        DataError: no class folders, a class without images, an image that cannot be read, images of different
-            sizes and no ``size``, a class that is not in the training part, or too much data for memory.
+        DataError: there are no class folders, a class has no images, an image cannot be read, sizes differ and no
+            ``size`` is given, a class is not in the training part, or the data are too large for memory.
     """
     if size is not None:
         check_size(size)
@@ -70,7 +70,7 @@ def read_folder(path: Path, size: int | None = None, channels: int | None = None
     classes = _classes(folders["train"])
     samples = {part: _samples(folder, classes) for part, folder in folders.items()}
     every = [sample for part in samples.values() for sample in part]
-    # decoding releases Python's lock, so threads share it out
+    # decoding releases Python's global lock, so threads run in parallel
     with ThreadPoolExecutor() as pool:
         formats = dict(zip(every, pool.map(_format, every), strict=True))
         target = _common_format(path, formats, size, channels)
@@ -125,7 +125,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 
 def _format(sample: _Sample) -> _Format:
-    """Read the head of one file; all of a TIFF, and of a PNG without EXIF data there, for they may come last."""
+    """Read the header of one file; a TIFF, or a PNG without EXIF data in its header, is read whole."""
     with _opened(sample.path) as image:
         on_its_side = _orientation(image) >= 5
         width, height = image.size
@@ -133,12 +133,12 @@ def _format(sample: _Sample) -> _Format:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how EXIF says the image lies, from 1 for upright to 8; 1 where it does not say so, or is damaged."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 where there is none or it is damaged."""
     if image.format == "TIFF":
         image.load()  # turns it upright
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever the parser stumbles over: the pixels are whole
+    except Exception:  # damaged EXIF data raise many kinds of errors; the pixels can still be read
         return 1
     return found if found in _UPRIGHT else 1
 

@@ -1,4 +1,4 @@
-"""Data that torch Datasets and DataLoaders give, item by item."""
+"""Data from torch Datasets and DataLoaders."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """A part of the data that a torch Dataset or a DataLoader gives; nothing is normalised here.
+    """One part of the data, from a torch Dataset or a DataLoader; it is not normalised here.
 
     Args:
         source: a map-style Dataset of items ``(x, y)``, or of dicts of inputs and ``"labels"``; or a DataLoader.
         num_classes: number of outputs that a network needs: K classes, or values per example.
-        name: what messages and reports call these data.
-        mean: 0, for what is served is what the source gives.
-        std: 1, likewise.
-        columns: none.
+        name: name of the data in messages and reports.
+        mean: 0, because the inputs are served unchanged.
+        std: 1, for the same reason.
+        columns: empty.
     """
 
     source: Any = field(repr=False)
@@ -44,10 +44,10 @@ class Items:
         whole = self.source.dataset if isinstance(self.source, DataLoader) else self.source
         if hasattr(whole, "__len__"):
             return len(whole)
-        return sum(len(_parted(batch, self.name)[1]) for batch in self.source)
+        return sum(len(_inputs_and_labels(batch, self.name)[1]) for batch in self.source)
 
     def batch(self, rows: Tensor) -> Any:
-        """Join some items; of no rows it is a batch without examples."""
+        """Return the items of some rows as one batch; without rows the batch has no examples."""
         batch = default_collate([self.source[row] for row in rows.tolist() or [0]])
         return batch if len(rows) else tree_map(lambda leaf: leaf[:0], batch)
 
@@ -56,7 +56,7 @@ class Items:
         """Return the inputs of one example, ``(1, …)`` each."""
         loaded = isinstance(self.source, DataLoader)
         batch = next(iter(self.source)) if loaded else self.batch(torch.tensor([0]))
-        inputs = tree_map(lambda leaf: leaf[:1], _parted(batch, self.name)[0])
+        inputs = tree_map(lambda leaf: leaf[:1], _inputs_and_labels(batch, self.name)[0])
         return tuple(inputs) if isinstance(inputs, list) else inputs
 
     @property
@@ -66,23 +66,23 @@ class Items:
 
 
 def split_items(given: Any, name: str, validation: float, seed: int) -> Splits[Items]:
-    """Take the parts of data that somebody's code gives; hold out those that are missing, at random.
+    """Return training, validation and test part of a user's data; missing parts are held out at random.
 
     Args:
         given: a torch Dataset; or two or three Datasets or DataLoaders, for training and test, or training,
-            validation and test; or a dict of them by these names.
-        name: what messages call them.
+            validation and test; or a dict with the keys ``train``, ``validation`` and ``test``.
+        name: name of the data in messages.
         validation: share of the training part to hold out, in (0, 1).
-        seed: of what is held out for validation; what is held out for tests is always the same.
+        seed: seed of the validation split; the test split is always the same.
 
     Raises:
-        DataError: it is none of these, an item is no pair, or a part would have to be held out of a loader.
+        DataError: ``given`` is none of these, an item is not a pair, or a part of a DataLoader must be held out.
     """
     parts = _named(given, name)
     if "test" not in parts:
-        parts["train"], parts["test"] = _divided(parts["train"], TEST_SHARE, 0, name)
+        parts["train"], parts["test"] = _held_out(parts["train"], TEST_SHARE, 0, name)
     if "validation" not in parts:
-        parts["train"], parts["validation"] = _divided(parts["train"], validation, seed, name)
+        parts["train"], parts["validation"] = _held_out(parts["train"], validation, seed, name)
     outputs = _outputs(parts["train"], name)
     return Splits(**{part: Items(source, outputs, name) for part, source in parts.items()})
 
@@ -96,7 +96,7 @@ def _named(given: Any, name: str) -> dict[str, Any]:
         found = list(given) if isinstance(given, Mapping) else f"a {type(given).__name__}"
         raise DataError(
             f"{name} gave {found}; expected a torch Dataset, or Datasets or DataLoaders as (train, test), "
-            "(train, validation, test) or a dict of these names"
+            "(train, validation, test) or a dict with these keys"
         )
     for part, source in given.items():
         if not isinstance(source, DataLoader) and not (
@@ -109,10 +109,10 @@ def _named(given: Any, name: str) -> dict[str, Any]:
     return dict(given)
 
 
-def _divided(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
+def _held_out(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
     if isinstance(source, DataLoader):
         raise DataError(
-            f"{name}: of a DataLoader no part can be held out; give three, for train, validation and test"
+            f"{name}: no part of a DataLoader can be held out; give three, for train, validation and test"
         )
     if not 0 < share < 1:
         raise DataError(f"the share to hold out is {share}; it must lie between 0 and 1, both excluded")
@@ -126,7 +126,7 @@ def _divided(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]
 
 
 def _outputs(source: Any, name: str) -> int:
-    """Return how many outputs the labels ask for: what the data say, or else what their labels show."""
+    """Return the number of outputs: ``num_classes`` or ``classes`` of the data set, else counted from the labels."""
     holder = source
     while holder is not None:
         if type(number := getattr(holder, "num_classes", None)) is int:
@@ -149,13 +149,13 @@ def _labels(source: Any, name: str) -> Iterator[Tensor]:
         else (default_collate([source[row]]) for row in range(len(source)))
     )
     for batch in rows:
-        y = _parted(batch, name)[1]
+        y = _inputs_and_labels(batch, name)[1]
         if not isinstance(y, Tensor):
             raise DataError(f"{name}: labels are a {type(y).__name__}; expected numbers or a tensor of them")
         yield y
 
 
-def _parted(batch: Any, name: str) -> tuple[Any, Any]:
+def _inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:
     if isinstance(batch, Mapping) and LABELS in batch:
         return {key: value for key, value in batch.items() if key != LABELS}, batch[LABELS]
     if not isinstance(batch, tuple | list) or len(batch) != 2:

@@ -1,4 +1,4 @@
-"""One door to every source of data."""
+"""The function that loads data of every kind."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ def load(
     target: str | None = None,
     values: bool = False,
 ) -> Splits[Dataset]:
-    """Load data into memory and split them into training, validation and test part.
+    """Load data into memory and split them into a training, a validation and a test part.
 
-    The validation part is a stratified share of the training part, unless the data bring their own (an image
-    folder with ``val/`` and ``test/``). Data without a test part (``digits``, a folder of class folders) give
-    up a stratified fifth, the same for every seed.
+    The validation part is a stratified share of the training part, unless the data have one (an image folder
+    with ``val/`` and ``test/``). If the data have no test part (``digits``, a folder of class folders), a
+    stratified fifth becomes the test part, the same for every seed.
 
     Args:
         name_or_path: ``digits``, ``mnist``, ``fashion_mnist`` or ``cifar10``; an ``.npz`` file
             (:func:`~bmrs_pyro.data.arrays.read_npz`); a ``.csv`` or ``.parquet`` table
             (:func:`~bmrs_pyro.data.tables.read_table`); or an image folder
             (:func:`~bmrs_pyro.data.folder.read_folder`).
-        data_root: where the named sets lie, as ``NAME.npz`` or in torchvision's layout; ``data`` by default.
-        download: let torchvision download a named set that is not there.
-        size: height and width of the images in pixels; by default as they are. They are scaled bilinearly,
-            until the shorter side fits, and cut to the middle.
+        data_root: folder of the named sets, as ``NAME.npz`` or in torchvision's layout; ``data`` by default.
+        download: let torchvision download a named set that is missing.
+        size: height and width of the images in pixels; None keeps their size. Images are scaled bilinearly
+            until the shorter side fits, then cropped at the centre.
         validation: share of the training part to hold out, in (0, 1).
-        seed: of the validation split.
-        channels: 1 or 3 to convert images to grey or colour; by default as they are.
+        seed: seed of the validation split.
+        channels: 1 or 3 to convert images to grey or colour; None keeps their channels.
         target: the column of a table to predict.
         values: read the labels of a file as real values, not as classes.
 
     Returns:
-        The three parts; ``mean`` and ``std`` of all are those of the training part that is left.
+        The three parts; ``mean`` and ``std`` of all three are those of the training part after the splits.
 
     Raises:
-        DataError: the data cannot be used, with the reason in one line.
+        DataError: the data cannot be used; the message gives the reason in one line.
     """
     if target is not None and Path(name_or_path).suffix not in _TABLES:
         raise DataError(f"{name_or_path}: a target is a column of a .csv or .parquet file; leave it out")
@@ -83,7 +83,7 @@ def load(
 
 
 def _moments(train: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what normalises the inputs: tokens and the numbers of categories stay as they are."""
+    """Return mean and std of the inputs; (0, 1) for tokens and categories, which are not normalised."""
     if train.images.dtype == torch.int64:
         return (0.0,), (1.0,)
     mean, std = channel_moments(train.images, train.channel_axis)
@@ -104,7 +104,7 @@ def _read(
 ) -> tuple[str, dict[str, Dataset]]:
     known, path = known_name(str(name_or_path)), Path(name_or_path)
     if values and (known or path.is_dir()):
-        raise DataError(f"{name_or_path} holds classes, no values; leave the likelihood categorical")
+        raise DataError(f"{name_or_path} holds classes, not real values; use the categorical likelihood")
     if known == "digits":
         return known, read_digits()
     if known:

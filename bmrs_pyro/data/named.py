@@ -22,34 +22,34 @@ _TORCHVISION = {
     "cifar10": (datasets.CIFAR10, _CIFAR10),
 }
 NAMES = ("digits", *_TORCHVISION)
-"""Every name, the default first."""
+"""All names; the first one is the default."""
 
 
 def known_name(text: str) -> str | None:
-    """Return the name that is meant, whatever its case and hyphens: ``"CIFAR-10"`` is ``"cifar10"``."""
+    """Return the data set's name, ignoring case and hyphens: ``"CIFAR-10"`` is ``"cifar10"``; None if unknown."""
     return next((name for name in NAMES if _plain(name) == _plain(text)), None)
 
 
 def read_digits() -> dict[str, Dataset]:
-    """Read scikit-learn's 1797 grey images of 8 × 8 pixels, their levels 0 … 16 stretched to 0 … 255."""
+    """Read scikit-learn's 1797 grey images of 8 × 8 pixels, with the levels 0 … 16 scaled to 0 … 255."""
     digits = load_digits()
     images = as_images(np.rint(digits.images * (255 / 16)).astype(np.uint8), "digits")
     return {"train": Dataset(images, torch.from_numpy(digits.target).long(), 10, "digits", _DIGITS)}
 
 
 def read_torchvision(name: str, root: Path, *, download: bool = False) -> dict[str, Dataset]:
-    """Read ``NAME.npz`` by :func:`~bmrs_pyro.data.arrays.read_npz`, or else torchvision's own layout.
+    """Read ``NAME.npz`` by :func:`~bmrs_pyro.data.arrays.read_npz`, or torchvision's files if there is none.
 
     Args:
         name: one of :data:`NAMES` except ``"digits"``.
-        root: the folder that holds the file or the layout (``MNIST/raw/…``, ``cifar-10-batches-py/…``).
-        download: let torchvision download what it does not find.
+        root: the folder of the file, or of torchvision's files (``MNIST/raw/…``, ``cifar-10-batches-py/…``).
+        download: let torchvision download missing files.
 
     Returns:
         ``{"train": …, "test": …}``.
 
     Raises:
-        DataError: neither is there, or it cannot be read.
+        DataError: there are no such files, or they cannot be read.
     """
     source, class_names = _TORCHVISION[name]
     for path in sorted(root.glob("*.npz")):
@@ -57,12 +57,12 @@ def read_torchvision(name: str, root: Path, *, download: bool = False) -> dict[s
             return read_npz(path, class_names)
     try:
         parts = {part: source(root, train=part == "train", download=download) for part in ("train", "test")}
-    # besides RuntimeError for a missing file: whatever the parser of a damaged one stumbles over
+    # a missing file raises RuntimeError, a damaged file any other kind of error
     except Exception as error:
         reason = str(error).partition(". ")[0].partition("\n")[0]
         raise DataError(
             f"{name}: found neither {name}.npz nor torchvision's files in {root} ({reason}); "
-            "name their folder with --data-root, or allow the download with --download of bmrs fit"
+            "give their folder with --data-root, or allow the download with --download of bmrs fit"
         ) from error
     return {
         part: Dataset(

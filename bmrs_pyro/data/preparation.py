@@ -1,4 +1,4 @@
-"""What is done to images once, before they are stored: size, channels, and the statistics of the channels."""
+"""Preparation of images before they are stored: size, channels, and the statistics of the channels."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
     """Refuse an array of images that would not fit in memory.
 
     Args:
-        name: what the message calls the data.
-        shape: ``(N, C, H, W)`` of the array about to be made.
+        name: name of the data in the message.
+        shape: ``(N, C, H, W)`` of the array.
         itemsize: bytes per value.
 
     Raises:
@@ -42,7 +42,7 @@ def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
 
 
 def resized(dataset: Dataset, size: int) -> Tensor:
-    """Scale images bilinearly, antialiased, until the shorter side fits, and keep the middle square.
+    """Scale images bilinearly, antialiased, until the shorter side fits, then crop them at the centre.
 
     Args:
         dataset: images ``(N, C, H, W)``.
@@ -69,17 +69,17 @@ def resized(dataset: Dataset, size: int) -> Tensor:
 
 
 def with_channels(dataset: Dataset, channels: int) -> Tensor:
-    """Repeat a grey channel to three, or weigh three colours into grey (ITU-R BT.601 luma).
+    """Repeat a grey channel three times, or average three colours into grey (weights: ITU-R BT.601 luma).
 
     Args:
-        dataset: images ``(N, C, H, W)`` with C of 1 or 3, or C equal to ``channels`` already.
+        dataset: images ``(N, C, H, W)`` with C = 1, 3 or ``channels``.
         channels: number of channels of the result.
 
     Returns:
         Images ``(N, channels, H, W)``; grey ones are expanded without a copy.
 
     Raises:
-        DataError: the data are feature vectors, or the conversion is none of these.
+        DataError: the data are feature vectors, or the conversion is another one.
     """
     _check_images(dataset, f"channels {channels}")
     images = dataset.images
@@ -97,15 +97,14 @@ def with_channels(dataset: Dataset, channels: int) -> Tensor:
 
 
 def channel_moments(images: Tensor, axis: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation over all examples and pixels, in two float64 passes.
+    """Return mean and standard deviation of each channel over all examples and pixels, in two float64 passes.
 
     Args:
-        images: ``(N, C, H, W)`` or ``(N, F)``, or whatever has its C or F channels along the axis.
-        axis: of the channels.
+        images: ``(N, C, H, W)``, ``(N, F)``, or any tensor with C or F channels along ``axis``.
+        axis: axis of the channels.
 
     Returns:
-        C (or F) means and as many deviations; a channel that never varies gets the deviation 1, so that it
-        maps to 0.
+        C (or F) means and as many deviations; a constant channel gets the deviation 1, so that it maps to 0.
     """
     axes = [other for other in range(images.ndim) if other != axis]
     count = images.numel() // images.shape[axis]

@@ -1,4 +1,4 @@
-"""Data from a folder that ``save_to_disk`` of Hugging Face's ``datasets`` has written."""
+"""Data from a folder written by ``save_to_disk`` of Hugging Face's ``datasets``."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _TOKENS = "input_ids"
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether a folder is one of ``save_to_disk``."""
+    """Whether ``save_to_disk`` has written a folder."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def read_saved_dataset(path: Path, target: str | None, *, next_token: bool = False) -> Any:
-    """Return the parts of a saved data set as :func:`~bmrs_pyro.data.items.split_items` takes them.
+    """Return the parts of a saved data set in the form that :func:`~bmrs_pyro.data.items.split_items` takes.
 
-    An item is a dict of the columns that hold numbers, the target among them as ``"labels"``.
+    An item is a dict of the columns that hold numbers, with the target as ``"labels"``.
 
     Args:
         path: the folder.
         target: the column to predict; by default ``labels`` or ``label``.
-        next_token: the tokens ``input_ids`` are their own labels where there is no such column.
+        next_token: use the tokens ``input_ids`` as their own labels if there is no such column.
 
     Raises:
         DataError: ``datasets`` is not installed, the folder cannot be read, or there is no target.
@@ -36,9 +36,9 @@ def read_saved_dataset(path: Path, target: str | None, *, next_token: bool = Fal
         found = importlib.import_module("datasets").load_from_disk(str(path))
     except ImportError:
         raise DataError(
-            f"{path} is a folder of datasets, which is not installed: pip install datasets"
+            f"{path} needs the package datasets, which is not installed: pip install datasets"
         ) from None
-    except Exception as error:  # whatever the reader of a damaged folder stumbles over
+    except Exception as error:  # a damaged folder raises many kinds of errors
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):
         return _prepared(found, path, target, next_token)

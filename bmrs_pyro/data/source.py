@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set and how it is prepared.
+    """A data set and its preparation.
 
     Attributes:
         data: digits, mnist, fashion_mnist, cifar10, FILE.npz, FILE.csv, FILE.parquet, an image folder, a saved folder
@@ -33,6 +33,6 @@ class DataSource:
 
     @property
     def imports(self) -> bool:
-        """Whether code is imported that gives the data."""
+        """Whether the data come from code that is imported."""
         name, colon, function = self.data.partition(":")
         return self.data.endswith(".py") or bool(colon and name and function.isidentifier())

@@ -1,4 +1,4 @@
-"""Stratified splits: two parts with the same mixture of classes."""
+"""Stratified splits: two parts with the same class proportions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from bmrs_pyro.data.dataset import DataError, Dataset
 
 TEST_SHARE = 0.2
-"""Of data that come without a test part; the same one for every seed, so that runs compare."""
+"""Test share of data without a test part; the split is the same for every seed, so that runs are comparable."""
 
 
 def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Hold out a share of every class.
 
     The held-out part has round(fraction · N) examples, divided over the classes by largest remainder. Every
-    class of two or more examples lands in both parts; where that and the size exclude each other, the size
-    gives way. A class of one example stays in the first part. Both parts keep the order of the data.
+    class of two or more examples is in both parts, even if the held-out part gets another size by that.
+    A class of one example stays in the first part. Both parts keep the order of the data.
 
-    Values, and labels of several places, are divided without regard to what they are.
+    Real values, and labels per pixel or per token, are not stratified.
 
     Args:
-        dataset: what to split; only its labels decide.
+        dataset: the data to split.
         fraction: share to hold out, in (0, 1).
         seed: non-negative; the same seed gives the same split.
 
     Returns:
-        The rest and the held-out part.
+        The first and the held-out part.
 
     Raises:
         DataError: the fraction is outside (0, 1), or every class has only one example.
@@ -54,7 +54,7 @@ def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tup
 
 
 def _quotas(counts: np.ndarray, total: int, name: str) -> np.ndarray:
-    """Return how many to hold out of each class, ``(K,)``; their sum is ``total`` if the bounds allow."""
+    """Return how many examples of each class to hold out, ``(K,)``; their sum is ``total`` if the bounds allow."""
     least, most = np.where(counts > 1, 1, 0), np.maximum(counts - 1, 0)
     if not least.any():
         raise DataError(f"{name}: no class has two examples, so none can be held out; give more data")

@@ -15,18 +15,18 @@ from bmrs_pyro.data.dataset import DataError, Dataset
 
 
 def read_table(path: Path, target: str | None, *, values: bool = False) -> dict[str, Dataset]:
-    """Read a table; every column but the target is a feature ``(N, F)``.
+    """Read a table; all columns but the target are features ``(N, F)``.
 
-    Columns of numbers are features as they are, to be normalised. Other columns are categories: the feature is the
-    number of the category among all of the column, in alphabetical order, which is not normalised.
+    Columns of numbers are normalised later. Other columns are categories: the feature is the category's place among
+    the column's categories in alphabetical order, and is not normalised.
 
     Args:
-        path: a ``.csv`` file with a header, or a ``.parquet`` file, for which pyarrow is needed.
+        path: a ``.csv`` file with a header, or a ``.parquet`` file (needs pyarrow).
         target: name of the column to predict.
-        values: read the target as real values; else as classes, which may be texts or whole numbers.
+        values: read the target as real values; otherwise as classes, which may be texts or integers.
 
     Returns:
-        ``{"train": …}``; ``columns`` of it names the features in order, and the target last.
+        ``{"train": …}``; its ``columns`` name the features in order, then the target.
 
     Raises:
         DataError: the file cannot be read, there is no such column, a cell is empty, or the target does not fit.
@@ -57,12 +57,12 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, engine="pyarrow")
     except ImportError:
         raise DataError(f"{path}: parquet files need pyarrow: pip install 'bmrs-pyro[tables]'") from None
-    except Exception as error:  # whatever the parser of a damaged file stumbles over
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
 
 
 def _feature(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return a column's numbers, or the numbers of its categories and their names."""
+    """Return a column's numbers and ``()``, or the places and names of its categories."""
     if is_numeric_dtype(column) and not is_bool_dtype(column):
         return column.to_numpy(np.float64), ()
     categories = pd.Categorical(column.astype(str))
@@ -73,13 +73,13 @@ def _target(column: pd.Series, values: bool, where: str) -> tuple[np.ndarray, tu
     if values:
         if not is_numeric_dtype(column):
             raise DataError(
-                f"{where} holds texts, such as {column.iloc[0]!r:.40}; this likelihood asks for numbers"
+                f"{where} holds texts, such as {column.iloc[0]!r:.40}; this likelihood needs numbers"
             )
         return column.to_numpy(np.float32), ()
     if is_numeric_dtype(column) and not is_integer_dtype(column) and not is_bool_dtype(column):
         raise DataError(
-            f"{where} holds real numbers, no classes; name what they are, such as --likelihood normal"
+            f"{where} holds real numbers, not classes; choose a likelihood, such as --likelihood normal"
         )
-    # whole numbers in their own order, not as texts
+    # integers are sorted as numbers, not as texts
     categories = pd.Categorical(column if is_integer_dtype(column) else column.astype(str))
     return categories.codes.astype(np.int64), tuple(map(str, categories.categories))

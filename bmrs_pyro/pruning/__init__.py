@@ -1,6 +1,6 @@
-"""Pruning in one call: :func:`prune` trains, prunes and chooses; what it returns can be saved and reported.
+"""Pruning in one call: :func:`prune` trains, prunes and chooses; its result can be saved and reported.
 
-The one room that knows both training and reporting, so that results can have methods for either.
+Only this room imports both training and reporting, so that results have methods for both.
 """
 
 import lazy_loader

@@ -35,7 +35,7 @@ from bmrs_pyro.training import (
 from bmrs_pyro.training.loop import Batches
 
 CLASSES = "categorical:0.02"
-"""The likelihood of class labels, smoothed as in the best recipe known."""
+"""The default likelihood of class labels, with the label smoothing of the best recipe known."""
 
 _TARGET = {field.name for field in fields(Target)}
 _CYCLE = {field.name for field in fields(Cycle)}
@@ -47,8 +47,8 @@ class Pruned:
     """A small network, and how it was found.
 
     Attributes:
-        path: all networks on the way.
-        choice: the one that was taken, what was asked for, and whether it was met.
+        path: all networks on the path.
+        choice: the chosen network, the target, and whether the network meets it.
     """
 
     path: Path
@@ -61,12 +61,12 @@ class Pruned:
 
     @property
     def point(self) -> PathPoint:
-        """What it costs and how well it predicts the validation data."""
+        """The costs of the small network and its scores on the validation data."""
         return self.choice.refit.point
 
     @property
     def posteriors(self) -> Mapping[str, TruncatedLogNormal]:
-        """Posteriors of the gains that are left, by site name; their means are in the network's weights."""
+        """Posteriors of the remaining gains, by site name; their means are folded into the network's weights."""
         return self.choice.refit.guide.posteriors()
 
     @property
@@ -76,41 +76,41 @@ class Pruned:
 
     @property
     def target(self) -> Target:
-        """What was asked for."""
+        """The target of the choice."""
         return self.choice.target
 
     @property
     def met(self) -> bool:
-        """Whether the network meets it; where not, it is the best that was found."""
+        """Whether the network meets the target; if not, it is the best network found."""
         return self.choice.met
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The networks that missed it before, in words."""
+        """One sentence about each network that missed the target."""
         return self.choice.notes
 
     def choose(self, **target: Any) -> Pruned:
-        """Take another network of the same path; only its refit is trained.
+        """Choose another network of the same path; only its refit is trained.
 
         Args:
-            **target: as for :class:`Target`, such as ``max_macs="30%"``.
+            **target: fields of :class:`Target`, such as ``max_macs="30%"``.
         """
-        return _taken(self.path, Target(**target))
+        return _chosen(self.path, Target(**target))
 
     def save(self, directory: str | FilePath) -> None:
-        """Write the small network, its posteriors and the path's numbers into a directory.
+        """Write the small network, its posteriors and the path's record into a directory.
 
-        :func:`bmrs_pyro.load` of the directory and a network of the dense kind gives the small network back.
+        ``bmrs_pyro.load(directory, net)`` returns the small network; ``net`` is the dense network with any weights.
 
         ==========================  ===========================================================
         ``small.safetensors``       the small network, as :func:`bmrs_pyro.save` writes it
         ``posteriors.safetensors``  ``loc::SITE`` and ``scale::SITE`` of log θ; low and high of θ
-        ``reduction.json``          criterion, what is kept, score of every structure
-        ``path.json``               the numbers of every network on the path, and the choice
+        ``reduction.json``          criterion, keep masks, score of every structure
+        ``path.json``               costs and scores of every network on the path, and the choice
         ==========================  ===========================================================
 
         Args:
-            directory: is made where there is none.
+            directory: the directory, which is created if missing.
 
         Raises:
             WriteError: a file cannot be written.
@@ -118,13 +118,13 @@ class Pruned:
         save_choice(FilePath(directory), self.path, self.choice)
 
     def report(self, file: str | FilePath) -> None:
-        """Write a page about path and network, which needs nothing but itself.
+        """Write a self-contained HTML page about the path and the network.
 
         Args:
             file: the page, such as ``"report.html"``.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: the file cannot be written.
         """
         refuse_unwritable(FilePath(file))
         page = path_report(self.path, self.choice)
@@ -140,29 +140,29 @@ def prune(
     trained: bool = False,
     **options: Any,
 ) -> Pruned:
-    """Train and prune a network, to the smallest one that loses nothing, or to what it may cost.
+    """Train and prune a network: to the smallest size that predicts as well, or to a target.
 
-    The network is trained as it is first, to know what it can do; then a path of falling sizes is fitted
-    (:func:`fit_path`), a point chosen by its validation score (:class:`Target`) and trained to its end. Where that
-    misses the target, a larger point follows.
+    First the unpruned network is trained, as a reference. Then :func:`fit_path` fits a path of networks of falling
+    size. A point of the path is chosen by its validation score (:class:`Target`) and refitted. If its score misses
+    the target, a larger point is tried.
 
-    A trained network keeps what it has learned: it is reduced in small cuts while its weights are trained along, inside
-    one cycle of the learning rate (:class:`JointReduction`).
+    A trained network keeps what it has learned: structures are removed in small cuts while its weights are trained,
+    within one cycle of the learning rate (:class:`JointReduction`).
 
     Args:
-        net: the network, trained or not; it stays as it is.
+        net: the network, trained or not; it is copied, not changed.
         train: training batches ``(x, y)`` of one pass.
-        validation: batches that everything is chosen on.
+        validation: batches on which the network is chosen.
         likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
         trained: whether the network is trained already.
-        **options: those of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``; the rest are
-            those of :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
-            ``trained=True`` they are those of :class:`JointReduction`, such as ``epochs``, and of its :class:`Cycle`,
-            such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
+        **options: fields of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``, and options of
+            :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
+            ``trained=True``: fields of :class:`Target`, of :class:`JointReduction`, such as ``epochs``, and of its
+            :class:`Cycle`, such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
 
     Raises:
         TargetMissed: no network of the path fits the budgets.
-        ValueError: a target is out of range, or the labels are no classes and there is no likelihood.
+        ValueError: a target is out of range, or the labels are not classes and no likelihood is given.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     x, y = next(pairs(train), (None, None))
@@ -170,18 +170,18 @@ def prune(
         raise ValueError("there are no training batches; give a loader that can be read several times")
     if likelihood is None and y.is_floating_point():
         raise ValueError(
-            f"the labels are {y.dtype}, no classes; name their likelihood, such as likelihood='normal'"
+            f"the labels are {y.dtype}, not classes; give their likelihood, such as likelihood='normal'"
         )
     network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
     if trained:
         model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
-        return _taken(_trained_path(model, train, validation, options), target)
+        return _chosen(_trained_path(model, train, validation, options), target)
     model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
     guide = AutoTruncatedLogNormal(model)
-    return _taken(fit_path(model, guide, train, validation=validation, **options), target)
+    return _chosen(fit_path(model, guide, train, validation=validation, **options), target)
 
 
-def _taken(path: Path, target: Target) -> Pruned:
+def _chosen(path: Path, target: Target) -> Pruned:
     if isinstance(path, TrainedPath):
         return Pruned(*path.chosen(target))
     return Pruned(path, choose(path, target))
@@ -190,10 +190,10 @@ def _taken(path: Path, target: Target) -> Pruned:
 def _trained_path(
     model: SupervisedModel, train: Batches, validation: Batches, options: dict[str, Any]
 ) -> TrainedPath:
-    """Read the options of a reduction.
+    """Return the path of a trained network, with the options of its reduction.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: an option is unknown.
     """
     if (device := options.pop("device", None)) is not None:
         model.to(device)

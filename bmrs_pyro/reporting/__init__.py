@@ -1,4 +1,4 @@
-"""Reporting: evaluation on held-out data, questions to the posteriors, latency, tables and figures."""
+"""Reporting: comparison of networks, ArviZ data, tables, figures and HTML pages."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What can be removed from a network, and whether the removal is exact."""
+"""Surveys: which structures of a network can be removed, and whether the removal is exact."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from bmrs_pyro.training import reestimate_batch_norm_
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a network.
+    """The structures found in a network.
 
     Attributes:
         parameters: number of weights.
-        families: structure families offered.
-        structures: structures in them.
+        families: number of structure families that can be removed from.
+        structures: number of structures in these families.
         reachable: share of the parameters that belong to a structure.
         seconds: wall-clock time of :func:`bmrs_pyro.find_structures`.
         error: :func:`removal_error` of half of the structures.
-        left_out: families not offered, with the reason.
+        left_out: families that nothing can be removed from, with the reason.
         refusal: why the network cannot be used at all; None if it can.
     """
 
@@ -51,7 +51,7 @@ def survey(net: nn.Module, *inputs: Tensor) -> Survey:
     """Look for structures in a network, and remove half of them at random from a copy of it.
 
     Args:
-        net: the network, trained or fresh; left as it is.
+        net: the network, trained or not; it is not changed.
         *inputs: its inputs, at least two examples.
     """
     parameters = sum(weight.numel() for weight in net.parameters())
@@ -79,16 +79,16 @@ def survey(net: nn.Module, *inputs: Tensor) -> Survey:
 
 @torch.no_grad()
 def removal_error(network: NoisyNetwork, *inputs: Tensor, seed: int = 0) -> float:
-    """Return how far the small network is from the one with gains, in units of how far its examples are apart.
+    """Return the error of the small network relative to the difference of the outputs for two examples.
 
     max |compact(x) − network(x, θ ⊙ keep)| / max |network(x₁, θ ⊙ keep) − network(x₂, θ ⊙ keep)|, the largest over
-    all outputs. Each structure is kept with probability ½, at least one of each family; the gains of those kept are
-    around √2, so that the signal stays as large as it was.
+    all outputs. Each structure is kept with probability ½, at least one of each family. The gains of kept structures
+    are around √2, which preserves the size of the signal.
 
     Args:
-        network: a network with gains, in evaluation mode; its batch norms are fitted to these gains.
+        network: a network with gains, in evaluation mode; its batch norms are re-estimated with these gains.
         *inputs: its inputs, at least two examples.
-        seed: of the draw.
+        seed: seed of the random masks and gains.
     """
     random = torch.Generator().manual_seed(seed)
     keep, theta = {}, {}
@@ -100,11 +100,11 @@ def removal_error(network: NoisyNetwork, *inputs: Tensor, seed: int = 0) -> floa
     masked = {name: gain * keep[name] for name, gain in theta.items()}
     call = Call.of(network.net, inputs)
     with network.gates.open(masked):
-        reestimate_batch_norm_(network.net, [(inputs, None)])  # or the signal may die on its way
+        reestimate_batch_norm_(network.net, [(inputs, None)])  # or the signal may vanish
         expected = tensor_outputs(network.net, call)
     actual = tensor_outputs(compact(network, keep, theta), call)
     errors = [_relative_error(small, whole) for small, whole in zip(actual, expected, strict=True)]
-    return float(torch.stack(errors).max())  # NaN, where there is one, as Python's max would not be
+    return float(torch.stack(errors).max())  # unlike Python's max, this returns NaN if there is one
 
 
 def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
 
 @torch.no_grad()
 def awake(net: nn.Module) -> nn.Module:
-    """Copy a network, in evaluation mode, with noise on constant weights: zeros hide whole branches of fresh ones."""
+    """Copy a network, in evaluation mode, with noise on constant weights: initial zeros would hide whole branches."""
     awake = copy.deepcopy(net)
     random = torch.Generator().manual_seed(0)
     for weight in awake.parameters():
@@ -124,7 +124,7 @@ def awake(net: nn.Module) -> nn.Module:
 
 
 def survey_table(surveys: Mapping[str, Survey]) -> str:
-    """Return surveys as Markdown: a table with a row per network, then what is left out of each, and why."""
+    """Return surveys as Markdown: a table with a row per network, then each network's omitted families and why."""
     head = ["network", "parameters", "families", "structures", "reachable", "seconds", "error"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, one in surveys.items():
@@ -138,7 +138,7 @@ def survey_table(surveys: Mapping[str, Survey]) -> str:
     for name, one in surveys.items():
         if one.left_out:
             lines += ["", f"`{name}` leaves out", ""]
-            lines += [f"- {_names(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
+            lines += [f"- {_listed(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,16 +149,16 @@ def _by_reason(left_out: Iterable[LeftOut]) -> Iterable[tuple[str, list[str]]]:
     return grouped.items()
 
 
-def _names(families: list[str]) -> str:
+def _listed(families: list[str]) -> str:
     shown = ", ".join(f"`{family}`" for family in families[:3])
     return shown if len(families) <= 3 else f"{shown} and {len(families) - 3} more"
 
 
 def survey_source(spec: str) -> Survey:
-    """Survey the network of a source, at the size it was made for.
+    """Survey the network of a source, at its usual input size.
 
     Args:
-        spec: as :class:`bmrs_pyro.runs.NetworkSource` takes it.
+        spec: the source, see :class:`bmrs_pyro.runs.NetworkSource`.
     """
     torch.manual_seed(0)
     source = NetworkSource(spec)
@@ -167,9 +167,9 @@ def survey_source(spec: str) -> Survey:
 
 
 def smallest_members() -> list[str]:
-    """Return the smallest network of every family that torchvision has for image classification.
+    """Return the smallest network of every torchvision family for image classification.
 
-    A family is what a name begins with, up to digits or a size: ``resnet``, ``resnext``, ``mobilenet_v3``, …
+    A family is the first part of a name, up to digits or a size: ``resnet``, ``resnext``, ``mobilenet_v3``, …
     """
     families: dict[str, tuple[int, str]] = {}
     for name in models.list_models(module=models):
@@ -181,7 +181,7 @@ def smallest_members() -> list[str]:
 
 
 def _trained_size(spec: str) -> int:
-    """Return the height and width that torchvision's weights were trained for; 224 for other networks."""
+    """Return the input height and width of torchvision's trained weights; 224 for other networks."""
     zoo, _, name = spec.partition(":")
     if zoo != "torchvision" or name not in models.list_models():
         return 224

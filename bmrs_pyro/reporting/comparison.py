@@ -1,4 +1,4 @@
-"""Networks side by side: what they predict, and what they cost."""
+"""Comparison of networks: predictive performance and cost."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bmrs_pyro.reporting.tables import comparison_table, evaluation_record, eval
 
 @dataclass(frozen=True)
 class NetworkMetrics:
-    """What one network predicts and costs.
+    """Predictive performance and cost of one network.
 
     Attributes:
-        evaluation: on test data; None for a network that was not trained.
+        evaluation: evaluation on test data; None for a network that was not trained.
         parameters: number of weights.
         macs: multiply-accumulates for one example.
         file_bytes: size of its safetensors file.
-        peak_bytes: memory of all tensors alive at once, by batch size.
+        peak_bytes: peak memory of all tensors in a forward pass, by batch size.
         seconds: median latency, by batch size.
     """
 
@@ -42,7 +42,7 @@ class NetworkMetrics:
     seconds: Mapping[int, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types, without the bins of the calibration error."""
+        """Return a record of plain JSON types, without the bins of the calibration error."""
         record = asdict(self)
         if self.evaluation is not None:
             record["evaluation"] = evaluation_record(self.evaluation)
@@ -59,15 +59,15 @@ def compare_networks(
     batch_sizes: Collection[int] = (1, 128),
     repeats: int = 5,
 ) -> dict[str, NetworkMetrics]:
-    """Evaluate networks and measure them in turns.
+    """Evaluate networks and measure their costs; the latency measurements alternate between the networks.
 
     Args:
-        nets: networks of one kind of input and output, by name.
+        nets: networks with the same inputs and outputs, by name.
         test: batches to evaluate on; the first one gives the inputs of the measurements.
         num_classes: number of classes, which is checked.
-        likelihood: what the outputs say of the data, see :func:`bmrs_pyro.metrics.evaluate`.
-        untrained: names of those that are not worth evaluating.
-        batch_sizes: of the measurements.
+        likelihood: likelihood of the labels given the outputs, see :func:`bmrs_pyro.metrics.evaluate`.
+        untrained: names of networks that are not evaluated because they are not trained.
+        batch_sizes: batch sizes of the measurements.
         repeats: rounds of ten calls each, see :func:`bmrs_pyro.metrics.timing`.
     """
     x, _ = next(pairs(test))
@@ -94,8 +94,8 @@ def compare_networks(
 
 
 def figures_table(figures: Mapping[str, NetworkMetrics], *, title: str) -> Table:
-    """Return figures as a table, one column per network."""
-    # an untrained network has the rows of the others, which are of one kind
+    """Return the metrics of networks as a table, one column per network."""
+    # an untrained network gets the same rows as the others
     trained = [one.evaluation for one in figures.values() if one.evaluation is not None]
     rows = [f"test {row}" for row in evaluation_rows(trained[0])] if trained else []
     return comparison_table({name: _column(one, rows) for name, one in figures.items()}, title=title)
@@ -111,7 +111,7 @@ def _column(one: NetworkMetrics, rows: list[str]) -> dict[str, str]:
 
 
 def cost_rows(dense: NetworkMetrics, small: NetworkMetrics) -> list[tuple[str, str, str, str]]:
-    """Return the rows of a table: what costs, in the dense network, in the small one, and the change."""
+    """Return the rows of a table: name of the metric, dense network, small network, change."""
     after = _costs(small)
     rows = []
     if small.evaluation is not None:
@@ -129,7 +129,7 @@ def change(before: float, after: float) -> str:
 
 
 def difference(before: str, after: str) -> str:
-    """Return the difference of two figures as they are printed; nothing where one is no number."""
+    """Return the difference of two printed numbers; an empty text if one is not a number."""
     try:
         found = float(after.rstrip("%")) - float(before.rstrip("%"))
     except ValueError:

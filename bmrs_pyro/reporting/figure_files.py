@@ -13,7 +13,7 @@ from bmrs_pyro.files import refuse_unwritable, write_atomically
 
 
 def save_figure(ax: Axes, path: str | Path) -> None:
-    """Write the figure of axes to a file whose ending gives the format.
+    """Write the figure of axes to a file; the suffix gives the format.
 
     Raises:
         ValueError: the format is unknown.
@@ -28,7 +28,7 @@ def save_figure(ax: Axes, path: str | Path) -> None:
 
 
 def refuse_figure(path: Path) -> None:
-    """Raise what :func:`save_figure` would, before there is a figure.
+    """Raise the errors of :func:`save_figure` before a figure is drawn.
 
     Raises:
         ValueError: the format is unknown.
@@ -42,7 +42,7 @@ def _figure_format(path: Path) -> str:
     kind, known = path.suffix[1:].lower(), FigureCanvasAgg.get_supported_filetypes()
     if kind not in known:
         raise ValueError(
-            f"the figure cannot be written to {path}: {kind or 'no suffix'} is no format of figures; use one of "
+            f"the figure cannot be written to {path}: {kind or 'no suffix'} is not a figure format; use one of "
             f"{', '.join(sorted(known))}"
         )
     return kind

@@ -1,4 +1,4 @@
-"""Posteriors of the gains as ArviZ reads them."""
+"""Posteriors of the gains as ArviZ data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Source = AutoTruncatedLogNormal | RunDirectory | str | Path | Mapping[str, Trunc
 
 @dataclass(frozen=True)
 class _Program:
-    """What groups are drawn from; without a network there are no predictions."""
+    """The distributions that the groups are drawn from; without a network there are no predictions."""
 
     posteriors: Mapping[str, TruncatedLogNormal]
     keep: KeepMask | None
@@ -46,29 +46,29 @@ def to_inference_data(
     keep: KeepMask | None = None,
     seed: int = 0,
 ) -> Any:
-    """Draw from posterior and prior, and from the predictions for given data, into the groups of ArviZ.
+    """Draw from the posterior, the prior and, if data are given, the predictions, and return ArviZ groups.
 
     There is one variable per structure family, under its site name ``theta.NAME``, with dimensions ``chain``
-    (one), ``draw`` and ``NAME``, whose coordinates are the channels' numbers in the dense network. With data
-    there are also the groups ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` of ``y``, with
-    dimension ``example``, and ``y_dim_0``, ``y_dim_1`` ... where an example has several labels or values; its
-    log-likelihood is that of all of them. Every draw of the gains serves all examples. The draws are independent:
-    ``reff`` of ``az.loo`` is 1.
+    (one), ``draw`` and ``NAME``. The coordinates of ``NAME`` are the channels' numbers in the dense network. With
+    data there are also the groups ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` of ``y``, with
+    dimension ``example``, and ``y_dim_0``, ``y_dim_1`` ... if an example has several labels or values. An example's
+    log-likelihood is the sum over its labels or values. Each draw of the gains is used for all examples. The draws
+    are independent: ``reff`` of ``az.loo`` is 1.
 
     Args:
-        source: a guide, a run directory or its path, or the posteriors of any guide (these without data).
+        source: a guide, a run directory or its path, or the posteriors of any guide (then without ``data``).
         draws: number of draws, at least 1.
-        data: one batch of inputs and labels or values, as :func:`fit` takes them, on the network's device.
-        keep: of a guide, what training has kept (``history.keep``): numbers the channels as in the dense network;
-            a run knows.
-        seed: of the draws; the random state of the caller stays as it is.
+        data: one batch of inputs and labels or values, as for :func:`fit`, on the network's device.
+        keep: masks of the structures kept in training (``history.keep``), to number a guide's channels as in the dense
+            network. A run directory needs none.
+        seed: seed of the draws; the caller's random state is not changed.
 
     Returns:
         an ``arviz.InferenceData`` with ArviZ 0, an ``xarray.DataTree`` with ArviZ 1.
 
     Raises:
-        ValueError: fewer than one draw, data without a network, or ``keep`` does not fit.
-        TypeError: the source is none of these.
+        ValueError: there is less than one draw, data are given without a network, or ``keep`` does not fit.
+        TypeError: the source has another type.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be at least 1")
@@ -114,7 +114,7 @@ def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset
         channels = torch.arange(size) if keep is None else keep.indices(name)
         if len(channels) != size:
             raise ValueError(f"{name}: keep leaves {len(channels)} structures, the posterior has {size}")
-        # a dimension may not be called as its variable
+        # a dimension must not have the name of its variable
         family = name.removeprefix("theta.") if name.startswith("theta.") else f"{name}.structure"
         variables[name] = (("chain", "draw", family), _array(value))
         coordinates[family] = channels.numpy()

@@ -1,4 +1,4 @@
-"""A page of HTML from a template, that needs nothing but itself: no address, no network access."""
+"""A self-contained HTML page from a template: no links to other files, no network access."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from bmrs_pyro.reporting.plots import KEPT, ODDS, REMOVED, RULE
 
-# the style sheet has lighter ones for dark pages
+# the style sheet has lighter colours for dark pages
 _COLORS = {RULE: "currentColor", KEPT: "var(--kept)", REMOVED: "var(--removed)", ODDS: "var(--odds)"}
 
 _TEMPLATES = Environment(
@@ -36,8 +36,8 @@ class Chart:
 
     Attributes:
         svg: the picture.
-        title: what it shows.
-        note: in smaller type beside the title.
+        title: its heading.
+        note: text in smaller type beside the title.
     """
 
     svg: Markup
@@ -46,7 +46,7 @@ class Chart:
 
 
 def render(template: str, **content: Any) -> str:
-    """Return a template's page; all texts in it are escaped."""
+    """Return the page of a template; all texts in it are escaped."""
     return _TEMPLATES.get_template(template).render(content)
 
 
@@ -55,16 +55,16 @@ def chart(ax: Axes, title: str, note: str = "", rows: Sequence[str] = ()) -> Cha
 
     Args:
         ax: the axes; their whole figure is drawn.
-        title: what the figure shows, for the eye and for screen readers.
-        note: as much again, so that both together are unique on the page.
-        rows: what the markers of the line with the gid ``points`` stand for, one text each; the marker of place i can
-            be reached by keyboard and shows the element ``point-i``.
+        title: title of the figure, also for screen readers.
+        note: a second text; title and note together must be unique on the page.
+        rows: one text for each marker of the line with the gid ``points``. Marker i can be focused by keyboard and
+            shows the element ``point-i``.
     """
     whole = ax.get_figure(root=True)
     if whole is None:
         raise ValueError("the axes belong to no figure")
     # text stays text: searchable, in the font and colour of the page;
-    # the salt keeps the ids of one page's figures apart, and the same figure the same bytes
+    # the salt makes ids unique on the page, and the same figure always gives the same bytes
     buffer = StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title + note}):
         whole.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -78,7 +78,7 @@ def chart(ax: Axes, title: str, note: str = "", rows: Sequence[str] = ()) -> Cha
         points, end, after = points.partition("</g>")
         places = count()
         svg = before + group + re.sub("<use ", lambda _: _reachable(next(places), rows), points) + end + after
-    # groups are called alike in all figures, and nothing refers to them
+    # all figures have the same group ids, and nothing refers to them
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     role = "group" if rows else "img"
     svg = svg.replace("<svg ", f'<svg role="{role}" aria-label="{escape(title)}" ', 1)

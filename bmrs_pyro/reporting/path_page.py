@@ -1,4 +1,4 @@
-"""A path in memory, and the network taken from it, as one page."""
+"""The HTML page about a path in memory and the network chosen from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path_report(path: Path, choice: Choice) -> str:
 
     Args:
         path: the path.
-        choice: the network that was taken from it.
+        choice: the choice of a network from the path.
     """
     trainee, history = path.trainee, choice.refit.history
     criterion, whole = trainee.criterion, trainee.model.network
@@ -56,7 +56,7 @@ def path_report(path: Path, choice: Choice) -> str:
         cost_note="Latencies are medians for one batch, on the machine that made this page.",
         next_steps=[
             (
-                "Take another network of the same path:",
+                "Choose another network of the same path:",
                 f'result.choose(max_macs="{share}")',
             ),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
@@ -70,7 +70,7 @@ def path_report(path: Path, choice: Choice) -> str:
 
 
 def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:
-    """Measure both networks on a validation batch; of inputs that are no single tensor what the points say is taken."""
+    """Measure both networks on a validation batch; if it has several inputs, use the costs of the path's points."""
     nets = {"dense": path.network(path.dense), "small": choice.refit.history.network}
     points = {"dense": path.dense, "small": choice.refit.point}
     x: Any = next(iter(path.trainee.validation))

@@ -1,4 +1,4 @@
-"""A regularisation path as it is shown: chart and table."""
+"""Chart and table of a regularisation path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bmrs_pyro.training.validation import Score
 
 
 class _Points(Protocol):
-    """A path, or what a run keeps of it."""
+    """A path, or a run's record of it."""
 
     @property
     def dense(self) -> PathPoint: ...
@@ -33,7 +33,7 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
 
     Args:
         path: the path, or a run's record of it.
-        chosen: the point that was taken, as it is after its refit.
+        chosen: the chosen point, after its refit.
         ax: axes to draw into.
     """
     ax = ax or new_axes()
@@ -42,7 +42,7 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
     scores = [getattr(point.score, name) for point in path.points]
     errors = [getattr(point.score, error) or 0.0 for point in path.points]
     sizes = [point.parameters for point in path.points]
-    # the markers are a line of their own, so that a page can tell which is which
+    # the markers are a separate line, so that the page can find each one
     ax.errorbar(sizes, scores, errors, color=KEPT, linewidth=1, elinewidth=1, label="on the path")
     ax.plot(sizes, scores, "o", color=KEPT, markersize=5, gid="points")
     dense = path.dense
@@ -61,11 +61,11 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
 
 
 def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str, Any]:
-    """Return what the page shows of a path: chart, table, the row that was chosen and why, and the pace.
+    """Return the page's content about a path: chart, table, the chosen row and the reason, and the pace.
 
     Args:
         path: the path.
-        chosen: the point that was taken, as it is after its refit.
+        chosen: the chosen point, after its refit.
     """
     title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
     header = ["epoch", "parameters", title, "MACs", "structures", "KL weight", "Σ ΔF"]
@@ -83,7 +83,7 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
 
 
 def choice_in_words(path: PathRecord) -> list[str]:
-    """Say what was asked for, whether the chosen network meets it, and which ones missed it before."""
+    """Return sentences about the target, whether the chosen network meets it, and the networks that missed it."""
     if path.target is None:
         return []
     asked = [
@@ -113,7 +113,7 @@ def _row(point: PathPoint, name: str) -> tuple[str, ...]:
 
 
 def told(score: Score, *, bare: bool = False) -> str:
-    """Return a score as it is printed: the accuracy where there is one, with its standard error unless it is bare."""
+    """Return a score as text: the accuracy, or else the log-likelihood, with its standard error unless ``bare``."""
     if score.accuracy is not None:
         value, error = f"{score.accuracy:.2%}", score.accuracy_error and f"{score.accuracy_error:.2%}"
     else:
@@ -123,11 +123,11 @@ def told(score: Score, *, bare: bool = False) -> str:
 
 
 def smaller(path: _Points, macs: int) -> str:
-    """Return a budget of MACs for a smaller network, as a share: half of those it has, or the path's smallest.
+    """Return a MACs budget for a smaller network, as a share: half of ``macs``, but no less than the path's smallest.
 
     Args:
         path: the path.
-        macs: of the network that there is.
+        macs: MACs of the present network.
     """
     share = max(macs / 2, path.points[-1].macs) / max(path.dense.macs, 1)
     return f"{math.ceil(1e4 * share) / 100:g}%"

@@ -1,4 +1,4 @@
-"""NetworkMetrics, as functions that draw into matplotlib axes and return them."""
+"""Figures: functions that draw into matplotlib axes and return them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from bmrs_pyro.metrics import ClassEvaluation
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.training import Epoch
 
-# Okabe and Ito's palette: told apart by colour-blind readers
+# Okabe and Ito's palette, for colour-blind readers
 KEPT, REMOVED, ODDS, OTHER, RULE = "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000"
 
 CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
@@ -43,15 +43,15 @@ CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
     "structures": ("structures left", lambda epoch: epoch.size),
     "seconds": ("seconds per epoch", lambda epoch: epoch.seconds),
 }
-"""What :func:`plot_training` can draw: label and value of an epoch."""
+"""The curves of :func:`plot_training`: axis label, and the value of an epoch."""
 
 
 def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
-    """Return the axes of a new figure, whose text can be read where a phone draws it.
+    """Return the axes of a new figure, whose text is readable on a phone.
 
     Args:
-        height: of the figure, in inches.
-        width: likewise.
+        height: height of the figure in inches.
+        width: width of the figure in inches.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -59,14 +59,14 @@ def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
 
 
 def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
-    """Draw the histogram of the score of all structures, kept and removed, with the decision's threshold.
+    """Draw a histogram of the scores of kept and removed structures, with the decision's threshold.
 
-    Those that the evidence alone would have kept, and the prior odds removed, have a colour of their own. Scores span
-    six orders of magnitude, so the axis is linear near the threshold and logarithmic beyond ±1.
+    Structures that were removed by the prior odds, against the evidence, have a separate colour. Scores span six
+    orders of magnitude, so the axis is linear near the threshold and logarithmic beyond ±1.
 
     Args:
         decision: a decision, with the score of every structure.
-        ax: axes to draw into; by default those of a new figure, here as below.
+        ax: axes to draw into; by default those of a new figure.
     """
     ax = ax or new_axes()
     masks, odds, values = decision.keep, decision.by_odds, decision.values
@@ -97,7 +97,7 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
 
 
 def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
-    """Draw what is left of every family's width, as bars over the width it had."""
+    """Draw the kept width of every family as a bar over its original width."""
     left = {name: int(mask.sum()) for name, mask in keep.items()}
     return draw_widths({name: len(mask) for name, mask in keep.items()}, left, "structures", ax)
 
@@ -105,7 +105,7 @@ def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
 def draw_widths(
     dense: Mapping[str, int], small: Mapping[str, int], unit: str, ax: Axes | None = None
 ) -> Axes:
-    """Draw what is left of widths, as bars over the widths there were."""
+    """Draw bars of the small network's widths over bars of the dense network's widths."""
     ax = ax or new_axes(max(3.0, 1 + 0.22 * len(dense)), 6.0)
     rows, left = range(len(dense)), [small.get(name, 0) for name in dense]
     ax.barh(rows, list(dense.values()), color=REMOVED, label="removed")
@@ -149,7 +149,7 @@ def plot_density(
 ) -> Axes:
     """Draw the densities of log θ: posterior, prior and reduced prior, on a logarithmic scale.
 
-    A density of log θ is that of θ times θ. A spike, too narrow to be seen, is drawn as a line at the bound.
+    The density of log θ is θ times the density of θ. A spike is too narrow to see; it is drawn as a line at the bound.
 
     Args:
         posterior: q(θ) of one structure, batch shape ``()``.
@@ -160,7 +160,7 @@ def plot_density(
     ax = ax or new_axes()
     distribution = posterior.log_distribution
     wide = torch.linspace(float(prior.log_low), float(prior.log_high), 801, dtype=torch.float64)
-    # a narrow posterior would slip through the mesh
+    # a narrow posterior could lie between the points of the wide grid
     around = (distribution.mode + distribution.scale * torch.linspace(-6, 6, 201)).clamp(
         prior.log_low, prior.log_high
     )
@@ -213,8 +213,8 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
     """Draw accuracy against the parameters left, along training.
 
     Args:
-        parameters: weights left after each epoch, as a :class:`bmrs_pyro.network.CostModel` counts them.
-        accuracy: validation accuracy then.
+        parameters: weights left after each epoch, counted by a :class:`bmrs_pyro.network.CostModel`.
+        accuracy: validation accuracy after each epoch.
         ax: axes to draw into.
     """
     ax = ax or new_axes()
@@ -227,7 +227,7 @@ def plot_compression(parameters: Sequence[int], accuracy: Sequence[float], ax: A
 
 
 def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axes:
-    """Draw how often predictions are right against how sure they were; honest ones lie on the diagonal.
+    """Draw accuracy against confidence of the predictions; calibrated predictions lie on the diagonal.
 
     Args:
         evaluation: an evaluation, with its 15 bins.
@@ -245,13 +245,13 @@ def plot_reliability(evaluation: ClassEvaluation, ax: Axes | None = None) -> Axe
 
 
 def _decades(end: float) -> Tensor:
-    """Return the edges of eight bins per decade, from 1 to the power of ten beyond an end."""
+    """Return the edges of eight bins per decade, from 1 to the first power of ten that is at least ``end``."""
     top = max(math.ceil(math.log10(max(end, 1.0))), 1)
     return torch.logspace(0, top, 8 * top + 1, dtype=torch.float64)
 
 
 def finished(ax: Axes, x: str, y: str) -> Axes:
-    """Name the axes and lay out the rest as in all figures."""
+    """Label the axes and apply the layout of all figures."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if ax.get_legend_handles_labels()[0]:

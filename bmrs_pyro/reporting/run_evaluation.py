@@ -21,7 +21,7 @@ _DRAWS = 30
 
 
 def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
-    """Return a run's small network, or its prediction averaged over draws of the gains, with a fixed seed.
+    """Return a run's small network, or a predictor that averages over draws of the gains with a fixed seed.
 
     Args:
         run: the run.
@@ -36,12 +36,12 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
 def compare_run(
     run: RunDirectory, weights: Path | None = None, *, repeats: int = 5
 ) -> dict[str, NetworkMetrics]:
-    """Measure a run's dense and small network on its test data; a dense network that is not trained predicts nothing.
+    """Measure a run's dense and small network on its test data; an untrained dense network is not evaluated.
 
     Args:
         run: the run.
-        weights: trained weights of the dense network, where the run did not start from some.
-        repeats: rounds of ten calls each that latencies are medians of.
+        weights: trained weights of the dense network, if the run has none.
+        repeats: number of rounds of ten calls for the median latency.
 
     Raises:
         WeightsError: the weights cannot be read, or do not fit.
@@ -60,7 +60,7 @@ def compare_run(
 
 
 def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
-    """Evaluate a run on its test data: the small network, the mean of draws, and inputs that are damaged."""
+    """Evaluate a run on its test data: the small network, the mean over draws of the gains, and corrupted inputs."""
     test = run_data(run).test
     batches, small = serving(test, 500, shuffle=False), run.small()
     likelihood = run.likelihood()
@@ -68,14 +68,14 @@ def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
     predicted = predictor_of(run, _DRAWS)
     yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, likelihood=likelihood)
     if run.stored_example() is not None:
-        return  # tokens and several inputs are not damaged
+        return  # tokens and several inputs are not corrupted
     for corruption in CORRUPTIONS if len(test.input_shape) == 3 else ("noise", "contrast"):
         damaged = corrupted(batches, corruption)
         yield f"{corruption}, degree 3 of 5", evaluate(small, damaged, likelihood=likelihood)
 
 
 def reduced_prior_of(run: RunDirectory) -> Distribution | None:
-    """Return the reduced prior that a run's decision compared with; None where it compared with none."""
+    """Return the reduced prior of a run's decision; None if its criterion has no reduced prior."""
     name = run.decision().criterion
     criterion = named_criterion(name) if name.startswith("bmrs-") else None
     if not isinstance(criterion, ModelReduction):
@@ -84,7 +84,7 @@ def reduced_prior_of(run: RunDirectory) -> Distribution | None:
 
 
 def reduced_of(criterion: ModelReduction, posteriors: Mapping[str, TruncatedLogNormal]) -> Distribution:
-    """Return the reduced prior that a criterion compares posteriors with."""
+    """Return the reduced prior of a criterion."""
     posterior = next(iter(posteriors.values()))
     if callable(criterion.reduced):
         return criterion.reduced(LogUniform(posterior.low, posterior.high))

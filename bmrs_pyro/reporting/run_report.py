@@ -1,4 +1,4 @@
-"""A run as one page that a person enjoys reading, and can check."""
+"""The HTML page about a finished run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
 
 
 def repeat_command(config: RunConfig, out: str = "RUN") -> str:
-    """Return the command that makes the run again.
+    """Return the command that repeats the run.
 
     Args:
         config: the run's configuration.
-        out: directory the repetition writes to.
+        out: directory of the new run.
     """
     words = ["bmrs", "fit", config.model, "--out", out]
     for name, value in config.options().items():
@@ -49,13 +49,13 @@ def html_report(
 
     Args:
         run: the run.
-        evaluations: of the small network, by a description such as ``"test data"``; the first is drawn.
-        reduced: reduced prior of the decision, which posteriors are drawn against; None leaves them out.
-        networks: what ``"dense"`` and ``"small"`` predict and cost, as :func:`compare_run` measures it; None leaves out
-            what must be measured.
+        evaluations: evaluations of the small network, by a description such as ``"test data"``; the first one is drawn.
+        reduced: reduced prior of the decision, drawn beside the posteriors; None draws no densities.
+        networks: metrics of ``"dense"`` and ``"small"`` from :func:`compare_run`; None leaves out latencies,
+            peak memory and evaluations.
 
     Raises:
-        RunError: the run is not finished or a file is damaged.
+        RunError: the run is not finished, or a file is damaged.
     """
     config = run.config
     _, posteriors, trained = run.network()
@@ -70,7 +70,7 @@ def html_report(
         accuracy=run.validation_accuracy(),
         path=run.path_record(),
     )
-    # experiments record no version of torch, and train by recipes of their own
+    # experiments record no torch version and have their own recipes, so no command repeats them
     repeat = repeat_command(config) if "torch" in config.versions else None
     data = Path(config.data.data).name.removesuffix(".npz")
     return render(
@@ -105,7 +105,7 @@ def _cost_note(run: RunDirectory, networks: Mapping[str, NetworkMetrics]) -> str
     if not _dense_is_trained(run, networks):
         note = (
             "The run has no trained weights of the dense network, so what pruning cost in accuracy is not known. "
-            "Compare with trained weights (the command is on this page), or start a run from some. "
+            "Compare with trained weights (the command is on this page), or start a run from trained weights. "
         )
     if networks["small"].seconds:
         note += "Latencies are medians for one batch, on the machine that made this page."
@@ -113,7 +113,7 @@ def _cost_note(run: RunDirectory, networks: Mapping[str, NetworkMetrics]) -> str
 
 
 def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
-    """Return commands to copy, each with what it does."""
+    """Return commands to copy, each with its description."""
     trust = " --trust-source" if run.trust_source else ""
     name = shlex.quote(str(run.path)) + trust
     macs, path = subject.networks["small"].macs, subject.path
@@ -126,7 +126,7 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
         ]
     else:
         another = [
-            ("Take another network of the same path, that loses less:", f"bmrs choose {name} --max-loss 0.1"),
+            ("Choose a network of the same path that loses less:", f"bmrs choose {name} --max-loss 0.1"),
             ("Or a smaller one:", f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
         ]
     weights = "" if _dense_is_trained(run, subject.networks) else " --weights DENSE.safetensors"
@@ -138,7 +138,7 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
 
 
 def _predictions(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Return a table of evaluations, and the first one's reliability."""
+    """Return a table of evaluations, and the reliability diagram of the first one."""
     shown = {name: evaluation_rows(result) for name, result in evaluations.items()}
     if not shown:
         return {"evaluations": None, "reliability": None}

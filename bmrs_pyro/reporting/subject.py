@@ -1,4 +1,4 @@
-"""A pruned network as its page tells of it, whether it is of a run or of a path in memory."""
+"""The page's content about a pruned network, from a run or from a path in memory."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Subject:
     """A pruned network.
 
     Attributes:
-        dense: the network before.
-        networks: what ``"dense"`` and ``"small"`` predict and cost.
-        decision: what was decided about its structures.
-        posteriors: of the gains that training left.
-        trained: what training left.
-        epochs: how it was trained.
-        reduced: reduced prior of the decision, which posteriors are drawn against; None leaves them out.
-        accuracy: the small network's on the validation data, None where it is not known.
-        path: the path that it was taken from, None for a fit at one KL weight.
+        dense: the network before pruning.
+        networks: metrics of ``"dense"`` and ``"small"``.
+        decision: the decision about its structures.
+        posteriors: posteriors of the gains at the end of training.
+        trained: masks of the structures at the end of training.
+        epochs: records of the training.
+        reduced: reduced prior of the decision, drawn beside the posteriors; None draws no densities.
+        accuracy: the small network's accuracy on the validation data; None if unknown.
+        path: the record of its path; None for a fit at one KL weight.
     """
 
     dense: NoisyNetwork
@@ -66,7 +66,7 @@ class Subject:
         return {family.name: family for family in self.dense.structures}
 
     def content(self) -> dict[str, Any]:
-        """Return what the page shows of any pruned network."""
+        """Return the page's content."""
         decision = self.decision
         dense, small = self.networks["dense"], self.networks["small"]
         closest = closest_calls(decision, self.families, _CLOSE_CALLS)
@@ -95,12 +95,12 @@ class Subject:
 
     @property
     def chosen(self) -> PathPoint | None:
-        """The point of the path that the network is; None where it was pruned again since, or has none."""
+        """The network's point on the path; None if it has no path or was pruned again later."""
         chosen = None if self.path is None else self.path.chosen
         return chosen if chosen is not None and chosen.size == self.decision.keep.kept else None
 
     def costs(self) -> list[tuple[str, str, str, str]]:
-        """Return what the dense network costs, what the small one, and the change."""
+        """Return the rows of the cost table: name, dense network, small network, change."""
         keep, whole = self.decision.keep, None if self.path is None else self.path.dense.score
         rows = cost_rows(self.networks["dense"], self.networks["small"])
         rows.append(("structures", f"{keep.total:,}", f"{keep.kept:,}", change(keep.total, keep.kept)))
@@ -125,7 +125,7 @@ class Subject:
         return found
 
     def densities(self) -> list[Chart]:
-        """Draw the strongest, the middle and the weakest of the gains by E[θ]."""
+        """Draw the posterior densities of the gains with the largest, median and smallest E[θ]."""
         if self.reduced is None:
             return []
         first = next(iter(self.posteriors.values()))
@@ -138,7 +138,7 @@ class Subject:
         chosen = {"Strongest": ranked[-1], "Middle": ranked[len(ranked) // 2], "Weakest": ranked[0]}
         return [
             chart(
-                plots.plot_density(_one(self.posteriors[name], place), prior, self.reduced),
+                plots.plot_density(_single_posterior(self.posteriors[name], place), prior, self.reduced),
                 f"{label}: {self.families[name].label_of(int(self.trained.indices(name)[place]))}",
                 name,
             )
@@ -146,7 +146,7 @@ class Subject:
         ]
 
     def training(self) -> list[Chart]:
-        """Draw how the network was trained."""
+        """Draw the curves of the training."""
         charts = [
             chart(plots.plot_training(self.epochs, curve), title)
             for curve, title in _CURVES.items()
@@ -161,7 +161,7 @@ class Subject:
         return charts
 
 
-def _one(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
+def _single_posterior(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
     def pick(value: Tensor) -> Tensor:
         return value[place].double()
 

@@ -28,26 +28,26 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def evaluation_rows(evaluation: Evaluation) -> dict[str, str]:
-    """Return an evaluation's figures as they are printed, the first one first; those that it has.
+    """Return an evaluation's metrics as texts by label, the most important first; absent ones are left out.
 
     Args:
-        evaluation: of classes or of values.
+        evaluation: an evaluation of classes or of values.
     """
     found = evaluation_record(evaluation)
     return {label: shown(found[name]) for name, (label, shown) in _FIGURES.items() if name in found}
 
 
 def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation's figures as plain JSON types, those that it has, without the bins."""
+    """Return an evaluation's metrics as plain JSON types, without the bins; absent ones are left out."""
     return {name: value for name, value in asdict(evaluation).items() if name != "bins" and value is not None}
 
 
 def family_table(decision: Decision, families: Iterable[StructureFamily] = ()) -> Table:
-    """Return size, survivors and the range of the evidence, one row per structure family.
+    """Return a table of size, number kept and range of the scores, one row per structure family.
 
     Args:
         decision: a decision, with the score of every structure.
-        families: the network's, which give layers and kinds; without them the rows have site names alone.
+        families: the network's families, for layer names and kinds; without them rows have site names only.
     """
     known = {family.name: family for family in families}
     table = Table(title=Text(f"{decision.criterion}: what is kept"))
@@ -72,7 +72,7 @@ def comparison_table(columns: Mapping[str, Mapping[str, str]], *, title: str) ->
     """Return networks side by side; all texts appear as they are, with brackets too.
 
     Args:
-        columns: per network, its entries by row name; every network has the same rows.
+        columns: each network's entries by row name; all networks have the same rows.
         title: the table's title.
     """
     table = Table(title=Text(title))

@@ -1,4 +1,4 @@
-"""What can be removed from small, randomly initialised transformers, family by family."""
+"""Surveys of small, randomly initialised transformers, one per family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IMAGE = {
 }  # fmt: skip
 _T5 = {"vocab_size": _WORDS, "d_model": 64, "d_kv": 8, "d_ff": 160, "num_layers": 2, "num_heads": 8}
 _GROUPED = {**_TEXT, "num_key_value_heads": 2}
-# transformers' class and configuration
+# class and configuration in the package transformers
 _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "BERT": ("Bert ForSequenceClassification", _TEXT),
     "RoBERTa": ("Roberta ForSequenceClassification", _TEXT),
@@ -79,7 +79,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _Encoder(nn.Module):
-    """A classifier by ``nn.TransformerEncoder``."""
+    """A classifier with an ``nn.TransformerEncoder``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Encoder(nn.Module):
 
 
 class _Recurrent(nn.Module):
-    """A classifier by a recurrent layer."""
+    """A classifier with a recurrent layer."""
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ class _Recurrent(nn.Module):
 
 
 def transformer_table() -> str:
-    """Return a Markdown table of families of transformers and recurrent networks, a row each.
+    """Return a Markdown table with one row per family of transformers and recurrent networks.
 
-    Needs transformers; nothing is downloaded.
+    Needs the package transformers; nothing is downloaded.
     """
     head = ["network", "families", "reachable", "stays", "seconds", "error"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
@@ -150,7 +150,7 @@ def _row(net: nn.Module) -> list[str]:
 
 
 def _inputs(net: nn.Module) -> Callable[[int, int], tuple[Any, ...]]:
-    """Return what draws inputs for a number of examples and a length."""
+    """Return a function that draws inputs, given the number of examples and the length."""
 
     def words(batch: int, length: int) -> Tensor:
         return torch.randint(3, _WORDS, (batch, length))
@@ -169,7 +169,7 @@ def _inputs(net: nn.Module) -> Callable[[int, int], tuple[Any, ...]]:
 
 
 def _beside_embeddings(net: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that are neither embeddings of words, places and patches nor scores of words."""
+    """Return the parameters except embeddings (of tokens, positions, patches) and the output layer over tokens."""
     output = getattr(net, "get_output_embeddings", lambda: None)()
     skipped = {id(weight) for weight in (output.parameters() if output is not None else ())}
     for module in net.modules():

@@ -1,4 +1,4 @@
-"""What became of every structure, and what decided it."""
+"""Whether each structure was kept, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting.comparison import change
 
 OTHER_RULE = "another rule"
-"""A family's last structures, a rounded width, a budget, or pruning that ended before."""
+"""The reason if the score did not decide: the least number kept, a rounded width, a budget, or the end of pruning."""
 
 
 class _Verdict(NamedTuple):
@@ -36,7 +36,7 @@ class _Verdict(NamedTuple):
 def closest_calls(
     decision: Decision, families: Mapping[str, StructureFamily], most: int
 ) -> list[tuple[str, str, str, str]]:
-    """Return the rows of a table: the structures whose values are closest to the threshold."""
+    """Return table rows of the structures whose scores are closest to the threshold."""
     known = [
         (abs(verdict.value - decision.threshold), families[name].label_of(number), verdict)
         for name in decision.keep
@@ -47,7 +47,7 @@ def closest_calls(
 
 
 def family_content(decision: Decision, family: StructureFamily) -> dict[str, Any]:
-    """Return what the page shows of a family: its names, a cell and a row of numbers for each structure."""
+    """Return the page's content about a family: its names, and a cell and a table row for each structure."""
     found = _verdicts(decision, family.name)
     left = sum(verdict.kept for verdict in found)
     return {

@@ -1,4 +1,4 @@
-"""The widths of a network's layers before and after."""
+"""The widths of a network's layers before and after pruning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bmrs_pyro.reporting.plots import draw_widths
 
 
 def layer_widths(net: nn.Module) -> dict[str, int]:
-    """Return the number of output channels or neurons of every layer that makes some, by name."""
+    """Return the number of output channels or neurons of every layer that has them, by layer name."""
     widths = {}
     for name, layer in net.named_modules():
         side = output_side(layer)
@@ -26,10 +26,10 @@ def layer_widths(net: nn.Module) -> dict[str, int]:
 
 
 def plot_layer_widths(dense: Mapping[str, int], small: Mapping[str, int]) -> Axes:
-    """Draw one bar per layer: its width, and what of it is left.
+    """Draw one bar per layer: its width, and the part of it that is kept.
 
     Args:
-        dense: width by layer, from :func:`layer_widths`.
-        small: likewise; its layers are among the dense network's.
+        dense: widths of the dense network by layer, from :func:`layer_widths`.
+        small: widths of the small network; its layers are among those of the dense network.
     """
     return draw_widths(dense, small, "channels or neurons")

@@ -1,4 +1,4 @@
-"""Runs: a run directory, its configuration and data, and the networks that it gives back."""
+"""Runs: a run's directory, configuration and data, and its networks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A run along the path: every size once, and the network that is taken by what it may cost."""
+"""A run along the regularisation path, and the choice of one of its networks by a target."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from bmrs_pyro.training import Epoch, Hardware, Path, Target, TargetMissed, choo
 def choose_run(
     run: RunDirectory, target: Target, *, hardware: Hardware | None = None, progress: bool = True
 ) -> None:
-    """Take another network of a run's path: its refit is trained, where it was not before.
+    """Choose another network of a run's path, and train its refit if there is none yet.
 
     Args:
-        run: the run, whose small network is replaced. The refit of the one before is kept, and can be taken again.
+        run: the run; its small network is replaced. Refits of earlier choices are kept and can be chosen again.
         target: what the network may cost.
-        hardware: what to train on.
+        hardware: the hardware to train on.
         progress: show a progress bar.
 
     Raises:
-        RunError: the run has no path, or none yet, or another process is at work on it.
+        RunError: the run has no path, its path is not finished, or another process is using the run.
         TargetMissed: no network of the path fits the budgets.
     """
     if run.path_record() is None:
         raise RunError(
-            f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune decides anew about "
-            "its structures, and bmrs fit without --kl-weight makes a run along the path"
+            f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune prunes it again "
+            "without training, and bmrs fit without --kl-weight makes a run along the path"
         )
     with run.locked():
-        _take(run, _fitted(run, hardware or Hardware(), progress), target)
+        _choose(run, _fitted(run, hardware or Hardware(), progress), target)
 
 
 def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
-    """Fit a run's path, from where it was left, and take the network that the run's configuration asks for.
+    """Fit a run's path, or continue it, and choose the network that meets the target in the run's configuration.
 
     Args:
         run: the run.
-        hardware: what to train on.
+        hardware: the hardware to train on.
         progress: show progress bars.
 
     Raises:
@@ -58,10 +58,10 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         run.save_dense(path.network(path.dense).cpu())
         run.save_path_record(PathRecord.of(path))
     try:
-        _take(run, path, target)
+        _choose(run, path, target)
     except TargetMissed as error:
         raise TargetMissed(
-            f"{error}. The path is kept: bmrs choose {run.path} takes a network of it"
+            f"{error}. The path is kept: bmrs choose {run.path} chooses a network of it"
         ) from None
 
 
@@ -89,7 +89,7 @@ def _fitted(
     )
 
 
-def _take(run: RunDirectory, path: Path, target: Target) -> None:
+def _choose(run: RunDirectory, path: Path, target: Target) -> None:
     choice = choose(path, target)
     if rank() > 0:
         return

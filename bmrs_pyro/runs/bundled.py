@@ -9,4 +9,4 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CHECKOUT = _PACKAGE / "models", _PACKAGE.parent / "models"
 MODELS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-"""The folder of their files, such as ``lenet5.py``: inside the package where it is installed, else beside it."""
+"""Folder of these networks' files, such as ``lenet5.py``: in an installed package, or beside it in a checkout."""

@@ -1,4 +1,4 @@
-"""The configuration of a run: what is in ``config.json``."""
+"""The configuration of a run, as written to ``config.json``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _RENAMED = {"variational_rate": "posterior_lr_factor"}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run was asked to do; enough to repeat it.
+    """All settings of a run; they suffice to repeat it.
 
     Attributes:
         model: network source, see :class:`NetworkSource`.
         data: the data set.
         recipe: how the network is trained.
         input_shape: shape of one example.
-        num_classes: number of labels.
+        num_classes: number of the network's outputs.
         mean, std: per-channel normalisation of the inputs.
-        target_mean, target_std: of real values, in their units, with which the network predicts standardised ones; per
-            value of an example, or for all.
-        columns: of a table, the columns by name, the target last: categories, of which a feature is the number, or
-            none for numbers.
+        target_mean, target_std: mean and standard deviation of real-valued labels, in their units; the network predicts
+            standardised values. One per value of an example, or one for all.
+        columns: for a table, the categories of each column by its name, the target last; empty for a column of
+            numbers.
         target: what the network may cost, for a run along the path; None for a run at one KL weight.
         dense_epochs: epochs without gains before the path.
-        weights: file the dense network's weights came from, of which the run has a copy; None for fresh ones.
+        weights: file of the dense network's initial weights, which the run has a copy of; None for random ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
-        versions: of bmrs_pyro, torch, pyro and Python.
+        versions: versions of bmrs_pyro, torch, pyro and Python.
     """
 
     model: str
@@ -60,10 +60,10 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> RunConfig:
-        """Return the configuration of a record of this version, or of the version whose records were flat.
+        """Read a configuration from a record of this version, or of the earlier version with flat records.
 
         Raises:
-            ValueError: fields are missing or unknown, or a value is of another type or out of range.
+            ValueError: fields are missing or unknown, or a value has the wrong type or is out of range.
         """
         values = {_RENAMED.get(name, name): value for name, value in record.items()}
         if not isinstance(values.get("recipe"), Mapping):
@@ -73,7 +73,7 @@ class RunConfig:
         return from_record(cls, values)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of ``bmrs fit`` that the run was made with, by name; None for those it does not heed."""
+        """Return the run's options of ``bmrs fit`` by name; None for options that have no effect on it."""
         recipe, target = asdict(self.recipe), asdict(self.target or Target())
         batch = target.pop("batch_size")
         own: dict[str, Any] = {**target, **recipe, "latency_batch_size": None, "dense_epochs": None}

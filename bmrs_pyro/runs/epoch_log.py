@@ -1,4 +1,4 @@
-"""The records of a run's epochs: one sealed line of JSON each."""
+"""The records of a run's epochs: one line of JSON with a checksum for each epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bmrs_pyro.training import Epoch
 
 @dataclass(frozen=True)
 class EpochLog:
-    """A file that grows by a line with every epoch.
+    """A file with one line per epoch.
 
     Args:
         path: the file.
@@ -25,11 +25,11 @@ class EpochLog:
     path: Path
 
     def append(self, record: Epoch) -> None:
-        """Add an epoch's record; it takes the place of an earlier one of its number, and of all that came after.
+        """Add an epoch's record; it replaces the records of that epoch and of all later ones.
 
         Raises:
             RunError: the file is damaged.
-            WriteError: the disk is full, or the like.
+            WriteError: the file cannot be written, for instance because the disk is full.
         """
         known = self.records() if record.epoch > 1 else []
         if record.epoch == len(known) + 1 > 1:
@@ -38,7 +38,7 @@ class EpochLog:
             self._write(_text([*known[: record.epoch - 1], record]))
 
     def records(self) -> list[Epoch]:
-        """Return the records; a last line that is not finished is left out, for it is being written, or was cut.
+        """Return the records; an incomplete last line is ignored, since it is still being written or was cut off.
 
         Raises:
             RunError: the file is missing, damaged or of a newer version.
@@ -49,11 +49,11 @@ class EpochLog:
             raise RunError(f"{self.path} cannot be read ({error})") from None
 
     def mend(self, epochs: Iterable[Epoch]) -> None:
-        """Make the file say what a run's state says, if it is behind it, ahead of it or damaged.
+        """Rewrite the file if it is damaged or its epochs differ from these, which come from a run's state.
 
         Raises:
-            RunError: the file is of a newer version.
-            WriteError: it cannot be written.
+            RunError: a newer version of the library wrote the file.
+            WriteError: the file cannot be written.
         """
         text = _text(epochs)
         try:

@@ -1,4 +1,4 @@
-"""What is raised of a run directory."""
+"""The error of a run directory."""
 
 from __future__ import annotations
 

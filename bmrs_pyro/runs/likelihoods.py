@@ -1,4 +1,4 @@
-"""The likelihood that a run is trained with, and the one its predictions are scored by."""
+"""The likelihood that a run is trained with, and the likelihood that scores its predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bmrs_pyro.runs.config import RunConfig
 
 
 def likelihood_of(config: RunConfig) -> Likelihood:
-    """Return the likelihood that a run is trained with, as it is before: labels smoothed, values in their units."""
+    """Return a run's likelihood as it is before training: with smoothed labels, and with values in their units."""
     name = config.recipe.likelihood
     if name in OF_CLASSES:
         name = f"{name}:{config.recipe.label_smoothing}"
@@ -17,6 +17,6 @@ def likelihood_of(config: RunConfig) -> Likelihood:
 
 
 def scored_by(config: RunConfig, trained: Likelihood) -> str | Likelihood:
-    """Return what predictions are scored by: of classes without smoothing, else the trained likelihood."""
+    """Return the likelihood that scores predictions: for classes without smoothing, else the trained likelihood."""
     name = config.recipe.likelihood.partition(":")[0]
     return name if name in OF_CLASSES else trained

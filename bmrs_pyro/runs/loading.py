@@ -26,17 +26,17 @@ from bmrs_pyro.runs.source import NetworkSource, SourceError
 def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool = False) -> nn.Module:
     """Return a small network as a plain ``nn.Module`` in evaluation mode.
 
-    A run directory holds a copy of the network's source file, which is imported, so load only directories whose
-    ``model.py`` you would run. Code elsewhere, which a run or a file only names, is imported if you say so. Give the
-    network yourself, and no code is imported. It stays as it is.
+    A run directory holds a copy of the network's source file, ``model.py``. It is imported, so load only directories
+    whose ``model.py`` you would run. Code outside the directory is imported only with ``trust_source=True``. No code
+    is imported if you give the network yourself.
 
     Args:
-        path: a run directory, a directory that ``save`` of what :func:`prune` returns wrote, or a ``.safetensors`` file
-            that ``bmrs export`` or :func:`save` wrote.
-        net: a dense network of the kind it was made from; by default made from its source, which a file of
-            :func:`save` does not name.
-        trust_source: import the module or file that the network's source names, if that is outside the directory or
-            the file. Networks of torchvision and timm need no such consent.
+        path: a run directory, a directory written by :meth:`Pruned.save`, or a ``.safetensors`` file written by
+            ``bmrs export`` or :func:`save`.
+        net: the dense network with any weights; it is copied, not changed. By default it is made from its source,
+            which a file written by :func:`save` does not name.
+        trust_source: import the network's source (a module or file) if it is outside the directory or the file.
+            Networks of torchvision and timm do not need this.
 
     Raises:
         RunError: a file is missing, damaged, of a newer format, or of another network.
@@ -45,7 +45,7 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
     path = Path(path)
     if not path.exists():
         raise RunError(f"{path}: no such file or directory; give a run directory or a .safetensors file")
-    dense = copy.deepcopy(net)  # it is about to get hooks
+    dense = copy.deepcopy(net)  # NoisyNetwork adds hooks to it
     if path.is_file():
         return _portable(path, dense, trust_source)
     if (path / SMALL).exists() and not RunDirectory(path).exists():
@@ -54,7 +54,7 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
 
 
 def save_portable(run: RunDirectory, path: Path) -> None:
-    """Write a run's small network to one file: its weights, what was kept, and where its source is."""
+    """Write a run's small network to one file: its weights, the keep masks and the name of its source."""
     config = run.config
     meta = {
         "keep": run.decision().keep.to_json(),
@@ -70,7 +70,7 @@ def save_portable(run: RunDirectory, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a file says of the dense network."""
+    """The metadata of a file about the dense network."""
 
     model: str
     input_shape: tuple[int, ...]
@@ -82,17 +82,19 @@ def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Modul
     try:
         tensors, meta = load_tensors(path)
     except ValueError as error:
-        raise RunError(f"{path} is damaged or no file of bmrs export ({error})") from None
+        raise RunError(f"{path} is damaged, or bmrs export did not write it ({error})") from None
     if SIZES in meta:
         if net is None:
-            raise RunError(f"{path} holds no network's source; give a dense network: load(path, net)")
+            raise RunError(
+                f"{path} does not name the network's source; give a dense network: load(path, net)"
+            )
         return restored(path, tensors, meta, net)
     try:
         keep = KeepMask.from_json(meta["keep"])
         numbers = {name: parse_json(meta[name]) for name in ("input_shape", "num_classes")}
         origin = from_record(_Origin, {"model": meta["model"], "sha256": meta["sha256"], **numbers})
     except (KeyError, ValueError) as error:
-        raise RunError(f"{path} is no file of bmrs export ({type(error).__name__}: {error})") from None
+        raise RunError(f"bmrs export did not write {path} ({type(error).__name__}: {error})") from None
     if net is None:
         source = NetworkSource(origin.model, origin.sha256 or None)
         if source.imports and not trust_source:

@@ -1,4 +1,4 @@
-"""Whose mistake an error is: the user's, in the code of a network, or ours."""
+"""Whether an error comes from the user's network code or from this package."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ __all__ = ["MARK", "line_at_fault", "told"]
 
 import traceback
 
-MARK = "__bmrs_source__"  # a variable that the modules of networks are known by
+MARK = "__bmrs_source__"  # a variable that marks the modules of users' networks
 
 
 def line_at_fault(error: BaseException) -> str | None:
-    """Return file and line of a network's code that an error comes from; None if it comes from elsewhere.
+    """Return file and line of the network's code that raised an error; None if the error comes from elsewhere.
 
-    What that code called, such as a layer of torch, is its doing; what this package does within it is not.
+    An error in a function that the code called, such as a torch layer, counts as the code's own. An error in a
+    function of this package does not.
     """
     place = None
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -24,7 +25,7 @@ def line_at_fault(error: BaseException) -> str | None:
 
 
 def told(error: BaseException) -> str:
-    """Return an error in one line, with the line of the network's code that it comes from."""
+    """Return an error's message in one line, with the line of the network's code that raised it."""
     place = line_at_fault(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{place}: {text}" if place else text

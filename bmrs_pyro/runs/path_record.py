@@ -1,4 +1,4 @@
-"""What a run keeps of its path beside the points' files: the numbers of every network on it."""
+"""The costs and scores of all networks on a run's path, as written to ``path.json``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bmrs_pyro.training.validation import Score
 
 @dataclass(frozen=True)
 class PathRecord:
-    """The networks that a run came by, and the one that was taken.
+    """The networks on a run's path, and the chosen one.
 
     Attributes:
         dense: the unpruned network.
-        points: the others, largest first.
-        pace: how long the path is, and how fast its posteriors moved.
-        chosen: the point that was taken, as it is after its refit; None before.
-        target: what was asked for.
-        met: whether the chosen network meets it.
-        notes: the networks that missed it, in words.
+        points: the other networks, largest first.
+        pace: the path's length and the posteriors' learning rate.
+        chosen: the chosen point after its refit; None before the choice.
+        target: the target of the choice.
+        met: whether the chosen network meets the target.
+        notes: one sentence about each network that missed the target.
     """
 
     dense: PathPoint
@@ -37,7 +37,7 @@ class PathRecord:
 
     @classmethod
     def of(cls, path: Path, choice: Choice | None = None) -> PathRecord:
-        """Take down a path, and what was taken from it."""
+        """Record a path and the choice from it."""
         found = cls(path.dense, path.points, path.trainee.pace)
         if choice is None:
             return found
@@ -58,7 +58,7 @@ class PathRecord:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PathRecord:
-        """Read what :meth:`to_json` returned.
+        """Read a record that :meth:`to_json` returned.
 
         Raises:
             ValueError: the record is malformed.

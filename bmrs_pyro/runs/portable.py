@@ -1,4 +1,4 @@
-"""A small network in one file, without a run: its weights, and the sizes of its layers."""
+"""A small network in one file, without a run: its weights and the sizes of its layers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
 
 SIZES, KINDS = "sizes", "kinds"
-"""Entries of a file's metadata: such a file is known by the first."""
+"""Keys of a file's metadata; the first one marks files of this kind."""
 
 
 def save(small: nn.Module | History, path: str | Path) -> None:
-    """Write a small network to a ``.safetensors`` file, which :func:`load` reads into a network of the dense kind.
+    """Write a small network to a ``.safetensors`` file; :func:`load` reads it, given the dense network.
 
-    The file holds tensors, the whole numbers that are attributes of layers, such as ``out_features``, and the names of
-    the layers' classes; no code.
+    The file holds the tensors, the integer attributes of the layers, such as ``out_features``, and the names of the
+    layers' classes. It holds no code.
 
     Args:
         small: the network, or the history of the fit that made it.
         path: the file.
 
     Raises:
-        TypeError: it is no plain network.
+        TypeError: ``small`` is not a plain network.
         WriteError: the file cannot be written.
     """
     net = small.network if isinstance(small, History) else small
     if not isinstance(net, nn.Module) or isinstance(net, NoisyNetwork):
         raise TypeError(
-            f"a {type(net).__name__} is no small network; give compact(network, keep), or the history of a fit"
+            f"a {type(net).__name__} is not a small network; give compact(network, keep), or the history of a fit"
         )
     sizes = {name: dict(_numbers(module)) for name, module in net.named_modules()}
     meta = {SIZES: json.dumps(sizes), KINDS: json.dumps(_kinds(net))}
@@ -46,7 +46,7 @@ def save(small: nn.Module | History, path: str | Path) -> None:
 
 
 def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], net: nn.Module) -> nn.Module:
-    """Shrink a dense network, in place, to what a file holds, and return it in evaluation mode.
+    """Shrink a dense network, in place, to the sizes and weights in a file, and return it in evaluation mode.
 
     Args:
         path: the file, for messages.
@@ -55,11 +55,11 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         net: the dense network.
 
     Raises:
-        RunError: the network is of another kind.
+        RunError: the file is of another network.
     """
     try:
         sizes, kinds = json.loads(meta[SIZES]), json.loads(meta.get(KINDS, "{}"))
-        # attention whose heads could leave was saved as linear layers
+        # attention with removable heads was saved as linear layers
         make_explicit_(net, sizes.keys() - {name for name, _ in net.named_modules()})
         found = {name: dict(_numbers(module)) for name, module in net.named_modules()}
         state = net.state_dict(keep_vars=True)
@@ -67,11 +67,11 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         _compare("tensors", state, tensors)
         for name, kind in _kinds(net).items():
             if kinds.get(name, kind) != kind:
-                raise ValueError(f"layer {name!r} is a {kind}, and the file's is a {kinds[name]}")
+                raise ValueError(f"layer {name!r} is a {kind}, in the file it is a {kinds[name]}")
         for name, own in found.items():
             _compare(f"sizes of {name!r}", own, sizes[name])
             if not all(type(number) is int for number in sizes[name].values()):
-                raise ValueError(f"the sizes of {name!r} are no whole numbers")
+                raise ValueError(f"the sizes of {name!r} are not integers")
         for name, tensor in state.items():
             new, old = tensors[name].shape, tensor.shape
             if len(new) != len(old) or not all(n == o or 0 < n < o for n, o in zip(new, old, strict=True)):

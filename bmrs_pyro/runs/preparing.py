@@ -1,4 +1,4 @@
-"""What a run trains, made from its configuration: model, guide and batches."""
+"""The model, guide and batches of a run, made from its configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bmrs_pyro.training import Recipe
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run is trained with; of several processes each has its part of the batches.
+    """Everything a run is trained with; each of several processes has its own part of the batches.
 
     Attributes:
         splits: the data.
@@ -41,7 +41,7 @@ class Prepared:
 
     @classmethod
     def of(cls, run: RunDirectory, device: str) -> Prepared:
-        """Load a run's data to a device and make its model."""
+        """Load a run's data onto a device and make its model."""
         splits = run_data(run)
         model = program_of(run.dense(), run.config, len(splits.train), run.stored_example())
         share = rank(), world_size()
@@ -51,13 +51,13 @@ class Prepared:
 
 
 def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = None) -> SupervisedModel:
-    """Return the model of a network by a run's configuration.
+    """Return the model of a network for a run's configuration.
 
     Args:
         net: the dense network.
         config: the configuration.
         num_data: number of training examples.
-        example: inputs of one example; None where zeros of the configuration's shape will do.
+        example: inputs of one example; None uses zeros of the configured shape.
     """
     recipe = config.recipe
     return SupervisedModel(
@@ -73,12 +73,12 @@ def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = 
 def batches_of(
     train: data.Dataset | data.Items, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
 ) -> Any:
-    """Return training batches by a recipe.
+    """Return the training batches of a recipe.
 
     Args:
         train: the training part.
-        recipe: says their size, order and augmentation.
-        device: where they are made.
+        recipe: sets batch size, seed and augmentation.
+        device: the device of the batches.
         share: see :class:`~bmrs_pyro.data.Batches`.
     """
     return serving(

@@ -1,4 +1,4 @@
-"""Pruning a finished run anew."""
+"""Pruning a finished run again, without training."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ RANKED = ("expected", "l2")
 def prune_run(
     directory: RunDirectory, criterion: str, fraction: float | None = None, limits: Limits | None = None
 ) -> None:
-    """Ask a criterion about the posteriors that training left, and write the small network it gives.
+    """Apply a criterion to the posteriors at the end of training, and write the resulting small network.
 
     Args:
         directory: the finished run; its decision and small network are replaced.
         criterion: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``, ``expected`` or ``l2``.
-        fraction: for the last two, share to remove of the structures that training left; None takes BMRS_N's.
+        fraction: for ``expected`` and ``l2``, share of the remaining structures to remove; None takes BMRS_N's share.
         limits: multiples and budgets.
 
     Raises:
-        ValueError: the criterion is unknown, or decides by itself how much to remove and meets a fraction.
+        ValueError: the criterion is unknown, or a fraction is given to a criterion that decides how much to remove.
     """
     if fraction is not None and criterion not in RANKED:
         raise ValueError(
@@ -76,7 +76,7 @@ def _decide(directory: RunDirectory, criterion: str, fraction: float | None, lim
 
 
 def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
-    """Return the accuracy on the run's validation data; None where they cannot be had any more."""
+    """Return the accuracy on the run's validation data; None if they can no longer be loaded."""
     try:
         splits = run_data(run)
     except (DataError, RunError):
@@ -92,11 +92,11 @@ def _ranked(
     prior: LogUniform,
     fraction: float | None,
 ) -> Criterion:
-    """Return ``expected`` or ``l2``, which rank structures and need to be told how many to remove.
+    """Return the criterion ``expected`` or ``l2``: it ranks structures and removes a given share of them.
 
     Args:
         name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the producers' weights).
-        network: the network, for its weights.
+        network: the network, whose weights ``l2`` uses.
         posteriors: posteriors of its gains.
         prior: their prior.
         fraction: share of all structures to remove; None takes BMRS_N's share, as published.

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
@@ -22,16 +20,15 @@ from bmrs_pyro.files import (
     write_atomically,
 )
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.network import NoisyNetwork, Structures, compact
+from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.likelihoods import likelihood_of, scored_by
 from bmrs_pyro.runs.path_record import PathRecord
-from bmrs_pyro.runs.portable import SIZES, restored, save
+from bmrs_pyro.runs.portable import save
 from bmrs_pyro.runs.run_files import (
-    example_of,
     example_tensors,
     fitting,
     part,
@@ -40,39 +37,30 @@ from bmrs_pyro.runs.run_files import (
     read_tensors,
     write_json,
 )
-from bmrs_pyro.runs.source import NetworkSource, SourceError
+from bmrs_pyro.runs.run_inputs import DENSE, EXAMPLE, SOURCE_COPY, RunInputs
+from bmrs_pyro.runs.source import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History
 from bmrs_pyro.training.shelf import Shelf
 
-SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
-
 
 @dataclass(frozen=True)
-class RunDirectory:
+class RunDirectory(RunInputs):
     """One run's directory.
 
     ======================== ============================================================
     ``config.json``          :class:`RunConfig`
-    ``model.py``             copy of the network's source file, where it has one
-    ``dense.safetensors``    the trained dense network, where there is one
-    ``example.safetensors``  the inputs of one example, where they are not one array of real numbers
+    ``model.py``             copy of the network's source file, if it has one
+    ``dense.safetensors``    the trained dense network, if there is one
+    ``example.safetensors``  the inputs of one example, unless they are one array of real numbers
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
-    ``path/``                the networks on the path, and refits of them
-    ``path.json``            their numbers, and which of them was taken
+    ``path/``                the networks on the path, and their refits
+    ``path.json``            the costs and scores of these networks, and the chosen one
     ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
-    ``reduction.json``       criterion, what is kept, score of every structure, accuracy
-    ``compact.safetensors``  the small network, with what is kept
+    ``reduction.json``       criterion, keep masks, score of every structure, accuracy
+    ``compact.safetensors``  the small network, with the keep masks
     ======================== ============================================================
-
-    Args:
-        path: the directory.
-        trust_source: import the module, or the file outside the directory, that the network comes from, where it has
-            no copy of one. The copy is imported in any case.
     """
-
-    path: Path
-    trust_source: bool = False
 
     @classmethod
     def create(
@@ -87,13 +75,13 @@ class RunDirectory:
         Args:
             path: the directory.
             config: the configuration.
-            dense: the trained weights that the run starts from; None for fresh ones.
-            example: inputs of one example; None where zeros of the configuration's shape will do.
+            dense: the trained weights that the run starts from; None for random ones.
+            example: inputs of one example; None uses zeros of the configured shape.
 
         Raises:
-            RunError: the path holds a run already, or cannot be written.
+            RunError: the directory holds a run already, or cannot be written.
         """
-        run = cls(path, trust_source=True)  # it is the caller's
+        run = cls(path, trust_source=True)  # the caller named the source
         source = NetworkSource(config.model)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -117,13 +105,14 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing here meanwhile.
+        """Keep other processes from writing here within the context.
 
         Raises:
-            RunError, WriteError: another one writes here, or nothing can be written.
+            RunError: another process is writing here.
+            WriteError: the directory cannot be written.
         """
         if not self.path.is_dir():
-            raise RunError(f"{self.path} is no run directory")
+            raise RunError(f"{self.path} is not a run directory")
         try:
             with alone(self._file(".lock")):
                 yield
@@ -132,11 +121,11 @@ class RunDirectory:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Keep other processes from writing here, and mend the metrics from the state that training goes on from.
+        """Keep other processes from writing here, and repair the metrics file from the checkpoint.
 
         Raises:
-            RunError, CheckpointError: another one writes here, or a file cannot be read.
-            WriteError: nothing can be written here.
+            RunError, CheckpointError: another process is writing here, or a file cannot be read.
+            WriteError: the directory cannot be written.
         """
         with self.locked():
             store = self.checkpoint if self.config.target is None else self.shelf
@@ -144,22 +133,9 @@ class RunDirectory:
                 self.save_metrics(state.epochs)
             yield
 
-    def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self._file("config.json").exists()
-
-    @property
-    def config(self) -> RunConfig:
-        """The run's configuration."""
-        record = read_json(self._file("config.json"))
-        try:
-            return RunConfig.from_json(record)
-        except ValueError as error:
-            raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
-
     @property
     def checkpoint(self) -> Checkpoint:
-        """The file the training state is kept in."""
+        """The file that holds the training state."""
         return Checkpoint(self._file("state.safetensors"))
 
     @property
@@ -167,54 +143,8 @@ class RunDirectory:
         """The files of the networks on the path."""
         return Shelf(self._file("path"))
 
-    def source(self) -> NetworkSource:
-        """Return where the dense network comes from: the run's own copy of the file where there is one.
-
-        Raises:
-            SourceError: it comes from code outside the directory, which nobody has said to trust.
-        """
-        config, copy = self.config, self._file(SOURCE_COPY)
-        if config.source_sha256 is None:
-            source = NetworkSource(config.model)
-        else:
-            source = NetworkSource(str(copy), config.source_sha256)
-            if copy.resolve().parent == self.path.resolve():  # no link that leads out of it
-                return source
-        if source.imports and not self.trust_source:
-            raise SourceError(source.consent(self.path))
-        return source
-
-    @property
-    def dense_is_trained(self) -> bool:
-        """Whether the run has trained weights of the dense network."""
-        return self.config.weights is not None or self._file("path.json").exists()
-
-    def dense(self) -> nn.Module:
-        """Return the dense network: trained, or as the run started from it, freshly initialised with its seed."""
-        config = self.config
-        with torch.random.fork_rng():
-            torch.manual_seed(config.recipe.seed or 0)
-            net = self.source().build(config.input_shape, config.num_classes)
-        if config.weights is None and not self._file(DENSE).exists():
-            return net
-        tensors, meta = read_tensors(self._file(DENSE))
-        if SIZES in meta:
-            return restored(self._file(DENSE), tensors, meta, net)
-        net.load_state_dict(tensors)
-        return net
-
-    def example(self) -> Any:
-        """Return the inputs of one example; zeros where they are one array of real numbers."""
-        stored = self.stored_example()
-        return torch.zeros(1, *self.config.input_shape) if stored is None else stored
-
-    def stored_example(self) -> Any:
-        """Return the inputs that the run has kept of one example; None where it has kept none."""
-        file = self._file(EXAMPLE)
-        return example_of(read_tensors(file)[0]) if file.exists() else None
-
     def likelihood(self) -> str | Likelihood:
-        """Return what predictions are scored by: the likelihood by name, or with its trained parameters."""
+        """Return the likelihood that scores predictions: its name, or the likelihood with its trained parameters."""
         likelihood = likelihood_of(self.config)
         if isinstance(likelihood, nn.Module):
             file = self._file("network.safetensors")
@@ -222,20 +152,16 @@ class RunDirectory:
                 likelihood.load_state_dict(part(read_tensors(file)[0], "likelihood"))
         return scored_by(self.config, likelihood)
 
-    def families(self) -> Structures:
-        """Return the structure families of the dense network."""
-        return NoisyNetwork(self.dense(), self.example()).structures
-
     def save_dense(self, dense: nn.Module) -> None:
         """Write the trained dense network."""
         save(dense, self._file(DENSE))
 
     def save_path_record(self, record: PathRecord) -> None:
-        """Write the numbers of the networks on a path."""
+        """Write the record of a path."""
         write_json(self._file("path.json"), record.to_json())
 
     def path_record(self) -> PathRecord | None:
-        """Return the numbers of the networks on the path; None of a run at one KL weight.
+        """Return the record of the run's path; None for a run at one KL weight.
 
         Raises:
             RunError: the path is not finished yet, or the file is damaged.
@@ -249,11 +175,11 @@ class RunDirectory:
             raise RunError(f"{self._file('path.json')} is damaged ({error})") from None
 
     def append_metrics(self, record: Epoch) -> None:
-        """Add an epoch's record; it takes the place of an earlier one of its number, and of all that came after."""
+        """Add an epoch's record; it replaces the records of that epoch and of all later ones."""
         self._log.append(record)
 
     def save_metrics(self, epochs: Iterable[Epoch]) -> None:
-        """Write the records of all epochs anew, where they are others."""
+        """Rewrite the records of all epochs if they differ from the file's."""
         self._log.mend(epochs)
 
     def metrics(self) -> list[Epoch]:
@@ -271,7 +197,7 @@ class RunDirectory:
         history: History,
         likelihood: Likelihood | None = None,
     ) -> None:
-        """Write network, posteriors and the parameters of the likelihood as training left them."""
+        """Write network, posteriors and the likelihood's parameters at the end of training."""
         tensors, meta = posterior_tensors(posteriors, history.keep)
         tensors |= {f"network::{name}": value for name, value in network.net.state_dict().items()}
         if isinstance(likelihood, nn.Module):
@@ -279,7 +205,7 @@ class RunDirectory:
         save_tensors(self._file("network.safetensors"), tensors, meta)
 
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
-        """Return network and posteriors as training left them, and what training had kept."""
+        """Return network, posteriors and keep masks at the end of training."""
         tensors, meta = read_tensors(self._file("network.safetensors"))
         noisy = NoisyNetwork(self.dense(), self.example())
         with fitting(self._file("network.safetensors")):
@@ -298,7 +224,7 @@ class RunDirectory:
     def save_decision(
         self, decision: Decision, small: nn.Module, validation_accuracy: float | None = None
     ) -> None:
-        """Write a decision and the small network it gives, with its accuracy on the validation data if known."""
+        """Write a decision, the resulting small network and, if known, its accuracy on the validation data."""
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
         record = decision.to_json() | {"validation_accuracy": validation_accuracy}
         write_json(self._file("reduction.json"), record)
@@ -312,7 +238,7 @@ class RunDirectory:
             raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
 
     def validation_accuracy(self) -> float | None:
-        """Return the small network's accuracy on the validation data; None where nobody has, as of early runs."""
+        """Return the small network's accuracy on the validation data; None if unknown, as in early runs."""
         accuracy: float | None = read_json(self._file("reduction.json")).get("validation_accuracy")
         return accuracy
 
@@ -320,7 +246,7 @@ class RunDirectory:
         """Return the small network, a plain ``nn.Module`` in evaluation mode.
 
         Args:
-            dense: a dense network of the run's kind, which gets hooks; by default made from the run's source.
+            dense: the dense network with any weights, to which hooks are added; by default made from the run's source.
 
         Raises:
             RunError: a file is missing, damaged, of a newer format, or of another network.
@@ -332,6 +258,3 @@ class RunDirectory:
             net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()
-
-    def _file(self, name: str) -> Path:
-        return self.path / name

@@ -1,4 +1,4 @@
-"""The files of a run: read with one clear line where they are missing, damaged or another network's."""
+"""The files of a run; a missing, damaged or unfitting file gives a message of one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bmrs_pyro.runs.errors import RunError
 
 @contextmanager
 def fitting(file: Path) -> Iterator[None]:
-    """Say of a sound file whose content is another network's that it does not fit."""
+    """Turn errors from a readable file of another network into a RunError that names the file."""
     try:
         yield
     except (KeyError, RuntimeError, ValueError) as error:
@@ -68,7 +68,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors whose keys begin with ``name::``, by the rest of their keys."""
+    """Return the tensors whose keys begin with ``name::``, without that prefix."""
     prefix = f"{name}::"
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
@@ -76,11 +76,11 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def posterior_tensors(
     posteriors: Mapping[str, TruncatedLogNormal], keep: KeepMask
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, and what else is to be known as metadata.
+    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, with their bounds and keep masks as metadata.
 
     Args:
-        posteriors: of the gains that are left, by site name.
-        keep: which those are.
+        posteriors: posteriors of the remaining gains, by site name.
+        keep: masks of the remaining structures.
     """
     some = next(iter(posteriors.values()))
     tensors: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ def example_tensors(example: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def example_of(tensors: Mapping[str, Tensor]) -> Any:
-    """Return the inputs of an example from named tensors; None where there are none."""
+    """Return the inputs of an example from named tensors; None if there are no such tensors."""
     found = part(tensors, "example")
     return found.get("", found) if found else None
 

@@ -1,4 +1,4 @@
-"""A run from its beginning to its small network."""
+"""Start a run, and train it until its small network is written."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def begin_run(
     weights: Path | None = None,
     hardware: Hardware | None = None,
 ) -> RunDirectory:
-    """Make a run's directory, after trying everything that can be wrong with network, data and options.
+    """Make a run's directory, after checking that network, data and options fit together.
 
     Args:
         path: the directory.
         model: network source, see :class:`NetworkSource`.
         source: the data.
         recipe: how to train.
-        target: what the network may cost, which is chosen from a path; None makes a run at one KL weight.
+        target: what the network may cost, for a run along the path; None makes a run at one KL weight.
         dense_epochs: epochs without gains before the path.
-        weights: trained weights to start from; None for fresh ones.
-        hardware: what the run will be trained on.
+        weights: file of trained weights to start from; None for random ones.
+        hardware: the hardware that the run will be trained on.
 
     Raises:
         ValueError: network, data, weights and recipe do not fit together, or the directory holds a run.
@@ -114,17 +114,17 @@ def begin_run(
 
 
 def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: bool = True) -> None:
-    """Carry out a run's configuration, from its last checkpoint where it has one, and write what came out.
+    """Train a run as configured, from its last checkpoint if it has one, and write the results.
 
-    Of several processes each takes its part, and the first one writes.
+    Each of several processes trains on its part of the batches, and the first one writes.
 
     Args:
         run: the run.
-        hardware: what to train on.
+        hardware: the hardware to train on.
         progress: show a progress bar.
 
     Raises:
-        RunError: another process trains it, or a file of it cannot be used.
+        RunError: another process is training the run, or one of its files cannot be used.
         WriteError: a file cannot be written.
     """
     with ExitStack() as held:
@@ -165,7 +165,7 @@ def _train_at_one_weight(run: RunDirectory, hardware: Hardware, progress: bool) 
 def _target_moments(
     train: data.Dataset | data.Items, recipe: Recipe
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of values that a likelihood has a location of."""
+    """Return mean and standard deviation of the values, for a likelihood with a location; else (0, 1)."""
     if not recipe.likelihood.startswith(("normal", "student-t")) or isinstance(train, data.Items):
         return (0.0,), (1.0,)
     values = train.labels.double()

@@ -1,4 +1,4 @@
-"""A network of a path in memory, written to a directory that is no run."""
+"""The chosen network of a path in memory, written to a directory that is not a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SMALL = "small.safetensors"
 
 
 def save_choice(directory: FilePath, path: Path, choice: Choice) -> None:
-    """Write a small network, its posteriors, the decision about its structures and the path's numbers.
+    """Write a small network, its posteriors, the decision about its structures and the path's record.
 
     Args:
-        directory: is made where there is none.
+        directory: the directory, which is created if missing.
         path: the path.
-        choice: the network that was taken from it.
+        choice: the choice of a network from the path.
 
     Raises:
         WriteError: a file cannot be written.

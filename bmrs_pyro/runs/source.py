@@ -19,11 +19,11 @@ class NetworkSource:
 
     Args:
         spec: ``path/to/file.py`` (which defines ``network(input_shape, num_classes)``), ``package.module:callable``
-            of that signature, ``torchvision:NAME`` or ``timm:NAME`` (which asks for timm to be installed).
-        sha256: digest the file must have, as when a run brings its own copy of it; None accepts any.
+            with that signature, ``torchvision:NAME`` or ``timm:NAME`` (timm must be installed).
+        sha256: digest that the file must have, such as that of a run's own copy; None accepts any file.
 
     Raises:
-        SourceError: the source is missing, was changed, or does not make a network.
+        SourceError: the source is missing, was changed, or does not return a network.
     """
 
     spec: str
@@ -31,23 +31,23 @@ class NetworkSource:
 
     @property
     def imports(self) -> bool:
-        """Whether code is imported that the spec names; torchvision's and timm's networks are in their registries."""
+        """Whether the user's code is imported; False for networks of torchvision and timm."""
         return not self.spec.startswith(("torchvision:", "timm:"))
 
     @property
     def name(self) -> str:
-        """What the network is called where its path does not matter."""
+        """The network's short name, without the path."""
         return self.file.stem if self.file else self.spec.removeprefix("torchvision:").removeprefix("timm:")
 
     def consent(self, where: Path) -> str:
-        """Say that a file names this source, which is not imported because of that alone.
+        """Return the message that this source, which a file names, is not imported without the user's consent.
 
         Args:
             where: the file or run directory.
         """
         return (
             f"{where} says that its network comes from {self.spec!r}, which is code outside it; if you know and trust "
-            "that code, say so by trust_source=True, or --trust-source of a command"
+            "that code, give trust_source=True, or --trust-source on the command line"
         )
 
     @property
@@ -56,7 +56,7 @@ class NetworkSource:
         return Path(self.spec) if self.spec.endswith(".py") else None
 
     def input_size(self) -> int | None:
-        """Return the height and width the source asks for by ``input_size = 32``, None if any will do."""
+        """Return the height and width that the file sets by ``input_size = 32``; None if it sets none."""
         size = getattr(self._code().module(), "input_size", None) if self.file else None
         if size is not None and type(size) is not int:
             raise SourceError(f"{self.spec} says input_size = {size!r}; expected a whole number of pixels")
@@ -72,7 +72,7 @@ class NetworkSource:
         for number in (*input_shape, num_classes):
             if type(number) is not int:
                 raise SourceError(
-                    f"a network is made for an input shape and a number of classes, got {number!r:.60} among them"
+                    f"input shape and number of classes must be integers, got {number!r:.60} among them"
                 )
         if self.imports:
             net = self._code().call(input_shape, num_classes, purpose="make a network")
@@ -93,7 +93,7 @@ class NetworkSource:
                 f"torchvision has no model {name!r}; torchvision.models.list_models() names them"
             )
         if input_shape[0] != 3:
-            raise SourceError(f"{self.spec} takes 3 input channels, the data have {input_shape[0]}")
+            raise SourceError(f"{self.spec} takes 3 input channels, but the data have {input_shape[0]}")
         net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
         return net
 
@@ -101,9 +101,7 @@ class NetworkSource:
         try:
             timm = importlib.import_module("timm")
         except ImportError:
-            raise SourceError(
-                f"{self.spec} asks for timm, which is not installed: pip install timm"
-            ) from None
+            raise SourceError(f"{self.spec} needs timm, which is not installed: pip install timm") from None
         name = self.spec.partition(":")[2]
         if not timm.is_model(name):
             raise SourceError(f"timm has no model {name!r}; timm.list_models() names them")

@@ -23,10 +23,10 @@ from bmrs_pyro.training import Recipe
 
 
 def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
-    """Load a data set, split by a recipe's seed; code that it names is imported.
+    """Load a data set, split with a recipe's seed; code that gives the data is imported.
 
     Returns:
-        Parts that are each a :class:`~bmrs_pyro.data.Dataset` or :class:`~bmrs_pyro.data.Items`.
+        The three parts, each a :class:`~bmrs_pyro.data.Dataset` or :class:`~bmrs_pyro.data.Items`.
     """
     likelihood, seed = recipe.likelihood.partition(":")[0], recipe.seed or 0
     given = None
@@ -55,57 +55,57 @@ def run_data(run: RunDirectory) -> Splits[Any]:
     """Load the data of a run.
 
     Raises:
-        DataError: they cannot be used any more.
-        RunError: they are not those that the run was made with.
-        SourceError: they come from code, which nobody has said to trust.
+        DataError: the data can no longer be used.
+        RunError: the data are not those that the run was made with.
+        SourceError: the data come from code, and the run's ``trust_source`` is False.
     """
     config = run.config
     if config.data.imports and not run.trust_source:
         raise SourceError(
             f"{run.path} says that its data come from {config.data.data!r}, which is code outside it; if you know and "
-            "trust that code, say so by trust_source=True, or --trust-source of a command"
+            "trust that code, give trust_source=True, or --trust-source on the command line"
         )
     splits = load_splits(replace(config.data, download=False), config.recipe)
     if change := _change(splits.train, config):
         raise RunError(
             f"{config.data.data} holds other data than {run.path} was made with: {change}; "
-            "put those back, or fit these into a directory of their own"
+            "restore the original data, or fit the new data in another directory"
         )
     return splits
 
 
 def outputs_for(train: Dataset | Items, recipe: Recipe) -> int:
-    """Return how many outputs a network needs: twice as many where it predicts scales too."""
+    """Return the number of outputs that a network needs: twice as many if it predicts scales too."""
     return train.num_classes * (2 if recipe.likelihood.endswith(":predicted") else 1)
 
 
 def serving(part: Dataset | Items, batch_size: int, **options: Any) -> Any:
-    """Return batches of a part of the data: those of a DataLoader as it is, else :class:`~bmrs_pyro.data.Batches`.
+    """Return batches of a part of the data: the DataLoader itself if it is one, else :class:`~bmrs_pyro.data.Batches`.
 
     Args:
-        part: what to serve.
+        part: the part of the data.
         batch_size: examples per batch.
-        **options: of the batches.
+        **options: options of :class:`~bmrs_pyro.data.Batches`.
 
     Raises:
-        DataError: several processes cannot share a DataLoader, nor is what it serves augmented.
+        DataError: a DataLoader is to be shared by several processes or augmented.
     """
     if not isinstance(part, Items) or not isinstance(part.source, DataLoader):
         return data.Batches(part, batch_size, **options)
     if options.get("share", (0, 1))[1] > 1 or options.get("augmentation"):
         raise data.DataError(
-            f"{part.name} gives DataLoaders, which are neither shared among processes nor augmented; give Datasets"
+            f"{part.name} gives DataLoaders, which cannot be shared by processes or augmented; give Datasets"
         )
     return part.source
 
 
 def training_batches(run: RunDirectory) -> Iterator[Any]:
-    """Serve a run's training data as they are; they are loaded when the first batch is asked for."""
+    """Serve a run's training data without augmentation; they are loaded when the first batch is requested."""
     yield from serving(run_data(run).train, run.config.recipe.batch_size)
 
 
 def _change(train: Dataset | Items, config: RunConfig) -> str | None:
-    """Say in what the training part differs from the one a configuration was made for; None if in nothing."""
+    """Return how the training part differs from the data of a configuration; None if it does not."""
     if train.input_shape != config.input_shape:
         return f"examples have shape {train.input_shape}, not {config.input_shape}"
     outputs = outputs_for(train, config.recipe)

@@ -19,17 +19,17 @@ from bmrs_pyro.runs.mistakes import MARK, told
 
 
 class SourceError(ValueError):
-    """Code that a user named does not do what it is for; the message names the code and what to do."""
+    """The user's code cannot be used; the message names the code and what to do."""
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """A function of the user's, which is imported when it is asked for.
+    """A user's function, which is imported when it is called.
 
     Args:
         spec: ``path/to/file.py`` or ``package.module:callable``.
-        function: the function of a file, with its arguments as messages show them, such as ``"data()"``.
-        sha256: digest the file must have; None accepts any.
+        function: name of the function in a file, with its signature for messages, such as ``"data()"``.
+        sha256: digest that the file must have; None accepts any file.
 
     Raises:
         SourceError: the code is missing, was changed, or fails.
@@ -49,7 +49,7 @@ class UserCode:
 
         Args:
             *arguments: its arguments.
-            purpose: what it fails to do, as messages put it.
+            purpose: what the function does, for the message "fails to PURPOSE".
         """
         module, (name, _, signature) = self.module(), self.function.partition("(")
         if not self.file:
@@ -62,10 +62,10 @@ class UserCode:
         except TypeError as error:
             shown = signature.partition(")")[0]
             raise SourceError(
-                f"{self.spec}: it is called with ({shown}), which does not fit ({error})"
+                f"{self.spec}: {name} is called with ({shown}), which does not fit ({error})"
             ) from None
         except ValueError:
-            pass  # a callable that does not tell its arguments
+            pass  # the callable has no signature to check
         with self.blamed(f"fails to {purpose}"):
             return function(*arguments)
 
@@ -75,13 +75,13 @@ class UserCode:
             content = self.read()
             if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
                 raise SourceError(f"{self.file} was changed since the run was made; it is not imported")
-            # a name of its own, so that user files called alike do not shadow each other
+            # a unique name, so that user files with the same name do not shadow each other
             name = f"_bmrs_source_{hashlib.sha256(str(self.file.resolve()).encode()).hexdigest()[:16]}"
             module = ModuleType(name)
             module.__file__ = str(self.file)
             setattr(module, MARK, True)
             sys.modules[name] = module
-            # what was read is what is run: an importer would prefer compiled code that lies beside it
+            # runs exactly the bytes that were read: an importer would prefer a cached .pyc file
             with self.blamed("fails to import"):
                 exec(compile(content, self.file, "exec"), vars(module))
             return module
@@ -100,7 +100,7 @@ class UserCode:
 
     @contextmanager
     def blamed(self, what: str) -> Iterator[None]:
-        """Say of any error that it is the code's, and in which line."""
+        """Turn any error into a SourceError that names the code and the line."""
         try:
             yield
         except SourceError:

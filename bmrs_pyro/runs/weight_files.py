@@ -1,4 +1,4 @@
-"""Weights of a network that was trained elsewhere, read from a file without running code from it."""
+"""Weights of a network trained elsewhere, read from a file without running code from it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts keep a state dict under
+_WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+)  # keys under which training scripts store a state dict
 
 
 class WeightsError(ValueError):
-    """A weights file cannot be used; the message names it and what to do."""
+    """A weights file cannot be used; the message names the file and what to do."""
 
 
 def load_weights_(net: nn.Module, path: Path) -> None:
-    """Give a network the weights of a file, in place.
+    """Load the weights of a file into a network, in place.
 
     Args:
         net: the network.
-        path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file that ``torch.save`` wrote of a ``state_dict``.
+        path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file of a ``state_dict`` written by ``torch.save``.
 
     Raises:
         WeightsError: the file cannot be read, would run code, or has other tensors than the network.
@@ -40,7 +44,7 @@ def load_weights_(net: nn.Module, path: Path) -> None:
             raise WeightsError(f"{path} has no tensor {name!r} ({counts}); give weights of this network")
         if weights[name].shape != value.shape:
             raise WeightsError(
-                f"{path}: {name!r} has shape {tuple(weights[name].shape)}, the network's is {tuple(value.shape)}; "
+                f"{path}: {name!r} has shape {tuple(weights[name].shape)}, in the network {tuple(value.shape)}; "
                 "give weights for this width and number of classes"
             )
     if extra := [name for name in weights if name not in own]:
@@ -49,7 +53,7 @@ def load_weights_(net: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors by name; of a ``.pt`` file nothing but tensors and plain containers is accepted.
+    """Read a file's tensors by name; a ``.pt`` file may hold only tensors and plain containers.
 
     Raises:
         WeightsError: the file is missing, damaged, of another kind, or a pickle that would run code.

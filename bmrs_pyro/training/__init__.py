@@ -1,4 +1,4 @@
-"""Training: :func:`fit` and what one epoch, the optimiser, pruning and a checkpoint are."""
+"""Training: :func:`fit`, the regularisation path, the optimiser, pruning events and checkpoints."""
 
 import lazy_loader
 

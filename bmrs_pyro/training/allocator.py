@@ -1,4 +1,4 @@
-"""A setting of glibc's malloc that training steps profit from."""
+"""A setting of glibc's malloc that makes training steps faster."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _BYTES = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next step rather than return it to the system.
+    """Let glibc keep freed memory for the next step instead of returning it to the system.
 
-    By default every activation above 128 KiB is mapped and unmapped anew, which costs 500 to 3500 page faults a
-    step. It is a setting of the whole process, so commands and benchmarks make it, importing the library does not.
+    By default every activation above 128 KiB is mapped and unmapped in every step, which costs 500 to 3500 page
+    faults a step. The setting affects the whole process, so only commands and benchmarks use it, not the import.
 
     Returns:
-        whether there is a glibc to set.
+        whether the setting was made; False without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Batch-norm statistics, estimated anew."""
+"""Re-estimation of batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bmrs_pyro.network.untouched import modes_kept
 def reestimate_batch_norm_(net: nn.Module, batches: Iterable[Any], limit: int = 100) -> None:
     """Replace the running statistics of every batch norm by the averages over some batches, in place.
 
-    Training with random gains, and removing structures, shifts what the layers see; the statistics gathered on the
-    way are of other networks than the one that is left.
+    Random gains and the removal of structures change the layers' inputs. The running statistics from training
+    therefore do not fit the final network.
 
     Args:
-        net: the network; its layers other than batch norms run in evaluation mode meanwhile.
-        batches: as :func:`fit` takes them; inputs are moved to the network's device, labels are not used.
-        limit: number of batches that suffice.
+        net: the network; its other layers run in evaluation mode here.
+        batches: batches as for :func:`fit`; inputs are moved to the network's device, labels are not used.
+        limit: largest number of batches to use.
 
     Raises:
-        ValueError: there are no batches; the network is as it was.
+        ValueError: there are no batches; the network is not changed.
     """
     norms = [
         module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: one file, replaced whole after every epoch."""
+"""The state of a training run on disk: one file, which is replaced after every epoch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from bmrs_pyro.training.history import Epoch, Record
 
 
 class CheckpointError(ValueError):
-    """A file of a run cannot be read; the message names it and what to do."""
+    """A file of a run cannot be read; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a continued run needs.
+    """The state from which a run continues.
 
     Attributes:
-        keep: what is left, in the numbering of the network as it came.
+        keep: masks of the remaining structures, numbered as in the original network.
         epochs: the records so far.
         best: epoch and score of the best weights, None before the first epoch.
-        tensors: state dicts by part: ``network``, ``guide``, ``likelihood`` (where it is an nn.Module), ``stored``
-            (parameters in Pyro's store alone), each again as ``best/<part>``, ``scores`` and ``optim/<parameter>``.
+        tensors: state dicts by part: ``network``, ``guide``, ``likelihood`` (if it is an nn.Module), ``stored``
+            (parameters that are only in Pyro's store), each again as ``best/<part>``, ``scores`` and
+            ``optim/<parameter>``.
     """
 
     keep: KeepMask
@@ -40,13 +41,13 @@ class TrainingState:
 
 
 class StateStore(Protocol):
-    """Where a run's state is taken up from, and kept after every epoch."""
+    """An object that loads a run's state, and saves it after every epoch."""
 
     def load(self) -> TrainingState | None:
-        """Return the state to go on from, None to begin."""
+        """Return the state to continue from; None starts a new run."""
 
     def save(self, state: TrainingState) -> None:
-        """Keep the state after an epoch."""
+        """Save the state after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Checkpoint:
     """A safetensors file that holds the latest state; nothing in it is pickled.
 
     Args:
-        path: the file; it appears with the first save.
+        path: the file, which the first save creates.
         record: class of the epochs' records.
     """
 
@@ -62,7 +63,7 @@ class Checkpoint:
     record: type[Record] = Epoch
 
     def load(self) -> TrainingState | None:
-        """Return the state, or None where there is no file yet.
+        """Return the state, or None if there is no file yet.
 
         Raises:
             CheckpointError: the file is damaged, not a checkpoint, or of a newer format.
@@ -91,10 +92,10 @@ class Checkpoint:
             ) from None
 
     def save(self, state: TrainingState) -> None:
-        """Write the state under a temporary name and rename it over the last one.
+        """Write the state to a temporary file, which then replaces the last state.
 
         Raises:
-            WriteError: the disk is full, or the like; the last state stays as it was.
+            WriteError: the file cannot be written, for instance because the disk is full; the last state is kept.
         """
         meta = {
             "parts": json.dumps(list(state.tensors)),

@@ -1,4 +1,4 @@
-"""One network of a path, taken by what it may cost and trained to its end."""
+"""The choice of a network on a path by a target, and its refit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.trainee import Refit
 
 REFITS = 4
-"""Most points that are refitted to meet a target."""
+"""Largest number of points that are refitted to meet a target."""
 
 STEP = 1.25
-"""How many times the parameters the next one has, where one missed."""
+"""After a miss, the next point has at least this many times the parameters."""
 
 
 class ScoreMissed(UserWarning):
-    """No network that was refitted reached the score that the target asks for."""
+    """No refitted network reached the score of the target."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Choice:
     """A network of a path, and how it was found.
 
     Attributes:
-        refit: the point, trained to its end.
-        target: what was asked for.
-        met: whether the network meets it; where not, it is the best that was found.
-        notes: the networks that missed it before, in words.
+        refit: the refitted point.
+        target: the target of the choice.
+        met: whether the network meets the target; if not, it is the best network found.
+        notes: one sentence about each network that missed the target.
     """
 
     refit: Refit
@@ -41,7 +41,7 @@ class Choice:
 
 
 def choose(path: Path, target: Target) -> Choice:
-    """Refit points of a path, ever larger ones, until one meets the target.
+    """Refit larger and larger points of a path until one meets the target.
 
     Raises:
         TargetMissed: no network of the path fits the budgets.
@@ -58,17 +58,17 @@ def choose(path: Path, target: Target) -> Choice:
         found.append(refit)
         if target.score_of(refit.point.score)[0] >= least:
             return Choice(refit, target, True, tuple(notes))
-        notes.append(_short(refit, least, target))
+        notes.append(_missed(refit, least, target))
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
     best = max(found, key=lambda refit: target.score_of(refit.point.score)[0])
     warnings.warn(
-        f"{_short(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
+        f"{_missed(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
         ScoreMissed,
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
 
 
-def _short(refit: Refit, least: float, target: Target) -> str:
+def _missed(refit: Refit, least: float, target: Target) -> str:
     reached = target.score_of(refit.point.score)[0]
     return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"

@@ -1,4 +1,4 @@
-"""Which network of a path to take, by what it may cost."""
+"""The target by which a network of a path is chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command's help comes without torch
+if TYPE_CHECKING:  # the command's help does not import torch
     from bmrs_pyro.training.path_point import PathPoint
     from bmrs_pyro.training.regularisation import Path
     from bmrs_pyro.training.validation import Score
@@ -30,21 +30,21 @@ class TargetMissed(ValueError):
 class Target:
     """What the network may cost.
 
-    Without any maximum it is the smallest one whose validation score is within one standard error of the best on the
-    path (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone it is the best one that fits them.
+    Without any maximum, the smallest network within one standard error of the best validation score on the path is
+    chosen (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone, the best network within them is chosen.
 
     Attributes:
-        score: What counts on the validation data, accuracy (the default where there is one) or log_likelihood.
-        max_loss: Most that the score may fall below the unpruned network's: points (percent) of accuracy, or nats per
+        score: Validation score that counts: accuracy (the default if there is one) or log_likelihood.
+        max_loss: Largest loss of score against the unpruned network: points (percent) of accuracy, or nats per
             example of log-likelihood.
         max_macs: Most multiply-accumulates for one example: a number, or a share of the unpruned network's such as 50%.
         max_params: Most parameters: a number, or a share such as 50%.
         max_bytes: Most bytes of weights and buffers: a number, or a share such as 50%.
-        max_latency: Most time for one batch, measured here: seconds, or such as 2ms.
-        batch_size: Examples in the batch that max_latency is measured with.
+        max_latency: Longest time for one batch, measured on this machine: seconds, or a text such as 2ms.
+        batch_size: Examples in the batch with which max_latency is measured.
 
     Raises:
-        ValueError: a quantity is no positive number.
+        ValueError: a quantity is not a positive number.
     """
 
     score: str | None = None
@@ -70,7 +70,7 @@ class Target:
         """Return the score that counts, with its standard error.
 
         Raises:
-            ValueError: the accuracy is to count, and the likelihood has none.
+            ValueError: the score is the accuracy, but the likelihood has none.
         """
         if self.score == "log_likelihood" or (self.score is None and score.accuracy is None):
             return score.log_likelihood, score.log_likelihood_error or 0.0
@@ -79,11 +79,12 @@ class Target:
         return score.accuracy, score.accuracy_error or 0.0
 
     def least_scores(self, path: Path) -> tuple[float, float]:
-        """Return the scores that a point must have as it is on the path, and a network after its refit.
+        """Return the least score of a point on the path, and the least score of a network after its refit.
 
-        ``max_loss`` counts on the path from the best point, and after the refit from the unpruned network, or the best
-        point where that is better. One standard error counts from the best point; a refit may be off by another one,
-        for the chosen point lies at the edge. Where budgets alone decide, any score will do.
+        On the path, ``max_loss`` is subtracted from the best point's score; after the refit, from the larger of this
+        score and the unpruned network's. Without ``max_loss``, one standard error is subtracted from the best point's
+        score, and two after the refit, because the chosen point lies at the limit. With budgets alone, any score is
+        enough.
         """
         scores = smoothed(path.points, self)
         best = max(scores)
@@ -99,7 +100,7 @@ class Target:
         return best - error, best - 2 * error
 
     def least_of(self, dense: PathPoint) -> float:
-        """Return the least score of a trained network that was made smaller, counted from the dense one."""
+        """Return the least score of a network made from a trained one, relative to the dense network's score."""
         score, error = self.score_of(dense.score)
         if self.max_loss is not None:
             percent = self.score != "log_likelihood" and dense.score.accuracy is not None
@@ -107,7 +108,7 @@ class Target:
         return -math.inf if any(self.budgets(dense)) else score - error
 
     def budgets(self, dense: PathPoint) -> tuple[int | None, int | None]:
-        """Return the most multiply-accumulates and parameters; a budget of bytes is one of as many parameters."""
+        """Return the most multiply-accumulates and parameters; a budget of bytes is turned into one of parameters."""
         macs, parameters, size = (
             _number(name, getattr(self, name), getattr(dense, cost)) for name, cost in _BUDGETS.items()
         )
@@ -116,10 +117,10 @@ class Target:
         return None if macs is None else int(macs), None if parameters is None else int(parameters)
 
     def fitting(self, path: Path) -> list[PathPoint]:
-        """Return the points that fit the budgets, largest first.
+        """Return the points within the budgets, largest first.
 
         Raises:
-            TargetMissed: none does.
+            TargetMissed: no point is within the budgets.
         """
         points, limit = (
             [point for point in path.points if not self._over(point, path.dense)],
@@ -134,7 +135,7 @@ class Target:
             took = (
                 ""
                 if limit is None
-                else f"; a batch takes it {1e3 * path.latency(least, self.batch_size):.3g} ms"
+                else f"; it takes {1e3 * path.latency(least, self.batch_size):.3g} ms for a batch"
             )
             raise TargetMissed(
                 f"no network of the path fits. The smallest has {least.parameters:,} parameters, {least.macs:,} "
@@ -143,7 +144,7 @@ class Target:
         return points
 
     def _over(self, point: PathPoint, dense: PathPoint) -> bool:
-        """Whether a network is over a budget that can be counted."""
+        """Whether a network exceeds a budget other than the latency."""
         for name, cost in _BUDGETS.items():
             budget = _number(name, getattr(self, name), getattr(dense, cost))
             if budget is not None and getattr(point, cost) > budget:
@@ -152,7 +153,7 @@ class Target:
 
 
 def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
-    """Return the points' scores as medians of three neighbours: with constant rates, one by itself may be lucky."""
+    """Return the points' scores as medians of three neighbours, because single scores at constant rates are noisy."""
     values = [target.score_of(point.score)[0] for point in points]
     return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
 
@@ -161,7 +162,7 @@ def seconds(text: Quantity | None) -> float | None:
     """Read a time such as ``0.002``, ``"2ms"``, ``"150us"`` or ``"1s"``.
 
     Raises:
-        ValueError: it is no positive time.
+        ValueError: the text is not a positive time.
     """
     for unit, factor in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
         if isinstance(text, str) and re.fullmatch(rf"\s*[\d.e+-]+\s*{unit}\s*", text):
@@ -179,6 +180,10 @@ def _number(name: str, value: Quantity | None, whole: float) -> float | None:
     except ValueError:
         number = -1.0
     if not number > 0:
-        units = "seconds, or such as '2ms'" if name == "max_latency" else "a number, or a share such as '50%'"
+        units = (
+            "seconds, or a text such as '2ms'"
+            if name == "max_latency"
+            else "a number, or a share such as '50%'"
+        )
         raise ValueError(f"{name} is {value!r}; give {units}, above 0")
     return number * whole / 100 if share else number

@@ -16,10 +16,10 @@ class CompileError(OSError):
 
 
 def compile_steps_(guide: AutoTruncatedLogNormal) -> None:
-    """Have a guide's steps draw and take the KL by compiled code, made once for any number of structures.
+    """Compile a guide's draws and KL; the code is compiled once, for any number of structures.
 
     Raises:
-        CompileError: torch.compile does not work here; most often there is no C++ compiler.
+        CompileError: torch.compile does not work here, usually because there is no C++ compiler.
     """
     kernels = compiled_kernels()
     loc, scale = (getattr(guide, name).detach().clone().requires_grad_() for name in ("loc", "scale"))
@@ -27,7 +27,7 @@ def compile_steps_(guide: AutoTruncatedLogNormal) -> None:
     try:
         theta, kl = draw_with_kl(loc, scale, guide.model.prior_on(loc.device), halves, kernels)
         (theta.sum() + kl.sum()).backward()
-    except Exception as error:  # whatever a compiler, or its absence, raises
+    except Exception as error:  # compilers, or their absence, raise many kinds of errors
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CompileError(
             f"torch.compile does not work here ({reason}); it needs a C++ compiler such as g++: install one, "
@@ -37,20 +37,20 @@ def compile_steps_(guide: AutoTruncatedLogNormal) -> None:
 
 
 def compile_network_(model: SupervisedModel, *, recorded: bool = False) -> None:
-    """Compile the network for the structures that it has, as training steps run it; on CUDA with captured graphs.
+    """Compile the network of a model for training steps; on CUDA with captured graphs.
 
-    The code is good for these sizes alone: to be called when no structure leaves any more.
+    The code fits the present sizes only, so call this when no more structures will be removed.
 
     Args:
         model: the model.
-        recorded: whether whole steps are captured already.
+        recorded: whether whole steps are captured as CUDA graphs already.
     """
     captured = next(model.network.parameters()).is_cuda and not recorded
     model.compiled = torch.compile(model.network.forward, mode="reduce-overhead" if captured else None)
 
 
 def uncompile_(model: SupervisedModel, guide: object) -> None:
-    """Run model and guide as they are again."""
+    """Run model and guide without compiled code again."""
     model.compiled = None
     if isinstance(guide, AutoTruncatedLogNormal):
         guide.kernels = EAGER

@@ -1,4 +1,4 @@
-"""Which devices torch can compute on here."""
+"""A check that torch can compute on a device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def refuse_unusable(device: str) -> None:
-    """Raise ValueError if tensors cannot be made on the device: it is not there, or no device at all."""
+    """Raise ValueError if tensors cannot be made on the device, because it is missing or its name is invalid."""
     try:
         torch.empty(1, device=device).cpu()
-    except Exception as error:  # whatever a backend, or its absence, raises
+    except Exception as error:  # backends, or their absence, raise many kinds of errors
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(
             f"device {device!r} cannot be used here ({reason}); give cpu, or a GPU that torch sees"

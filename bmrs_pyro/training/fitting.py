@@ -47,43 +47,44 @@ def fit(
     checkpoint: StateStore | None = None,
     **options: Any,
 ) -> History:
-    """Fit weights and posteriors by SVI; remove structures as the evidence turns against them.
+    """Fit weights and posteriors by SVI, and remove structures when the evidence favours it.
 
-    After each ``prune_every``-th of the first ``epochs`` epochs the criterion is asked. What it names is cut from
-    network, guide and optimiser at once. Then follow ``fine_tune_epochs`` without pruning. At the end network,
-    guide and likelihood carry the parameters of the best epoch by validation score among those with the final
-    structures. Without validation data that is the last epoch. ``network`` of the history returned is the small
-    network with them. A likelihood's ``pyro.param`` are in Pyro's store then. The generators of Python, NumPy and
-    torch are as before at the end, unless the recipe's seed is None.
+    In the first ``epochs`` epochs, the criterion is applied after every ``prune_every`` epochs. The structures it
+    selects are removed from network, guide and optimiser at once. Then ``fine_tune_epochs`` epochs without pruning
+    follow. At the end network, guide and likelihood have the parameters of the epoch with the best validation score
+    among those with the final structures; without validation data, of the last epoch. ``network`` of the returned
+    history is the small network with these parameters. Parameters that a likelihood makes with ``pyro.param`` are in
+    Pyro's store. The random generators of Python, NumPy and torch are restored, unless the recipe's seed is None.
 
-    Where torch.distributed runs several processes, each calls this with its part of every batch (``share`` of
-    :class:`bmrs_pyro.data.Batches`). They train the model that one process would with the whole batches. What
-    else is random in the network, such as dropout, is drawn by each process for itself. The first process
-    decides what is pruned, shows the progress bar and writes the checkpoint, which all have to see.
+    If torch.distributed runs several processes, each calls this function with its part of every batch (``share`` of
+    :class:`bmrs_pyro.data.Batches`). The result is the model that one process would train with whole batches, except
+    that each process draws other random numbers, such as dropout, by itself. The first process decides what is
+    pruned, shows the progress bar and writes the checkpoint, which all processes must be able to read.
 
     Args:
         model: the model; its network shrinks in place.
         guide: an AutoTruncatedLogNormal, or a hand-written guide (then with ``criterion=None``).
         loader: training batches ``(x, y)``, where x may be a tuple or a dict of several inputs, or dicts of the inputs
-            and ``"labels"``; where it or its sampler has ``set_epoch`` that is called with the epoch's number.
-        recipe: how to train; its batch size, data augmentation, likelihood and KL weight are the caller's business.
-        hardware: what to train on.
-        validation: batches the best epoch is chosen on.
+            and ``"labels"``. If the loader or its sampler has ``set_epoch``, it is called with the epoch's number.
+        recipe: how to train; batch size, data augmentation, likelihood and KL weight are not used, because loader
+            and model have their own.
+        hardware: the hardware to train on.
+        validation: batches on which the best epoch is chosen.
         optim: optimiser; by default fused Adam at the recipe's rates.
-        progress: show a progress bar; a text names it.
+        progress: show a progress bar; a text is its title.
         callbacks: called with every epoch's record, in every process.
-        checkpoint: where the state is kept after every epoch and taken up from.
+        checkpoint: saves the state after every epoch; an existing state is continued.
         **options: fields of :class:`Recipe` and :class:`Hardware` to change, such as ``epochs=30``.
 
     Raises:
-        TypeError: the model is no SupervisedModel, a criterion meets a guide that cannot shrink, or there is no such
-            option.
+        TypeError: the model is not a SupervisedModel, the guide cannot shrink but there is a criterion, or an option
+            is unknown.
         CompileError: torch.compile does not work here.
-        NonFiniteLoss: the loss is NaN or infinite; names epoch, step and culprit.
+        NonFiniteLoss: the loss is NaN or infinite; the message names epoch, step and cause.
         LostProcess: another process has died.
         ValueError: an option is out of range, there are no batches, labels are outside the support of the likelihood,
-            processes are out of step, CUDA graphs cannot be
-            recorded, or a checkpoint or several processes meet a guide whose parameters live in Pyro's store alone.
+            processes are out of step, CUDA graphs cannot be recorded, or the guide's parameters are only in Pyro's
+            store but there is a checkpoint or several processes.
     """
     recipe, hardware = with_options(recipe or Recipe(), hardware or Hardware(), options)
     criterion = named_criterion(recipe.criterion) if isinstance(recipe.criterion, str) else recipe.criterion
@@ -117,7 +118,7 @@ def fit(
             progress=progress,
             callbacks=callbacks,
             checkpoint=checkpoint,
-            # the parameters of a function, or of a module without Pyro's attributes, live in the caller's store alone
+            # the parameters of a function, or of a module without Pyro's attributes, are only in the caller's store
             store=None if isinstance(guide, PyroModule) else nullcontext(),
         )
     finally:
@@ -136,7 +137,7 @@ def _posterior_rates(recipe: Recipe, optim: JointOptim) -> list[float]:
 
 
 def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:
-    """Return fused Adam at a recipe's rates."""
+    """Return fused Adam with a recipe's learning rates."""
     return JointOptim(
         torch.optim.Adam,
         {"lr": recipe.lr, "fused": True},
@@ -146,7 +147,7 @@ def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:
 
 
 def _move(model: SupervisedModel, guide: object, hardware: Hardware) -> None:
-    """Bring model and guide to the hardware, in the form that is fast there."""
+    """Move model and guide to the device, with the memory format and compilation of ``hardware``."""
     if hardware.device is not None:
         model.to(hardware.device)
         if isinstance(guide, nn.Module):
@@ -173,8 +174,8 @@ def _refuse_stored_parameters(guide: object, checkpoint: StateStore | None) -> N
     if checkpoint is not None or world_size() > 1:
         what = "a checkpoint" if checkpoint is not None else "training by several processes"
         raise ValueError(
-            f"guide is a {type(guide).__name__}, whose parameters are in Pyro's store alone, where {what} does not "
-            "reach them; use AutoTruncatedLogNormal or a PyroModule that has them as attributes"
+            f"guide is a {type(guide).__name__}, whose parameters are in Pyro's store alone, which {what} does not "
+            "include; use AutoTruncatedLogNormal or a PyroModule that has them as attributes"
         )
 
 
@@ -187,10 +188,10 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
     if criterion is not None and not isinstance(guide, AutoTruncatedLogNormal):
         raise TypeError(
             f"guide is a {type(guide).__name__}, which cannot shrink in training; use AutoTruncatedLogNormal(model), "
-            "or criterion=None and then select() and compact() after training"
+            "or train with criterion=None and call select() and compact() afterwards"
         )
     if pyro.settings.get("module_local_params"):
         raise ValueError(
-            "Pyro's setting module_local_params is on, under which SVI does not see plain network weights; "
+            "Pyro's setting module_local_params is on, and SVI then does not train plain network weights; "
             "turn it off with pyro.settings.set(module_local_params=False)"
         )

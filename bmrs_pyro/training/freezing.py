@@ -1,4 +1,4 @@
-"""Weights that stay as they are while the gains are fitted."""
+"""Frozen weights while the gains are fitted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch import nn
 
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[None]:
-    """Ask for no gradients of a network's weights within the context.
+    """Compute no gradients of a network's weights within the context.
 
-    A step then saves a third of its work. Batch-norm statistics still follow the data, for they have to follow the
-    gains.
+    A step then saves a third of its work. Batch-norm statistics are still updated, because the gains change them.
 
     Args:
         net: the network; weights that were frozen before stay frozen afterwards.

@@ -1,4 +1,4 @@
-"""What happened in a training run, epoch by epoch."""
+"""The records of a training run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmrs_pyro.reduction import KeepMask
 
 
 class Record:
-    """What the records of all fits have."""
+    """The fields that the records of all fits share."""
 
     epoch: int
     elbo: float
@@ -25,21 +25,21 @@ class Record:
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by: accuracy where there is one, else log-likelihood, else the ELBO."""
+        """The score by which the best epoch is chosen: accuracy if there is one, else log-likelihood, else the ELBO."""
         if self.accuracy is not None:
             return self.accuracy
         return self.elbo if self.log_likelihood is None else self.log_likelihood
 
     @property
     def quality(self) -> str:
-        """The validation score in words, empty where there is none of either kind."""
+        """The validation RMSE or accuracy as text; empty if there is neither."""
         if self.rmse is not None:
             return f"  RMSE {self.rmse:.4g}"
         return "" if self.accuracy is None else f"  accuracy {self.accuracy:.2%}"
 
     @property
     def status(self) -> str:
-        """What the progress bar shows."""
+        """The text of the progress bar."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
@@ -56,13 +56,13 @@ class Epoch(Record):
         phase: ``"prune"`` or ``"fine-tune"``.
         elbo: mean over steps of the (weighted) evidence lower bound, nats for all N examples.
         kl: Σ KL(q ‖ p) over all structures left, unweighted, nats.
-        accuracy: validation accuracy at E[θ], None without validation data or where they have no classes.
+        accuracy: validation accuracy at E[θ], None without validation data or without classes.
         log_likelihood: mean validation log p(y | x, E[θ]), nats per example.
         removed: structures removed at the end of this epoch.
         structures: structures left, by family.
-        learning_rate: of the weights, during this epoch.
+        learning_rate: learning rate of the weights in this epoch.
         seconds: wall-clock time of the training steps.
-        examples: training examples that each process had, by rank.
+        examples: number of training examples of each process, by rank.
         rmse: root mean square of y − E[y | x, E[θ]] on the validation data, None for classes.
         accuracy_error, log_likelihood_error: standard errors of the two scores over the validation examples.
         parameters: weights left; None in records of early runs.
@@ -91,21 +91,21 @@ class Epoch(Record):
 
     @property
     def status(self) -> str:
-        """What the progress bar shows."""
+        """The text of the progress bar."""
         left = "" if self.parameters is None else f"{self.parameters:,} parameters  "
         return f"{left}{self.size:,} structures{self.quality}  ELBO {self.elbo:.4g}  KL {self.kl:.4g}"
 
 
 @dataclass
 class History:
-    """The epochs of a run, what is left of the network and which epoch's weights it carries.
+    """The epochs of a run, the remaining structures, and the epoch of the network's weights.
 
     Attributes:
         epochs: one record per epoch.
-        keep: what is left of every family, in the numbering of the network as it came.
-        scores: the criterion's last score of every structure, ``(C_f,)`` in that numbering: of a removed one when
-            it was removed, of the others with the final posterior; empty without a criterion.
-        best_epoch: the epoch whose weights the network has now, best by validation score among the epochs
+        keep: masks of the remaining structures of every family, numbered as in the original network.
+        scores: the criterion's last score of every structure, ``(C_f,)`` in that numbering: for a removed structure
+            when it was removed, for the others with the final posterior; empty without a criterion.
+        best_epoch: the epoch whose weights the network has now; it has the best validation score among the epochs
             with the final structures.
     """
 
@@ -119,14 +119,14 @@ class History:
     def network(self) -> nn.Module:
         """The small network: a plain module in evaluation mode with the best weights and E[θ] folded into them.
 
-        It is where the model was trained, and shares nothing with it.
+        It is on the model's device, and shares no tensors with the model.
 
         Raises:
-            RuntimeError: :func:`fit` has not ended, or trained a hand-written guide.
+            RuntimeError: :func:`fit` has not finished, or it trained a hand-written guide.
         """
         if self._network is None:
             raise RuntimeError(
-                "there is no small network before fit() has ended, nor of a hand-written guide; make one with "
+                "there is no small network before fit() has finished, or with a hand-written guide; make one with "
                 "posteriors(), select() and compact()"
             )
         return self._network
@@ -136,7 +136,7 @@ class History:
         self._network = small
 
     def note_scores(self, scores: Mapping[str, Tensor]) -> None:
-        """Take down the scores of the structures that are left, ``(left,)`` per family."""
+        """Record the scores of the remaining structures, ``(left,)`` per family."""
         for name, values in scores.items():
             left = self.keep[name]
             known = self.scores.setdefault(name, torch.full(left.shape, torch.nan, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""A trained network made smaller: structures leave in small cuts while its weights are trained along."""
+"""Reduction of a trained network: structures are removed in small cuts while its weights are trained."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from bmrs_pyro.training.validation import validate
 class JointReduction:
     """How a trained network is reduced to a budget, inside one cycle of the learning rate.
 
-    In the first part of the cycle there are cuts, between which the weights are trained. Each cut takes the same share
-    of what is left, so that the last one arrives at the budget. The rest of the cycle trains the small network. The
-    gradients of single examples are taken anew for each cut. They say what the log-likelihood loses by any set of
-    structures (:class:`JointLoss`). Structures leave one after the other, each time the one with the least loss per
-    cost, given those that have left. The same gradients give Laplace's posteriors
-    (:meth:`AutoTruncatedLogNormal.from_laplace`), and so the evidence ΔF of every structure by itself, for reports.
+    The first part of the cycle has several cuts, with training steps between them. Each cut removes the same share of
+    the remaining cost, so that the last cut reaches the budget. The rest of the cycle trains the small network. Each
+    cut computes the gradients of single examples again. They give the loss of log-likelihood from removing any set of
+    structures (:class:`JointLoss`). Structures are removed one by one, always the one with the least loss per cost,
+    given those removed before. The same gradients give Laplace's posteriors
+    (:meth:`AutoTruncatedLogNormal.from_laplace`), and with them the evidence ΔF of each structure alone, for reports.
 
     Attributes:
         loader: training batches of one pass.
         validation: batches that networks are scored on.
-        epochs: passes over the data, in all; 0 makes the cuts alone.
-        cycle: how the steps are made.
-        criterion: scores structures one by one, for reports.
-        cuts: number of them.
-        share: share of the cycle in which they are.
-        batches: how many batches the gradients of a cut are taken from, and its score.
-        seed: of what is random; None draws from the generators as they are.
+        epochs: total number of passes over the data; 0 makes the cuts without training.
+        cycle: optimiser and learning rates of the steps.
+        criterion: scores single structures, for reports.
+        cuts: number of cuts.
+        share: share of the cycle that contains the cuts.
+        batches: number of batches for the gradients of a cut, and for its score.
+        seed: seed of all random numbers; None uses the generators' present state.
         progress: show a progress bar.
 
     Raises:
@@ -87,13 +87,13 @@ class JointReduction:
     def run(
         self, model: SupervisedModel, limits: Limits, start: PathPoint, keep: KeepMask
     ) -> tuple[Refit, tuple[PathPoint, ...]]:
-        """Reduce a copy of a model's network to budgets; return it, and the network after every cut.
+        """Reduce a copy of a model's network to budgets; return the refit, and a point for every cut.
 
         Args:
-            model: the trained model, which stays as it is.
+            model: the trained model, which is not changed.
             limits: budgets that can be met, and multiples.
-            start: what the network costs and how well it predicts.
-            keep: what is left in it of the network that structures are numbered by.
+            start: costs and score of the network.
+            keep: masks of the structures that the network has, numbered as in the original network.
         """
         model, history = copy.deepcopy(model), History(keep)
         with generators_kept() if self.seed is not None else nullcontext():
@@ -108,7 +108,7 @@ class JointReduction:
         return Refit(start, point, model, guide, history), points
 
     def loss(self, model: SupervisedModel) -> JointLoss:
-        """Return what the log-likelihood loses by any set of structures, at the weights as they are.
+        """Return the loss of log-likelihood from removing any set of structures, at the present weights.
 
         Raises:
             ValueError: there are no examples.
@@ -120,7 +120,7 @@ class JointReduction:
     def point(
         self, model: SupervisedModel, validation: Batches, number: int = 0, delta_f: float | None = None
     ) -> PathPoint:
-        """Return what the network costs and how well it predicts, after a number of cuts."""
+        """Return the network's costs and score after a number of cuts."""
         cost = complexity(model.network)
         return PathPoint(
             epoch=number,
@@ -136,7 +136,7 @@ class JointReduction:
     def _points(
         self, model: SupervisedModel, limits: Limits, history: History, bar: EpochBar
     ) -> Iterator[PathPoint]:
-        """Make the cuts and the steps."""
+        """Make the cuts and the training steps, and yield a point after each cut."""
         net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
         steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle, bar.step)
         for number, target in enumerate(_shares(model, limits, self.cuts), 1):
@@ -159,13 +159,13 @@ class JointReduction:
 
 
 def _posteriors(model: SupervisedModel, loss: JointLoss) -> AutoTruncatedLogNormal:
-    """Return Laplace's posteriors, one gain by one, from the same gradients."""
+    """Return Laplace's posteriors of the single gains, from the same gradients."""
     slope = loss.weight * loss.gradients.double().sum(0)
     return AutoTruncatedLogNormal.from_curvature(model, Curvature(slope, 2 * loss.alone))
 
 
 def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:
-    """Return the budgets of every cut: geometric from what the network costs to the last one, which are the limits."""
+    """Return the budgets of every cut: a geometric series from the network's cost to the limits."""
     counts = {family.name: family.size for family in model.structures}
     wholes = {"max_macs": "macs", "max_parameters": "parameters"}
     whole = {name: cost_model(model.network, cost)(counts) for name, cost in wholes.items()}

@@ -1,4 +1,4 @@
-"""Whether the labels are such as the network's outputs can be likelihoods of, asked before training."""
+"""Checks, before training, that the labels fit the likelihood."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def refuse_labels(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
 
 @torch.no_grad()
 def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | None = None) -> str | None:
-    """Say which of a batch's labels lie outside the support of the likelihood; None if all fit.
+    """Return a message about labels outside the support of the likelihood; None if all labels fit.
 
     Args:
-        model: the model; it is asked in evaluation mode, and stays as it is.
+        model: the model; it is run in evaluation mode and not changed.
         x: inputs of the batch, on the model's device.
-        y: its labels.
-        num_classes: number of classes of all the data, where that is known.
+        y: labels of the batch.
+        num_classes: number of classes in all data, if known.
     """
     with modes_kept(model), random_state_kept(model):
         model.eval()
@@ -43,23 +43,23 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
     outputs = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
     if outputs is not None and num_classes is not None and num_classes > outputs:
         return f"the network has {outputs} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
-    if outputs is None and not base._validate_args:  # its author lets it score other values, too
+    if outputs is None and not base._validate_args:  # its author allows values outside the support
         return None
     try:
         support: Any = distribution.support
         fits = support.check(y)
-    except (NotImplementedError, ValueError):  # it does not say, or the shapes differ
+    except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
-    return _unlike(distribution, y) if fits.all() else _said(base, outputs, y, fits)
+    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, outputs, y, fits)
 
 
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
-    """Warn if the likelihood uses tensors that require a gradient, but that :func:`fit` does not know.
+    """Warn if the likelihood uses tensors that require a gradient but that :func:`fit` does not train.
 
     Args:
-        model: the model; it is asked in evaluation mode, and stays as it is.
+        model: the model; it is run in evaluation mode and not changed.
         x: inputs of a batch, on the model's device.
-        y: its labels.
+        y: labels of the batch.
     """
     with modes_kept(model), random_state_kept(model), torch.no_grad(), pyro.poutine.block():
         model.eval()
@@ -75,13 +75,13 @@ def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
         warnings.warn(
             f"the likelihood uses parameters that are not trained ({len(strange)}, the first of shape "
             f"{tuple(strange[0].shape)}): give an nn.Module that holds them, or make them with pyro.param; if they are "
-            "to stay as they are, call .requires_grad_(False)",
+            "constants, call .requires_grad_(False)",
             stacklevel=2,
         )
 
 
 def _leaves(result: Tensor) -> list[Tensor]:
-    """Return the tensors from which a result was computed and which require a gradient."""
+    """Return the leaf tensors of a result's autograd graph that require a gradient."""
     found: list[Tensor] = []
     seen, waiting = set[Any](), [result.grad_fn]
     while waiting:
@@ -95,8 +95,8 @@ def _leaves(result: Tensor) -> list[Tensor]:
     return found
 
 
-def _unlike(distribution: dist.TorchDistribution, y: Tensor) -> str | None:
-    """Say that labels have more dimensions than a likelihood's values, if it cannot score them."""
+def _shape_message(distribution: dist.TorchDistribution, y: Tensor) -> str | None:
+    """Return a message if the likelihood cannot score labels of this shape; else None."""
     if observed(distribution, y).shape != distribution.batch_shape + distribution.event_shape:
         try:
             distribution.log_prob(y)
@@ -105,14 +105,16 @@ def _unlike(distribution: dist.TorchDistribution, y: Tensor) -> str | None:
     return None
 
 
-def _said(base: dist.TorchDistribution, outputs: int | None, y: Tensor, fits: Tensor) -> str:
+def _misfit_message(base: dist.TorchDistribution, outputs: int | None, y: Tensor, fits: Tensor) -> str:
     first = y.reshape(*fits.shape, -1)[~fits][0]
     value = first[~first.isfinite()][0] if not first.isfinite().all() else first[0]
     found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
     if outputs is None:
-        return f"{found} are no values of the likelihood, a {type(base).__name__}, such as {value.item():g}"
+        return (
+            f"{found} are outside the likelihood's support, a {type(base).__name__}, such as {value.item():g}"
+        )
     if y.is_floating_point():
-        return f"{found} are no classes, such as {value.item():g}; give whole numbers from 0 to {outputs - 1}"
+        return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"
     return (
         f"the network has {outputs} outputs, for labels from 0 to {outputs - 1}, but those of a batch go from "
         f"{int(y.min())} to {int(y.max())}: number them from 0, and give the last layer one output for every class"

@@ -1,4 +1,4 @@
-"""What a pruned network has to fit into, beside what the evidence says."""
+"""Limits on a pruned network in addition to the evidence: multiples of channels, and budgets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Limits:
     """Multiples and budgets; by default none, so that the evidence alone decides.
 
     Args:
-        round_to: numbers of channels that layers shall have are multiples of this. An attention head of 32 channels
-            is a multiple of 8 by itself.
+        round_to: layers get numbers of channels that are multiples of this. An attention head of 32 channels is
+            already a multiple of 8.
         max_macs: most multiply-accumulates for one example.
         max_parameters: most parameters.
 
@@ -47,11 +47,11 @@ class Limits:
         return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
 
     def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
-        """Return :meth:`applied` for a network, as ``select(..., limits=)`` takes it."""
+        """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""
         return partial(self.applied, network, units=units)
 
     def refuse_impossible(self, network: NoisyNetwork) -> None:
-        """Raise ValueError if the smallest network that keeps something of every family is over a budget."""
+        """Raise ValueError if the smallest network, with one structure per family, exceeds a budget."""
         scores = {family.name: -torch.ones(family.size) for family in network.structures}
         self.applied(network, KeepMask.from_scores(scores), scores)
 
@@ -65,16 +65,16 @@ class Limits:
         budgets: bool = True,
         units: Mapping[str, float] | None = None,
     ) -> KeepMask:
-        """Return the selection that obeys the limits.
+        """Return the selection that meets the limits.
 
         Args:
             network: the network with gains, before the removal.
-            keep: what the evidence keeps.
-            scores: the scores it was decided by, or a function that makes them from what is kept.
-            min_keep: least number of structures a family keeps.
-            budgets: False leaves the budgets for later, as when pruning goes on.
-            units: what a nat of each family's score is worth in nats of the log-likelihood, by site name: its KL
-                weight, for scores that are a change of evidence. By default they are worth the same.
+            keep: masks of the structures that the evidence keeps.
+            scores: the scores of this decision, or a function that computes scores from the masks.
+            min_keep: least number of structures that each family keeps.
+            budgets: False ignores the budgets, for a pruning event before the last one.
+            units: nats of log-likelihood per nat of each family's score, by site name: the family's KL weight, for
+                scores that are a change of evidence. By default all are 1.
 
         Raises:
             ValueError: a budget cannot be met.
@@ -93,7 +93,7 @@ class Limits:
 
 
 def _multiples(network: NoisyNetwork, round_to: int) -> dict[str, int]:
-    """Return the multiples of structures that give multiples of channels."""
+    """Return, for each family, the multiple of structures that gives a multiple of ``round_to`` channels."""
     multiples = {}
     for family in network.structures:
         channels = [

@@ -1,4 +1,4 @@
-"""The loop that all fits share: epochs of SVI, the best of them, and the state between two."""
+"""The training loop of all fits: epochs of SVI, the best epoch, and the state between epochs."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class _Best:
 
 @dataclass(frozen=True)
 class Steps:
-    """What the steps of an epoch gave.
+    """The results of an epoch's steps.
 
     Attributes:
-        elbo: mean over them, nats.
+        elbo: mean ELBO over the steps, nats.
         x: the last inputs.
-        seconds: how long they took.
-        examples: how many each process had, by rank.
+        seconds: duration of the steps.
+        examples: number of examples of each process, by rank.
     """
 
     elbo: float
@@ -66,11 +66,11 @@ class Steps:
 
 
 class Loop(ABC, Generic[R]):
-    """Epochs of SVI over one model; a subclass says what follows the steps of an epoch.
+    """Epochs of SVI over one model; a subclass defines what follows the steps of an epoch.
 
     Args:
         svi: model, guide, optimiser and objective.
-        parts: all that is trained.
+        parts: all parameters that are trained.
         net: the network, on the device that batches are moved to.
     """
 
@@ -90,10 +90,10 @@ class Loop(ABC, Generic[R]):
         """Refuse a batch that does not fit the model."""
 
     def explain(self, x: Any, y: Tensor) -> str | None:
-        """Say what about a batch makes a step fail, where that is known."""
+        """Return the reason why a step fails with a batch, if known."""
 
     def step(self) -> Callable[[Any, Tensor], float]:
-        """Return what makes the steps of an epoch and gives their loss."""
+        """Return the function that makes one step and returns its loss."""
         return self.svi.step
 
     def run(
@@ -108,17 +108,17 @@ class Loop(ABC, Generic[R]):
         checkpoint: StateStore | None,
         store: AbstractContextManager[None] | None = None,
     ) -> None:
-        """Make the epochs that are not in the records yet, then take up the best one's parameters.
+        """Make the epochs that are not in the records yet, then load the parameters of the best epoch.
 
         Args:
-            epoch: makes the epoch of a number, from 1.
+            epoch: makes one epoch, given its number from 1.
             total: number of the last epoch.
             loader: the batches.
-            seed: seeds every epoch from (seed, epoch); None draws from the generators as they are.
-            progress: show a progress bar; a text names it.
+            seed: seeds every epoch from (seed, epoch); None uses the generators' present state.
+            progress: show a progress bar; a text is its title.
             callbacks: called with every epoch's record.
-            checkpoint: where the state is kept.
-            store: Pyro's parameter store to use; by default one of this model's own.
+            checkpoint: saves the state after every epoch.
+            store: context with the parameter store of Pyro to use; by default a store for this model alone.
         """
         generators = generators_kept() if seed is not None else nullcontext()
         bar = EpochBar(
@@ -171,12 +171,12 @@ class Loop(ABC, Generic[R]):
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
         if not steps:
-            raise ValueError("the loader gives no batches; are the data fewer than one batch with drop_last?")
+            raise ValueError("the loader gives no batches; is there less than one batch, with drop_last?")
         elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
 
     def _explain(self, error: Exception, x: Any, y: Tensor, where: str) -> None:
-        """Raise a clearer error than a step did, where there is one."""
+        """Raise a clearer error than the step's, if the cause is found."""
         culprit = str(error) if isinstance(error, NonFiniteLoss) else None
         # a distribution may notice NaN before there is a loss
         if isinstance(error, NonFiniteLoss | ValueError):
@@ -190,7 +190,7 @@ class Loop(ABC, Generic[R]):
         """Say which input or parameter is not finite, if one is."""
         if not all(tensor.isfinite().all() for tensor in tensors_in(x)):
             return "the data hold NaN or inf"
-        # the optimiser knows none before its first step
+        # the optimiser has no parameters before its first step
         parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}
         for name, parameter in parameters.items():
             if not parameter.isfinite().all():
@@ -198,18 +198,18 @@ class Loop(ABC, Generic[R]):
         return None
 
     def begin(self, x: Any) -> None:
-        """With the first batch: agree on the parameters that are in Pyro's store alone."""
+        """With the first batch: make the parameters that are only in Pyro's store, the same in every process."""
         self._begun = True
         if self.parts.awaited or world_size() > 1:
             self.parts.make(x)
 
     def note(self, record: R, bar: EpochBar, *, chosen: bool) -> R:
-        """Take down an epoch, and keep its parameters where no epoch before was better.
+        """Record an epoch, and keep its parameters if no earlier epoch was better.
 
         Args:
-            record: of the epoch.
-            bar: shows it.
-            chosen: whether the best epoch is looked for; else it is the last.
+            record: the epoch's record.
+            bar: the progress bar that shows it.
+            chosen: whether the epoch with the best score is kept; otherwise the last one is.
         """
         self.records.append(record)
         best = self.best
@@ -219,16 +219,16 @@ class Loop(ABC, Generic[R]):
         return record
 
     def seed(self, seed: int) -> None:
-        """Seed the gains alike in every process, and what else is random, such as dropout, apart."""
+        """Seed the gains equally in all processes, and other random numbers, such as dropout, differently."""
         pyro.set_rng_seed((seed + rank() * 2_654_435_769) % 2**32)
         if self.batch is not None:
             self.batch.seed(seed)
 
     def start(self, checkpoint: StateStore | None) -> None:
-        """Go on from a checkpoint, and start all processes from the first one's parameters.
+        """Continue from a checkpoint, and start all processes from the first one's parameters.
 
         Raises:
-            ValueError: they have trained for different numbers of epochs.
+            ValueError: the processes have trained for different numbers of epochs.
         """
         if checkpoint is not None and (state := checkpoint.load()) is not None:
             self.restore(state)
@@ -240,7 +240,7 @@ class Loop(ABC, Generic[R]):
         self.parts.align()
 
     def state(self) -> TrainingState:
-        """Return all that a continued run needs, as plain tensors and records."""
+        """Return the state from which a run continues, as plain tensors and records."""
         tensors: dict[str, Mapping[str, Tensor]] = {
             **self.parts.copy(),
             **{f"{_OPTIM}{name}": state for name, state in self.svi.optim.get_state().items()},
@@ -251,7 +251,7 @@ class Loop(ABC, Generic[R]):
         return TrainingState(KeepMask({}), tuple(self.records), best, tensors)
 
     def restore(self, state: TrainingState) -> None:
-        """Take up a state's records and values."""
+        """Load a state's records and values."""
         self.records[:] = state.epochs
         self.parts.load(state.tensors)
         self.svi.optim.set_state(_under(_OPTIM, state.tensors))
@@ -259,7 +259,7 @@ class Loop(ABC, Generic[R]):
             self.best = _Best(*state.best, _under(_BEST, state.tensors))
 
     def finish(self, loader: Batches) -> None:
-        """Take up the best epoch's parameters."""
+        """Load the best epoch's parameters."""
         if self.best is None:
             return
         if self.parts.awaited and not self._begun:  # all epochs were done already

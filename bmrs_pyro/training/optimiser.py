@@ -20,29 +20,28 @@ _SCALE_FACTOR = 10.0  # learning rate of a likelihood's scale, relative to the w
 
 
 class JointOptim(PyroOptim):
-    """A Pyro optimiser that steps all parameters with one torch optimiser in two groups.
+    """A Pyro optimiser that steps all parameters with one torch optimiser in parameter groups.
 
-    Pyro's own wrapper makes one torch optimiser per parameter. Here a network's weights form one group and
-    every other parameter that SVI hands over, the variational ones, a second group with its own rate. Of a likelihood
-    that is an nn.Module, matrices have the network's rate; numbers and vectors, such as a learned scale, have ten times
-    that, for Adam moves the logarithm of a scale by no more than its rate in a step. Where torch.distributed runs
-    several processes, gradients are averaged over them before the step.
+    Pyro's own wrapper makes one torch optimiser per parameter. Here a network's weights form one group, and the
+    variational parameters that SVI passes form a second group with its own rate. If the likelihood is an nn.Module,
+    its matrices have the network's rate. Its scalars and vectors, such as a learned scale, have ten times that rate,
+    because Adam moves the logarithm of a scale by at most its rate in a step. If torch.distributed runs several
+    processes, gradients are averaged over them before the step.
 
     Args:
-        torch_optim_class: such as ``torch.optim.Adam``.
+        torch_optim_class: optimiser class such as ``torch.optim.Adam``.
         defaults: its keyword arguments with at least ``lr``, such as ``{"lr": 1e-3, "fused": True}``.
-        network: the module whose weights are trained; its parameters are stepped whether or not the model
-            registers them with Pyro.
-        posterior_lr_factor: learning rate of the variational parameters relative to the weights'.
+        network: the module whose weights are trained, even if the model does not register them with Pyro.
+        posterior_lr_factor: learning rate of the variational parameters, relative to the weights'.
 
     Attributes:
-        global_batch: says what share of a batch this process has, while :func:`fit` trains in several processes;
-            without it every process weighs the same.
+        global_batch: gives this process's share of a batch while :func:`fit` trains in several processes; without it
+            all processes have equal weight.
 
     Raises:
-        ValueError: a rate is negative, infinite or no number.
-        RuntimeError: Pyro hands over a parameter that carries the name of a network's weight but is another
-            tensor, as happens with a second model in one parameter store or a loaded store.
+        ValueError: a rate is negative, infinite or NaN.
+        RuntimeError: Pyro passes a parameter that has the name of a network's weight but is another tensor. This
+            happens with a second model in one parameter store, or with a loaded store.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class JointOptim(PyroOptim):
         self._waiting: dict[str, dict[str, Tensor]] = {}
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Step the network's weights and ``params``; gradients are dropped, which spares Pyro zeroing them."""
+        """Step the network's weights and ``params``, then set all gradients to None, so Pyro need not zero them."""
         new = [parameter for parameter in params if id(parameter) not in self._names]
         if new or self.optimizer is None:
             self._adopt(new)
@@ -92,7 +91,7 @@ class JointOptim(PyroOptim):
             group["lr"] = factor * group["base_lr"]
 
     def capturable_(self) -> None:
-        """Have the coming steps made such that a CUDA graph can record them.
+        """Make the coming steps capturable by a CUDA graph.
 
         Raises:
             ValueError: the optimiser counts its steps on the CPU.
@@ -107,14 +106,14 @@ class JointOptim(PyroOptim):
                 group["capturable"] = True
 
     def cut_(self, parameter: Tensor, index: Tensor) -> None:
-        """Apply to a parameter's moments the cut its values have seen: ``moment.flatten()[index]``.
+        """Cut a parameter's moments in the same way as its values: ``moment.flatten()[index]``.
 
         Args:
-            parameter: one whose ``data`` already has its new shape.
-            index: flat indices into the old values, of the new shape.
+            parameter: the parameter, whose ``data`` already has the new shape.
+            index: flat indices into the old values, in the new shape.
 
         Raises:
-            RuntimeError: the cut does not give the parameter's shape. A fused optimiser would not notice.
+            RuntimeError: the index does not have the parameter's shape. A fused optimiser would not notice.
         """
         if index.shape != parameter.shape:
             raise RuntimeError(
@@ -137,11 +136,11 @@ class JointOptim(PyroOptim):
         }
 
     def set_state(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take up a state from :meth:`get_state`, now or when its parameters are first seen.
+        """Load a state from :meth:`get_state`, now or when its parameters are first seen.
 
         Raises:
-            RuntimeError: a tensor has another shape than its parameter, which a fused optimiser would not notice;
-                raised once the parameter is known, as the network's are at once.
+            RuntimeError: a tensor and its parameter differ in shape, which a fused optimiser would not notice. It is
+                raised when the parameter is first seen; the network's parameters are seen at once.
         """
         self._waiting = {name: dict(state) for name, state in state_dict.items()}
         self._consume()
@@ -159,7 +158,7 @@ class JointOptim(PyroOptim):
         weights = dict(self.network.named_parameters()) if self.network is not None else {}
         mine = {id(weight) for weight in weights.values()}
         store = pyro.get_param_store()
-        # SVI hands over a set; by name, the order is the same in every process
+        # SVI passes a set; sorted by name, the order is the same in every process
         named = sorted(
             (str(store.param_name(parameter)), parameter) for parameter in params if id(parameter) not in mine
         )
@@ -172,7 +171,7 @@ class JointOptim(PyroOptim):
                 )
         groups: list[tuple[list[tuple[str, Tensor]], float]] = []
         if self.optimizer is None and weights:
-            # frozen ones too: they are left alone as long as they have no gradient
+            # includes frozen weights: the optimiser skips them while they have no gradient
             groups.append((list(weights.items()), 1.0))
             self._names.update({id(weight): name for name, weight in weights.items()})
         likelihood = [pair for pair in named if pair[0].startswith("likelihood$$$")]
@@ -209,7 +208,7 @@ class JointOptim(PyroOptim):
         for name, parameter in self.parameters.items():
             state = self._waiting.pop(name, None)
             if state is not None:
-                # a fused or capturable optimiser wants its step count on the parameter's device, others on the CPU
+                # a fused or capturable optimiser needs its step count on the parameter's device, others on the CPU
                 self.optimizer.state[parameter] = {  # type: ignore[union-attr]
                     key: _like(parameter, value)
                     if value.dim()
@@ -219,5 +218,5 @@ class JointOptim(PyroOptim):
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment on its parameter's device and in its memory order, which a fused optimiser takes for granted."""
+    """Return a moment on its parameter's device and in its memory format, as a fused optimiser requires."""
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,4 +1,4 @@
-"""How long a path has to be, and how fast its posteriors have to move."""
+"""The length of a path, and the learning rate of its posteriors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TRAVEL = 10.0
 """Σ steps × rate of the posteriors in a path, in widths of the prior: with 5 a third more structures stayed."""
 
 FALL = 12.0
-"""By how much the KL of all gains shall fall from the first epoch of a path to its last."""
+"""Factor by which the KL of all gains should fall from the first epoch of a path to its last."""
 
 GROWTH = math.exp(0.5)
-"""The most that the KL weight grows by from one epoch to the next."""
+"""Largest factor by which the KL weight grows from one epoch to the next."""
 
 
 class SlowPosteriors(UserWarning):
@@ -41,16 +41,16 @@ class SlowPosteriors(UserWarning):
 
 
 class NothingLeft(UserWarning):
-    """A run with a criterion has removed nothing."""
+    """A run with a criterion has removed no structures."""
 
 
 @dataclass(frozen=True)
 class Pace:
     """The length of a path and the rate of its posteriors.
 
-    A log scale moves by at most the rate in one step of Adam, and has to cross the prior, log high − log low wide.
-    So the rate follows from the number of steps: steps × rate = 10 (log high − log low). Small data sets give few
-    steps in a pass; an epoch of the path is then several passes.
+    In one step of Adam, a parameter of log θ moves by at most the learning rate, and it has to cross the prior, whose
+    width is log high − log low. So the rate follows from the number of steps: steps × rate = 10 (log high − log low).
+    Small data sets have few steps in a pass; an epoch of the path then consists of several passes.
 
     Attributes:
         epochs: epochs of the path.
@@ -66,11 +66,11 @@ class Pace:
 
     @classmethod
     def of(cls, loader: object, prior: LogUniform, *, epochs: int, min_steps: int = 100) -> Pace:
-        """Fit the pace to the data.
+        """Return the pace for the data.
 
         Args:
-            loader: the batches of one pass; one without a length counts as long enough.
-            prior: prior of the gains, whose width is to be crossed.
+            loader: the batches of one pass; without a length, it is assumed to have ``min_steps`` batches.
+            prior: prior of the gains, whose width has to be crossed.
             epochs: epochs of the path.
             min_steps: least number of steps in an epoch.
         """
@@ -84,7 +84,7 @@ class Passes:
     """Several passes over a loader as one epoch.
 
     Args:
-        loader: the batches of one pass, which are told the pass's number where they have ``set_epoch``.
+        loader: the batches of one pass; its ``set_epoch``, if it has one, is called with the pass's number.
         passes: passes in an epoch.
     """
 
@@ -96,7 +96,7 @@ class Passes:
         return self.passes * length_hint(self.loader)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next passes are of."""
+        """Set the epoch of the next passes."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
@@ -108,8 +108,9 @@ class Passes:
 def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
     """Return the KL weight of every epoch so far and of the next one.
 
-    The KL of all gains shall fall by one factor in every epoch, 12 in all. Where it fell less in the last epoch, the
-    weight grows, by e^½ at most; where it fell as it should, structures are on their way out and the weight stays.
+    The KL of all gains should fall by the same factor in every epoch, and by 12 in total. If it fell by less in the
+    last epoch, the weight grows, by at most e^½. If it fell by enough, structures are being removed and the weight
+    stays.
 
     Args:
         kls: Σ KL(q ‖ p) after each epoch, nats.
@@ -125,7 +126,7 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:
-    """Raise ValueError where a path cannot be so short.
+    """Raise ValueError if a path is too short.
 
     Args:
         epochs: epochs of the path.
@@ -133,28 +134,28 @@ def refuse_short(epochs: int, dense_epochs: int) -> None:
     """
     if epochs < 2 or dense_epochs < 0:
         raise ValueError(
-            f"a path takes at least 2 epochs, and 0 or more before it; got {epochs} and {dense_epochs}"
+            f"a path takes at least 2 epochs, and 0 or more dense epochs before it; got {epochs} and {dense_epochs}"
         )
 
 
 def width(prior: LogUniform) -> float:
-    """Return log high − log low, which a posterior has to cross."""
+    """Return log high − log low, the width that a posterior has to cross."""
     return float(prior.high.log() - prior.low.log())
 
 
 def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float]) -> None:
-    """Warn where no posterior can cross the prior while structures may leave.
+    """Warn if no posterior can cross the prior during the epochs with pruning.
 
     Args:
         prior: prior of the gains.
-        steps: steps in an epoch; 0 where that is not known, then nothing is said.
+        steps: steps in an epoch; 0 if unknown, then there is no warning.
         rates: learning rate of the posteriors in every epoch that may end with a removal.
     """
     travel, needed = steps * sum(rates), width(prior)
     if steps and travel < needed:
         warnings.warn(
-            f"{steps} steps an epoch for {len(rates)} epochs of pruning move a posterior by at most {travel:.3g}, and "
-            f"it has to cross the prior, {needed:.3g} wide, several times over: little or nothing will leave. Raise "
+            f"{steps} steps an epoch for {len(rates)} epochs of pruning move a posterior by at most {travel:.3g}, but "
+            f"it has to cross the prior, {needed:.3g} wide, several times: few or no structures will leave. Raise "
             f"the posteriors' learning rate {TRAVEL * needed / max(travel, 1e-9):.2g} times (posterior_lr_factor), or "
             "train for more steps; prune() sets both",
             SlowPosteriors,
@@ -165,8 +166,8 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
 def warn_of_nothing_left(epochs: int) -> None:
     """Warn that a run has removed nothing, and say what to change."""
     warnings.warn(
-        f"nothing was removed in {epochs} epochs of pruning: raise the KL weight, or the posteriors' learning rate or "
-        "the number of steps, by which they move; prune() and fit_path() find all three",
+        f"nothing was removed in {epochs} epochs of pruning: raise the KL weight, the posteriors' learning rate or the "
+        "number of steps; prune() and fit_path() set all three",
         NothingLeft,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""All that a fit trains: the model's modules and its guide, and parameters that lie in Pyro's store alone."""
+"""All parameters of a fit: those of the model's modules, of its guide, and those that are only in Pyro's store."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from bmrs_pyro.network.generators import generators_kept
 
 
 class Stored(Protocol):
-    """A model that remembers the parameters that lie in Pyro's store alone."""
+    """A model that keeps the parameters that are only in Pyro's store."""
 
     stored: StateDict
 
 
 class Parts:
-    """The parameters and buffers of a fit, by part: of every module, and ``stored``.
+    """The parameters and buffers of a fit, by part: one part for every module, and ``stored``.
 
     Args:
-        model: the model; what is in Pyro's store alone is its ``stored`` between two fits.
-        guide: its guide, a part where it is an nn.Module.
-        parts: the model's parts, likewise, by name.
-        predict: runs network and likelihood on inputs, and changes nothing.
+        model: the model; between fits its ``stored`` keeps the parameters that are only in Pyro's store.
+        guide: its guide, which is a part if it is an nn.Module.
+        parts: the model's parts by name; those that are not an nn.Module are ignored.
+        predict: runs network and likelihood on inputs without changing them.
 
     Attributes:
-        awaited: values for parameters that are not in Pyro's store yet, by name.
+        awaited: loaded values of parameters that are not in Pyro's store yet, by name.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Parts:
 
     @property
     def stored(self) -> dict[str, Tensor]:
-        """The parameters, of a likelihood or a hand-written guide, that Pyro's store holds and no module."""
+        """The parameters of a likelihood or a hand-written guide that are in Pyro's store but in no module."""
         held = {id(parameter) for module in self.modules.values() for parameter in module.parameters()}
         parameters = pyro.get_param_store().named_parameters()
         return {name: value for name, value in parameters if id(value) not in held}
@@ -65,17 +65,15 @@ class Parts:
         }
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take up values from :meth:`copy`; parameters that are not in Pyro's store yet wait for :meth:`make`."""
+        """Load values from :meth:`copy`; values of parameters not yet in Pyro's store are loaded by :meth:`make`."""
         for name, module in self.modules.items():
-            if (
-                name in tensors
-            ):  # checkpoints of earlier versions hold no likelihood, which was not trained then
+            if name in tensors:  # checkpoints of earlier versions hold no likelihood
                 module.load_state_dict(tensors[name])
         self.awaited = dict(tensors.get("stored", {}))
         self._fill()
 
     def make(self, x: Inputs) -> None:
-        """Have model and guide make their parameters in Pyro's store, the same in every process.
+        """Run model and guide to make their parameters in Pyro's store, with the same values in every process.
 
         Args:
             x: inputs of a batch.
@@ -93,9 +91,9 @@ class Parts:
 
     @contextmanager
     def own_store(self) -> Iterator[None]:
-        """Use a parameter store of this model's own, for names in the caller's may belong to another one.
+        """Use a separate parameter store, because another model may use the same names in the caller's store.
 
-        At the end, after errors too, ``stored`` goes to the caller's store. The model remembers it for its next fit.
+        At the end, and after errors, ``stored`` is copied to the caller's store and kept in the model for its next fit.
         """
         store, model = pyro.get_param_store(), self.model
         try:

@@ -1,4 +1,4 @@
-"""One network of a path: what it costs and how well it predicts."""
+"""One network of a path: its costs and its score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bmrs_pyro.training.validation import Score
 
 @dataclass(frozen=True)
 class PathPoint:
-    """A network on the path, or one refitted from there.
+    """A network on the path, or its refit.
 
     Attributes:
         epoch: epoch of the path, from 1.
@@ -20,8 +20,8 @@ class PathPoint:
         structures: structures left, by family.
         parameters: number of weights.
         macs: multiply-accumulates for one example.
-        bytes: of weights and buffers.
-        delta_f: Σ ΔF of what has been removed, each when it left, in nats; None where the criterion is no reduction.
+        bytes: bytes of weights and buffers.
+        delta_f: Σ ΔF of the removed structures, each at its removal, in nats; None if the criterion has no ΔF.
         score: validation scores with their standard errors.
     """
 

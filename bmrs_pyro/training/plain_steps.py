@@ -1,4 +1,4 @@
-"""Training without gains: plain steps of SGD or AdamW inside one cycle of the learning rate that ends at 0."""
+"""Training without gains: steps of SGD or AdamW in one cycle of the learning rate that ends at 0."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from bmrs_pyro.training.shuffling import set_epoch
 
 @dataclass(frozen=True)
 class Cycle:
-    """How plain steps are made: the rate rises to its peak, and falls to 0 by the last step.
+    """The optimiser of plain steps; its learning rate rises to a peak, and falls to 0 by the last step.
 
     Attributes:
         optimizer: ``"sgd"`` (Nesterov's momentum of 0.9) or ``"adamw"``.
-        lr: the peak; None takes 0.05 of SGD and 1e-3 of AdamW.
-        weight_decay: of all weights.
+        lr: peak learning rate; None uses 0.05 for SGD and 1e-3 for AdamW.
+        weight_decay: weight decay of all weights.
         warm_up: share of the steps in which the rate rises.
-        clip: largest norm of the gradient; None for any.
+        clip: largest norm of the gradient; None does not clip.
         bfloat16: train in mixed precision.
-        teacher: a network whose outputs count half, as labels with their probabilities; None for none.
+        teacher: network for distillation, with half the weight of the loss; None for no distillation.
 
     Raises:
         ValueError: a value is out of range.
@@ -75,14 +75,14 @@ class Cycle:
 
 
 class PlainSteps:
-    """The steps of one cycle, between which structures may leave the network.
+    """The steps of one cycle; structures may be removed from the network between steps.
 
     Args:
         net: the network.
-        likelihood: of y given its outputs; trained too where it is a module.
+        likelihood: likelihood of y given the outputs; trained too if it is a module.
         loader: training batches of one pass.
         total: number of steps in the cycle.
-        cycle: how they are made.
+        cycle: optimiser and learning rates.
         watch: called with every step's loss.
     """
 
@@ -110,7 +110,7 @@ class PlainSteps:
             cycle.teacher.eval().requires_grad_(False)
 
     def make(self, until: int) -> None:
-        """Make steps until so many of the cycle are done.
+        """Make steps until ``until`` steps of the cycle are done.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite.
@@ -137,7 +137,7 @@ class PlainSteps:
             self.watch(value)
 
     def cut_(self, removal: Removal) -> None:
-        """Drop the moments of what has left the network."""
+        """Drop the optimiser's moments of the removed structures."""
         for weight, name in self.names.items():
             if name in removal.cuts:
                 state = self.optimizer.state.get(weight, {})
@@ -146,7 +146,7 @@ class PlainSteps:
                         state[key] = removal.cut(name, value)
 
     def _loss(self, x: Any, y: Tensor) -> Tensor:
-        """Return the mean of −log p(y | x), nats per example; with a teacher half of it, and half of the teacher's."""
+        """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
         learned = self._predicted(self.net, x)
         loss = -log_likelihoods(learned, y).mean()
         if self.cycle.teacher is None:
@@ -159,15 +159,15 @@ class PlainSteps:
         device = next(net.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.cycle.bfloat16):
             outputs = outputs_of(net, x)
-        return self.likelihood(map_leaves(_single, outputs) if self.cycle.bfloat16 else outputs)
+        return self.likelihood(map_leaves(_to_float32, outputs) if self.cycle.bfloat16 else outputs)
 
 
-def _single(output: Any) -> Any:
+def _to_float32(output: Any) -> Any:
     return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
 def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Tensor:
-    """Return −E log p(y) under what the teacher says, the mean over examples; of its means where y is no class."""
+    """Return the mean over examples of −E log p(y) under the teacher's classes, or of −log p(the teacher's mean)."""
     one, other = Outcome.of(taught), Outcome.of(learned)
     if one.log_p is not None and other.log_p is not None:
         return -(one.log_p.exp() * other.log_p).sum(-1).mean()
@@ -185,4 +185,4 @@ def _endless(loader: Batches) -> Iterator[tuple[Any, Tensor]]:
                 found = True
                 yield found_x, y
         if not found:
-            raise ValueError("the loader gives no batches; are the data fewer than one batch with drop_last?")
+            raise ValueError("the loader gives no batches; is there less than one batch, with drop_last?")

@@ -22,25 +22,25 @@ from bmrs_pyro.training.history import Record
 
 
 class EpochBar:
-    """A bar over all steps that shows what the last epoch came to.
+    """A progress bar over all steps that shows the results of the last epoch.
 
     Args:
-        epochs: how many epochs there will be.
-        loader: the batches of one epoch; where it has no length the bar counts epochs alone.
+        epochs: total number of epochs.
+        loader: the batches of one epoch; if it has no length, the bar counts epochs only.
         enabled: False shows nothing.
-        done: epochs that were made before, which the time that is left is not reckoned from.
-        title: what is trained, where that is to be told.
+        done: number of epochs made earlier; they do not count in the estimate of the remaining time.
+        title: title of the bar.
     """
 
     def __init__(self, epochs: int, loader: object, *, enabled: bool, done: int = 0, title: str = "") -> None:
-        # 0 for torch's loader over a stream, too, whose len() raises
+        # 0 also for torch's loader over a stream, whose len() raises
         self._per_epoch = length_hint(loader)
         self._epochs = epochs
         self._seen = 0
         label = f"{title}, epoch " if title else "epoch "
         width = len(f"{label}{epochs}/{epochs}")
         self._bar = Progress(
-            # on narrow terminals the numbers give way, which come last
+            # on narrow terminals the last column is cut
             TextColumn(f"{label}{{task.fields[epoch]}}", table_column=Column(min_width=width)),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),

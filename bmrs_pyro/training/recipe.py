@@ -1,4 +1,4 @@
-"""The recipe: everything that says how a network is trained and pruned, and on what hardware."""
+"""The recipe: all options of training and pruning, and the hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE_WEIGHT = (
     *("kl_weight", "fine_tune_epochs", "prune_every", "posterior_lr_factor", "schedule"),
     *("gains_only", "round_to"),
 )
-"""Fields of a recipe that a run along the path does not heed."""
+"""Fields of a recipe that a run along the path ignores."""
 
 _LIKELIHOOD = re.compile(
     r"(categorical|next-token)(:[\d.]+)?|bernoulli|poisson|(normal|student-t)(:[\w.+-]+)?"
@@ -33,30 +33,30 @@ class Recipe:
     function from the share of the epochs already done, in [0, 1), to a factor of the learning rates.
 
     Attributes:
-        criterion: Continuous pruning by bmrs-n, bmrs-u-BITS, snr, or none.
-        kl_weight: elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; a larger one prunes more.
+        criterion: Pruning criterion: bmrs-n, bmrs-u-BITS, snr, or none.
+        kl_weight: elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; a larger factor prunes more.
         epochs: Epochs with pruning.
-        fine_tune_epochs: Epochs after them, without.
+        fine_tune_epochs: Epochs without pruning, after those with pruning.
         prune_every: Epochs between pruning events.
-        min_keep: Structures that every family keeps at least.
+        min_keep: Least number of structures that every family keeps.
         batch_size: Examples per step.
         lr: Adam's learning rate for the weights.
         posterior_lr_factor: The posteriors' learning rate, relative to the weights'.
         schedule: linear-decay (rates fall to 0 over the second half) or constant.
-        draws: How many draws of the gains a batch has: 'auto', one per 'example', one per 'batch', or a number.
-        gains_only: Leave the weights as they are until the epochs without pruning.
-        likelihood: Of the labels given the outputs: categorical, next-token, bernoulli, poisson, normal[:SCALE] or
-            student-t[:SCALE], where SCALE is a number, learned or predicted.
-        label_smoothing: Probability that a label is not believed.
+        draws: Draws of the gains per batch: 'auto', one per 'example', one per 'batch', or a number.
+        gains_only: Freeze the weights during the epochs with pruning.
+        likelihood: Likelihood of the labels given the outputs: categorical, next-token, bernoulli, poisson,
+            normal[:SCALE] or student-t[:SCALE], where SCALE is a number, learned or predicted.
+        label_smoothing: Probability spread evenly over all classes.
         augment: Shift training images by up to 4 pixels, mirror half of them.
-        bfloat16: Train in mixed precision, where the processor is faster at it.
-        round_to: Numbers of channels kept are multiples of this.
+        bfloat16: Train in mixed precision (faster on processors with bfloat16 instructions).
+        round_to: Keep multiples of this number of channels.
         max_macs: Most multiply-accumulates for one example of the small network.
         max_params: Most parameters of the small network.
         seed: Seed of the split, the weights and every epoch.
 
     Raises:
-        ValueError: a value is out of range, or would not be heeded.
+        ValueError: a value is out of range, or would have no effect.
     """
 
     criterion: Any = "bmrs-n"
@@ -85,8 +85,8 @@ class Recipe:
         self._refuse_numbers()
         if self.epochs < 0 or self.fine_tune_epochs < 0 or self.epochs + self.fine_tune_epochs < 1:
             raise ValueError(
-                f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one, and "
-                "no number of them may be negative"
+                f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one epoch, "
+                "and neither number may be negative"
             )
         limits = {name: getattr(self, name) for name in ("round_to", "max_macs", "max_params")}
         limits = {name: value for name, value in limits.items() if value not in (None, 1)}
@@ -98,7 +98,7 @@ class Recipe:
             )
             given = ", ".join(f"{name}={value}" for name, value in limits.items())
             raise ValueError(
-                f"{given} would not be heeded, for nothing is pruned ({why}); prune, or drop the limits"
+                f"{given} would have no effect, because nothing is pruned ({why}); prune, or drop the limits"
             )
 
     @property
@@ -136,13 +136,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a network is trained on, which changes the time it takes but not what is trained.
+    """The hardware for training; it changes the duration but not the result.
 
     Attributes:
-        device: cpu, cuda, cuda:1, ...; by default where the network is.
-        compile: Run steps by torch.compile, where that is faster; needs a C++ compiler.
-        cuda_graphs: Record steps as CUDA graphs, anew in every epoch.
-        channels_last: Memory order that convolutions on GPUs are faster in.
+        device: cpu, cuda, cuda:1, ...; by default the network's device.
+        compile: Use torch.compile for draws and KL, and for the network after the last removal; needs a C++ compiler.
+        cuda_graphs: Record steps as CUDA graphs, again in every epoch.
+        channels_last: Use the memory format channels_last, which is faster for convolutions on GPUs.
     """
 
     device: str | None = None
@@ -155,12 +155,12 @@ def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any])
     """Return a recipe and hardware with some fields changed.
 
     Args:
-        recipe: what the other fields of a recipe are taken from.
-        hardware: likewise.
-        options: new values, by the names of the fields of either.
+        recipe: the recipe to change.
+        hardware: the hardware to change.
+        options: new values, by field names of :class:`Recipe` or :class:`Hardware`.
 
     Raises:
-        TypeError: neither has a field of that name.
+        TypeError: neither class has a field of that name.
     """
     ours = {field.name for field in fields(Recipe)}
     machine = {field.name for field in fields(Hardware)}

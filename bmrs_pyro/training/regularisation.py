@@ -1,4 +1,4 @@
-"""The regularisation path: one run that visits every size of a network once."""
+"""The regularisation path: one run that passes through networks of all sizes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from bmrs_pyro.training.trainee import Refit, Trainee, score_of
 
 @dataclass(frozen=True)
 class Path:
-    """Networks of falling size that one run came by, each of which can be trained to its end.
+    """Networks of falling size from one run; each of them can be refitted.
 
     Attributes:
         dense: the unpruned network, trained without gains.
-        points: the others, largest first.
+        points: the other networks, largest first.
         history: every epoch of the path.
-        trainee: the model before it, and how it is trained.
+        trainee: the model before the path, and how it is trained.
         shelf: the states of the points.
     """
 
@@ -49,39 +49,39 @@ class Path:
     shelf: Shelf
 
     def refit(self, point: PathPoint, *, epochs: int | None = None) -> Refit:
-        """Train a point to its end: half the epochs with pruning at its weight, half with rates falling to 0.
+        """Train a point further: half the epochs with pruning at its KL weight, half with rates falling to 0.
 
-        On the path structures leave later than they would at a constant weight; the first half makes up for that.
-        A path in a directory keeps its refits there: one that was interrupted is taken up, a finished one read.
+        On the path, structures are removed later than at a constant weight; the first half makes up for that.
+        A path in a directory keeps its refits there: an interrupted refit is continued, a finished one is loaded.
 
         Args:
-            point: one of the path's.
-            epochs: how long; by default a third of the path.
+            point: a point of the path.
+            epochs: number of epochs; by default a third of the path's.
 
         Raises:
-            ValueError: the point is not on this path, or fewer than 2 epochs.
+            ValueError: the point is not on this path, or there are fewer than 2 epochs.
         """
         epochs = max(2, self.trainee.pace.epochs // 3) if epochs is None else epochs
         if epochs < 2:
             raise ValueError(
                 f"a refit takes at least 2 epochs, one with pruning and one without; got {epochs}"
             )
-        self._refuse_stranger(point)
+        self._refuse_unknown_point(point)
         return self.trainee.refit(self.shelf.refitted(point.epoch, epochs), point, epochs)
 
     def network(self, point: PathPoint) -> nn.Module:
-        """Return the network of a point as it is on the path, or of ``dense``, plain and in evaluation mode.
+        """Return the plain network of a point before its refit, or of ``dense``, in evaluation mode.
 
         Raises:
             ValueError: the point is not on this path.
         """
         if point == self.dense:
             return compact(self.trainee.model.network, {}).eval()
-        self._refuse_stranger(point)
+        self._refuse_unknown_point(point)
         return self.trainee.network(self.shelf[point.epoch])
 
     def latency(self, point: PathPoint, batch_size: int = 1) -> float:
-        """Return the median seconds that a point's network takes for a batch, as it is on the path.
+        """Return the median seconds that a point's network, before its refit, takes for a batch.
 
         Raises:
             ValueError: the point is not on this path.
@@ -93,10 +93,10 @@ class Path:
         )
         net = self.network(point)
         measured = torch.tensor(latency({"small": lambda _: net(*inputs)}, inputs[0])["small"])
-        broadcast_([measured])  # several processes are to choose alike
+        broadcast_([measured])  # all processes must choose the same network
         return measured.item()
 
-    def _refuse_stranger(self, point: PathPoint) -> None:
+    def _refuse_unknown_point(self, point: PathPoint) -> None:
         if point not in self.points:
             raise ValueError("the point is not on this path; take one of path.points")
 
@@ -113,30 +113,30 @@ def fit_path(
     directory: str | FilePath | None = None,
     **options: Any,
 ) -> Path:
-    """Train with a KL weight that grows while structures leave, and keep the networks on the way.
+    """Train with a growing KL weight, so that structures are removed, and keep the networks of all sizes.
 
-    First the network is trained as it is, to know what it can do. Then the weight begins where nothing leaves and grows
-    as long as the KL of all gains falls by less than wanted (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network
-    begins with the weights of the one before it, as in a regularisation path of glmnet (Friedman, Hastie, Tibshirani
-    2010), and epochs get cheaper on the way. Rates are constant along the path: :meth:`Path.refit` trains a
-    point to its end.
+    First the unpruned network is trained, as a reference. Then the KL weight starts so small that nothing is removed,
+    and grows whenever the KL of all gains falls too slowly (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network
+    starts from the weights of the one before it, as in a regularisation path of glmnet (Friedman, Hastie, Tibshirani
+    2010), and epochs get cheaper along the path. Learning rates are constant along the path; :meth:`Path.refit`
+    finishes the training of a point.
 
     Args:
-        model: the model; its network ends as the smallest of the path. The kind of its KL weight stays, its factor
-            does not count.
-        guide: the posteriors, which shrink with it.
+        model: the model; its network becomes the smallest of the path. The kind of its KL weight is kept, its factor
+            is replaced.
+        guide: the posteriors, which shrink with the network.
         loader: training batches of one pass; small data sets get several passes in an epoch.
-        validation: batches that every network is scored on.
-        criterion: which structures leave, or its name.
+        validation: batches on which every network is scored.
+        criterion: criterion by which structures are removed, or its name.
         epochs: epochs of the path.
-        dense_epochs: epochs without pruning before it; 0 for a network that is trained.
-        directory: folder of the points' files; one with an interrupted path is taken up, one with a finished path
-            read. None keeps the points in memory.
-        **options: of :func:`fit`, such as ``lr``, ``seed``, ``device`` and ``progress``. The posteriors' rate follows
-            from the number of steps.
+        dense_epochs: epochs without pruning before the path; 0 for a trained network.
+        directory: folder of the points' files; an interrupted path in it is continued, a finished one is loaded.
+            None keeps the points in memory.
+        **options: options of :func:`fit`, such as ``lr``, ``seed``, ``device`` and ``progress``. The posteriors'
+            learning rate follows from the number of steps.
 
     Raises:
-        ValueError: fewer than 2 epochs, or several processes without a directory.
+        ValueError: there are fewer than 2 epochs, or several processes without a directory.
         CheckpointError: a file in the directory cannot be read.
     """
     refuse_short(epochs, dense_epochs)
@@ -150,7 +150,7 @@ def fit_path(
     pace = Pace.of(loader, model.prior, epochs=epochs)
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:
-        raise ValueError("the criterion is 'none': a path removes structures, name one such as 'bmrs-n'")
+        raise ValueError("the criterion is 'none': a path removes structures, so give one such as 'bmrs-n'")
     options = {"lr": Recipe().lr, **options}
     trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
     if folder is not None:

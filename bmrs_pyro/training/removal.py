@@ -19,13 +19,13 @@ def remove_structures_(
     keep: Mapping[str, Tensor],
     optim: JointOptim | None = None,
 ) -> None:
-    """Remove structures from a model in training: what is gone costs nothing from the next step on.
+    """Remove structures from a model in training; from the next step on they cost nothing.
 
     Args:
-        model: the model; its network loses weights, its plates and priors follow.
-        guide: loses the posteriors of what is removed.
-        keep: mask ``(C_f,)`` per family, True for what stays; families not named stay whole.
-        optim: loses the moments of what is removed.
+        model: the model; its network, plates and priors shrink.
+        guide: the guide; it loses the posteriors of the removed structures.
+        keep: mask ``(C_f,)`` per family, True for kept structures; families not named stay whole.
+        optim: the optimiser; it loses the moments of the removed structures.
 
     Raises:
         ValueError: a mask has the wrong length or keeps nothing of its family.

@@ -1,4 +1,4 @@
-"""What each epoch of a recipe does: its rate, whether it prunes, whether the weights rest."""
+"""The plan of each epoch of a recipe: its learning rate, whether it prunes, whether the weights are frozen."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bmrs_pyro.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch does.
+    """The plan of one epoch.
 
     Attributes:
-        epoch: its number, from 1.
+        epoch: the epoch's number, from 1.
         phase: ``"prune"`` or ``"fine-tune"``.
         rate: factor of the learning rates.
-        pruning: whether the criterion is asked after it.
-        last: whether that is the last time, at which budgets are met.
-        settled: whether no structure can leave any more when it begins.
-        frozen: whether the weights stay as they are.
+        pruning: whether a pruning event follows the epoch.
+        last: whether this is the last pruning event, which applies the budgets.
+        settled: whether no pruning event can change the structures from this epoch on.
+        frozen: whether the weights are frozen.
     """
 
     epoch: int
@@ -34,7 +34,7 @@ class EpochPlan:
 
 
 def plan_of(recipe: Recipe, epoch: int) -> EpochPlan:
-    """Return what an epoch of a recipe does.
+    """Return the plan of an epoch of a recipe.
 
     Args:
         recipe: the recipe.

@@ -1,4 +1,4 @@
-"""Where the states along a path are kept: in memory, or one file for each."""
+"""The store of the states along a path: in memory, or one file for each state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
 
 ALIKE = 0.98
-"""A state with more than this share of the structures of the one before takes its place."""
+"""A state with more than this share of the previous state's structures replaces it."""
 
 
 @dataclass
@@ -25,12 +25,12 @@ class Shelf:
     states: dict[int, TrainingState] = field(default_factory=dict)
 
     def load(self) -> TrainingState | None:
-        """Return the last state, None on an empty shelf."""
+        """Return the last state; None if there is none."""
         last = max(self.epochs(), default=None)
         return None if last is None else self[last]
 
     def save(self, state: TrainingState) -> None:
-        """Put a state on the shelf, in the place of the one before where that had about as many structures."""
+        """Save a state; it replaces the previous one if that had about as many structures."""
         last, epoch = max(self.epochs(), default=None), len(state.epochs)
         state = _without_best(state)
         if self.directory is None:
@@ -42,7 +42,7 @@ class Shelf:
             self._drop(last)
 
     def epochs(self) -> list[int]:
-        """Return the epochs whose states are here, in order."""
+        """Return the epochs of the saved states, in order."""
         if self.directory is None:
             return sorted(self.states)
         return sorted(
@@ -58,11 +58,11 @@ class Shelf:
         return state
 
     def refitted(self, epoch: int, epochs: int) -> Resumed:
-        """Return the state store of a refit, which on disk is kept as ``refit-0007-12.safetensors``.
+        """Return the state store of a refit; its file is, for instance, ``refit-0007-12.safetensors``.
 
         Args:
-            epoch: of the state that it begins with.
-            epochs: how long the refit is.
+            epoch: epoch of the state that the refit starts from.
+            epochs: number of epochs of the refit.
         """
         file = None
         if self.directory is not None:
@@ -82,29 +82,29 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A state store of :func:`fit` that begins with a given state.
+    """A state store of :func:`fit` that starts from a given state.
 
     Args:
-        state: where to begin.
-        kept: file of what came of it, which is gone on from where it exists; None keeps nothing.
+        state: the state to start from.
+        kept: checkpoint of later states; an existing one is continued. None saves nothing.
     """
 
     state: TrainingState
     kept: Checkpoint | None = None
 
     def load(self) -> TrainingState:
-        """Return the state to go on from."""
+        """Return the state to continue from."""
         known = None if self.kept is None else self.kept.load()
         return self.state if known is None else known
 
     def save(self, state: TrainingState) -> None:
-        """Keep the state after an epoch."""
+        """Save the state after an epoch."""
         if self.kept is not None:
             self.kept.save(state)
 
 
 def _without_best(state: TrainingState) -> TrainingState:
-    """Leave out the best epoch's weights, which are of no use on a path, and bring the rest to the CPU."""
+    """Drop the best epoch's weights, which a path does not use, and move the other tensors to the CPU."""
     tensors = {
         part: {name: value.cpu() for name, value in values.items()}
         for part, values in state.tensors.items()

@@ -1,4 +1,4 @@
-"""Telling a loader which epoch begins, so that it draws that epoch's order."""
+"""Setting the epoch of a loader, so that it draws that epoch's order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["set_epoch"]
 
 
 def set_epoch(loader: object, epoch: int) -> None:
-    """Call ``set_epoch`` of a loader and of what it draws its order from, where they have it.
+    """Call ``set_epoch`` of a loader, its data set and its samplers, if they have this method.
 
-    A :class:`torch.utils.data.DataLoader` passes nothing on to its samplers: without this call a
+    A :class:`torch.utils.data.DataLoader` does not pass the epoch to its samplers. Without this call a
     :class:`~torch.utils.data.DistributedSampler` serves the first epoch's order in every epoch.
 
     Args:

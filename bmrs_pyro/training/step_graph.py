@@ -1,4 +1,4 @@
-"""A training step as two CUDA graphs, replayed for as long as its shapes and rates stay what they are."""
+"""A training step as two CUDA graphs, replayed as long as shapes and learning rates do not change."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.network.nested import leaves, map_leaves, tensors_in
 from bmrs_pyro.training.optimiser import JointOptim
 
-# in the first steps Adam makes its moments, cuDNN and cuBLAS their plans: nothing of that may be recorded
+# in the first steps Adam makes its moments, and cuDNN and cuBLAS make their plans; this must not be recorded
 _STEPS_BEFORE = 3
 
 
 class Recorder(Protocol):
-    """What can record work, to do it again without Python."""
+    """An object that records work and replays it without Python."""
 
     def aside(self) -> AbstractContextManager[object]:
-        """Return the context that steps are made and recorded in."""
+        """Return the context in which steps are made and recorded."""
 
     def record(self, work: Callable[[], object]) -> Callable[[], object]:
-        """Record work, without doing it, and return what does it."""
+        """Record work without executing it, and return a function that executes it."""
 
 
 class CudaRecorder:
-    """Records kernels as CUDA graphs, which share one pool of memory.
+    """Records kernels as CUDA graphs that share one memory pool.
 
     Args:
         device: the GPU.
@@ -46,7 +46,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Work on a stream of its own, in turns with the usual one, on which nothing can be recorded."""
+        """Use a separate stream, synchronised with the default stream, on which nothing can be recorded."""
         usual = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(usual)
         with torch.cuda.stream(self._stream):
@@ -54,7 +54,7 @@ class CudaRecorder:
         usual.wait_stream(self._stream)
 
     def record(self, work: Callable[[], object]) -> Callable[[], object]:
-        """Record the kernels that work would start."""
+        """Record the kernels that ``work`` would launch, and return a function that replays them."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
@@ -62,24 +62,24 @@ class CudaRecorder:
 
 
 def refuse_unrecordable(device: torch.device | str) -> None:
-    """Raise ValueError if steps on the device, by as many processes as there are, cannot be recorded."""
+    """Raise ValueError if steps cannot be recorded on the device, or by this number of processes."""
     if torch.device(device).type != "cuda":
         raise ValueError(f"CUDA graphs need a GPU, and the network is on {str(device)!r}; train without them")
     if world_size() > 1:
-        raise ValueError("CUDA graphs are recorded in one process alone; train without them")
+        raise ValueError("CUDA graphs can be recorded by a single process only; train without them")
 
 
 class StepGraph:
     """Steps of SVI that are recorded once and then replayed, without Python between their kernels.
 
     The first steps run as usual. Then two graphs are recorded, one up to the gradients and one for the
-    optimiser: between them the loss is looked at, which must be finite before weights are touched. Batches of
-    another size than the recorded one run as usual. A recorded step has the learning rates and structures it
-    was recorded with, so that every epoch needs an object of its own.
+    optimiser. Between them the loss is checked: it must be finite before weights are changed. Batches of
+    another size than the recorded one run as usual. A recorded step has the learning rates and structures at the
+    time of recording, so every epoch needs a new object.
 
     Args:
         svi: a SupervisedModel, its AutoTruncatedLogNormal and a JointOptim.
-        recorder: what records.
+        recorder: records the two graphs.
     """
 
     def __init__(self, svi: SVI, recorder: Recorder) -> None:
@@ -96,7 +96,7 @@ class StepGraph:
         self._update: Callable[[], object] | None = None
 
     def step(self, x: Inputs, y: Tensor) -> float:
-        """Make one step as ``svi.step(x, y)`` does, and return its loss.
+        """Make the same step as ``svi.step(x, y)``, and return its loss.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite.
@@ -135,7 +135,7 @@ class StepGraph:
 
     @contextmanager
     def _branch_free(self) -> Iterator[None]:
-        """Have the guide draw without a look at the numbers: what they decide about cannot be recorded."""
+        """Let the guide draw without branches that depend on tensor values: these cannot be recorded."""
         usual = self._guide.kernels
         self._guide.kernels = usual.branch_free()
         try:
@@ -145,5 +145,5 @@ class StepGraph:
 
 
 def _shapes(batch: tuple[Inputs, Tensor]) -> list[Any]:
-    """Return the shapes of the tensors, and what is no tensor and so recorded as it is."""
+    """Return the shapes of the tensors, and the other leaves, which are recorded as constants."""
     return [leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves(batch)]

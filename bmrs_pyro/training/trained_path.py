@@ -1,4 +1,4 @@
-"""A trained network and smaller ones of it: one reduction to a budget, or rounds of them."""
+"""A trained network and smaller networks made from it: one reduction to a budget, or several rounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee
 
 ROUND = 0.7
-"""Share of the multiply-accumulates that each round keeps, where no budget says where to end."""
+"""Share of the multiply-accumulates that each round keeps, if there is no budget."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainedPath(Path):
 
     Attributes:
         reduction: how the network is made smaller.
-        round_to: numbers of channels are multiples of this.
+        round_to: layers keep multiples of this number of channels.
     """
 
     reduction: JointReduction
@@ -43,7 +43,7 @@ class TrainedPath(Path):
 
     @classmethod
     def of(cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1) -> TrainedPath:
-        """Begin with the network as it came."""
+        """Return the path of a model before any reduction."""
         dense = reduction.point(model, reduction.validation)
         keep = KeepMask(
             {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
@@ -53,28 +53,29 @@ class TrainedPath(Path):
         return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
 
     def refit(self, point: PathPoint, *, epochs: int | None = None) -> NoReturn:
-        """Refuse: what is trained to its end is the last point alone."""
+        """Raise ValueError: only the last point of this path is fully trained."""
         raise ValueError("the points of a trained network's path are not kept; choose another budget instead")
 
     def network(self, point: PathPoint) -> nn.Module:
-        """Return the dense network, plain and in evaluation mode; the others on the way are not kept.
+        """Return the dense network, plain and in evaluation mode; the networks of other points are not kept.
 
         Raises:
-            ValueError: it is another point.
+            ValueError: the point is not ``dense``.
         """
         if point != self.dense:
-            raise ValueError("only the dense network is kept of a trained network's path")
+            raise ValueError("a trained network's path keeps only the dense network")
         return compact(self.trainee.model.network, {})
 
     def chosen(self, target: Target) -> tuple[TrainedPath, Choice]:
-        """Reduce the network to what it may cost.
+        """Reduce the network to a target.
 
-        A budget takes one reduction. Without one there are rounds: each is a whole reduction that keeps 70 % of the
-        multiply-accumulates of the one before, until a network scores too little; the one before is taken.
+        With a budget there is one reduction. Without a budget there are rounds. Each round is a whole reduction that
+        keeps 70 % of the multiply-accumulates of the previous one. When a network misses the score, the previous
+        network is chosen.
 
         Raises:
             TargetMissed: a budget cannot be met.
-            ValueError: a latency is asked for.
+            ValueError: the target has a latency.
         """
         if target.max_latency is not None:
             raise ValueError("a trained network is not reduced to a latency; give max_macs or max_params")
@@ -109,7 +110,7 @@ class TrainedPath(Path):
             limits = Limits(self.round_to, int(macs * ROUND))
             try:
                 limits.refuse_impossible(model.network)
-            except ValueError:  # nothing is left that can leave
+            except ValueError:  # no more structures can be removed
                 if best is None:
                     raise
                 return best

@@ -1,4 +1,4 @@
-"""What is trained along a path: the model as it was before, the data, the rates."""
+"""The model before a path, and how it is trained: data, criterion and rates."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.validation import Score, validate
 
 START = 0.01
-"""First KL weight, nats per example for a nat of mean KL: at three times that structures begin to leave."""
+"""First KL weight, nats per example for a nat of mean KL; at three times this, structures begin to be removed."""
 
 
 @dataclass(frozen=True)
 class Refit:
-    """A point of the path after it was trained to its end.
+    """A point of the path after its refit.
 
     Attributes:
-        start: the point of the path.
-        point: what it is now.
-        model: the model, its network shrunk.
+        start: the point before the refit.
+        point: the point after the refit.
+        model: the model with the shrunk network.
         guide: the posteriors of its gains.
         history: the epochs of the path up to the point, and those of the refit.
     """
@@ -50,15 +50,15 @@ class Refit:
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model as it was before the path, and what it is trained with.
+    """A model before the path, and how it is trained.
 
     Attributes:
-        model: the model with all its structures, and the weights that the path began with.
+        model: the model with all its structures, and with the weights at the start of the path.
         loader: training batches of one pass.
-        validation: batches that networks are scored on.
-        criterion: which structures leave.
-        pace: how long the path is and how fast its posteriors move.
-        options: for :func:`fit`, with ``lr``.
+        validation: batches on which networks are scored.
+        criterion: criterion by which structures are removed.
+        pace: the path's length and the posteriors' learning rate.
+        options: options of :func:`fit`, with ``lr``.
     """
 
     model: SupervisedModel
@@ -75,14 +75,14 @@ class Trainee:
         return START / per_nat
 
     def press_(self, model: SupervisedModel, weight: float) -> None:
-        """Give a model a factor of the KL weight; families count by their size before the path."""
+        """Set the factor of a model's KL weight; families are weighted by their size before the path."""
         model.kl_weight = replace(model.kl_weight, factor=weight)
         model.kl_scales = self._scales(weight)
 
     def train(
         self, model: SupervisedModel, guide: AutoTruncatedLogNormal, *, stage: str, **settings: Any
     ) -> History:
-        """Make epochs of :func:`fit` at the path's rates; the progress bar names their stage."""
+        """Run :func:`fit` at the path's rates; the progress bar names the stage."""
         settings = {"criterion": self.criterion, **self.options, **settings}
         settings["progress"] = settings.get("progress", True) and stage
         settings["posterior_lr_factor"] = self.pace.posterior_lr / settings["lr"]
@@ -91,19 +91,19 @@ class Trainee:
         )
 
     def dense(self, model: SupervisedModel, epochs: int, store: StateStore | None) -> PathPoint:
-        """Train the network without gains, give its weights to a model, and say how good it is.
+        """Train the network without gains, load its weights into a model, and return its costs and score.
 
-        Weights that score better as they came stay.
+        If the weights score better before this training, they are kept.
 
         Args:
             model: the model of the path.
-            epochs: how long; 0 only scores it.
-            store: where the state is kept.
+            epochs: number of epochs; 0 only scores the network.
+            store: saves the state after every epoch.
         """
         if (device := self.options.get("device")) is not None:
             model.to(device)
         twin = copy.deepcopy(model)
-        # gains of 1: posteriors too narrow to matter, which stay as they are
+        # gains of 1: the posteriors are very narrow and not trained
         guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)
         score = validate(twin, {}, self.validation)
         if epochs:
@@ -125,7 +125,7 @@ class Trainee:
         return self.point(model.network.state_dict(), keep, {}, score, 0, 0.0)
 
     def refit(self, store: StateStore, point: PathPoint, epochs: int) -> Refit:
-        """Go on from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
+        """Continue from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
         model = copy.deepcopy(self.model)
         guide = AutoTruncatedLogNormal(model)
         self.press_(model, point.kl_weight)
@@ -137,7 +137,7 @@ class Trainee:
             stage=f"refit of {point.parameters:,} parameters",
             epochs=point.epoch + pruning,
             fine_tune_epochs=settling,
-            # 1 while structures leave, then down in equal steps
+            # 1 while structures are removed, then down in equal steps
             schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
             checkpoint=store,
         )
@@ -163,7 +163,7 @@ class Trainee:
         epoch: int,
         kl_weight: float,
     ) -> PathPoint:
-        """Describe a network by its weights, by what is left and what the criterion said of what is gone."""
+        """Return a network's costs and score, from its weights, its masks and the scores of removed structures."""
         structures = {name: int(mask.sum()) for name, mask in keep.items()}
         whole = self.model.network
         evidence = None

@@ -71,7 +71,7 @@ class Trainer(Loop[Epoch]):
         return self.history.epochs
 
     def epoch(self, plan: EpochPlan, loader: Batches, validation: Batches | None, bar: EpochBar) -> Epoch:
-        """Make one epoch: steps, pruning where asked for (within the budgets at the last event), validation."""
+        """Make one epoch: steps, pruning if planned (within the budgets at the last event), validation."""
         steps = self.steps(plan.epoch, loader, bar)
         found = posteriors(self.guide, steps.x)
         removed = self._prune(found, plan.last) if plan.pruning else 0
@@ -96,12 +96,12 @@ class Trainer(Loop[Epoch]):
         return self.note(record, bar, chosen=score is not None)
 
     def step(self) -> Callable[[Any, Tensor], float]:
-        """Return what makes the steps of an epoch and gives their loss."""
-        # recorded anew in every epoch: rates and structures change in between
+        """Return the function that makes one step and returns its loss."""
+        # recorded again in every epoch: rates and structures change between epochs
         return super().step() if self.recorder is None else StepGraph(self.svi, self.recorder).step
 
     def check(self, x: Any, y: Tensor, loader: Batches) -> None:
-        """Refuse the first batch where its labels do not fit the likelihood."""
+        """Refuse the first batch if its labels do not fit the likelihood."""
         if not self.labels_fit:
             classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
             refuse_labels(self.model, x, y.to(self.device), classes)
@@ -109,18 +109,18 @@ class Trainer(Loop[Epoch]):
             self.labels_fit = True
 
     def explain(self, x: Any, y: Tensor) -> str | None:
-        """Say which labels do not fit the likelihood."""
-        usable = self.device.type == "cpu"  # a GPU computes no more after a label out of range
+        """Return a message about labels that do not fit the likelihood."""
+        usable = self.device.type == "cpu"  # after a label out of range, CUDA calls fail
         return labels_misfit(self.model, x, y) if self.labels_fit and usable else None
 
     def begin(self, x: Any) -> None:
-        """With the first batch: agree on the draws too."""
+        """With the first batch: agree also on the shape of the draws, in all processes."""
         self.model.draw_shape(x)
         draws = self.model.draws
         mine = draws if isinstance(draws, int) else 1 if draws == "batch" else sys.maxsize
         if (fewest := min(all_gather_int(mine))) != mine:
             self.model.draws = parse_draws(fewest)
-        # the whole batch's generator of gains stays where it is
+        # does not advance the generator of the whole batch's gains
         batch, self.model.global_batch = self.model.global_batch, None
         try:
             super().begin(x)
@@ -128,14 +128,14 @@ class Trainer(Loop[Epoch]):
             self.model.global_batch = batch
 
     def _scores(self, found: Mapping[str, TruncatedLogNormal]) -> dict[str, Tensor]:
-        """Ask the criterion, in one process for all, and take down what it says."""
+        """Apply the criterion in the first process, share its scores with the others, and record them."""
         criterion = self.criterion
         if criterion is None:
             return {}
         scores = {name: torch.empty(q.batch_shape, dtype=torch.float64) for name, q in found.items()}
         if rank() == 0:
             if isinstance(criterion, WeightNorm):
-                # the norms of the weights as they are now; the share is of the network at the start
+                # the norms of the present weights; the share refers to the network at the start
                 norms = producer_norms(self.model.network)
                 criterion = replace(criterion, norms=norms, total=self.history.keep.total)
             for name, values in score_structures(found, self.model.prior, criterion).items():
@@ -155,7 +155,7 @@ class Trainer(Loop[Epoch]):
                 scores,
                 min_keep=self.min_keep,
                 budgets=last,
-                # ΔF is in nats of a KL that counts by its weight, and so by the cost already
+                # ΔF is in nats of KL; the KL weight turns these into nats of log-likelihood
                 units=self.model.kl_scales if isinstance(self.criterion, ModelReduction) else None,
             )
         broadcast_(masks.values())
@@ -174,13 +174,13 @@ class Trainer(Loop[Epoch]):
         remove_structures_(self.model, self.guide, keep, optim)
 
     def state(self) -> TrainingState:
-        """Return all that a continued run needs, as plain tensors and records."""
+        """Return the state from which a run continues, as plain tensors and records."""
         state = super().state()
         scores = {name: scores.clone() for name, scores in self.history.scores.items()}
         return replace(state, keep=self.history.keep, tensors={"scores": scores, **state.tensors})
 
     def restore(self, state: TrainingState) -> None:
-        """Shrink to the state's structures and take up its values."""
+        """Shrink to the state's structures and load its values."""
         if state.keep.removed:
             self._remove(state.keep, None)
         scores = {name: scores.clone() for name, scores in state.tensors["scores"].items()}
@@ -188,7 +188,7 @@ class Trainer(Loop[Epoch]):
         super().restore(state)
 
     def finish(self, loader: Batches) -> None:
-        """Give network, guide and likelihood the best epoch's parameters, and the history the small network."""
+        """Load the best epoch's parameters, and add the small network to the history."""
         super().finish(loader)
         if self.best is None:
             return

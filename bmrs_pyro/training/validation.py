@@ -1,4 +1,4 @@
-"""How well the network predicts held-out data at the posterior mean of its gains."""
+"""Validation scores of the network at the posterior mean of its gains."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Score(NamedTuple):
     """Validation score.
 
     Attributes:
-        accuracy: share of labels hit by the most probable one, over all that count; None where the likelihood is not
-            of classes.
+        accuracy: share of scored labels for which the most probable class is right; None if the likelihood has no
+            classes.
         log_likelihood: mean log p(y | x, θ), nats per example.
-        rmse: root mean square of y − E[y | x, θ], over all values that count, in units of y; None of classes.
-        accuracy_error: standard error of the accuracy, by the labels that count; None with it.
-        log_likelihood_error: standard error of the log-likelihood, by the examples.
+        rmse: root mean square of y − E[y | x, θ] over all scored values, in units of y; None for classes.
+        accuracy_error: standard error of the accuracy over the scored labels; None without accuracy.
+        log_likelihood_error: standard error of the log-likelihood over the examples.
     """
 
     accuracy: float | None
@@ -73,7 +73,7 @@ def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Itera
     Args:
         model: the model whose network and likelihood predict.
         theta: gains ``(C_f,)`` by site name, such as the posterior means.
-        batches: as :func:`fit` takes them.
+        batches: batches as for :func:`fit`.
     """
     return validate_predictions(lambda x: model.likelihood(model.network(x, theta)), model, batches)
 
@@ -84,12 +84,12 @@ def validate_predictions(
 ) -> Score:
     """Score predictions, with the model in evaluation mode; every module's mode is restored.
 
-    Several processes pool their sums: each may have a part of the data, or all of them the same.
+    Several processes add up their sums: each may have a part of the data, or all may have the same data.
 
     Args:
-        predict: p(y | x) of a batch's inputs.
-        model: what predicts; its device is that of the batches.
-        batches: as :func:`fit` takes them.
+        predict: returns p(y | x), given a batch's inputs.
+        model: the model that predicts; batches are moved to its device.
+        batches: batches as for :func:`fit`.
 
     Raises:
         ValueError: there are no examples.
@@ -112,7 +112,7 @@ def validate_predictions(
         accuracy=sums.hits / sums.labels if only_labels else None,
         log_likelihood=sums.log_likelihood / sums.examples,
         rmse=math.sqrt(sums.squares / sums.values) if only_values else None,
-        # two more hits and two more misses (Agresti and Coull 1998): all right of few labels is no certainty
+        # two more hits and two more misses (Agresti and Coull 1998): with few labels, no error is no certainty
         accuracy_error=_standard_error(sums.labels + 4, sums.hits + 2, sums.hits + 2)
         if only_labels
         else None,

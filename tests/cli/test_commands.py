@@ -247,7 +247,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(run: Path, tmp_path: Path) -> 
         (["fit", LENET5, "--epochs", "many"], "epochs"),
         (["fit", LENET5, "--prune-every", "0"], "prune_every"),
         (["fit", LENET5, "--batch-size", "0"], "batch_size"),
-        (["fit", LENET5, "--criterion", "none", "--max-params", "20000"], "would not be heeded"),
+        (["fit", LENET5, "--criterion", "none", "--max-params", "20000"], "would have no effect"),
         (["fit", LENET5, "--lr", "-1"], "lr is -1.0"),
         (["fit", LENET5, "--posterior-lr-factor", "-3"], "posterior_lr_factor is -3.0"),
         (["fit", LENET5, "--device", "abacus"], "'abacus' cannot be used here"),
@@ -322,7 +322,7 @@ def test_a_run_is_resumed_with_its_own_options(finished_run: RunDirectory) -> No
     result = command("fit", LENET5, "--out", finished_run.path, "--resume", *options)
     assert result.returncode == 2
     assert (
-        f"was begun otherwise: model is {LENET5}, not {config.model}; --data is mnist, not digits; "
+        f"was started otherwise: model is {LENET5}, not {config.model}; --data is mnist, not digits; "
         "--kl-weight is mean:9, not mean:0.3; --augment is True, not False." in result.stderr
     )
 

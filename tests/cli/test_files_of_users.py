@@ -157,5 +157,5 @@ def test_a_picture_of_no_format_is_refused_at_the_start(finished_run: RunDirecto
     for name in ("report", "compare"):
         result = command(name, finished_run.path, "--picture", tmp_path / "a.doc")
         assert result.returncode == 2
-        assert "doc is no format of figures" in result.stderr
+        assert "doc is not a figure format" in result.stderr
         assert not result.stdout

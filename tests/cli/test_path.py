@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = command("fit", "net.py", "--out", "run", *QUICK, "--max-params", "90%", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "Asked for: max_params 90%." in result.stdout
-    assert "bmrs choose run takes another one" in result.stdout
+    assert "bmrs choose run chooses another one" in result.stdout
     return folder
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_met_says_what_can_and_keeps_the_path(copy: Path) -> None
         (copy / name).unlink()
     refused = command("fit", "net.py", "--out", copy, "--resume", "--quiet")
     assert refused.returncode == 2
-    assert f"The path is kept: bmrs choose {copy} takes a network of it" in refused.stderr
+    assert f"The path is kept: bmrs choose {copy} chooses a network of it" in refused.stderr
     assert refused.stderr.count("\n") == 1
     unfinished = command("report", copy)
     assert unfinished.returncode == 2
@@ -195,14 +195,14 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
     [
         (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
         (["--max-loss", -1], "max_loss is -1.0; it must be at least 0"),
-        (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or such as '2ms'"),
+        (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or a text such as '2ms'"),
         (["--score", "f1"], "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
         (["--epochs", 1], "a path takes at least 2 epochs"),
         (["--dense-epochs", -1], "and 0 or more before it; got 36 and -1"),
         (["--validation", 0], "the share to hold out is 0.0"),
         (
             ["--gains-only", "--max-loss", 1],
-            "--max-loss is for a run along the path, and --gains-only makes one at one KL weight",
+            "--max-loss is for a run along the path, and --gains-only makes a run at one KL weight",
         ),
         (
             ["--criterion", "none", "--dense-epochs", 1],
@@ -210,7 +210,7 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
         ),
         (
             ["--kl-weight", "cost", "--max-macs", "50%"],
-            "a run at one KL weight (--kl-weight) takes a whole number",
+            "a run at one KL weight (--kl-weight) takes an integer",
         ),
     ],
 )

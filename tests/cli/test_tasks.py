@@ -124,7 +124,7 @@ def test_a_changed_vocabulary_is_other_data(tmp_path: Path) -> None:
     [
         (
             ["--target", "price"],
-            "'price' holds real numbers, no classes; name what they are, such as --likelihood normal",
+            "'price' holds real numbers, not classes; choose a likelihood, such as --likelihood normal",
         ),
         (["--target", "city", "--likelihood", "gamma"], "likelihood 'gamma' is unknown"),
         (["--target", "price", "--likelihood", "normal:-1"], "use a positive number"),

@@ -76,7 +76,7 @@ def test_whole_numbers_are_classes_in_their_own_order(tmp_path: Path) -> None:
         (
             "income",
             False,
-            "'income' holds real numbers, no classes; name what they are, such as --likelihood normal",
+            "'income' holds real numbers, not classes; choose a likelihood, such as --likelihood normal",
         ),
         ("kind", True, "'kind' holds texts, such as '(yes|no)'"),
     ],
@@ -191,7 +191,7 @@ def test_dicts_loaders_and_what_they_say_of_themselves() -> None:
         (7, "mine gave a int"),
         ({"training": []}, r"mine gave \['training'\]"),
         (DataLoader(TensorDataset(torch.zeros(4, 1))), "expected a torch Dataset"),
-        ([DataLoader(TensorDataset(torch.zeros(4, 1)))] * 2, "of a DataLoader no part can be held out"),
+        ([DataLoader(TensorDataset(torch.zeros(4, 1)))] * 2, "no part of a DataLoader can be held out"),
         ([(torch.zeros(1),)] * 9, "an item is a list; expected"),
         (TensorDataset(torch.zeros(1, 1), torch.zeros(1)), "0 of 1 examples would be held out"),
     ],

@@ -99,5 +99,5 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: 
         raise RuntimeError("Error downloading train-images:\nTried a mirror, got: nothing")
 
     monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
-    with pytest.raises(DataError, match=r"\(Error downloading train-images:\); name their folder"):
+    with pytest.raises(DataError, match=r"\(Error downloading train-images:\); give their folder"):
         load("mnist", data_root=tmp_path, download=True)

@@ -88,5 +88,5 @@ def test_the_page_of_the_results_that_are_there_is_up_to_date(tmp_path: Path) ->
     index(tmp_path, quiet=True)
     made, there = ((folder / "index.md").read_text().partition("<!--")[0] for folder in (tmp_path, results))
     assert made == there, "make it anew: bmrs reproduce index --results docs/results"
-    with pytest.raises(ValueError, match="which is no folder"):
+    with pytest.raises(ValueError, match="which is not a folder"):
         index(tmp_path / "none")

@@ -45,7 +45,7 @@ def test_what_is_saved_is_loaded_again(pruned: Pruned, net: nn.Module, tmp_path:
     assert (record.chosen, record.points) == (pruned.point, pruned.path.points)
     decision = unseal((folder / "reduction.json").read_text())
     assert decision["criterion"] == "bmrs-n"
-    with pytest.raises(RunError, match="holds no network's source; give a dense network"):
+    with pytest.raises(RunError, match="does not name the network's source; give a dense network"):
         load(folder)
 
 

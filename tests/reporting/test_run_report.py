@@ -126,7 +126,7 @@ def test_the_page_answers_what_was_asked(page: str, finished_run: RunDirectory) 
         "Time of an epoch",
         "Accuracy against size",
         "Reliability",
-        "Do it again",
+        "Repeat the run",
     ):
         assert expected in headings
     assert len([heading for heading in headings if heading.startswith(("Strongest", "Weakest"))]) == 2

@@ -139,8 +139,8 @@ def test_attention_whose_heads_have_left_is_loaded_into_multihead_attention(tmp_
 
 @pytest.mark.parametrize("what", [{"a": 1}, None], ids=["dict", "None"])
 def test_what_is_no_network_is_not_saved(what: Any, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="is no small network"):
+    with pytest.raises(TypeError, match="is not a small network"):
         bp.save(what, tmp_path / "net.safetensors")
     network = bp.NoisyNetwork(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4))
-    with pytest.raises(TypeError, match="a NoisyNetwork is no small network"):
+    with pytest.raises(TypeError, match="a NoisyNetwork is not a small network"):
         bp.save(network, tmp_path / "net.safetensors")

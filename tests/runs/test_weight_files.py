@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_read_is_named(
     [
         (
             {"0.weight": torch.zeros(5, 1, 3, 3)},
-            r"'0.weight' has shape \(5, 1, 3, 3\), the network's is \(4, 1, 3, 3\)",
+            r"'0.weight' has shape \(5, 1, 3, 3\), in the network \(4, 1, 3, 3\)",
         ),
         ({"9.weight": torch.zeros(1)}, "has '9.weight', which the network lacks"),
         ({"3.bias": None}, "has no tensor '3.bias'"),

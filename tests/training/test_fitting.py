@@ -408,7 +408,7 @@ def _with_first(value: float, dtype: torch.dtype = torch.int64) -> Callable[[Ten
         (_with_first(-1), "has 3 outputs, for labels from 0 to 2, but those of a batch go from -1 to 2", 3),
         (_with_first(3), "has 3 outputs, for labels from 0 to 2, but those of a batch go from 0 to 3", 0),
         (_with_first(3), "has 3 outputs, for labels from 0 to 2, but those of a batch go from 0 to 3", 3),
-        (_with_first(0.5, torch.float32), "1 of the 32 labels of a batch are no classes, such as 0.5", 0),
+        (_with_first(0.5, torch.float32), "1 of the 32 labels of a batch are not classes, such as 0.5", 0),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_in_one_line(
@@ -457,14 +457,14 @@ def test_values_outside_the_support_are_named_unless_the_likelihood_takes_them()
             fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False)
             continue
         with pytest.raises(
-            ValueError, match="480 of the 480 labels of a batch are no values of the likelihood, a Poiss"
+            ValueError, match="480 of the 480 labels of a batch are outside the likelihood's support, a Poiss"
         ):
             fit(model, guide, data, progress=False)
     y = torch.full((NUM_DATA,), 1.0)
     y[7] = math.nan
     model.likelihood = lambda z: dist.Normal(z[:, 0], 1.0)
     with pytest.raises(
-        ValueError, match=r"1 of the 480 labels of a batch are no values .* a Normal, such as nan"
+        ValueError, match=r"1 of the 480 labels of a batch are outside .* a Normal, such as nan"
     ):
         fit(model, guide, [(x, y)], progress=False)
 
@@ -493,9 +493,9 @@ def test_wrong_use_is_refused_by_name() -> None:
             progress=False,
             criterion=None,
         )
-    with pytest.raises(ValueError, match=r"max_params=20 would not be heeded.*there is no criterion"):
+    with pytest.raises(ValueError, match=r"max_params=20 would have no effect.*there is no criterion"):
         fit(model, guide, batches(), max_params=20, criterion=None)
-    with pytest.raises(ValueError, match=r"would not be heeded.*prune_every=5 of 3 epochs"):
+    with pytest.raises(ValueError, match=r"would have no effect.*prune_every=5 of 3 epochs"):
         fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, round_to=4)
     with pytest.raises(TypeError, match="wrap it first"):
         SupervisedModel(mlp(), lambda out: dist.Categorical(logits=out), 10)  # type: ignore[arg-type]
