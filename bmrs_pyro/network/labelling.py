@@ -135,6 +135,10 @@ class Labelling:
 
     def _carry(self, source: Source, channel: Tensor, labels: Sequence[int]) -> None:
         """Note along which dimension a bare parameter has an entry, or slice, per channel."""
+        if channel.dim() == 1:  # one number per channel, as norms have: the usual case
+            own = [{labels[c]} if c >= 0 and labels[c] >= 0 else set() for c in channel.tolist()]
+            self._occur_parameter(source, [own])
+            return
         rows_of = [
             [
                 {labels[c] for c in row.unique().tolist() if c >= 0 and labels[c] >= 0}
