@@ -18,6 +18,7 @@ from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting import path_report
 from bmrs_pyro.runs import save_choice
@@ -172,7 +173,9 @@ def prune(
         raise ValueError(
             f"the labels are {y.dtype}, not classes; give their likelihood, such as likelihood='normal'"
         )
-    network = NoisyNetwork(copy.deepcopy(net), *_one_example(x))
+    plain = copy.deepcopy(net.net if isinstance(net, NoisyNetwork) else net)
+    Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
+    network = NoisyNetwork(plain, *_one_example(x))
     if trained:
         model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
         return _chosen(_trained_path(model, train, validation, options), target)

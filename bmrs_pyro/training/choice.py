@@ -41,7 +41,10 @@ class Choice:
 
 
 def choose(path: Path, target: Target) -> Choice:
-    """Refit larger and larger points of a path until one meets the target.
+    """Refit larger and larger points of a path until one meets the target, then smaller ones while they lose nothing.
+
+    The second part is for the default target alone: points score lower on the path than after their refit, and small
+    ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit.
 
     Raises:
         TargetMissed: no network of the path fits the budgets.
@@ -57,6 +60,8 @@ def choose(path: Path, target: Target) -> Choice:
         refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
         found.append(refit)
         if target.score_of(refit.point.score)[0] >= least:
+            if not notes and target.loses_nothing:
+                refit = _smaller(path, refit, max(scores), target)
             return Choice(refit, target, True, tuple(notes))
         notes.append(_missed(refit, least, target))
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
@@ -67,6 +72,24 @@ def choose(path: Path, target: Target) -> Choice:
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
+
+
+def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
+    """Refit smaller points until one scores more than one standard error below the best; return the one before it."""
+    start = refit.start
+    for _ in range(REFITS - 1):
+        score, error = target.score_of(refit.point.score)
+        best = max(best, score)
+        rest = [point for point in path.points if STEP * point.parameters <= start.parameters]
+        if not rest:
+            break
+        start = rest[0]
+        smaller = path.refit(start)
+        if target.score_of(smaller.point.score)[0] < best - error:
+            break
+        if smaller.point.parameters < refit.point.parameters:
+            refit = smaller
+    return refit
 
 
 def _missed(refit: Refit, least: float, target: Target) -> str:

@@ -66,6 +66,13 @@ class Target:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 
+    @property
+    def loses_nothing(self) -> bool:
+        """Whether it names no maximum: the smallest network within one standard error of the best is wanted."""
+        return self.max_loss is None and all(
+            getattr(self, name) is None for name in (*_BUDGETS, "max_latency")
+        )
+
     def score_of(self, score: Score) -> tuple[float, float]:
         """Return the score that counts, with its standard error.
 
@@ -94,7 +101,7 @@ class Target:
             )
             loss = self.max_loss / 100 if percent else self.max_loss
             return best - loss, max(self.score_of(path.dense.score)[0], best) - loss
-        if any(getattr(self, name) is not None for name in (*_BUDGETS, "max_latency")):
+        if not self.loses_nothing:
             return -math.inf, -math.inf
         error = self.score_of(path.points[scores.index(best)].score)[1]
         return best - error, best - 2 * error

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro import Path, Pruned, Target, complexity, fit, fit_path, prune
+from bmrs_pyro import NoisyNetwork, Path, Pruned, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.training import (
@@ -24,6 +24,7 @@ from bmrs_pyro.training import (
     ScoreMissed,
     SlowPosteriors,
     TargetMissed,
+    choice,
 )
 from bmrs_pyro.training.choosing import seconds
 from bmrs_pyro.training.pace import FALL, GROWTH, Passes, kl_weights
@@ -173,6 +174,30 @@ def test_a_score_that_a_refit_misses_takes_a_larger_network(
     assert not missed.met
 
 
+def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
+    pruned: Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = pruned.path.points
+    path = replace(pruned.path, points=tuple(replace(points[0], parameters=n) for n in (100, 80, 70, 50, 30)))
+    scores = {100: -1.0, 80: -0.9, 50: -0.95, 30: -1.05}  # with a standard error of 0.1
+    refit, tried = pruned.path.refit(points[-1], epochs=2), []
+
+    def pretended(self: Path, point: PathPoint) -> Refit:
+        tried.append(point.parameters)
+        score = Score(None, scores[point.parameters], None, None, 0.1)
+        return replace(refit, start=point, point=replace(point, score=score))
+
+    monkeypatch.setattr(Path, "refit", pretended)
+    monkeypatch.setattr(Target, "least_scores", lambda self, path: (-math.inf, -math.inf))
+    monkeypatch.setattr(choice, "smoothed", lambda points, target: [-1.2, -1.1, -1.2, -1.2, -1.2])
+    # 30 scores more than one standard error less than 80 does
+    assert choice.choose(path, Target(score="log_likelihood")).refit.start.parameters == 50
+    assert tried == [80, 50, 30]
+    tried.clear()
+    assert choice.choose(path, Target(score="log_likelihood", max_params=80)).refit.start.parameters == 80
+    assert tried == [80]
+
+
 def test_the_default_is_the_smallest_within_one_standard_error() -> None:
     def point(epoch: int, accuracy: float) -> PathPoint:
         score = Score(accuracy, -1.0, None, 0.01, 0.1)
@@ -227,6 +252,15 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, ma
     with pytest.raises(ValueError, match=match) as refused:
         prune(net, data, validation=data)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_was_wrapped_before_is_pruned_as_it_is() -> None:
+    net, data = mlp(16), batches()
+    wrapped = NoisyNetwork(net, data[0][0][:1])
+    for one in (net, wrapped):
+        result = prune(one, data, validation=data, epochs=2, dense_epochs=1, progress=False)
+        assert not isinstance(result.network, NoisyNetwork)
+    assert next(iter(wrapped.gates)).consumer  # it still has its gates
 
 
 def test_inputs_by_name() -> None:
