@@ -7,8 +7,8 @@ inclusion, and both are learned:
     θ_lc ~ ρ_l LogUniform(e^-20, 1) + (1 − ρ_l) TruncatedLogNormal(−20, 4),
 
 where the second part of the mixture keeps the gain of a neuron that is not needed near zero. The posterior is
-mean-field: truncated log-normal gains and scales, Beta rates. Where many neurons of a layer are not needed, ρ_l falls,
-and every other neuron of that layer needs more evidence to stay: `prune` removes those with
+mean-field: truncated log-normal gains and scales, Beta rates. Where many neurons of a layer turn out unneeded, ρ_l
+falls, and every other neuron of that layer needs more evidence to stay: `prune` removes those with
 
     ΔF + E_q[log(1 − ρ_l)] − E_q[log ρ_l] > 0.
 
