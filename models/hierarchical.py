@@ -3,7 +3,7 @@
 Neuron c of layer l passes s_l θ_lc · relu(a_lc) to the next layer. All gains of a layer share a scale and a rate of
 inclusion, and both are learned:
 
-    s_l ~ LogUniform(1/10, 10),    ρ_l ~ Beta(1, 1),
+    s_l ~ LogUniform(1/10, 10),    ρ_l ~ Beta(1, C_l) for C_l neurons,
     θ_lc ~ ρ_l LogUniform(e^-20, 1) + (1 − ρ_l) TruncatedLogNormal(−20, 4),
 
 where the second part of the mixture keeps the gain of a neuron that is not needed near zero. The posterior is
@@ -62,7 +62,7 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
     theta = {}
     for layer in net.structures:
         scale = pyro.sample(f"{layer.name}.scale", LogUniform(*SCALES))
-        rate = pyro.sample(f"{layer.name}.rate", dist.Beta(1.0, 1.0))
+        rate = pyro.sample(f"{layer.name}.rate", dist.Beta(1.0, float(layer.size)))
         gain = pyro.sample(layer.name, slab.expand([layer.size]).to_event(1))
         # the mixture over the slab, which the site itself has
         ratio = (off.log_prob(gain) - slab.log_prob(gain)).exp()
@@ -86,7 +86,7 @@ def posterior(name: str, size: int) -> dict[str, dist.TorchDistribution]:
     """Return the posteriors of a layer's scale, rate and gains, by what their sites' names end with."""
     loc = pyro.param(f"{name}.scale.loc", torch.zeros(()))
     width = pyro.param(f"{name}.scale.width", torch.tensor(0.05), constraint=constraints.positive)
-    counts = pyro.param(f"{name}.rate.counts", torch.tensor([2.0, 2.0]), constraint=constraints.positive)
+    counts = pyro.param(f"{name}.rate.counts", torch.full((2,), size / 2), constraint=constraints.positive)
     gain = pyro.param(f"{name}.loc", torch.zeros(size))
     spread = pyro.param(
         f"{name}.spread", torch.full((size,), math.exp(-5.0)), constraint=constraints.positive

@@ -102,3 +102,27 @@ def test_packaged_program_has_the_same_elbo(name: str) -> None:
     packaged, written = losses(model, guide), losses(source.model, source.guide, net=net, num_data=1000)
     error = math.hypot(packaged.std().item(), written.std().item()) / math.sqrt(200)
     assert abs(packaged.mean() - written.mean()) < 4 * error
+
+
+def test_a_hierarchical_model_learns_rates_and_scales_of_its_layers() -> None:
+    """Scalar sites beside the gains; evidence and the layer's rate of inclusion decide together."""
+    source = program("hierarchical")
+    pyro.set_rng_seed(0)
+    net = noisy(source, (1, 8, 8))
+    x, y = torch.randn(32, 1, 8, 8), torch.randint(10, (32,))
+    svi = SVI(source.model, source.guide, Adam({"lr": 0.05}), TraceMeanField_ELBO())
+    losses = [svi.step(x, y, net=net, num_data=32) for _ in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    found = posteriors(source.guide, x, y, net=net, num_data=32)
+    assert {name: q.batch_shape for name, q in found.items()} == {"theta.1": (100,), "theta.3": (50,)}
+    # of one layer no neuron is needed any more, the other one is as it began
+    with torch.no_grad():
+        pyro.param("theta.1.loc").data.fill_(-10.0)
+        pyro.get_param_store()["theta.1.spread"] = torch.full((100,), 100.0)
+        pyro.get_param_store()["theta.1.rate.counts"] = torch.tensor([1.0, 200.0])
+        pyro.param("theta.3.loc").data.zero_()
+        pyro.get_param_store()["theta.3.spread"] = torch.full((50,), 0.01)
+    keep = source.prune(net)
+    assert {name: int(mask.sum()) for name, mask in keep.items()} == {"theta.1": 1, "theta.3": 50}
+    small = compact(net, keep, source.gains(net))
+    assert small(x).shape == (32, 10)

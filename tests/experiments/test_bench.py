@@ -55,6 +55,7 @@ def test_starts_and_stock_steps_have_targets() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*min_keep=1 keeps")  # two epochs are far too few
 def test_a_path_and_stock_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     found = bench_start.path(bench.Setting(MODELS, 1), epochs=2)["LeNet5, digits"]
     assert found["networks"] >= 1

@@ -135,6 +135,8 @@ def test_nothing_in_a_recorded_step_looks_at_numbers_or_leaves_the_device(device
         guide.kernels = EAGER.branch_free()
         loss = negative_sum(MeanFieldELBO.terms(model, guide, x, y))
         assert loss.device == torch.device(device)
+        assert all(gain.device == torch.device(device) for gain in guide(x).values())
+        assert model(x).device == torch.device(device)  # from the prior
         if device == "cpu":  # the backward pass asks the driver for an imagined GPU too
             loss.backward()
             assert all(p.grad is not None for p in (*model.parameters(), *guide.parameters()))
