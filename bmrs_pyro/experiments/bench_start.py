@@ -41,6 +41,7 @@ def start(setting: Setting) -> Record:
         codes = {
             "import torch": lambda: "import torch",
             "import pyro": lambda: "import pyro",
+            "import bmrs_pyro": lambda: "import bmrs_pyro",
             "import bmrs_pyro, every name": lambda: "from bmrs_pyro import *",
             "bmrs --help": lambda: (
                 "import sys; sys.argv = ['bmrs', '--help']; from bmrs_pyro.cli import main; main()"
@@ -60,7 +61,7 @@ def start(setting: Setting) -> Record:
     return {
         name: {"seconds": value, "per_import_torch": value / median["import torch"]}
         for name, value in median.items()
-    } | {"import bmrs_pyro / import pyro": median["import bmrs_pyro, every name"] / median["import pyro"]}
+    } | {"import bmrs_pyro / import pyro": median["import bmrs_pyro"] / median["import pyro"]}
 
 
 def path(setting: Setting, epochs: int = 12) -> Record:
