@@ -21,7 +21,7 @@ _HEAD = """# Architectures
 
     bmrs architectures{arguments} --out docs/architectures.md
 
-The search uses gradients between layers and no network names. Each family is verified on a copy of the network.
+The search uses gradients between layers, not network names. Each family is verified on a copy.
 
 - *reachable*: share of the parameters that belong to at least one structure;
 - *seconds*: wall-clock time of `find_structures`, with verification, on one core of a shared machine;
@@ -34,16 +34,16 @@ _TRANSFORMERS = """
 ## Transformers and recurrent networks
 
 Small, randomly initialised networks, most of them from the package transformers: two layers, eight heads. Attention
-heads are found where attention is computed; queries that share keys and values are removed together with them.
+heads are found where attention is computed. Queries that share keys and values are removed together with them.
 
 - *reachable*: share of the parameters, without embeddings, that belong to at least one structure;
-- *stays*: the other parameters. Most belong to channels of the residual stream only. A LayerNorm or RMSNorm divides by a
+- *stays*: the other parameters. Most belong only to channels of the residual stream. LayerNorm and RMSNorm divide by a
   mean over all channels of the stream, so none can be removed exactly; heads and inner neurons can;
 - *error*: as above, the largest for two batch sizes and lengths other than those used to find the structures.
 
 A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. Besides the stream,
-these stay: experts fused in one tensor; attention with a single head; and T5's heads between encoder and decoder, because
-a tensor of zeros with the first such layer's number of heads is passed to all others.
+these stay: experts fused in one tensor; attention with a single head; and T5's cross-attention heads, because a tensor
+of zeros with the first such layer's number of heads is passed to all others.
 
 """
 
