@@ -21,29 +21,29 @@ _HEAD = """# Architectures
 
     bmrs architectures{arguments} --out docs/architectures.md
 
-No network is known by name: gradients between layers show the structures, and each family is tried on a copy.
+The search uses gradients between layers, not network names. Each family is verified on a copy.
 
 - *reachable*: share of the parameters that belong to at least one structure;
-- *seconds*: wall-clock time of `find_structures`, the trials included, on one core of a shared machine;
+- *seconds*: wall-clock time of `find_structures`, with verification, on one core of a shared machine;
 - *error*: largest difference in float32 between the network with half of all structures at gain 0 and the network
-  without them, relative to how far the outputs of two random inputs are apart.
+  without them, relative to the difference of the outputs for two random inputs.
 
 """
 
 _TRANSFORMERS = """
 ## Transformers and recurrent networks
 
-Small, randomly initialised networks, most of them transformers': two layers, eight heads. Attention heads are found
-where attention is computed; a group of queries leaves with the keys and values that it shares.
+Small, randomly initialised networks, most of them from the package transformers: two layers, eight heads. Attention
+heads are found where attention is computed. Queries that share keys and values are removed together with them.
 
-- *reachable*: share of the parameters beside the embeddings that belong to at least one structure;
-- *stays*: the other parameters. Most have channels of the residual stream alone. A LayerNorm or RMSNorm divides by a
-  mean over all channels of the stream, so none can leave exactly; heads and inner neurons can;
-- *error*: as above, the largest at two other batch sizes and lengths than those the structures were found with.
+- *reachable*: share of the parameters, without embeddings, that belong to at least one structure;
+- *stays*: the other parameters. Most belong only to channels of the residual stream. LayerNorm and RMSNorm divide by a
+  mean over all channels of the stream, so none can be removed exactly; heads and inner neurons can;
+- *error*: as above, the largest for two batch sizes and lengths other than those used to find the structures.
 
-A hidden unit of a recurrent layer leaves all stacked layers and both directions at once. What stays besides the stream:
-experts fused in one tensor; attention with a single head; and T5's heads between encoder and decoder, for zeros with
-as many heads as the first such layer has are handed to all others.
+A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. Besides the stream,
+these stay: experts fused in one tensor; attention with a single head; and T5's cross-attention heads, because a tensor
+of zeros with the first such layer's number of heads is passed to all others.
 
 """
 

@@ -26,10 +26,10 @@ from torch import Tensor
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.training.shuffling import set_epoch
 
-TRAVEL = 10.0
-"""Σ steps × rate of the posteriors in a path, in widths of the prior: with 5 a third more structures stayed."""
+TRAVEL = 20.0
+"""Σ steps × rate of the posteriors in a path, in widths of the prior: with 10 half of the parameters more stayed."""
 
-FALL = 12.0
+FALL = 60.0
 """Factor by which the KL of all gains should fall from the first epoch of a path to its last."""
 
 GROWTH = math.exp(0.5)
@@ -49,7 +49,7 @@ class Pace:
     """The length of a path and the rate of its posteriors.
 
     In one step of Adam, a parameter of log θ moves by at most the learning rate, and it has to cross the prior, whose
-    width is log high − log low. So the rate follows from the number of steps: steps × rate = 10 (log high − log low).
+    width is log high − log low. So the rate follows from the number of steps: steps × rate = 20 (log high − log low).
     Small data sets have few steps in a pass; an epoch of the path then consists of several passes.
 
     Attributes:
