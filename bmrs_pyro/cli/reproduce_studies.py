@@ -147,6 +147,7 @@ def index(
     results: Annotated[
         Path, typer.Option(help="Folder of the result files, into which index.md is written.")
     ],
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write one table with every claim of the sources and our numbers, from the result files."""
@@ -156,7 +157,9 @@ def index(
         )
     names = experiments.claims.FILES
     page = experiments.claims.page({name: read_rows(results / f"{name}.json") for name in names})
-    Output(False, quiet).show(Markdown(page))
+    output = Output(json, quiet)
+    output.show(Markdown(page))
+    output.result({"page": str(results / "index.md")})
     write_page(results / "index.md", page)
 
 

@@ -17,7 +17,7 @@ from torch.distributions.constraints import Constraint
 from torch.nn.functional import logsigmoid
 
 from bmrs_pyro.distributions import unwrapped
-from bmrs_pyro.inference.likelihoods import SmoothedCategorical
+from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 
 
 @dataclass(frozen=True)

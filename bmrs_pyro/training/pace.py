@@ -27,7 +27,7 @@ from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.training.shuffling import set_epoch
 
 TRAVEL = 20.0
-"""Σ steps × rate of the posteriors in a path, in widths of the prior: with 10 half of the parameters more stayed."""
+"""Σ steps × rate of the posteriors in a path, in widths of the prior. With 10 less leaves on the way."""
 
 FALL = 60.0
 """Factor by which the KL of all gains should fall from the first epoch of a path to its last."""
@@ -108,7 +108,7 @@ class Passes:
 def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
     """Return the KL weight of every epoch so far and of the next one.
 
-    The KL of all gains should fall by the same factor in every epoch, and by 12 in total. If it fell by less in the
+    The KL of all gains should fall by the same factor in every epoch, and by 60 in total. If it fell by less in the
     last epoch, the weight grows, by at most e^½. If it fell by enough, structures are being removed and the weight
     stays.
 
