@@ -132,7 +132,7 @@ def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, t
         "--batch-size",
         16,
         "--lr",
-        0.07,
+        0.05,
     ]
     result = command("fit", finished_run.config.model, "--out", tmp_path / "run", *options, "--json")
     assert result.returncode == 0, result.stderr

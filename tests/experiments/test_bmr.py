@@ -103,5 +103,5 @@ def test_unknown_names() -> None:
         ValueError, match="network 'resnet' is unknown here; use one of mlp, lenet, mixer, vit, "
     ):
         reproduce_bmr.bmr(network=["resnet"])
-    with pytest.raises(ValueError, match="--warm-up is 4; it must lie between 0 and --epochs=3"):
+    with pytest.raises(ValueError, match="--warm-up is 4; it must be at least 0 and less than --epochs=3"):
         reproduce_bmr.bmr(epochs=3)

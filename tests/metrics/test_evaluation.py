@@ -243,7 +243,7 @@ def test_labels_that_the_outputs_do_not_have_are_refused() -> None:
 
 def test_values_are_not_taken_for_classes() -> None:
     loader = [(torch.zeros(4, 2), torch.tensor([0.5, -1.0, 2.0, 0.0]))]
-    with pytest.raises(ValueError, match=r"no whole numbers.*name the likelihood"):
+    with pytest.raises(ValueError, match=r"no whole numbers.*name a likelihood"):
         evaluate(nn.Linear(2, 3), loader, 3)
 
 

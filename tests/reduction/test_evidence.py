@@ -187,7 +187,7 @@ def test_wrapped_monte_carlo_agrees_with_quadrature() -> None:
 
 def test_an_estimate_that_few_draws_carry_is_refused() -> None:
     q, prior = dist.Gamma(torch.tensor([4.0, 4.0]), 5.0), dist.Gamma(2.0, 1.0)
-    with pytest.raises(ValueError, match=r"1 of 10000 draws .* carry .* register_delta_f"):
+    with pytest.raises(ValueError, match=r"1 of 10000 draws .* register_delta_f"):
         delta_f(q, prior, dist.Gamma(3.0, 1e4))
 
 

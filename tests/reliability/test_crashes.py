@@ -67,7 +67,7 @@ def _run(folder: Path, before: Callable[[], object], out: str) -> None:
     torch.set_num_threads(1)
     before()
     warnings.filterwarnings(
-        "ignore", message=".* little or nothing will leave"
+        "ignore", message=".* few or no structures will leave"
     )  # too few steps, and right to say so
     sys.argv = ["bmrs", "fit", "network.py", "--out", out, *OPTIONS, "--resume"]
     main()

@@ -234,7 +234,7 @@ def test_times_are_read() -> None:
 
 def test_labels_that_are_no_classes_need_a_likelihood() -> None:
     data = [(x, x[:, 0]) for x, _ in batches()]
-    with pytest.raises(ValueError, match="name their likelihood, such as likelihood='normal'"):
+    with pytest.raises(ValueError, match="give their likelihood, such as likelihood='normal'"):
         prune(mlp(), data, validation=data)
 
 
