@@ -198,7 +198,7 @@ def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
         (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or a text such as '2ms'"),
         (["--score", "f1"], "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
         (["--epochs", 1], "a path takes at least 2 epochs"),
-        (["--dense-epochs", -1], "and 0 or more before it; got 36 and -1"),
+        (["--dense-epochs", -1], "and 0 or more dense epochs before it; got 36 and -1"),
         (["--validation", 0], "the share to hold out is 0.0"),
         (
             ["--gains-only", "--max-loss", 1],

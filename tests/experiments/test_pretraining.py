@@ -57,5 +57,8 @@ def test_the_small_network_is_trained_on_and_its_accuracy_kept(
     shutil.copytree(finished_run.path, run.path)
     fine_tuning.main(run.path, stages="1x8", peak_rate=0.02)
     validation = load("digits").validation
-    accuracy = evaluate(run.small(), Batches(validation, 500, shuffle=False), 10).accuracy
-    assert run.validation_accuracy() == accuracy != finished_run.validation_accuracy()
+    small = run.small()
+    accuracy = evaluate(small, Batches(validation, 500, shuffle=False), 10).accuracy
+    assert run.validation_accuracy() == accuracy
+    pairs = zip(small.parameters(), finished_run.small().parameters(), strict=True)
+    assert all(not weight.equal(before) for weight, before in pairs)
