@@ -33,6 +33,7 @@ from bmrs_pyro.training import (
     choose,
     fit_path,
 )
+from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 
 CLASSES = "categorical:0.02"
@@ -163,7 +164,8 @@ def prune(
 
     Raises:
         TargetMissed: no network of the path fits the budgets.
-        ValueError: a target is out of range, or the labels are not classes and no likelihood is given.
+        ValueError: a target is out of range, or no network can meet it; or the labels are not classes and no likelihood
+            is given.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     x, y = next(pairs(train), (None, None))
@@ -176,6 +178,7 @@ def prune(
     plain = copy.deepcopy(net.net if isinstance(net, NoisyNetwork) else net)
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
     network = NoisyNetwork(plain, *_one_example(x))
+    Limits.of_target(target, network).refuse_impossible(network)
     if trained:
         model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
         return _chosen(_trained_path(model, train, validation, options), target)

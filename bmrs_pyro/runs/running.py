@@ -102,7 +102,8 @@ def begin_run(
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
     program = program_of(dense, config, len(splits.train), None if plain else example)
-    Limits.of(recipe).refuse_impossible(program.network)
+    limits = Limits.of(recipe) if target is None else Limits.of_target(target, program.network)
+    limits.refuse_impossible(program.network)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)

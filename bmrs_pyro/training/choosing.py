@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command's help does not import torch
+    from bmrs_pyro.network import Complexity
     from bmrs_pyro.training.path_point import PathPoint
     from bmrs_pyro.training.regularisation import Path
     from bmrs_pyro.training.validation import Score
@@ -114,7 +115,7 @@ class Target:
             return score - (self.max_loss / 100 if percent else self.max_loss)
         return -math.inf if any(self.budgets(dense)) else score - error
 
-    def budgets(self, dense: PathPoint) -> tuple[int | None, int | None]:
+    def budgets(self, dense: PathPoint | Complexity) -> tuple[int | None, int | None]:
         """Return the most multiply-accumulates and parameters; a budget of bytes is turned into one of parameters."""
         macs, parameters, size = (
             _number(name, getattr(self, name), getattr(dense, cost)) for name, cost in _BUDGETS.items()

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bmrs_pyro.network import NoisyNetwork, cost_model
+from bmrs_pyro.network import NoisyNetwork, complexity, cost_model
 from bmrs_pyro.reduction import JointScores, KeepMask, rounded, within_budget
+from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.recipe import Recipe
 
 
@@ -45,6 +46,12 @@ class Limits:
     def of(cls, recipe: Recipe) -> Limits:
         """Return the limits of a recipe."""
         return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
+
+    @classmethod
+    def of_target(cls, target: Target, network: NoisyNetwork) -> Limits:
+        """Return the budgets of a target, for a network that is not pruned yet."""
+        macs, parameters = target.budgets(complexity(network))
+        return cls(max_macs=macs, max_parameters=parameters)
 
     def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
         """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""
