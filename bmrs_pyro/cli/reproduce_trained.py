@@ -45,7 +45,7 @@ def trained(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (install 'bmrs-pyro[compare]')."""
+    """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (extra: compare)."""
     output, trained_runs = Output(json, quiet), experiments.trained
     configs = trained_runs.grid(
         chosen(network or ["vgg"], trained_runs.NETWORKS, "network"),
