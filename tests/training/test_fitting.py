@@ -331,7 +331,7 @@ def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, 
     for name, q in posteriors(guide, x).items():
         assert torch.equal(q.loc, seen[history.best_epoch - 1][name])
         assert not torch.equal(q.loc, torch.zeros_like(q.loc))
-    with pytest.raises(RuntimeError, match=r"nor of a hand-written guide; make one with .* compact\(\)"):
+    with pytest.raises(RuntimeError, match=r"or with a hand-written guide; make one with .* compact\(\)"):
         _ = history.network
     with pytest.raises(ValueError, match="a checkpoint does not reach them"):
         fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"), criterion=None)
