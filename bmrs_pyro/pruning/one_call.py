@@ -29,6 +29,7 @@ from bmrs_pyro.training import (
     Path,
     PathPoint,
     Target,
+    TargetMissed,
     TrainedPath,
     choose,
     fit_path,
@@ -163,9 +164,8 @@ def prune(
             :class:`Cycle`, such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
 
     Raises:
-        TargetMissed: no network of the path fits the budgets.
-        ValueError: a target is out of range, or no network can meet it; or the labels are not classes and no likelihood
-            is given.
+        TargetMissed: no network can fit the budgets, or none of the path does.
+        ValueError: a target is out of range, or the labels are not classes and no likelihood is given.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     x, y = next(pairs(train), (None, None))
@@ -178,7 +178,10 @@ def prune(
     plain = copy.deepcopy(net.net if isinstance(net, NoisyNetwork) else net)
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
     network = NoisyNetwork(plain, *_one_example(x))
-    Limits.of_target(target, network).refuse_impossible(network)
+    try:
+        Limits.of_target(target, network).refuse_impossible(network)
+    except ValueError as error:
+        raise TargetMissed(str(error)) from None
     if trained:
         model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
         return _chosen(_trained_path(model, train, validation, options), target)

@@ -333,7 +333,7 @@ def test_hand_written_guides_keep_what_they_learnt_in_the_best_epoch(form: str, 
         assert not torch.equal(q.loc, torch.zeros_like(q.loc))
     with pytest.raises(RuntimeError, match=r"or with a hand-written guide; make one with .* compact\(\)"):
         _ = history.network
-    with pytest.raises(ValueError, match="a checkpoint does not reach them"):
+    with pytest.raises(ValueError, match="which a checkpoint does not include"):
         fit(model, guide, [(x, y)], epochs=1, checkpoint=Checkpoint(tmp_path / "state"), criterion=None)
 
 

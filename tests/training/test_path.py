@@ -149,6 +149,11 @@ def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> No
         pruned.choose(max_latency="1us", batch_size=4)
 
 
+def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
+    with pytest.raises(TargetMissed, match="a budget of 3 cannot be met: with 1 structures in every family"):
+        prune(mlp(16), batches(), validation=batches(), max_params=3, epochs=10**6)
+
+
 def test_a_score_that_a_refit_misses_takes_a_larger_network(
     pruned: Pruned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
