@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.trained import BUDGETS
 
 Row = Mapping[str, Any]
 
@@ -97,12 +98,17 @@ def plot(rows: Sequence[Row], network: str) -> Figure:
                 [statistics.mean(row[key] for row in here if row["budget"] == budget) for budget in for_each]
                 for key in ("macs", "accuracy")
             )
-            axis.plot(cost, accuracy, marker="o", ms=3, lw=2.2 if "bmrs" in contender else 1, label=contender)
-        axis.set(title=f"{count} epochs", xlabel="multiply-accumulates left, %", xscale="log")
+            if here:
+                width, colour = 2.2 if "bmrs" in contender else 1, f"C{contenders.index(contender)}"
+                axis.plot(cost, accuracy, marker="o", ms=4, lw=width, color=colour, label=contender)
+        axis.set(title=f"{count} epochs", xlabel="multiply-accumulates left, %", xscale="log", xlim=(6, 80))
+        axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
+        axis.minorticks_off()
         axis.axhline(statistics.mean(row["dense_accuracy"] for row in rows), color="grey", ls=":", lw=1)
     axes[0].set_ylabel("test accuracy, %")
-    if contenders:
-        axes[-1].legend(fontsize=6)
+    lines = {line.get_label(): line for axis in axes for line in axis.get_lines() if line.get_marker() == "o"}
+    if lines:
+        figure.legend(lines.values(), lines.keys(), fontsize=7, loc="outside lower center", ncols=3)
     return figure
 
 
