@@ -45,7 +45,7 @@ def output_side(layer: nn.Module) -> Side | None:
             return Side("produce", _integer(layer, "nf"), tensors, ("nf",))
         case FeatureSelection():
             return Side("produce", layer.out_features, (("weight", 0), ("index", 0)), ("out_features",))
-        case nn.Embedding():
+        case nn.Embedding(max_norm=None):  # max_norm rescales whole rows
             return Side("produce", layer.embedding_dim, (("weight", 1),), ("embedding_dim",))
         case _ConvNd(transposed=True):
             weight = (

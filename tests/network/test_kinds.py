@@ -230,3 +230,13 @@ def test_timm_scaled_convolution() -> None:
     structures = find_structures(chain(layers.ScaledStdConv2d(5, 6, 3)), IMAGE)
     assert not structures
     assert "ScaledStdConv2d with a tensor of its own, 'gain'" in reasons(structures)["0"]
+
+
+def test_an_embedding_that_rescales_whole_rows_stays_whole() -> None:
+    def net(max_norm: float | None) -> nn.Module:
+        table = nn.Embedding(20, 8, max_norm=max_norm)
+        return nn.Sequential(table, nn.Flatten(), nn.Linear(40, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    ids = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
+    assert [family.name for family in find_structures(net(None), ids)] == ["theta.0", "theta.2"]
+    assert [family.name for family in find_structures(net(1.0), ids)] == ["theta.2"]
