@@ -11,15 +11,13 @@ from bmrs_pyro.cli.reproduce_honesty import honesty
 from bmrs_pyro.cli.reproduce_path import path
 from bmrs_pyro.cli.reproduce_poster import curves, poster
 from bmrs_pyro.cli.reproduce_sbp import sbp
-from bmrs_pyro.cli.reproduce_studies import both, index, precision, random_labels, vgg
-from bmrs_pyro.cli.reproduce_tasks import tasks
+from bmrs_pyro.cli.reproduce_studies import both, index, precision, random_labels, tasks, vgg
 from bmrs_pyro.cli.reproduce_trained import trained
-from bmrs_pyro.cli.reproduce_untuned import untuned
 
 reproduce = typer.Typer(
     help="Run the sources' experiments and our own, and print our numbers beside the published ones.",
     no_args_is_help=True,
 )
 SOURCES = (poster, curves, sbp, random_labels, vgg, bmr, both, precision, index)
-for command in (*SOURCES, path, tasks, trained, untuned, honesty):
+for command in (*SOURCES, path, tasks, trained, honesty):
     reproduce.command()(command)

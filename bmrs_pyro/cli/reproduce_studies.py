@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["both", "index", "precision", "random_labels", "vgg"]
+__all__ = ["both", "index", "precision", "random_labels", "tasks", "vgg"]
 
 import functools
 import itertools
@@ -143,6 +143,26 @@ def precision(
     _make(experiments.precision, "precision", configs, data_root, cache, out, workers, Output(json, quiet))
 
 
+def tasks(
+    task: Annotated[list[str] | None, typer.Option(help="Task; repeat for several, all by default.")] = None,
+    epochs: Epochs = 36,
+    dense_epochs: Annotated[int, typer.Option(min=0, help="Epochs without gains before the path.")] = 12,
+    seeds: Seeds = 1,
+    cache: Cache = Path("runs/tasks"),
+    out: Out = None,
+    workers: Workers = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune networks for tables, a time series, text and segmentation; installed packages bring the data."""
+    study = experiments.tasks
+    configs = [
+        {"task": name, "epochs": epochs, "dense_epochs": dense_epochs, "seed": seed}
+        for seed, name in itertools.product(range(seeds), chosen(task or study.TASKS, study.TASKS, "task"))
+    ]
+    _make(study, "tasks", configs, None, cache, out, workers, Output(json, quiet))
+
+
 def index(
     results: Annotated[
         Path, typer.Option(help="Folder of the result files, into which index.md is written.")
@@ -167,7 +187,7 @@ def _make(
     study: Any,
     name: str,
     configs: Sequence[Mapping[str, Any]],
-    data_root: Path,
+    data_root: Path | None,
     cache: Path,
     out: Path | None,
     workers: int,
@@ -176,7 +196,8 @@ def _make(
     """Make the runs of a study (``run``, ``page``, ``KEYS``), show its page, and add them to its file."""
     if out is not None:
         prepare(out / f"{name}.json", study.KEYS)
-    run = functools.partial(study.run, models=str(runs.MODELS), data_root=str(data_root))
+    folders = {"models": str(runs.MODELS)} | ({"data_root": str(data_root)} if data_root else {})
+    run = functools.partial(study.run, **folders)
     results = experiments.sweep.Sweep(run, cache, workers).execute(configs, progress=output.progress)
     made = [{**config, **result} for config, result in zip(configs, results, strict=True)]
     output.show(Markdown(study.page(made)))

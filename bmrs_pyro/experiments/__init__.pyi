@@ -32,9 +32,7 @@ from . import steps as steps
 from . import sweep as sweep
 from . import task_data as task_data
 from . import tasks as tasks
-from . import tasks_page as tasks_page
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
 from . import trained_page as trained_page
-from . import untuned as untuned
 from . import vgg as vgg

@@ -1,19 +1,21 @@
-"""Data sets made of what installed packages bring: their documentation, and scikit-learn's tables and digits."""
+"""Data sets made of what installed packages bring: documentation, scikit-learn's tables and digits, a time series."""
 
 from __future__ import annotations
 
-__all__ = ["characters", "diabetes", "docstrings", "maps", "texts"]
+__all__ = ["breast_cancer", "characters", "diabetes", "docstrings", "maps", "membrane", "texts", "wine"]
 
 import ast
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_diabetes, load_digits
+from matplotlib.cbook import get_sample_data
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 
 from bmrs_pyro.data import Dataset, Splits, stratified_split
 
@@ -68,11 +70,28 @@ def characters(count: int = 1500, seed: int = 0) -> Splits[Dataset]:
     return _split(Dataset(rows, rows, CHARACTERS, "documentation"), seed)
 
 
+def breast_cancer(seed: int = 0) -> Splits[Dataset]:
+    """Scikit-learn's 569 tumours: thirty measurements, and whether the tumour is benign."""
+    return _table(load_breast_cancer, 2, "breast cancer", seed)
+
+
+def wine(seed: int = 0) -> Splits[Dataset]:
+    """Scikit-learn's 178 wines: thirteen measurements, and which of three growers made the wine."""
+    return _table(load_wine, 3, "wine", seed)
+
+
 def diabetes(seed: int = 0) -> Splits[Dataset]:
     """Scikit-learn's 442 patients: ten measurements, and the progression of the disease a year later."""
-    x, y = load_diabetes(return_X_y=True)
-    inputs, values = torch.from_numpy(x).float(), torch.from_numpy(y).float()
-    return _split(Dataset(inputs / inputs.std(0), values, 1, "diabetes"), seed)
+    return _table(load_diabetes, 1, "diabetes", seed)
+
+
+def membrane(window: int = 16, seed: int = 0) -> Splits[Dataset]:
+    """A membrane's current from matplotlib's sample data: the next value from those before it; no windows overlap."""
+    series = torch.from_numpy(np.fromfile(get_sample_data("membrane.dat", asfileobj=False), np.float32))
+    windows = ((series - series.mean()) / series.std()).unfold(0, window + 1, window + 1)
+    return _split(
+        Dataset(windows[:, None, :-1].contiguous(), windows[:, -1].contiguous(), 1, "membrane"), seed
+    )
 
 
 def maps(count: int = 500, seed: int = 0) -> Splits[Dataset]:
@@ -91,6 +110,13 @@ def maps(count: int = 500, seed: int = 0) -> Splits[Dataset]:
             label[place][ink] = 1 + digits.target[which]
     x = torch.from_numpy((images - images.mean()) / images.std())
     return _split(Dataset(x, torch.from_numpy(labels), 11, "digit maps"), seed)
+
+
+def _table(load: Callable[..., Any], outputs: int, name: str, seed: int) -> Splits[Dataset]:
+    x, y = load(return_X_y=True)
+    inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+    return _split(Dataset(inputs, labels.float() if outputs == 1 else labels, outputs, name), seed)
 
 
 def _split(data: Dataset, seed: int) -> Splits[Dataset]:

@@ -1,12 +1,13 @@
-"""Four tasks, each pruned by the default and to half of its multiply-accumulates."""
+"""Tasks that no recipe was tuned on, each pruned by the default and to half of its multiply-accumulates."""
 
 from __future__ import annotations
 
-__all__ = ["TASKS", "Task", "run"]
+__all__ = ["KEYS", "TASKS", "Task", "page", "run"]
 
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,14 +23,17 @@ from bmrs_pyro.pruning import prune
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import ScoreMissed, Target, choose
 
+KEYS = ("task", "epochs", "dense_epochs", "seed")
+"""What tells runs apart."""
+
 TARGETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "half of the MACs": {"max_macs": "50%"}}
 
 
 class Task(NamedTuple):
     """A network, its data and how it is scored."""
 
-    network: str
-    """File of the network in ``models/``."""
+    network: str | Callable[[tuple[int, ...], int], nn.Module]
+    """File of the network in ``models/``, or a function of the shape of an example and the number of outputs."""
     data: Callable[[], Splits[Dataset]]
     likelihood: str
     figure: str
@@ -39,8 +43,25 @@ class Task(NamedTuple):
     batch_size: int
 
 
+def _forecaster(input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    channels, length = input_shape
+    return nn.Sequential(
+        nn.Conv1d(channels, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.Conv1d(32, 32, 5, padding=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * length, 32),
+        nn.ReLU(),
+        nn.Linear(32, num_outputs),
+    )
+
+
 TASKS: Mapping[str, Task] = {
+    "breast cancer": Task("mlp", task_data.breast_cancer, "categorical", "accuracy", "higher", 16),
+    "wine": Task("mlp", task_data.wine, "categorical", "accuracy", "higher", 16),
     "diabetes": Task("mlp", task_data.diabetes, "normal", "rmse", "lower", 16),
+    "membrane": Task(_forecaster, task_data.membrane, "normal", "rmse", "lower", 16),
     "digit maps": Task("unet", task_data.maps, "categorical", "mean_iou", "higher", 8),
     "docstrings": Task("text_classifier", task_data.texts, "categorical", "accuracy", "higher", 16),
     "documentation": Task("next_token", task_data.characters, "next-token", "perplexity", "lower", 16),
@@ -60,9 +81,10 @@ def run(config: Mapping[str, Any], *, models: str) -> dict[str, Any]:
     task, start = TASKS[config["task"]], time.perf_counter()
     splits = task.data()
     pyro.set_rng_seed(config["seed"])
-    dense = NetworkSource(f"{models}/{task.network}.py").build(
-        splits.train.input_shape, splits.train.num_classes
-    )
+    build = task.network
+    if isinstance(build, str):
+        build = NetworkSource(f"{models}/{build}.py").build
+    dense = build(splits.train.input_shape, splits.train.num_classes)
     train = Batches(splits.train, task.batch_size, seed=config["seed"])
     held_out, test = (Batches(part, 200, shuffle=False) for part in splits[1:])
     likelihood = _likelihood(task, splits.train)
@@ -93,3 +115,55 @@ def _likelihood(task: Task, train: Dataset) -> str | Likelihood:
         values = train.labels
         return ScaledLikelihood("normal", centre=(float(values.mean()),), unit=(float(values.std()),))
     return task.likelihood if task.likelihood == "next-token" else f"{task.likelihood}:0.02"
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page in Markdown; seeds of one task are averaged."""
+    lines = [
+        "| task | score | network | test score | parameters | MACs | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, task in TASKS.items():
+        mine = [row for row in rows if row["task"] == name]
+        for kind in ("dense", *TARGETS) if mine else ():
+            found = [row[kind] for row in mine]
+            missed = sum(not one.get("met", True) for one in found)
+            cells = [
+                name if kind == "dense" else "",
+                f"{task.figure.replace('_', ' ')}, {task.better} is better" if kind == "dense" else "",
+                kind,
+                f"{statistics.mean(one[task.figure] for one in found):.4g}",
+                *(
+                    _with_share(found, [row["dense"] for row in mine], cost)
+                    for cost in ("parameters", "macs")
+                ),
+                f"misses the validation score in {missed} of {len(found)}" if missed else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return _HEAD + "\n" + "\n".join(lines) + "\n"
+
+
+def _with_share(found: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]], cost: str) -> str:
+    own, whole = (statistics.mean(one[cost] for one in rows) for rows in (found, dense))
+    return f"{own:,.0f}" + (f" ({own / whole:.0%})" if own < whole else "")
+
+
+_HEAD = """# Tasks that no recipe was tuned on
+
+Made by `bmrs reproduce tasks --out docs/results`; [tasks.json](tasks.json) has one object per run. All data are made of
+what installed packages bring, so nothing is downloaded, and other versions of them give other texts:
+
+- *breast cancer*, *wine*, *diabetes*: scikit-learn's tables of 569 tumours, 178 wines and 442 patients, an MLP;
+  accuracy, of diabetes the root mean square error in the target's units;
+- *membrane*: a current of matplotlib's sample data, the next value from the 16 before it, a convolutional network;
+  root mean square error in standard deviations;
+- *digit maps*: scikit-learn's digits on a noisy ground, a class per pixel, a small U-Net; mean intersection over union;
+- *docstrings*: which of six packages a docstring documents, its first 32 words without the packages' own names, a small
+  BERT-like classifier; accuracy;
+- *documentation*: the next of 97 characters of the standard library's documentation, a small GPT-like model;
+  perplexity.
+
+No recipe was tuned on these tasks. Each network is trained dense, then along a path (`bmrs_pyro.prune`) with the
+default options. One small network is the default's, the smallest within one standard error of the best validation score; the
+other has at most half of the multiply-accumulates. Scores are of test data that nothing was chosen on.
+"""

@@ -12,7 +12,6 @@ import pytest
 from bmrs_pyro.cli.reproduce_path import path as command
 from bmrs_pyro.experiments import path_cells
 from bmrs_pyro.experiments.path_page import path_page
-from bmrs_pyro.experiments.untuned import TASKS, untuned_page
 from bmrs_pyro.pruning import prune
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -74,25 +73,3 @@ def test_the_command_makes_the_page_from_what_is_there(tmp_path: Path) -> None:
     assert "holds on the test data in 1 of 1 runs" in (tmp_path / "path.md").read_text()
     assert (tmp_path / "path.png").exists()
     assert len(json.loads((tmp_path / "path.json").read_text())) == 2
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_networks_that_no_recipe_was_tuned_on_fit_their_data(name: str) -> None:
-    task = TASKS[name]()
-    outputs = task.net(task.x[:3])
-    if task.likelihood is None:
-        assert outputs.shape == (3, int(task.y.max()) + 1)
-        assert len(task.y.unique()) == outputs.shape[1]
-    else:
-        assert outputs.shape == task.y[:3].shape
-        assert abs(float(task.y.mean())) < 0.1
-    assert task.x.isfinite().all()
-
-
-def test_a_page_of_what_was_not_tuned() -> None:
-    row = {"task": "wine (table)", "examples": 178, "parameters": 5251, "compression": 40.0}
-    rows = [
-        {**row, "dense": 97.0, "small": small, "met": met} for small, met in ((97.0, True), (95.0, False))
-    ]
-    page = untuned_page(rows)
-    assert "| wine (table) | 178 | 5,251 | 2 | 40.00 ± 0.00 | 97.00 ± 0.00 | 96.00 ± 1.41 | 1 of 2 |" in page

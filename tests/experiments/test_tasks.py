@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bmrs_pyro.experiments import task_data, tasks, tasks_page
+from bmrs_pyro.experiments import task_data, tasks
 from bmrs_pyro.runs import MODELS
 from tests.cli.test_commands import command
 
@@ -44,6 +44,23 @@ def test_diabetes_has_values() -> None:
     assert splits.train.labels.is_floating_point()
 
 
+@pytest.mark.parametrize(("name", "classes"), [("breast cancer", 2), ("wine", 3)])
+def test_tables_of_classes(name: str, classes: int) -> None:
+    train = tasks.TASKS[name].data().train
+    assert train.num_classes == len(train.labels.unique()) == classes
+    assert train.images.mean(0).abs().max() < 0.3
+
+
+def test_a_series_is_told_from_what_was_before() -> None:
+    build = tasks.TASKS["membrane"].network
+    assert callable(build)
+    train = task_data.membrane().train
+    assert train.input_shape == (1, 16)
+    assert build(train.input_shape, train.num_classes)(train.images[:3]).shape == (3, 1)
+    # neighbouring values are alike
+    assert torch.corrcoef(torch.stack([train.images[:, 0, -1], train.labels]))[0, 1] > 0.5
+
+
 @pytest.mark.slow
 def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tasks.TASKS, "diabetes", tasks.TASKS["diabetes"]._replace(network="small"))
@@ -58,7 +75,7 @@ def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result["dense"]["parameters"] == 145
     assert result["half of the MACs"]["macs"] <= 66
     assert 40 < result["dense"]["rmse"] < 200
-    page = tasks_page.page([{**config, **result}])
+    page = tasks.page([{**config, **result}])
     assert "| diabetes | rmse, lower is better | dense |" in page
     assert (MODELS / "unet.py").exists()
 
@@ -74,7 +91,7 @@ def test_the_command_makes_the_page_of_cached_runs(tmp_path: Path, monkeypatch: 
     arguments = ("reproduce", "tasks", "--workers", 1, "--cache", tmp_path / "cache", "--out", tmp_path)
     result = command(*arguments, "--json")
     assert result.returncode == 0, result.stderr
-    assert len(json.loads(result.stdout)["runs"]) == 4
+    assert len(json.loads(result.stdout)["runs"]) == len(tasks.TASKS)
     page = (tmp_path / "tasks.md").read_text()
     assert "40 (40%) | 30 (33%) | misses the validation score in 1 of 1 |" in page
     refused = command(*arguments, "--task", "chess")
