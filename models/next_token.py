@@ -18,22 +18,16 @@ from __future__ import annotations
 
 __all__ = ["guide", "model", "network"]
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import constraints
 from torch.nn.functional import scaled_dot_product_attention
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference import posterior_gains, prior_gains
 from bmrs_pyro.network import NoisyNetwork
 
 WIDTH, DEPTH, HEADS = 64, 2, 4
-
-LOW, HIGH = math.exp(-20.0), 1.0
 
 
 class Block(nn.Module):
@@ -81,13 +75,7 @@ def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> Tensor:
     """θ ~ LogUniform, x_{t+1} | x_1 … x_t, θ ~ Categorical(softmax(net(x, θ)_t))."""
     pyro.module("next_token", net)
-    theta = {}
-    # one draw per example: the plate repeats every gain, the scale counts its KL once
-    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
-        for layer in net.structures:
-            prior = LogUniform(LOW, HIGH).expand([layer.size])
-            theta[layer.name] = pyro.sample(layer.name, prior.to_event(1))
-    logits = net(x, theta)
+    logits = net(x, prior_gains(net, len(x)))
     with pyro.plate("data", num_data, subsample=torch.arange(len(x)), dim=-1):
         following = dist.Categorical(logits=logits[:, :-1]).to_event(1)
         token: Tensor = pyro.sample("y", following, obs=None if y is None else y[:, 1:])
@@ -96,12 +84,4 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
 
 def guide(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> None:
     """q(θ) = Π TruncatedLogNormal(loc, scale), with its parameters in Pyro's parameter store."""
-    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
-        for layer in net.structures:
-            loc = pyro.param(f"{layer.name}.loc", torch.zeros(layer.size))
-            scale = pyro.param(
-                f"{layer.name}.scale",
-                torch.full((layer.size,), math.exp(-5.0)),
-                constraint=constraints.positive,
-            )
-            pyro.sample(layer.name, TruncatedLogNormal(loc, scale, LOW, HIGH).to_event(1))
+    posterior_gains(net, len(x))

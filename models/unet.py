@@ -15,21 +15,15 @@ from __future__ import annotations
 
 __all__ = ["guide", "model", "network"]
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference import posterior_gains, prior_gains
 from bmrs_pyro.network import NoisyNetwork
 
 WIDTH = 8
-
-LOW, HIGH = math.exp(-20.0), 1.0
 
 
 def stage(inputs: int, outputs: int) -> nn.Sequential:
@@ -72,13 +66,7 @@ def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> Tensor:
     """θ ~ LogUniform, y_p | x, θ ~ Categorical(softmax(net(x, θ)_p)) for every pixel p."""
     pyro.module("unet", net)
-    theta = {}
-    # one draw per example: the plate repeats every gain, the scale counts its KL once
-    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
-        for layer in net.structures:
-            prior = LogUniform(LOW, HIGH).expand([layer.size])
-            theta[layer.name] = pyro.sample(layer.name, prior.to_event(1))
-    logits = net(x, theta)
+    logits = net(x, prior_gains(net, len(x)))
     with pyro.plate("data", num_data, subsample=torch.arange(len(x)), dim=-1):
         pixels = dist.Categorical(logits=logits.movedim(1, -1)).to_event(2)
         label: Tensor = pyro.sample("y", pixels, obs=y)
@@ -87,12 +75,4 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
 
 def guide(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: int) -> None:
     """q(θ) = Π TruncatedLogNormal(loc, scale), with its parameters in Pyro's parameter store."""
-    with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
-        for layer in net.structures:
-            loc = pyro.param(f"{layer.name}.loc", torch.zeros(layer.size))
-            scale = pyro.param(
-                f"{layer.name}.scale",
-                torch.full((layer.size,), math.exp(-5.0)),
-                constraint=constraints.positive,
-            )
-            pyro.sample(layer.name, TruncatedLogNormal(loc, scale, LOW, HIGH).to_event(1))
+    posterior_gains(net, len(x))

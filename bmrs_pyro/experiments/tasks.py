@@ -164,6 +164,6 @@ what installed packages bring, so nothing is downloaded, and other versions of t
   perplexity.
 
 No recipe was tuned on these tasks. Each network is trained dense, then along a path (`bmrs_pyro.prune`) with the
-default options. One small network is the default's, the smallest within one standard error of the best validation score; the
-other has at most half of the multiply-accumulates. Scores are of test data that nothing was chosen on.
+default options. One small network is the default's, the smallest within one standard error of the best validation
+score; the other has at most half of the multiply-accumulates. Scores are of test data that nothing was chosen on.
 """

@@ -1,5 +1,7 @@
 from .elbo import MeanFieldELBO as MeanFieldELBO
 from .elbo import NonFiniteLoss as NonFiniteLoss
+from .gain_sites import posterior_gains as posterior_gains
+from .gain_sites import prior_gains as prior_gains
 from .guide import AutoTruncatedLogNormal as AutoTruncatedLogNormal
 from .guide_posteriors import posteriors as posteriors
 from .kl_weight import KLWeight as KLWeight
