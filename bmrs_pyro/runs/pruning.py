@@ -10,12 +10,14 @@ from torch import nn
 
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference import KLWeight
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
 from bmrs_pyro.reduction import (
     Criterion,
     Decision,
     KeepMask,
+    ModelReduction,
     WeightNorm,
     bmrs_n,
     named_criterion,
@@ -66,13 +68,21 @@ def _decide(directory: RunDirectory, criterion: str, fraction: float | None, lim
             "criterion 'none' prunes nothing; use bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2"
         )
     scores = score_structures(posteriors, prior, decide)
-    keep = limits.applied(network, KeepMask.from_scores(scores), scores)
+    budgets = limits.max_macs or limits.max_parameters
+    units = _units(directory) if budgets and isinstance(decide, ModelReduction) else None
+    keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
     history = History(kept)
     history.note_scores(scores)
     small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
     reestimate_batch_norm_(small, training_batches(directory))
     decision = Decision.by(decide, criterion, kept.then(keep), history.scores)
     directory.save_decision(decision, small, _validation_accuracy(directory, small))
+
+
+def _units(run: RunDirectory) -> Mapping[str, float]:
+    """Return the KL weight of each family in training, up to one factor; a budget compares evidence in these units."""
+    dense = NoisyNetwork(run.dense(), run.example())
+    return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 
 def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
