@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Cycle", "PlainSteps"]
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class Cycle:
 
     Raises:
         ValueError: a value is out of range.
+        TypeError: the teacher is no network.
     """
 
     optimizer: str = "sgd"
@@ -61,6 +63,10 @@ class Cycle:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
+        if not isinstance(self.teacher, nn.Module | None):
+            raise TypeError(
+                f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
+            )
 
     @property
     def peak(self) -> float:
@@ -106,8 +112,9 @@ class PlainSteps:
             if cycle.optimizer == "sgd"
             else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
         )
-        if cycle.teacher is not None:
-            cycle.teacher.eval().requires_grad_(False)
+        self.teacher = copy.deepcopy(cycle.teacher)  # the caller may go on training it
+        if self.teacher is not None:
+            self.teacher.to(next(net.parameters()).device).eval().requires_grad_(False)
 
     def make(self, until: int) -> None:
         """Make steps until ``until`` steps of the cycle are done.
@@ -149,10 +156,10 @@ class PlainSteps:
         """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
         learned = self._predicted(self.net, x)
         loss = -log_likelihoods(learned, y).mean()
-        if self.cycle.teacher is None:
+        if self.teacher is None:
             return loss
         with torch.no_grad():
-            taught = self._predicted(self.cycle.teacher, x)
+            taught = self._predicted(self.teacher, x)
         return (loss + _cross_entropy(taught, learned)) / 2
 
     def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:

@@ -169,3 +169,21 @@ def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path)
     for name, mask in found.choice.refit.history.keep.items():
         assert found.choice.refit.history.scores[name].isfinite().all()
         assert int(mask.sum()) == found.point.structures[name]
+
+
+def test_the_teacher_stays_as_it_was_given(trained: nn.Module) -> None:
+    net = copy.deepcopy(trained).train()
+    prune(
+        net,
+        batches(),
+        validation=batches(seed=1),
+        trained=True,
+        epochs=1,
+        cuts=2,
+        max_macs="50%",
+        teacher=net,
+    )
+    assert net.training
+    assert all(weight.requires_grad for weight in net.parameters())
+    with pytest.raises(TypeError, match="teacher is a bool; give a network"):
+        Cycle(teacher=True)  # type: ignore[arg-type]
