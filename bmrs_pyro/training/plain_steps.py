@@ -90,6 +90,9 @@ class PlainSteps:
         total: number of steps in the cycle.
         cycle: optimiser and learning rates.
         watch: called with every step's loss.
+
+    Raises:
+        ValueError: there are steps, but no weights to train.
     """
 
     def __init__(
@@ -106,7 +109,11 @@ class PlainSteps:
         self.batches = _endless(loader)
         self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
-        weights = [*self.names, *extra]
+        weights = [{"params": [*self.names, *extra]}]  # a group, which may be empty
+        if total and not weights[0]["params"]:
+            raise ValueError(
+                "all weights are frozen (requires_grad=False): unfreeze some, or make the cuts alone with epochs=0"
+            )
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
             if cycle.optimizer == "sgd"
@@ -130,8 +137,13 @@ class PlainSteps:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
             self.optimizer.zero_grad()
-            loss = self._loss(inputs_on(device, x), y.to(device))
-            value = loss.item()
+            try:
+                loss = self._loss(inputs_on(device, x), y.to(device))
+                value = loss.item()
+            except ValueError:  # a distribution may refuse the outputs of weights that diverged
+                if all(weight.isfinite().all() for weight in self.net.parameters()):
+                    raise
+                value = math.nan
             if not math.isfinite(value):
                 raise NonFiniteLoss(
                     f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak})"
