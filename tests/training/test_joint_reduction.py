@@ -173,6 +173,9 @@ def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path)
     found.report(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"{found.point.parameters:,}" in page
+    assert "Each cut removed" in page
+    for words in ("KL divergence grew", "posteriors move", "refitted", "is folded", "How it was trained"):
+        assert words not in page
     gone = sum(family.size for family in found.path.trainee.model.structures) - found.point.size
     assert found.choice.refit.history.keep.removed == gone
     for name, mask in found.choice.refit.history.keep.items():
