@@ -22,11 +22,8 @@ from torch.distributions import kl_divergence
 
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
+from bmrs_pyro.inference.observations import NonFiniteLoss
 from bmrs_pyro.network.nested import tensors_in
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss is NaN or infinite; the message names the first site or input that is."""
 
 
 class MeanFieldELBO(TraceMeanField_ELBO):

@@ -17,7 +17,7 @@ from torch.distributions import kl_divergence
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.untouched import modes_kept
 
@@ -77,17 +77,25 @@ def gain_gradients(
         model: the model; where its examples share their draws of the gains, they are run one at a time.
         loader: batches as for :func:`fit`.
         batches: most batches to look at; all by default.
+
+    Raises:
+        NonFiniteLoss: a gradient is NaN or infinite.
     """
     sizes = [family.size for family in model.structures]
     names = [family.name for family in model.structures]
     like = next(model.network.parameters())
     for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
         shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
-        gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
-        theta = dict(zip(names, gains.split(sizes, -1), strict=True))
         with modes_kept(model), torch.enable_grad():
+            gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
+            theta = dict(zip(names, gains.split(sizes, -1), strict=True))
             outputs = model.eval().likelihood(model.network(x, theta))
             (each,) = torch.autograd.grad(log_likelihoods(outputs, y.to(like.device)).sum(), gains)
+        if not each.isfinite().all():
+            raise NonFiniteLoss(
+                "gradients of the gains are NaN or infinite: a weight or an input is; "
+                "if training diverged, lower the learning rate"
+            )
         yield each.reshape(-1, sum(sizes))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["log_likelihoods", "observed", "other_shape"]
+__all__ = ["NonFiniteLoss", "log_likelihoods", "observed", "other_shape"]
 
 import torch.distributions as td
 from torch import Tensor
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss is NaN or infinite; the message names the first site or input that is."""
 
 
 def observed(distribution: td.Distribution, y: Tensor) -> Tensor:

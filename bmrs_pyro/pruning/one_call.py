@@ -69,7 +69,10 @@ class Pruned:
 
     @property
     def posteriors(self) -> Mapping[str, TruncatedLogNormal]:
-        """Posteriors of the remaining gains, by site name; their means are folded into the network's weights."""
+        """Posteriors of the remaining gains, by site name.
+
+        Their means are folded into the network's weights. With ``trained=True`` they are not: there all gains are 1.
+        """
         return self.choice.refit.guide.posteriors()
 
     @property

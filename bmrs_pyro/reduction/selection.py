@@ -34,7 +34,12 @@ def select(
 
     Raises:
         ValueError: As `score_structures`, or `min_keep` is below 1.
+        TypeError: `limits` is not for a network yet.
     """
+    if limits is not None and not callable(limits):
+        raise TypeError(
+            f"limits is a {type(limits).__name__}; give limits of a network: Limits(...).on(network)"
+        )
     scores = score_structures(posteriors, prior, criterion)
     keep = KeepMask.from_scores(scores, min_keep=min_keep)
     return keep if limits is None else limits(keep, scores, min_keep=min_keep)

@@ -50,7 +50,7 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
     ax.axhline(getattr(dense.score, name), color=OTHER, linestyle=":", linewidth=1)
     if chosen is not None:
         at = [chosen.parameters], [getattr(chosen.score, name)]
-        ax.plot(*at, "D", color=REMOVED, markersize=8, label="chosen, refitted")
+        ax.plot(*at, "D", color=REMOVED, markersize=8, label="chosen")
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -68,17 +68,25 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
         chosen: the chosen point, after its refit.
     """
     title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
-    header = ["epoch", "parameters", title, "MACs", "structures", "KL weight", "Σ ΔF"]
+    header = [
+        "cut" if path.of_cuts else "epoch",
+        "parameters",
+        title,
+        "MACs",
+        "structures",
+        "KL weight",
+        "Σ ΔF",
+    ]
     rows = [_row(point, str(point.epoch)) for point in path.points]
     spoken = [f"{row[1]} parameters, {title} {row[2]}" for row in rows]
     places = [i for i, point in enumerate(path.points) if chosen is not None and point.epoch == chosen.epoch]
     rows.append(_row(path.dense, "unpruned"))
     if chosen is not None:
-        rows.append(_row(chosen, f"{chosen.epoch}, refitted"))
+        rows.append(_row(chosen, f"{chosen.epoch}, {'trained on' if path.of_cuts else 'refitted'}"))
     picture = chart(plot_path(path, chosen), f"Validation {title} against size", rows=spoken)
     return {
         **{"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)},
-        **{"choice": choice_in_words(path), "pace": path.pace},
+        **{"choice": choice_in_words(path), "pace": path.pace, "of_cuts": path.of_cuts},
     }
 
 

@@ -35,6 +35,11 @@ class PathRecord:
     met: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def of_cuts(self) -> bool:
+        """Whether the points are cuts of a trained network, whose posteriors were not trained."""
+        return not self.pace.posterior_lr
+
     @classmethod
     def of(cls, path: Path, choice: Choice | None = None) -> PathRecord:
         """Record a path and the choice from it."""

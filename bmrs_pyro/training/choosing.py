@@ -62,7 +62,12 @@ class Target:
         if self.max_loss is not None and not self.max_loss >= 0:
             raise ValueError(f"max_loss is {self.max_loss}; it must be at least 0")
         for name in _BUDGETS:
-            _number(name, getattr(self, name), 1)
+            value = getattr(self, name)
+            number = _number(name, value, 100)  # a share as it is written, 30 for 30%
+            if number is not None and number < 1 and not str(value).strip().endswith("%"):
+                raise ValueError(
+                    f"{name} is {value!r}, less than 1; a share has a percent sign: '{100 * number:g}%'"
+                )
         seconds(self.max_latency)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")

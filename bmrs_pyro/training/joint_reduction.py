@@ -113,7 +113,10 @@ class JointReduction:
         Raises:
             ValueError: there are no examples.
         """
-        gradients = torch.cat([*gain_gradients(model, self.loader, self.batches)])
+        found = [*gain_gradients(model, self.loader, self.batches)]
+        if not found:
+            raise ValueError("the training data hold no examples: a generator can be read only once")
+        gradients = torch.cat(found)
         names = tuple(family.name for family in model.structures)
         return JointLoss(names, gradients, model.num_data / len(gradients))
 

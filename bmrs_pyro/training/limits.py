@@ -39,8 +39,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("round_to", "max_macs", "max_parameters"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if value is not None and (isinstance(value, str) or value < 1):
+                raise ValueError(f"{name} is {value!r}; it must be at least 1, and not a text or share")
 
     @classmethod
     def of(cls, recipe: Recipe) -> Limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Cycle", "PlainSteps"]
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class Cycle:
 
     Raises:
         ValueError: a value is out of range.
+        TypeError: the teacher is no network.
     """
 
     optimizer: str = "sgd"
@@ -61,6 +63,10 @@ class Cycle:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
+        if not isinstance(self.teacher, nn.Module | None):
+            raise TypeError(
+                f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
+            )
 
     @property
     def peak(self) -> float:
@@ -84,6 +90,9 @@ class PlainSteps:
         total: number of steps in the cycle.
         cycle: optimiser and learning rates.
         watch: called with every step's loss.
+
+    Raises:
+        ValueError: there are steps, but no weights to train.
     """
 
     def __init__(
@@ -100,14 +109,19 @@ class PlainSteps:
         self.batches = _endless(loader)
         self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
-        weights = [*self.names, *extra]
+        weights = [{"params": [*self.names, *extra]}]  # a group, which may be empty
+        if total and not weights[0]["params"]:
+            raise ValueError(
+                "all weights are frozen (requires_grad=False): unfreeze some, or make the cuts alone with epochs=0"
+            )
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
             if cycle.optimizer == "sgd"
             else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
         )
-        if cycle.teacher is not None:
-            cycle.teacher.eval().requires_grad_(False)
+        self.teacher = copy.deepcopy(cycle.teacher)  # the caller may go on training it
+        if self.teacher is not None:
+            self.teacher.to(next(net.parameters()).device).eval().requires_grad_(False)
 
     def make(self, until: int) -> None:
         """Make steps until ``until`` steps of the cycle are done.
@@ -123,8 +137,13 @@ class PlainSteps:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
             self.optimizer.zero_grad()
-            loss = self._loss(inputs_on(device, x), y.to(device))
-            value = loss.item()
+            try:
+                loss = self._loss(inputs_on(device, x), y.to(device))
+                value = loss.item()
+            except ValueError:  # a distribution may refuse the outputs of weights that diverged
+                if all(weight.isfinite().all() for weight in self.net.parameters()):
+                    raise
+                value = math.nan
             if not math.isfinite(value):
                 raise NonFiniteLoss(
                     f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak})"
@@ -149,10 +168,10 @@ class PlainSteps:
         """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
         learned = self._predicted(self.net, x)
         loss = -log_likelihoods(learned, y).mean()
-        if self.cycle.teacher is None:
+        if self.teacher is None:
             return loss
         with torch.no_grad():
-            taught = self._predicted(self.cycle.teacher, x)
+            taught = self._predicted(self.teacher, x)
         return (loss + _cross_entropy(taught, learned)) / 2
 
     def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:

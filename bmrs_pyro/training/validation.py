@@ -105,7 +105,9 @@ def validate_predictions(
             total += torch.tensor(_Sums.of(predict(x), y), dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
-        raise ValueError("the validation data hold no examples; pass validation=None to go without")
+        raise ValueError(
+            "the validation data hold no examples: a generator can be read only once; fit() also takes validation=None"
+        )
     only_labels = sums.labels and not (sums.values or sums.unknown)
     only_values = sums.values and not (sums.labels or sums.unknown)
     return Score(

@@ -19,6 +19,7 @@ from bmrs_pyro import (
     select,
     spike,
 )
+from bmrs_pyro.inference import NonFiniteLoss
 from bmrs_pyro.inference.draws import Draws
 from bmrs_pyro.inference.laplace import Curvature
 
@@ -163,3 +164,19 @@ def test_a_pass_keeps_hardly_more_for_its_backward_pass_than_a_training_step() -
         bytes_kept()
         AutoTruncatedLogNormal.from_laplace(model, [(x, y)])
         assert bytes_kept() <= 1.3 * step
+
+
+def test_a_pass_needs_no_surrounding_gradients() -> None:
+    model, x, y = problem(1.0, 0.5)
+    expected = AutoTruncatedLogNormal.from_laplace(model, [(x, y)])
+    with torch.no_grad():
+        found = AutoTruncatedLogNormal.from_laplace(model, [(x, y)])
+    assert torch.equal(found.scale, expected.scale)
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    model = SupervisedModel(
+        NoisyNetwork(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), torch.zeros(1, 2)), "categorical", 4
+    )
+    with pytest.raises(NonFiniteLoss, match="a weight or an input is"):
+        AutoTruncatedLogNormal.from_laplace(model, [(torch.full((4, 2), torch.nan), torch.zeros(4).long())])

@@ -68,7 +68,7 @@ def test_the_path_shows_scores_with_errors_and_the_chosen_point() -> None:
     ax = plot_path(PATH, point(4, 80, 0.96))
     drawn = {line.get_gid(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn["points"] == [[800, 0.98], [90, 0.95]]
-    chosen = next(line for line in ax.lines if line.get_label() == "chosen, refitted")
+    chosen = next(line for line in ax.lines if line.get_label() == "chosen")
     assert chosen.get_xydata().tolist() == [[80, 0.96]]
     (bars,) = ax.collections
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro import NoisyNetwork, complexity, load, prune
+from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.training import Cycle, PlainSteps, ScoreMissed, TargetMissed
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
@@ -79,7 +80,8 @@ def test_a_score_that_no_round_reaches_is_said(trained: nn.Module) -> None:
 
 
 def test_cuts_alone_need_no_epochs(trained: nn.Module) -> None:
-    found = prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=0, max_params=200)
+    frozen = copy.deepcopy(trained).requires_grad_(False)
+    found = prune(frozen, batches(), validation=batches(seed=1), trained=True, epochs=0, max_params=200)
     assert sum(parameter.numel() for parameter in found.network.parameters()) <= 200
     assert accuracy(found.network) > accuracy(trained) - 0.05
 
@@ -92,6 +94,13 @@ def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
         prune(trained, batches(), epochs=-1, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="optimizer is 'rprop'"):
         prune(trained, batches(), optimizer="rprop", **options)  # type: ignore[arg-type]
+    with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
+        prune(trained, batches(), lr=1e12, max_macs="40%", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the training data hold no examples: a generator"):
+        prune(trained, iter(batches()), max_macs="40%", **options)  # type: ignore[arg-type]
+    frozen = copy.deepcopy(trained).requires_grad_(False)
+    with pytest.raises(ValueError, match="all weights are frozen"):
+        prune(frozen, batches(), max_macs="40%", **options)  # type: ignore[arg-type]
     with pytest.raises(TargetMissed, match="cannot be met"):
         prune(trained, batches(), max_params=2, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not reduced to a latency"):
@@ -164,8 +173,36 @@ def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path)
     found.report(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"{found.point.parameters:,}" in page
+    assert "Each cut removed" in page
+    for words in ("KL divergence grew", "posteriors move", "refitted", "is folded", "How it was trained"):
+        assert words not in page
     gone = sum(family.size for family in found.path.trainee.model.structures) - found.point.size
     assert found.choice.refit.history.keep.removed == gone
     for name, mask in found.choice.refit.history.keep.items():
         assert found.choice.refit.history.scores[name].isfinite().all()
         assert int(mask.sum()) == found.point.structures[name]
+
+
+def test_the_teacher_stays_as_it_was_given(trained: nn.Module) -> None:
+    net = copy.deepcopy(trained).train()
+    prune(
+        net,
+        batches(),
+        validation=batches(seed=1),
+        trained=True,
+        epochs=1,
+        cuts=2,
+        max_macs="50%",
+        teacher=net,
+    )
+    assert net.training
+    assert all(weight.requires_grad for weight in net.parameters())
+    with pytest.raises(TypeError, match="teacher is a bool; give a network"):
+        Cycle(teacher=True)  # type: ignore[arg-type]
+
+
+def test_values_that_diverge_are_a_loss_that_does() -> None:
+    data = [(torch.randn(8, 2), torch.randn(8, 1))] * 9
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
+        PlainSteps(net, as_likelihood("normal:0.1"), data, 50, Cycle(lr=1e9)).make(50)

@@ -163,3 +163,10 @@ def test_several_budgets_from_one_posterior() -> None:
         keep = select(q, model.prior, bmrs_n(), limits=limits)
         assert complexity(compact(model.network, keep), torch.zeros(1, 5)).parameters <= budget
     assert select(q, model.prior, bmrs_n()).removed == 0
+
+
+def test_limits_without_a_network_and_shares_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_macs is '20%'; it must be at least 1, and not a text"):
+        Limits(max_macs="20%")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="limits is a Limits; give limits of a network"):
+        select({}, {}, bmrs_n(), limits=Limits(max_macs=5))  # type: ignore[arg-type]

@@ -222,6 +222,7 @@ def test_the_default_is_the_smallest_within_one_standard_error() -> None:
     [
         ({"max_macs": "half"}, "max_macs is 'half'; give a number, or a share"),
         ({"max_params": 0}, "max_params is 0; give a number"),
+        ({"max_macs": 0.2}, "max_macs is 0.2, less than 1; a share has a percent sign: '20%'"),
         ({"max_latency": "2 hours"}, "max_latency is '2 hours'; give seconds"),
         ({"max_loss": -1.0}, "max_loss is -1.0; it must be at least 0"),
         ({"score": "f1"}, "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
