@@ -255,11 +255,15 @@ def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, 
     if like is not None:  # the network may have moved since it was given its inputs
         call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
+    fused = torch.backends.mha.get_fastpath_enabled()
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
         try:
+            torch.backends.mha.set_fastpath_enabled(False)  # the counter cannot see into fused layers
             call.fresh(net.eval())
         except (TypeError, RuntimeError) as error:
             raise ValueError(
                 f"the network does not run on the example inputs ({call}): {type(error).__name__}: {error}"
             ) from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
     return counter, examples or 1

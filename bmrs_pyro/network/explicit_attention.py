@@ -112,15 +112,22 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
     """Replace each ``nn.MultiheadAttention`` inside a network by an :class:`ExplicitAttention`.
 
-    Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced.
+    Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced. An
+    ``nn.TransformerEncoder`` that contains one of the layers no longer makes nested tensors of padded sequences,
+    because only torch's fused layers read these. Its outputs at padding are then the same in both modes.
 
     Args:
         net: the network.
         layers: names of layers; an attention layer is replaced only if it contains one of them. None replaces all.
     """
+    layers = None if layers is None else set(layers)
     owners = None if layers is None else {name.rpartition(".")[0] for name in layers}
     made: dict[nn.Module, ExplicitAttention] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.TransformerEncoder):
+            inside = f"{name}." if name else ""
+            if layers is None or any(layer.startswith(inside) for layer in layers):
+                module.use_nested_tensor = False
         wanted = name and (owners is None or name in owners)
         if wanted and type(module) is nn.MultiheadAttention and _plain(module):
             made[module] = made.get(module) or ExplicitAttention(module)

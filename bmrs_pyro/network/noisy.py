@@ -28,8 +28,10 @@ class NoisyNetwork(nn.Module):
     be cut out of all layers that hold it.
 
     The network is wrapped, not copied: it keeps its parameters, and works as before outside of this module. No state
-    of a call is kept. One thing changes: an ``nn.MultiheadAttention`` whose heads are structures is replaced by a layer
-    that computes the same by four linear layers with new parameters. Create optimisers afterwards.
+    of a call is kept. Two things change. An ``nn.MultiheadAttention`` whose heads are structures is replaced by a layer
+    that computes the same by four linear layers with new parameters. Create optimisers afterwards. An
+    ``nn.TransformerEncoder`` with structures puts out the same at padding in evaluation mode as in training mode, where
+    torch's own may put out zeros in evaluation mode.
 
     Args:
         net: the network; its consumers get a hook each.

@@ -72,7 +72,7 @@ def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
         alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
         if own and alone and name not in seen:
             if output_side(module):
-                reason = f"{name!r} is not called: other code uses its weight"
+                reason = f"{name!r} is not called; other code may use its weight"
             else:
                 kind, names = type(module).__name__, ", ".join(own)
                 # torch's own layers, such as Bilinear, are one layer whatever their weights' shape

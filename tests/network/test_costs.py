@@ -39,6 +39,15 @@ def test_counting_changes_nothing() -> None:
         complexity(net, inputs[0][:0])
 
 
+def test_layers_that_torch_fuses_are_counted() -> None:
+    net: Any = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), 2)
+    x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False, False, True, True, True]])
+    for inputs in ((x,), (x, None, padding)):
+        assert complexity(net, *inputs).macs == 5 * 2 * (4 * 8 * 8 + 2 * 8 * 12)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert complexity(NoisyNetwork(nn.Sequential(net, nn.Linear(8, 1)), x)).macs == 4480 + 5 * 8
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_macs_are_for_one_example_whatever_the_batch(name: str) -> None:
     case = CASES[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from bmrs_pyro.network import NoisyNetwork, Structures, compact, find_structures
 from bmrs_pyro.network.explicit_attention import ExplicitAttention, make_explicit_
+from bmrs_pyro.runs import load, save
 from tests.network.networks import relative_error
 
 
@@ -202,6 +204,39 @@ def test_heads_of_a_transformer_encoder_leave(fast: bool) -> None:
         for name, size in (("self_attn.q_proj", 4), ("linear1", 12))
     }
     assert removal_error(network, torch.randn(2, 9, 5), seed=2) < 1e-4
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True)
+        self.words, self.encoder, self.last = (
+            nn.Embedding(9, 8),
+            nn.TransformerEncoder(layer, 2),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, words: Tensor) -> Any:
+        padding = words == 0
+        read = self.encoder(self.words(words), src_key_padding_mask=padding)
+        return self.last((read * ~padding.unsqueeze(-1)).sum(1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_transformer_encoder_reads_padded_sequences_in_both_modes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0]])
+    net = Padded().eval()
+    with torch.no_grad():
+        before = net(words)
+        network = NoisyNetwork(net, words)
+        keep = {family.name: torch.arange(family.size) % 3 > 0 for family in network.structures}
+        torch.testing.assert_close(network(words), before)
+        expected = network(words, {name: mask.float() for name, mask in keep.items()})
+        small = compact(network, keep)
+        torch.testing.assert_close(small(words), expected)
+        save(small, tmp_path / "small.safetensors")
+        torch.testing.assert_close(load(tmp_path / "small.safetensors", Padded())(words), expected)
 
 
 def test_looking_leaves_multihead_attention_as_it_is() -> None:
