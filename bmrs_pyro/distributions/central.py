@@ -1,4 +1,4 @@
-"""Draws and entropy of cut normals by erf, in closed form: for all that are neither all tail nor nearly flat."""
+"""Draws and entropy of truncated normals by erf, in closed form, unless they are far in a tail or nearly flat."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Where these forms end: the mass that the cut leaves, when loc lies three scales outside a long interval, and the
-# length of an interval in scales, below which the KL is so small that erf has less than nine digits of it.
+# Below either limit the closed forms are not used. The first is twice the mass inside a long interval with loc three
+# scales outside. The second is a length in scales: on shorter intervals erf gives less than nine digits of the KL.
 _LEAST_MASS = 0.0027
 _LEAST_LENGTH = 0.32
 
@@ -19,34 +19,34 @@ _SQRT2 = math.sqrt(2.0)
 
 
 class Central(NamedTuple):
-    """A normal cut to an interval, seen from loc in units of √2 scale; all float64."""
+    """A normal truncated to an interval, measured from loc in units of √2 scale; all float64."""
 
     edge: Tensor
     """The lower and the upper bound, `(2, ...)`."""
     error: Tensor
-    """erf of them."""
+    """erf of the bounds."""
     height: Tensor
-    """exp(−edge²), the density there relative to that at loc."""
+    """exp(−edge²), the density at the bounds relative to the density at loc."""
     mass: Tensor
-    """Twice the mass that the cut leaves."""
+    """Twice the mass inside the interval."""
 
     @classmethod
     def of(cls, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Central:
-        """Look at N(loc, scale²) cut to [low, high]; all are float64 and broadcast against each other."""
+        """Describe N(loc, scale²) truncated to [low, high]; all are float64 and broadcast against each other."""
         edge = torch.stack(torch.broadcast_tensors(low - loc, high - loc)) / (scale * _SQRT2)
         error = edge.erf()
         return cls(edge, error, edge.square().neg_().exp_(), error[1] - error[0])
 
 
 def outside(edge: Tensor, mass: Tensor) -> Tensor:
-    """Which distributions the closed forms are not good for, by what a `Central` says of them."""
+    """Return a mask of the distributions whose closed forms are inaccurate, from two fields of `Central`."""
     return (mass < _LEAST_MASS) | (edge[1] - edge[0] < _LEAST_LENGTH / _SQRT2)
 
 
 def uniforms(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Uniform numbers in (0, 1) to draw from: float64 for float64, else float32, no nearer to an end than 2^−25."""
+    """Return uniform numbers: float64 if dtype is float64, else float32 at least 2^−25 away from 0 and 1."""
     if dtype == torch.float64:
         return torch.rand(shape, dtype=dtype, device=device, generator=generator)
     numbers = torch.empty(shape, dtype=torch.float32, device=device)
@@ -60,7 +60,7 @@ def central_offset(cut: Central, p: Tensor) -> Tensor:
 
 
 def central_entropy(cut: Central, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """E_q[log q(u)] with its derivatives by loc and scale.
+    """E_q[log q(u)] with its derivatives with respect to loc and scale.
 
     With the bounds α and β in units of scale, the mass Z and a = φ(α)/Z, b = φ(β)/Z,
 
@@ -82,15 +82,15 @@ def central_gradients(cut: Central, grad_u: Tensor, p: Tensor, offset: Tensor) -
 
     Args:
         cut: The distributions of u.
-        grad_u: Gradient by u, `(*draws, ...)`.
+        grad_u: Gradient with respect to u, `(*draws, ...)`.
         p: Probabilities, of the same shape.
-        offset: Of u from loc, in units of √2 scale.
+        offset: Offset of u from loc, in units of √2 scale.
 
     Returns:
         Both in the distributions' shape, float64.
     """
     shape = cut.mass.shape
-    # φ(0)/φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf
+    # φ(0)/φ(ξ); clamped, because at p = 0 and 1 it is multiplied by zero and could be inf
     lifted = grad_u * offset.square().clamp_(max=80.0).exp_()
     ends = torch.stack(((lifted * (1 - p)).sum_to_size(shape), (lifted * p).sum_to_size(shape))) * cut.height
     by_loc = grad_u.sum_to_size(shape) - (ends[0] + ends[1])

@@ -1,4 +1,4 @@
-"""Draws of truncated log-normals by erf, and by the exact quantile where erf leaves too few digits."""
+"""Draws of truncated log-normals by erf, and by the exact quantile where erf gives too few digits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
 
 def draw(p: Tensor, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Draw θ from log θ ~ N(loc, scale²) cut to [log low, log high], for uniform draws p; exact to p's dtype.
+    """Draw θ from log θ ~ N(loc, scale²) truncated to [log low, log high], for uniform draws p; exact to p's dtype.
 
     Args:
         p: Uniform draws, float32 or float64, of shape `sample_shape + batch_shape`.
-        loc: Mean of log θ before it is cut.
-        scale: Standard deviation of log θ before it is cut.
+        loc: Mean of log θ before truncation.
+        scale: Standard deviation of log θ before truncation.
         low: Lower bound of θ, float64.
         high: Upper bound of θ, float64.
 
@@ -71,12 +71,12 @@ class _Draw(torch.autograd.Function):
 def outside_of(
     mask: Tensor, parameters: tuple[Tensor, ...], p: Tensor, *, everywhere: bool
 ) -> Outside | None:
-    """Return the distributions of a mask, if there are any."""
+    """Return the distributions where the mask is True; None if there are none."""
     return Outside(mask, parameters, p, everywhere=everywhere) if everywhere or mask.any() else None
 
 
 def with_rest(rest: Outside | None, grad_u: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Replace what the closed form is not good for among the gradients by loc and scale."""
+    """Replace gradients with respect to loc and scale by exact ones where the closed form is inaccurate."""
     if rest is None:
         return gradients
     exact = offset_gradients(rest.normal, rest.of(grad_u).double(), rest.p, rest.offset)
@@ -84,13 +84,13 @@ def with_rest(rest: Outside | None, grad_u: Tensor, gradients: tuple[Tensor, ...
 
 
 class Outside:
-    """The distributions of many that are all tail or nearly flat, by ways that are good for all there are.
+    """The distributions that are far in a tail or nearly flat, computed by methods that are accurate for any.
 
     Args:
-        mask: Which of them; the last dimensions of p are its own.
-        parameters: loc, scale, and the bounds of log θ, of all.
-        p: Probabilities of all.
-        everywhere: Compute for all and choose at the end, so that nothing waits for the numbers.
+        mask: True for these distributions; p has the mask's dimensions last.
+        parameters: loc, scale, and the bounds of log θ, of all distributions.
+        p: Probabilities of all distributions.
+        everywhere: Compute for all distributions and apply the mask at the end, so that no code depends on its values.
     """
 
     def __init__(self, mask: Tensor, parameters: tuple[Tensor, ...], p: Tensor, *, everywhere: bool) -> None:
@@ -104,14 +104,14 @@ class Outside:
         """The quantiles of log θ."""
         return torch.addcmul(self.normal.mode, self.normal.scale, self.offset)
 
-    def of(self, everyone: Tensor) -> Tensor:
-        """Return these distributions' part of a tensor."""
-        return everyone if self.everywhere else everyone[..., self.mask]
+    def of(self, whole: Tensor) -> Tensor:
+        """Return the entries of a tensor that belong to these distributions."""
+        return whole if self.everywhere else whole[..., self.mask]
 
-    def put(self, everyone: Tensor, these: Tensor) -> Tensor:
-        """Return a tensor with these distributions' part replaced; in place where that can be."""
-        these = these.to(everyone.dtype)
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """Return a tensor with the entries of these distributions replaced, in place if possible."""
+        part = part.to(whole.dtype)
         if self.everywhere:
-            return torch.where(self.mask, these, everyone)
-        everyone[..., self.mask] = these
-        return everyone
+            return torch.where(self.mask, part, whole)
+        whole[..., self.mask] = part
+        return whole

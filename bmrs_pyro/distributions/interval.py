@@ -1,4 +1,4 @@
-"""What distributions of a gain on an interval share: exact bounds, support and expansion."""
+"""The base class of distributions of a gain on an interval: exact bounds, support and expansion."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class IntervalDistribution(TorchDistribution):
     """A distribution of θ on [low, high], 0 < low < high.
 
     The bounds are constants, kept in float64: float32 moves log low by up to 1e-6, the width of a spike.
-    Bounds and parameters keep the shape they came in and only results are expanded, so that
-    `q.expand([64, C])` costs what q does.
+    Bounds and parameters keep their given shape and only results are expanded, so that
+    `q.expand([64, C])` costs no more than q.
 
     Args:
         low: Lower bound in θ.
         high: Upper bound in θ.
         shape: Shape of the parameters; the batch shape is this, broadcast with the bounds.
         dtype: Dtype of draws and moments.
-        device: Where the bounds go; None leaves them where they are.
+        device: Device of the bounds; None leaves them where they are.
         validate_args: Whether arguments and values are checked; Pyro's setting if None.
 
     Raises:
@@ -57,9 +57,9 @@ class IntervalDistribution(TorchDistribution):
         self.high = torch.as_tensor(high, dtype=torch.float64, device=device).detach()
         self.log_low, self.log_high = self.low.log(), self.high.log()
         self.dtype, self._device = dtype, self.low.device
-        # torch.broadcast_shapes takes longer than all the rest of this; one interval for all is the usual case
-        one = self.low.dim() == self.high.dim() == 0
-        batch_shape = shape if one else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
+        # torch.broadcast_shapes takes longer than the rest of this method; usually one interval serves all
+        scalar = self.low.dim() == self.high.dim() == 0
+        batch_shape = shape if scalar else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
         super().__init__(batch_shape, validate_args=validate_args)
         if self._validate_args and not (self.low < self.high).all():
             raise ValueError(f"low must lie below high, got low={self.low} and high={self.high}")
@@ -70,7 +70,7 @@ class IntervalDistribution(TorchDistribution):
         return constraints.interval(self.low.to(self.dtype), self.high.to(self.dtype))
 
     def contains(self, other: IntervalDistribution) -> Tensor:
-        """Whether this interval holds the other's, up to bounds that were rounded to float32 on the way."""
+        """Whether this interval contains the other distribution's, up to float32 rounding of the bounds."""
         slack = 1e-6
         return (self.log_low - slack <= other.log_low) & (other.log_high <= self.log_high + slack)
 
@@ -97,15 +97,15 @@ class IntervalDistribution(TorchDistribution):
         return self.mean / self.stddev
 
     def _near(self, value: Tensor) -> Tensor:
-        """A value where the parameters are; as in torch, a number without dimensions may come from the CPU."""
+        """Move a tensor without dimensions to the parameters' device, as torch does; others must be there already."""
         return value if value.dim() else value.to(self._device)
 
     def _per_batch(self, statistic: Tensor) -> Tensor:
-        """A float64 statistic of the unexpanded parameters, as the user sees it."""
+        """Give a float64 statistic of the unexpanded parameters the batch shape and the user's dtype."""
         return statistic.to(self.dtype).expand(self.batch_shape)
 
     def _rounded(self, result: Tensor, value: Tensor) -> Tensor:
-        """A float64 result over the batch, in the wider dtype of the distribution and the value it is of."""
+        """Give a float64 result the batch shape and the wider dtype of the distribution and the value."""
         result = result.to(torch.promote_types(self.dtype, value.dtype))
         # the parameters may lack dimensions of the batch; the values, as a rule, do not
         if result.shape[result.dim() - len(self.batch_shape) :] == self.batch_shape:
@@ -116,7 +116,7 @@ class IntervalDistribution(TorchDistribution):
 def as_floating(*numbers: Tensor | float) -> tuple[Tensor, ...]:
     """Return numbers as tensors of one shape and dtype; integers become floating-point numbers of the default dtype."""
     default = torch.get_default_dtype()
-    # before the dtypes meet: next to an integer tensor torch would round a scale of 0.5 to 0
+    # before broadcasting: beside an integer tensor, torch would round a scale of 0.5 to 0
     tensors: tuple[Tensor, ...] = broadcast_all(
         *(n.to(default) if isinstance(n, Tensor) and not n.is_floating_point() else n for n in numbers)
     )

@@ -26,7 +26,7 @@ from bmrs_pyro.distributions.log_uniform import LogUniform
 
 
 def _forward(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, p: Tensor) -> tuple[Tensor, ...]:
-    """Draw and take E_q[log q(u)] in closed form; all that is as large as the draws leaves in p's dtype."""
+    """Draw, and compute E_q[log q(u)] in closed form; tensors as large as the draws are returned in p's dtype."""
     loc, scale = loc.double(), scale.double()
     cut = Central.of(loc, scale, low, high)
     offset = central_offset(cut, p)
@@ -42,12 +42,12 @@ def _backward(
 
 @dataclass(frozen=True)
 class Kernels:
-    """How a draw with KL runs: two chains of some thirty small tensor operations, worth compiling.
+    """The two functions of a draw with KL, each of about thirty small tensor operations, which can be compiled.
 
     Args:
         forward: Draws, and E_q[log q(u)] with its derivatives.
         backward: Gradients of the draws.
-        everywhere: Whether numbers are never looked at to decide what to do.
+        everywhere: Whether no branch depends on the values of tensors.
     """
 
     forward: Callable[..., tuple[Tensor, ...]] = _forward
@@ -55,7 +55,7 @@ class Kernels:
     everywhere: bool = False
 
     def branch_free(self) -> Kernels:
-        """Return the same with a draw that never looks at numbers to decide what to do."""
+        """Return the same functions, with a draw in which no branch depends on the values of tensors."""
         return replace(self, everywhere=True)
 
 
@@ -64,7 +64,7 @@ EAGER = Kernels()
 
 @cache
 def compiled_kernels() -> Kernels:
-    """Return the pieces as torch.compile makes them, once for all sizes: structures may leave."""
+    """Return the functions compiled by torch.compile, once for all sizes, because structures may be removed."""
     forward, backward = (torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, _backward))
     return Kernels(forward, backward)
 
@@ -72,22 +72,22 @@ def compiled_kernels() -> Kernels:
 def draw_with_kl(
     loc: Tensor, scale: Tensor, prior: LogUniform, p: Tensor, kernels: Kernels = EAGER
 ) -> tuple[Tensor, Tensor]:
-    """Draw θ from truncated log-normals on a prior's interval, with their KL to it.
+    """Draw θ from truncated log-normals on a prior's interval, and compute their KL to the prior.
 
     Equal in value and gradient to `TruncatedLogNormal(loc, scale, prior.low, prior.high)`, its `rsample` and its
-    `kl_divergence`, but for rounding, with fewer tensor operations.
+    `kl_divergence`, up to rounding, with fewer tensor operations.
 
     Args:
-        loc: Mean of log θ before it is cut, `(C,)`.
-        scale: Standard deviation of log θ before it is cut, `(C,)`.
-        prior: One distribution for all, on loc's device.
+        loc: Mean of log θ before truncation, `(C,)`.
+        scale: Standard deviation of log θ before truncation, `(C,)`.
+        prior: One prior for all, on loc's device.
         p: Uniform draws, `(*draws, C)`, float32 or float64: the dtype that the draws are computed in.
         kernels: `EAGER`, or `compiled_kernels()`.
 
     Returns:
         θ of p's shape and the KL `(C,)`, in loc's dtype.
     """
-    # torch.jit traces functions of tensors alone
+    # torch.jit can trace only functions of tensors
     bounds = prior.log_low, prior.log_high, prior.low, prior.high
     theta, kl = _DrawWithKL.apply(loc, scale, p, *bounds, kernels)
     return theta, kl

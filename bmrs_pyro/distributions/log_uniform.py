@@ -93,5 +93,5 @@ class LogUniform(IntervalDistribution):
 
     @property
     def _mean(self) -> Tensor:
-        # expm1, because a narrow interval leaves high − low no digits
+        # expm1, because high − low loses all digits on a narrow interval
         return -self.high * torch.expm1(-self.log_width) / self.log_width

@@ -14,13 +14,13 @@ from torch.special import erfc, erfcx, ndtri
 
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
-# With loc this many standard deviations outside the interval, Φ leaves nothing to invert (float64 erfc ends at
-# 37) and the distance to the near bound is solved for instead. At 35 both ways are good to 1e-11.
+# If loc is this many standard deviations outside the interval, Φ underflows (float64 erfc does at 37), and an
+# equation for the distance to the near bound is solved instead. At 35 both methods are accurate to 1e-11.
 FAR = 35.0
 
 
 def truncated_log_normal_quantile(p: Tensor, normal: TruncatedNormal, low: Tensor, high: Tensor) -> Tensor:
-    """θ with P(θ' ≤ θ) = p, for log θ' ~ N(loc, scale²) cut to [log low, log high].
+    """θ with P(θ' ≤ θ) = p, for log θ' ~ N(loc, scale²) truncated to [log low, log high].
 
     Differentiable once in p, loc and scale. With ξ = (log θ − loc)/scale, the bounds α and β in the same
     units and the standard normal density φ, implicit differentiation at fixed p gives
@@ -77,7 +77,7 @@ class _Quantile(torch.autograd.Function):
 
 
 def branch_free() -> bool:
-    """Whether numbers may not be looked at to decide what to do: inside a transform of torch.func."""
+    """Whether no branch may depend on the values of tensors: inside a transform of torch.func."""
     return torch._C._functorch.maybe_current_level() is not None
 
 
@@ -88,7 +88,7 @@ def offset_gradients(
 
     Args:
         normal: The distribution of u.
-        grad_u: Gradient by u, `sample_shape + batch_shape` as all that is drawn.
+        grad_u: Gradient with respect to u, of shape `sample_shape + batch_shape`, as p and offset.
         p: Probabilities.
         offset: Offsets z of u from the distribution's mode.
 
@@ -97,7 +97,7 @@ def offset_gradients(
     """
     shape = normal.slope.shape
     lifted = grad_u * _lift(offset, normal)
-    # the draws enter by four sums; what else is in the formulas differs between distributions alone
+    # the draws enter only through four sums; all other factors depend on the distribution alone
     at_low = (lifted * (1 - p)).sum_to_size(shape) * normal.exponent(normal.lower).exp()
     at_high = (lifted * p).sum_to_size(shape) * normal.exponent(normal.upper).exp()
     alpha, beta = normal.slope + normal.lower, normal.slope + normal.upper
@@ -107,7 +107,7 @@ def offset_gradients(
 
 
 def _lift(offset: Tensor, normal: TruncatedNormal) -> Tensor:
-    """φ at the mode over φ(ξ); clamped for p = 0 and 1, where it meets a zero and could be inf."""
+    """φ at the mode over φ(ξ); clamped, because at p = 0 and 1 it is multiplied by zero and could be inf."""
     return normal.exponent(offset).neg().clamp(max=700.0).exp()
 
 
@@ -117,7 +117,7 @@ def exact_offset(normal: TruncatedNormal, p: Tensor, *, everywhere: bool = False
     Args:
         normal: The distribution.
         p: Probabilities.
-        everywhere: Go both ways for all distributions and choose at the end: for CUDA graphs and torch.func.
+        everywhere: Use both methods for all distributions and choose at the end, for CUDA graphs and torch.func.
     """
     offset = _central(normal, p)
     far = normal.slope.abs() > FAR
@@ -131,7 +131,7 @@ def exact_offset(normal: TruncatedNormal, p: Tensor, *, everywhere: bool = False
 
 
 def _central(normal: TruncatedNormal, p: Tensor) -> Tensor:
-    """The offset, by the inverse of the smaller tail: of 1 − tail no digits are left."""
+    """The offset, by the inverse of the smaller tail, because 1 − tail would lose all digits."""
     alpha, beta = normal.slope + normal.lower, normal.slope + normal.upper
     below = torch.lerp(_ndtr(alpha), _ndtr(beta), p)
     above = torch.lerp(_ndtr(-alpha), _ndtr(-beta), p)
@@ -139,19 +139,19 @@ def _central(normal: TruncatedNormal, p: Tensor) -> Tensor:
 
 
 def _far_offset(p: Tensor, slope: Tensor, length: Tensor) -> Tensor:
-    """The same where the mode sits on a bound, more than FAR standard deviations from loc.
+    """The offset if the mode is a bound, more than FAR standard deviations from loc.
 
     With b = |slope| and Mills' ratio R, the distance d from that bound solves
 
-        d (b + d/2) − log R(b + d)/R(b) = t,    e^−t = mass farther than d / mass of the uncut tail;
+        d (b + d/2) − log R(b + d)/R(b) = t,    e^−t = mass farther than d / mass of the whole tail;
 
-    its derivative is 1/R(b + d). The start is within (t/b²)² of the solution, one Newton step from rounding.
+    its derivative is 1/R(b + d). The start is within (t/b²)² of the solution, so one Newton step suffices.
     """
     b = slope.abs()
     mills_b = _mills(b)
     log_rest = (_mills(b + length) / mills_b).log() - length * (b + length / 2)
     nearer, farther = torch.where(slope < 0, 1 - p, p), torch.where(slope < 0, p, 1 - p)
-    # two forms of one number, each for the half of the mass where it keeps its digits
+    # two forms of the same number, each for the half of the mass where it keeps its digits
     in_tail = (farther + nearer * log_rest.exp()).log()
     at_bound = torch.log1p(nearer * torch.expm1(log_rest))
     t = -torch.where(farther < 0.5, in_tail, at_bound).maximum(log_rest)

@@ -20,16 +20,16 @@ from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 class TruncatedLogNormal(IntervalDistribution):
     """A gain whose logarithm is a truncated normal.
 
-        log θ ~ N(loc, scale²) cut to [log low, log high]
+        log θ ~ N(loc, scale²) truncated to [log low, log high]
 
     Written out rather than as exp of a truncated normal: the draw is one autograd function, and moments, mode
-    and entropy are those of θ. All is computed in float64 and rounded to the parameters' dtype: float32 is safe
+    and entropy are those of θ. Results are computed in float64 and rounded to the parameters' dtype: float32 is safe
     for scale from e^−7 to e^5 and loc far outside the bounds. Gradients reach loc and scale; the bounds are
     constants.
 
     Args:
-        loc: Mean of log θ before it is cut.
-        scale: Standard deviation of log θ before it is cut, positive.
+        loc: Mean of log θ before truncation.
+        scale: Standard deviation of log θ before truncation, positive.
         low: Lower bound in θ, positive.
         high: Upper bound in θ, above `low`; moments are exact to 1e-10 for log(high/low) up to 50.
         validate_args: Whether arguments and values are checked; Pyro's setting if None.
@@ -62,21 +62,21 @@ class TruncatedLogNormal(IntervalDistribution):
 
     @property
     def loc(self) -> Tensor:
-        """Mean of log θ before it is cut."""
+        """Mean of log θ before truncation."""
         return self._loc.expand(self.batch_shape)
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of log θ before it is cut."""
+        """Standard deviation of log θ before truncation."""
         return self._scale.expand(self.batch_shape)
 
     @property
     def log_distribution(self) -> TruncatedNormal:
-        """The distribution of log θ in float64, in the shape the parameters came with."""
+        """The distribution of log θ in float64, in the unexpanded shape of the parameters."""
         return TruncatedNormal(self._loc.double(), self._scale.double(), self.log_low, self.log_high)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of log θ, less log θ for the change of variable; −inf outside the interval."""
+        """Log-density of log θ minus log θ, for the change of variable; −inf outside the interval."""
         value = self._near(value)
         if self._validate_args:
             self._validate_sample(value)
@@ -128,7 +128,7 @@ class TruncatedLogNormal(IntervalDistribution):
 
     @property
     def log_z(self) -> Tensor:
-        """The log-mass that the cut leaves, log(Φ((log high − loc)/scale) − Φ((log low − loc)/scale))."""
+        """The log-mass inside the interval, log(Φ((log high − loc)/scale) − Φ((log low − loc)/scale))."""
         return self._per_batch(self.log_distribution.log_z)
 
     def entropy(self) -> Tensor:

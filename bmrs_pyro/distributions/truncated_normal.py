@@ -1,4 +1,4 @@
-"""The distribution of log θ: a normal cut to an interval, measured from its mode.
+"""The distribution of log θ: a normal truncated to an interval, measured from its mode.
 
 Everything here is float64 and relative to the mode, because the textbook formulas subtract numbers of
 size (loc/scale)² from each other: kept structures sit thousands of standard deviations from a bound.
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bmrs_pyro.distributions.quadrature import gauss_legendre
 
-_BLOCK = 8192  # distributions whose grids are summed at a time: more would leave the cache, fewer cost calls
+_BLOCK = 8192  # distributions summed at a time: more do not fit into the cache, fewer need more calls
 
 
 class TruncatedNormal:
-    """N(loc, scale²) cut to [low, high].
+    """N(loc, scale²) truncated to [low, high].
 
     With the mode m = clamp(loc, low, high), the offset z = (u − m)/scale and the slope b = (m − loc)/scale,
     the density is
@@ -30,7 +30,7 @@ class TruncatedNormal:
     and b is zero unless the mode sits on a bound.
 
     Args:
-        loc: Mean of the normal before it is cut.
+        loc: Mean of the normal before truncation.
         scale: Its standard deviation.
         low: Lower bound of the interval.
         high: Upper bound. All four are float64 and broadcast against each other.
@@ -73,10 +73,10 @@ class TruncatedNormal:
     def grid(self, count: int = 32, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
         """A Gauss–Legendre rule over the part of the interval that carries the density.
 
-        An offset d away from the mode the exponent has fallen by |b| d + d²/2, which reaches T at
+        At an offset d from the mode the exponent has fallen by |b| d + d²/2, which reaches T at
         d = 2T / (|b| + √(b² + 2T)). T = 7/8 of the number of nodes balances the mass left out, e^−T, against
-        the error of the rule: 32 nodes give the integral to 1e-12. With `tilt`, the part is widened to carry
-        exp(tilt·u) q(u) as well, which 48 nodes do to 1e-10 for tilt 2 and an interval up to 50 long.
+        the error of the rule: 32 nodes give the integral to 1e-12. With `tilt`, the part is
+        wider and covers exp(tilt·u) q(u) as well; 48 nodes give 1e-10 for tilt 2 and intervals up to 50 long.
 
         Args:
             count: Number of nodes n.
@@ -101,7 +101,7 @@ class TruncatedNormal:
         return torch.cat([TruncatedNormal(*block)._sum() for block in blocks]).view_as(self.slope)
 
     def _sum(self) -> Tensor:
-        """The sum of the masses of `grid()`, in as few passes over the nodes as there can be."""
+        """The sum of the masses of `grid()`, in as few passes over the nodes as possible."""
         nodes, weights = gauss_legendre(32, self.loc.device)
         start, length = self._support(32)
         minus_offset = torch.addcmul(-start, -length, nodes.view(-1, *(1,) * length.dim()))
@@ -109,7 +109,7 @@ class TruncatedNormal:
         return torch.tensordot(weights, heights, 1) * (length * self.scale)
 
     def _support(self, count: int, tilt: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The part that a rule of so many nodes covers: its first offset, and its length."""
+        """The part of the interval that a rule of `count` nodes covers: its first offset and its length."""
         fall = 7 / 8 * count
         reach = end = _reach(self.slope, fall)
         if tilt:
@@ -120,7 +120,7 @@ class TruncatedNormal:
 
     @property
     def log_z(self) -> Tensor:
-        """The log-mass that the cut leaves, log(Φ((high − loc)/scale) − Φ((low − loc)/scale))."""
+        """The log-mass inside the interval, log(Φ((high − loc)/scale) − Φ((low − loc)/scale))."""
         return (self.integral / (self.scale * math.sqrt(2 * math.pi))).log() - self.slope**2 / 2
 
     def log_density(self, u: Tensor) -> Tensor:
@@ -128,9 +128,9 @@ class TruncatedNormal:
         return self.exponent((u - self.mode) / self.scale) - self.integral.log()
 
     def cut(self, low: Tensor, high: Tensor) -> TruncatedNormal:
-        """The same normal cut to what [low, high] shares with the interval; a single point if that is nothing.
+        """The same normal on the intersection of [low, high] and the interval; a single point if that is empty.
 
-        The cut holds exp(self.log_density(part.mode)) · part.integral of the mass.
+        This part holds exp(self.log_density(part.mode)) · part.integral of the mass.
         """
         low = self.low.maximum(low)
         return TruncatedNormal(self.loc, self.scale, low, self.high.minimum(high).maximum(low))

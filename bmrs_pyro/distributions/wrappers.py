@@ -1,4 +1,4 @@
-"""What is inside ``to_event``, ``expand`` and ``mask``."""
+"""A distribution without the wrappers of ``to_event``, ``expand`` and ``mask``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Unwrapped(NamedTuple):
     base: Distribution
     """The distribution itself; its batch shape broadcasts to ``shape``."""
     shape: torch.Size
-    """Batch shape of its elements: that of the wrapped one, and the dimensions that ``to_event`` made event."""
+    """Shape of the elements: the wrapped batch shape, then the dimensions that ``to_event`` made event dimensions."""
     event_dims: int
-    """How many of the last dimensions of ``shape`` ``to_event`` made event."""
+    """Number of last dimensions of ``shape`` that ``to_event`` made event dimensions."""
     mask: Tensor | None
-    """Which elements count, broadcasts to ``shape``; None for all."""
+    """Mask of the elements that count, which broadcasts to ``shape``; None if all count."""
 
 
 def unwrapped(distribution: Distribution) -> Unwrapped:

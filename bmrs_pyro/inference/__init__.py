@@ -1,7 +1,6 @@
-"""Inference: the Pyro model, its guide, the optimiser and the training loop.
+"""Inference: the Pyro model, its guide, the ELBO and the likelihoods.
 
-Start with :class:`SupervisedModel`, :class:`AutoTruncatedLogNormal` and :func:`fit`; :func:`posteriors` reads the
-gains of any guide.
+Start with :class:`SupervisedModel` and :class:`AutoTruncatedLogNormal`; :func:`posteriors` reads the gains of a guide.
 """
 
 import lazy_loader

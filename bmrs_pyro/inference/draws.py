@@ -1,4 +1,4 @@
-"""How many draws of the gains a batch gets."""
+"""The number of draws of the gains per batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 Draws = Literal["auto", "example", "batch"] | int
 
 SHARED = 16
-"""Draws of a batch where ``"auto"`` shares them: their gradients' variance is measured in docs/theory.md."""
+"""Draws that a batch shares under ``"auto"``; docs/theory.md measures the variance of their gradients."""
 FEW_READ = 4
-"""``"auto"`` shares draws where layers read fewer numbers than this per gain and example."""
+"""``"auto"`` shares draws if the layers read fewer numbers per gain and example than this."""
 
 
 def parse_draws(value: object) -> Draws:
-    """Read ``"auto"``, ``"example"``, ``"batch"`` or a positive number, also one in letters; 1 is ``"batch"``.
+    """Read ``"auto"``, ``"example"``, ``"batch"`` or a positive number, which may be a string; 1 means ``"batch"``.
 
     Raises:
         ValueError: the value is none of these.
@@ -32,11 +32,11 @@ def parse_draws(value: object) -> Draws:
 
 
 def draws_of(examples: int, draws: Draws) -> int:
-    """Return the number of draws that a batch's examples share equally: at least ``draws``, a divisor of the examples.
+    """Return the number of draws for a batch: at least ``draws``, and a divisor of the number of examples.
 
     Args:
-        examples: of the batch.
-        draws: ``"batch"``, a number, or ``"example"``, which ``"auto"`` is as long as it is not decided.
+        examples: number of examples in the batch.
+        draws: ``"batch"``, a number, or ``"example"``; ``"auto"`` counts as ``"example"`` until it is decided.
     """
     if draws == "batch":
         return 1

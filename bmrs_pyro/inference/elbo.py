@@ -1,4 +1,4 @@
-"""The mean-field ELBO without the work that a closed KL makes superfluous."""
+"""The mean-field ELBO with every KL in closed form, so that no log-density of a gain is computed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bmrs_pyro.network.nested import tensors_in
 class MeanFieldELBO(TraceMeanField_ELBO):
     """E_q[log p(y | θ)] − Σ KL(q(θ_f) ‖ p(θ_f)), every KL in closed form.
 
-    Equal to :class:`pyro.infer.TraceMeanField_ELBO` in value and gradient. That one evaluates the log-densities
-    of all latent sites and, where a KL has no closed form, turns to Monte Carlo without a word; this one never
-    evaluates them, and raises instead. A loss that is not finite raises before any weight is touched.
+    It equals :class:`pyro.infer.TraceMeanField_ELBO` in value and gradient. Pyro's class evaluates the log-densities
+    of all latent sites, and silently uses Monte Carlo if a KL has no closed form. This class never evaluates them,
+    and raises an error instead. A loss that is not finite raises before any weight changes.
 
     For a :class:`SupervisedModel` with its :class:`AutoTruncatedLogNormal`, and with Pyro's validation off, the sum is
-    taken without tracing sites, from the same random numbers: a third less overhead per step. Handlers
-    around model, guide or call are respected: then, and with validation on, the sites are traced.
+    computed without tracing sites, from the same random numbers. That saves a third of the overhead per step. The
+    sites are traced if validation is on, or if an effect handler surrounds the model, the guide or the call.
 
     Raises:
         NotImplementedError: a site's KL has no closed form.
@@ -70,7 +70,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     def terms(
         model: SupervisedModel, guide: AutoTruncatedLogNormal, x: Inputs, y: Tensor
     ) -> dict[str, Tensor]:
-        """Return the ELBO's terms, in nats, without tracing sites: of all gains, and of the outputs."""
+        """Return the ELBO's terms, in nats, without tracing sites: minus the KL of all gains, and log-likelihood."""
         theta, divergence = guide.draw(x)
         return {"theta": -divergence, "y": model.log_likelihood(x, y, theta)}
 
@@ -106,8 +106,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
                 terms[name] = site["log_prob_sum"]
             elif name not in guide_trace:
                 raise ValueError(
-                    f"the model samples {name!r}, and the guide does not: give it a value or a pyro.param instead, or "
-                    "write a guide that samples it"
+                    f"the model samples {name!r}, and the guide does not: replace the site by a value or a pyro.param, "
+                    "or write a guide that samples it"
                 )
             else:
                 terms[name] = -_divergence(name, guide_trace.nodes[name], site)
@@ -117,7 +117,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
 def _untraced(
     model: Callable[..., Any], guide: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bool:
-    """Whether the sum may be taken without tracing: nothing listens to the sites but SVI's record of parameters."""
+    """Whether the sum can be computed without tracing: SVI's record of parameters is the only active handler."""
     return (
         type(model) is SupervisedModel  # a subclass may sample or score more
         and type(guide) is AutoTruncatedLogNormal
@@ -130,7 +130,7 @@ def _untraced(
 
 
 def negative_sum(terms: Mapping[str, Tensor]) -> Tensor:
-    """Return the loss that the ELBO's terms make."""
+    """Return the loss: minus the sum of the ELBO's terms."""
     first, *others = terms.values()
     return -sum(others, first)
 
@@ -140,11 +140,11 @@ def finite(loss: Tensor, terms: Mapping[str, Tensor], arguments: tuple[Any, ...]
 
     Args:
         loss: the loss.
-        terms: what it is made of.
-        arguments: the model's.
+        terms: the ELBO's terms by site name.
+        arguments: the model's arguments.
 
     Raises:
-        NonFiniteLoss: it is NaN or infinite.
+        NonFiniteLoss: the loss is NaN or infinite.
     """
     value: float = torch_item(loss)
     if not math.isfinite(value):
@@ -177,4 +177,4 @@ def _culprit(terms: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> str:
     for name, term in terms.items():
         if not torch.isfinite(term):
             return f"the ELBO's term of site {name!r} is {term.item()}"
-    return "the terms are finite, their sum is not"
+    return "every term is finite, but their sum is not"

@@ -29,7 +29,7 @@ def prior_gains(net: NoisyNetwork, batch: int) -> dict[str, Tensor]:
         gains ``(batch, C)`` by family, for ``net(x, theta)``.
     """
     theta = {}
-    # the plate repeats every gain for each example, the scale counts its KL once
+    # the plate repeats every gain for each example, and the scale makes its KL count once
     with pyro.plate("draws", batch, dim=-1), poutine.scale(scale=1 / batch):
         for family in net.structures:
             prior = LogUniform(_LOW, _HIGH).expand([family.size])

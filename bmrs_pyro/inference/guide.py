@@ -33,15 +33,15 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     Args:
         model: the model whose gains the guide approximates.
-        init_loc: first value of every loc, in log θ; 0 puts the mode at a gain of 1.
-        init_log_scale: first value of every log scale (the reference code's -5).
+        init_loc: initial value of every loc, in log θ; 0 puts the mode at a gain of 1.
+        init_log_scale: initial value of every log scale (the reference code's -5).
 
     Attributes:
         kernels: how a training step computes the draw's gradient and the KL, eagerly or compiled.
 
     Raises:
         TypeError: ``model`` is not a SupervisedModel.
-        RuntimeError: at a call, where Pyro's parameter store holds another guide's parameters by the same names.
+        RuntimeError: at a call, if Pyro's parameter store holds another guide's parameters under the same names.
 
     Reference: Neklyudov et al., NIPS 2017, section 3.2.
     """
@@ -63,7 +63,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         self._scales: tuple[list[float], Tensor] | None = None
         like = next(model.network.parameters())
         shape = (sum(self.sizes),)
-        # Pyro turns these into parameters that read as the tensors they are annotated as
+        # Pyro turns these into parameters; reading one gives a tensor, as annotated
         loc = torch.full(shape, init_loc, dtype=like.dtype, device=like.device)
         self.loc = PyroParam(loc)  # type: ignore[assignment]
         scale = torch.full_like(loc, math.exp(init_log_scale))
@@ -75,17 +75,17 @@ class AutoTruncatedLogNormal(AutoGuide):
     ) -> AutoTruncatedLogNormal:
         """Approximate the posteriors without training, from one pass of gradients: loc 0, scale I_c^−½, truncated.
 
-        I_c = Σ_i (∂ log p(y_i | x_i, θ)/∂θ_c)² at θ = 1: the empirical Fisher information of log θ_c, over N examples.
-        That is Laplace's approximation where the weights fit the data; it takes gains one by one, as the mean-field
-        guide does, and the log-likelihood as quadratic in θ. Where the free energy prefers it, a posterior is the
-        prior instead (what the data say nothing about), or lies about the mode of the quadratic. With a KL weight λ
-        other than 1 the scale is (λ/I_c)^½, as SVI would find it. Evidence and criteria work on it at once, and SVI may
-        go on from here.
+        I_c = Σ_i (∂ log p(y_i | x_i, θ)/∂θ_c)² at θ = 1 is the empirical Fisher information of log θ_c for N examples.
+        This is Laplace's approximation for weights that fit the data. It treats every gain alone, as the mean-field
+        guide does, and takes the log-likelihood to be quadratic in θ. If that gives a better free energy, a posterior
+        is the prior instead (the data say nothing about the gain), or is centred on the mode of the quadratic. With a
+        KL weight λ other than 1 the scale is (λ/I_c)^½, the value that SVI would find. Evidence and criteria work with
+        these posteriors at once, and SVI can continue from them.
 
         Args:
-            model: the model, its network trained.
+            model: the model, with a trained network.
             loader: batches as for :func:`fit`.
-            batches: most batches to look at; all by default.
+            batches: maximum number of batches to read; all by default.
 
         Raises:
             ValueError: there are no examples.
@@ -97,7 +97,7 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     @classmethod
     def from_curvature(cls, model: SupervisedModel, curvature: Curvature) -> AutoTruncatedLogNormal:
-        """Make the posteriors of :meth:`from_laplace` from a curvature of the log-likelihood that is known."""
+        """Make the posteriors of :meth:`from_laplace` from a known curvature of the log-likelihood."""
         guide = cls(model)
         loc, scale = laplace_parameters(curvature, model.prior, guide._kl_scales(guide.loc.detach()))
         guide.loc, guide.scale = loc.to(guide.loc), scale.to(guide.scale)
@@ -115,7 +115,7 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample θ of every family, ``(draws, C_f)`` or ``(C_f,)``, keyed by site name."""
-        self._refuse_strangers()
+        self._refuse_foreign_parameters()
         joint = self._joint()
         prior = self.model.prior_on(joint.loc.device)
         theta, divergence = draw_with_kl(joint.loc, joint.scale, prior, self._uniforms(x), self.kernels)
@@ -124,13 +124,13 @@ class AutoTruncatedLogNormal(AutoGuide):
             return {name: pyro.sample(name, site) for name, site in zip(self.names, sites, strict=True)}
 
     def draw(self, x: Inputs) -> tuple[dict[str, Tensor], Tensor]:
-        """Sample θ as a call does, from the same random numbers, but without Pyro sites; return the KL with it.
+        """Sample θ and compute the KL: from the same random numbers as a call, but without Pyro sites.
 
         Returns:
             θ by site name, ``(draws, C_f)`` or ``(C_f,)``, and the weighted KL of all families, in nats.
         """
-        with self._pyro_context:  # as a call would: loc and scale register as parameters
-            self._refuse_strangers()
+        with self._pyro_context:  # as in a call: loc and scale are registered as parameters
+            self._refuse_foreign_parameters()
             loc, scale = self.loc, self.scale
         prior = self.model.prior_on(loc.device)
         theta, divergence = draw_with_kl(loc, scale, prior, self._uniforms(x), self.kernels)
@@ -161,41 +161,45 @@ class AutoTruncatedLogNormal(AutoGuide):
         """Drop the posteriors of removed structures in place; called after the network has shrunk.
 
         Args:
-            keep: mask ``(C_f,)`` per family that shrank, True for what stays.
-            sizes: C_f of every family before.
+            keep: mask ``(C_f,)`` per family that shrank, True for the structures that stay.
+            sizes: C_f of every family before the removal.
 
         Returns:
-            the kept positions in the packed parameters, for whatever else is kept per structure.
+            the kept positions in the packed parameters, to index other tensors with one entry per structure.
         """
         masks = [keep.get(name, torch.ones(size, dtype=torch.bool)).cpu() for name, size in sizes.items()]
         index = torch.cat(masks).nonzero().squeeze(-1).to(self.loc.device)
         for parameter in self.parameters(recurse=False):
-            # the Parameter objects stay: the parameter store, the optimiser and its groups know them by identity
+            # the Parameter objects stay: the parameter store, the optimiser and its groups refer to them by identity
             replace_values_(parameter, parameter.data[index])
         return index
 
     def _kl_scales(self, like: Tensor) -> Tensor:
-        """The KL weight of every structure, ``(Σ C_f,)``, made anew when weights, structures or device change."""
+        """The KL weight of every structure, ``(Σ C_f,)``, computed again when weights, structures or device change."""
         weights = [self.model.kl_scales[name] for name in self.names]
-        if self._scales is None or self._scales[0] != weights or not _alike(self._scales[1], like):
+        if (
+            self._scales is None
+            or self._scales[0] != weights
+            or not _same_shape_and_device(self._scales[1], like)
+        ):
             sizes = torch.tensor(self.sizes, device=like.device)
             self._scales = weights, like.new_tensor(weights).repeat_interleave(sizes)
         return self._scales[1]
 
-    def _refuse_strangers(self) -> None:
-        # Pyro would silently put a stored tensor of the same name in the place of the guide's own
+    def _refuse_foreign_parameters(self) -> None:
+        # Pyro would silently replace the guide's tensor by a stored one of the same name
         store = pyro.get_param_store()
         for name in ("loc", "scale"):
             stored = self._pyro_get_fullname(name)
             if stored in store and store.param_name(getattr(self, f"{name}_unconstrained")) != stored:
                 raise RuntimeError(
                     f"Pyro's parameter store holds another tensor as {stored!r}: a second guide in one process, or a "
-                    "loaded store. Call pyro.clear_param_store(); to take stored values set guide.loc and guide.scale "
-                    "to them before"
+                    "loaded store. Call pyro.clear_param_store(); to use stored values, set guide.loc and guide.scale "
+                    "to them first"
                 )
 
     def _uniforms(self, x: Inputs) -> Tensor:
-        """Return what a batch's gains are drawn from, ``(*draws, Σ C_f)``."""
+        """Return the uniform numbers that a batch's gains are drawn from, ``(*draws, Σ C_f)``."""
         like, batch = self.loc_unconstrained, self.model.global_batch
         if batch is not None:
             return batch.uniforms(self.model.draw_count(x), like.shape, like.dtype)
@@ -206,5 +210,5 @@ class AutoTruncatedLogNormal(AutoGuide):
         return TruncatedLogNormal(self.loc, self.scale, prior.low, prior.high)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_shape_and_device(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.device == other.device

@@ -17,22 +17,22 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 
 
 def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TruncatedLogNormal]:
-    """Return q(θ_f) of every structure family, with batch shape ``(C_f,)`` and detached.
+    """Return the detached q(θ_f) of every structure family, with batch shape ``(C_f,)``.
 
-    Works for :class:`AutoTruncatedLogNormal` (no arguments needed) and for hand-written guides: one call is
-    traced, with its parameters from Pyro's parameter store (also after ``get_param_store().load``).
+    An :class:`AutoTruncatedLogNormal` needs no arguments. A hand-written guide is called once and traced; its
+    parameters come from Pyro's parameter store (also after ``get_param_store().load``).
 
     Args:
         guide: any callable that samples gains from :class:`TruncatedLogNormal`.
-        *args: what the guide is called with, such as a batch of inputs.
-        **kwargs: likewise.
+        *args: arguments of the guide, such as a batch of inputs.
+        **kwargs: keyword arguments of the guide.
 
     Returns:
-        posteriors keyed by site name; sites of other distributions are not gains and left out, nor are scalars, such as
-        a scale that all gains of a layer share.
+        posteriors keyed by site name. Sites of other distributions are left out, because they are not gains; so are
+        scalars, such as a scale that all gains of a layer share.
 
     Raises:
-        ValueError: no site of the guide is truncated log-normal, or one differs between examples.
+        ValueError: no site of the guide is truncated log-normal, or the posterior of one differs between examples.
     """
     if isinstance(guide, AutoTruncatedLogNormal):
         return guide.posteriors()
@@ -67,7 +67,7 @@ def _one_draw(name: str, distribution: TruncatedLogNormal, plates: set[int]) -> 
             one = parameter.narrow(dim, 0, 1)
             if not torch.equal(one.expand_as(parameter), parameter):
                 raise ValueError(
-                    f"site {name!r}: the guide's parameters differ between examples; a gain has one posterior for all"
+                    f"site {name!r}: the guide's parameters differ between examples; a gain has one posterior"
                 )
             parameter = one
         while parameter.dim() > 1 and parameter.shape[0] == 1:

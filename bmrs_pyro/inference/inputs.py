@@ -1,4 +1,4 @@
-"""The batches of a loader, and their inputs as a network takes them."""
+"""Batches of a loader: inputs and labels, their device, and the call of a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LABELS = "labels"
 
 
 def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Return inputs and labels of every batch: of a pair ``(x, y)``, or of a dict whose ``"labels"`` are y.
+    """Yield inputs and labels of every batch, which is a pair ``(x, y)`` or a dict with y under ``"labels"``.
 
     Raises:
         ValueError: a batch is neither.
@@ -41,13 +41,13 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def inputs_on(device: torch.device, x: Any) -> Any:
-    """Move a batch's inputs to a device; several of them, which torch's loader hands over as a list, become a tuple."""
+    """Move a batch's inputs to a device; a list, as torch's loader makes of several inputs, becomes a tuple."""
     moved = map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, x)
     return tuple(moved) if isinstance(moved, list) else moved
 
 
 def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Return pairs whose inputs are where a network's weights are; those of a function stay where they are."""
+    """Yield inputs and labels, with the inputs on the device of a network's weights; a function's are not moved."""
     weights = chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else iter(())
     like = next(weights, None)
     for x, y in pairs(batches):
@@ -55,7 +55,7 @@ def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any
 
 
 def outputs_of(predict: Callable[..., Any], x: Any) -> Any:
-    """Return what a network, with gains or without, or a function of the inputs makes of a batch's inputs."""
+    """Return the outputs of a function or of a network, with or without gains, for a batch's inputs."""
     if isinstance(predict, nn.Module):
         several = tuple(x) if isinstance(x, list) else x
         net = predict.net if isinstance(predict, NoisyNetwork) else predict

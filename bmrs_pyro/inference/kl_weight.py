@@ -1,4 +1,4 @@
-"""How strongly the Kullback–Leibler term of the ELBO presses on each structure family."""
+"""The weight of the Kullback–Leibler term of each structure family in the ELBO."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class KLWeight:
     * ``"elbo"``: λ, the evidence lower bound itself for λ = 1;
     * ``"mean"``: λ N / (F C_f), that is mean cross-entropy + λ · mean over families of the mean KL
       (the objective of the published runs, times N);
-    * ``"cost"``: λ N s_f / C_f, like ``"mean"`` but each family counts by what its structures cost.
+    * ``"cost"``: λ N s_f / C_f, like ``"mean"``, but each family counts by its share of the cost.
 
     C_f is the family's size at the start: with the current size the pressure would grow as structures leave.
 
@@ -69,7 +69,7 @@ class KLWeight:
         """Read ``"mean"``, ``("mean", 0.3)``, ``"mean:0.3"``, ``"cost-macs:0.3"`` or a number λ (of the ELBO).
 
         Raises:
-            ValueError: the value is none of these, or as the class says.
+            ValueError: the value is none of these, or the class refuses it.
         """
         if isinstance(value, KLWeight):
             return value
@@ -91,11 +91,13 @@ class KLWeight:
         try:
             factor = float(factor)
         except (TypeError, ValueError):
-            raise ValueError(f"KL weight {value!r}: {factor!r} is no number; write e.g. 'mean:0.3'") from None
+            raise ValueError(
+                f"KL weight {value!r}: {factor!r} is not a number; write e.g. 'mean:0.3'"
+            ) from None
         return cls(kind, factor, cost)
 
     def scales(self, network: NoisyNetwork, num_data: int) -> Mapping[str, float]:
-        """Return what the sum of each family's KL is multiplied by, keyed by site name."""
+        """Return the factor of each family's summed KL, keyed by site name."""
         sizes = {structure.name: structure.size for structure in network.structures}
         if self.kind == "elbo":
             return dict.fromkeys(sizes, self.factor)

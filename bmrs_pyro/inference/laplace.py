@@ -22,21 +22,21 @@ from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.untouched import modes_kept
 
 WIDE = 10.0
-"""The scale, in widths of the prior, of a posterior that is the prior but for a hair."""
+"""A posterior of this scale, in widths of the prior, is almost exactly the prior."""
 
 SHIFT = 1.0
-"""Nats by which a loc below 0 has to be better: less than that is the gradient's own noise."""
+"""A loc below 0 must be better by this many nats, because smaller differences are noise of the gradient."""
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """How the log-likelihood of all N examples changes about gains of 1.
+    """The change of the log-likelihood of all N examples for gains near 1.
 
         ℓ(θ) − ℓ(1) ≈ Σ_c slope_c (θ_c − 1) − ½ information_c (θ_c − 1)²
 
     Attributes:
-        slope: Σ_i g_ic with g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c, packed as the guide's parameters, ``(Σ C_f,)``, nats.
-        information: the empirical Fisher information Σ_i g_ic², likewise; of log θ too, for θ = 1.
+        slope: Σ_i g_ic with g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c, packed like the guide's parameters, ``(Σ C_f,)``, nats.
+        information: the empirical Fisher information Σ_i g_ic², packed alike; also that of log θ, because θ = 1.
     """
 
     slope: Tensor
@@ -44,12 +44,12 @@ class Curvature:
 
     @classmethod
     def of(cls, model: SupervisedModel, loader: Iterable[Any], batches: int | None = None) -> Curvature:
-        """Go once over the data; what is seen is scaled to N.
+        """Compute both in one pass over the data, scaled from the examples read to N.
 
         Args:
             model: the model.
             loader: batches as for :func:`fit`.
-            batches: most batches to look at; all by default.
+            batches: maximum number of batches to read; all by default.
 
         Raises:
             ValueError: there are no examples.
@@ -70,13 +70,13 @@ def gain_gradients(
 ) -> Iterator[Tensor]:
     """Yield g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c at θ = 1, ``(B, Σ C_f)``, nats, of every batch.
 
-    One backward pass gives the gradients of a batch's examples, one by one, for each has gains of its own. Weights and
-    batch-norm statistics stay as they are, in evaluation mode.
+    Every example has its own copy of the gains, so that one backward pass gives the gradient of each. The model runs in
+    evaluation mode; weights and batch-norm statistics do not change.
 
     Args:
-        model: the model; where its examples share their draws of the gains, they are run one at a time.
+        model: the model; if its examples share draws of the gains, they run one at a time.
         loader: batches as for :func:`fit`.
-        batches: most batches to look at; all by default.
+batches: maximum number of batches to read; all by default.
 
     Raises:
         NonFiniteLoss: a gradient is NaN or infinite.
@@ -100,7 +100,7 @@ def gain_gradients(
 
 
 def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    """Return batches, or single examples where the examples of a batch cannot have gains of their own."""
+    """Yield batches, or single examples if the examples of a batch cannot have separate gains."""
     for x, y in batches:
         if len(y) and model.draw_shape(x):
             yield x, y
@@ -116,9 +116,9 @@ def _row(row: int, rows: int, leaf: Any) -> Any:
 def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tensor) -> tuple[Tensor, Tensor]:
     """Return loc and scale of every posterior, ``(Σ C_f,)`` each.
 
-    With weights that do not follow, the free energy E_q[ℓ] − λ KL(q ‖ p) has two optima: a narrow posterior, and the
-    prior itself. The better one is taken. The narrow one is Laplace's, about a gain of 1 (loc 0), or about the mode of
-    the quadratic where that lies clearly lower.
+    With fixed weights, the free energy E_q[ℓ] − λ KL(q ‖ p) has two optima: a narrow posterior, and the prior itself.
+    The better one is taken. The narrow posterior is Laplace's, around a gain of 1 (loc 0), or around the mode of the
+    quadratic if that is clearly better.
 
     Args:
         curvature: of the log-likelihood.

@@ -1,4 +1,4 @@
-"""Likelihoods by name: what a network's outputs say of classes, values and counts."""
+"""Likelihoods by name: the distribution of classes, values or counts given a network's outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 
 Likelihood = Callable[[Any], TorchDistribution]
 IGNORED = -100
-"""The label that is not scored where an example has several, as in torch and transformers."""
+"""This label is not scored if an example has several labels, as in torch and transformers."""
 
 OF_CLASSES = ("categorical", "next-token")
 """Names of the likelihoods whose labels are numbers of classes."""
@@ -40,18 +40,18 @@ class SmoothedLikelihood:
     """The likelihood of a classifier's labels with label smoothing, to be called with its logits.
 
     Logits ``(B, K)`` have labels ``(B,)``, ``(B, T, K)`` have labels ``(B, T)``, and maps ``(B, K, H, W)`` have
-    labels ``(B, H, W)``. Of several labels per example those that are -100, such as padding, are not scored.
-    Logits ``(B, K, T)``, as ``torch.nn.functional.cross_entropy`` takes them, need ``class_axis=1``: where T is K
-    nothing else tells them from ``(B, T, K)``.
+    labels ``(B, H, W)``. If an example has several labels, those equal to -100, such as padding, are not scored.
+    Logits ``(B, K, T)``, as ``torch.nn.functional.cross_entropy`` takes them, need ``class_axis=1``, because their
+    shape alone may not tell them from ``(B, T, K)``.
 
     Args:
         smoothing: ε in [0, 1); 0 is the categorical likelihood itself.
-        next_token: the logits at position t are of label t + 1, so that the labels ``(B, T)`` of a language model
-            are its input; the first label is not scored.
-        class_axis: dimension of the logits that the classes lie along; None is the last one, but 1 of maps.
+        next_token: the logits at position t predict label t + 1. The labels ``(B, T)`` of a language model are then
+            its input, and the first label is not scored.
+        class_axis: dimension of the classes in the logits; None means the last one, or 1 for maps.
 
     Raises:
-        ValueError: ε is outside [0, 1), or the outputs have no such shape.
+        ValueError: ε is outside [0, 1), or the outputs have another shape.
     """
 
     smoothing: float = 0.0
@@ -77,7 +77,7 @@ class SmoothedLikelihood:
         return distribution.mask(torch.arange(logits.shape[1], device=logits.device) > 0).to_event(1)
 
 
-class _WholeBernoulli(dist.Bernoulli):
+class _IntegerBernoulli(dist.Bernoulli):
     """Bernoulli whose labels may be integers or booleans."""
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class _WholeBernoulli(dist.Bernoulli):
 
 def _bernoulli(outputs: Any) -> TorchDistribution:
     logits = _outcomes(_tensor(outputs))
-    return _WholeBernoulli(logits=logits).to_event(logits.dim() - 1)
+    return _IntegerBernoulli(logits=logits).to_event(logits.dim() - 1)
 
 
 def _poisson(outputs: Any) -> TorchDistribution:
@@ -99,14 +99,14 @@ class ScaledLikelihood(nn.Module):
 
     Args:
         family: ``"normal"``, or ``"student-t"`` (4 degrees of freedom) for values with outliers.
-        scale: of the noise: a number in units of the values; ``"learned"``, one for all values, a parameter that
-            starts at 1 unit; or ``"predicted"``, softplus of the second half of the network's outputs, in units.
-        centre: what an output of 0 stands for; a number per feature of the values, or one for all.
-        unit: what outputs are multiplied by: with the values' mean and standard deviation as centre and unit, the
-            network predicts standardised values, while all that is measured stays in the values' own units.
+        scale: scale of the noise: a number in the values' own units; ``"learned"``, one parameter for all values that
+            starts at 1 ``unit``; or ``"predicted"``, softplus of the second half of the outputs, times ``unit``.
+        centre: the value that an output of 0 stands for; one number per feature, or one for all.
+        unit: factor of the outputs. With the values' mean and standard deviation as centre and unit, the network
+            predicts standardised values, and all metrics stay in the values' own units.
 
     Raises:
-        ValueError: the family is unknown, or the scale is not positive; or half of the outputs are none.
+        ValueError: the family is unknown, or scale or unit is not positive; at a call, the outputs cannot be halved.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class ScaledLikelihood(nn.Module):
         return distribution.to_event(loc.dim() - 1)
 
     def _features(self, values: tuple[float, ...], outputs: Tensor) -> Tensor:
-        """Return one number for all values, or one per feature where the features of the outputs lie."""
+        """Return one number for all values, or one per feature, in a shape that broadcasts with the outputs."""
         if len(values) == 1:
             return outputs.new_tensor(values[0])
         places = (1,) * (outputs.dim() - 2 if _feature_axis(outputs) == 1 else 0)
@@ -184,7 +184,7 @@ def given(likelihood: Likelihood, outputs: Any) -> dist.TorchDistribution:
 def as_likelihood(
     likelihood: str | Likelihood, *, centre: Sequence[float] = (0.0,), unit: Sequence[float] = (1.0,)
 ) -> Likelihood:
-    """Return a likelihood by its name; a function or module is one already.
+    """Return the likelihood of a name; a function or module is returned as it is.
 
     ======================== ============================================ =========================
     name                     the network's outputs                        y
@@ -197,18 +197,18 @@ def as_likelihood(
     ``poisson``              logarithms of the rates                      counts
     ======================== ============================================ =========================
 
-    Where y is not classes it has the outputs' shape, and one output ``(B, 1)`` is the same as ``(B,)``. ε is label
-    smoothing, SCALE a number, ``learned`` (the default) or ``predicted``. Outputs that are not one tensor are read
-    from their field ``logits`` or ``out``.
+    If y is not classes, it has the outputs' shape, and one output ``(B, 1)`` is the same as ``(B,)``. ε is label
+    smoothing, SCALE a number, ``learned`` (the default) or ``predicted``. If the outputs are not a tensor, their
+    field ``logits`` or ``out`` is used.
 
     Args:
         likelihood: the name, or the likelihood.
-        centre: what an output of 0 stands for, see :class:`ScaledLikelihood`.
-        unit: what outputs are multiplied by, likewise.
+        centre: the value that an output of 0 stands for, see :class:`ScaledLikelihood`.
+        unit: factor of the outputs, see :class:`ScaledLikelihood`.
 
     Raises:
         ValueError: no likelihood has that name.
-        TypeError: it is neither a name nor callable.
+        TypeError: ``likelihood`` is neither a name nor callable, or it is a loss of torch.
     """
     if not isinstance(likelihood, str):
         if not callable(likelihood) or isinstance(likelihood, _Loss):
@@ -233,17 +233,17 @@ def _scale(option: str | None) -> float | str:
 
 
 def _feature_axis(outputs: Tensor) -> int:
-    """Classes and features come last, but before the places of a map."""
+    """Return the dimension of classes or features: the last one, or 1 for maps."""
     return 1 if outputs.dim() >= 4 else -1
 
 
 def _outcomes(values: Tensor) -> Tensor:
-    """Return one output per example as ``(B,)``."""
+    """Return outputs ``(B, 1)`` as ``(B,)``, and others as they are."""
     return values.squeeze(1) if values.dim() == 2 and values.shape[1] == 1 else values
 
 
 def _tensor(outputs: Any) -> Tensor:
-    """Pick the tensor that the likelihood is about."""
+    """Return the tensor of logits or locations among a network's outputs."""
     if isinstance(outputs, Tensor):
         return outputs
     for field in ("logits", "out"):

@@ -35,15 +35,15 @@ Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of
 
 
 class _Rows(Messenger):
-    """A plate over the rows of a batch whose sites are scaled, each by a factor of its own.
+    """A plate over the rows of a batch that scales every site by its own factor.
 
-    :class:`pyro.plate` says the same, but samples a site of its own for the indices and broadcasts
-    distributions that have the batch's shape already: a tenth of a step of a small network.
+    :class:`pyro.plate` does the same, but also samples a site for the indices and broadcasts distributions that
+    already have the batch's shape. That takes a tenth of a step of a small network.
 
     Args:
         name: name of the plate.
         size: number of rows; None for no plate, only the factors.
-        factors: what log-probability (and KL) of a site are multiplied by.
+        factors: factor of the log-probability (and KL) of each site, by site name.
     """
 
     def __init__(self, name: str, size: int | None, factors: Mapping[str, float]) -> None:
@@ -60,39 +60,39 @@ class SupervisedModel(nn.Module):
     """p(y | x, θ) p(θ): every structure's gain has the prior, the network's output feeds the likelihood.
 
     θ_f ~ prior for every family f, independently for each of its C_f structures, and
-    y_i ~ likelihood(network(x_i, θ_i)). With ``draws="example"`` every example of a batch has a θ draw of
-    its own, with ``"batch"`` they share one, and with ``draws=16`` they share 16 or, where 16 does not divide the
-    batch, a few more, example i the draw i mod 16: the expected loss is the same, the gradient variance differs.
+    y_i ~ likelihood(network(x_i, θ_i)). With ``draws="example"`` every example of a batch has its own draw of θ, and
+    with ``"batch"`` all examples share one. With ``draws=16`` they share 16 draws, or a few more if 16 does not divide
+    the batch; example i uses draw i mod 16. The expected loss is the same, but the gradient variance differs.
 
     Args:
         network: the network with its gains as arguments.
-        likelihood: a name, see :func:`as_likelihood`, or a function or module that maps what the network puts out to a
+        likelihood: a name, see :func:`as_likelihood`, or a function or module that maps the network's outputs to a
             distribution with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``, or
             ``lambda out: dist.Categorical(logits=out.logits)``. Its parameters, those of an nn.Module or of
             ``pyro.param``, are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
-        draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``: 16 where the network reads fewer
-            than 4 numbers per gain and example, as an MLP does, so that draws per example would cost as much as the
-            network; else ``"example"``. The first batch is used to find out, and to try whether the network keeps its
-            examples in their rows, wherever a gain is multiplied; one that does not gets ``"batch"``, with a warning.
-            Recurrent layers, whose weights take the gains of their hidden units, always have ``"batch"``.
+        draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``. The last means 16 if the network
+            reads fewer than 4 numbers per gain and example, as an MLP does, because draws per example would cost as
+            much as the network; else ``"example"``. The first batch decides this. It also shows whether every example
+            keeps its row of the batch wherever a gain is multiplied; if not, draws become ``"batch"``, with a warning.
+            With recurrent layers draws are always ``"batch"``, because gains multiply the recurrent weights.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
-        mixed_precision: run the network's products and convolutions in bfloat16; its weights, its outputs and all
-            that concerns the gains stay as they are.
+        mixed_precision: run the network's matrix products and convolutions in bfloat16; weights, outputs and gains
+            keep their precision.
 
     Attributes:
-        register_weights: whether a call registers the network's weights in Pyro's parameter store. True
-            serves any Pyro optimiser; :class:`JointOptim` holds the weights itself and needs no registry,
-            which saves 25 µs per weight tensor and step.
-        compiled: the network's forward as torch.compile made it, for training steps; None runs it as it is.
-        stored: parameters, such as a likelihood's, that :func:`fit` left in Pyro's store and no module holds.
+        register_weights: whether a call registers the network's weights in Pyro's parameter store. True works with any
+            Pyro optimiser. :class:`JointOptim` holds the weights itself and does not need it, which saves 25 µs per
+            weight tensor and step.
+        compiled: the network's forward, compiled by torch.compile, for training steps; None if it is not compiled.
+        stored: parameters that :func:`fit` left in Pyro's store and that no module holds, such as a likelihood's.
         global_batch: says which rows of a batch this process has, while :func:`fit` trains in several processes.
 
     Raises:
         ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown; at a call, the likelihood's
-            batch is not ``(batch,)`` or its values have another shape than ``y``.
-        TypeError: ``network`` is not a NoisyNetwork or the prior no LogUniform.
+            batch shape is not ``(batch,)`` or its values have another shape than ``y``.
+        TypeError: ``network`` is not a NoisyNetwork, or ``prior`` is not a LogUniform.
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class SupervisedModel(nn.Module):
         self._priors: dict[tuple[str, int, torch.Size], FamilyPrior] = {}
 
     def draw_shape(self, x: Inputs) -> torch.Size:
-        """Return the shape of this process's independent θ draws of a batch: ``(draws,)`` or ``()``."""
+        """Return the shape of this process's independent θ draws for a batch: ``(draws,)`` or ``()``."""
         count, whole = self.draw_count(x), self.global_batch
         if count is None:
             return torch.Size()
         return torch.Size([count if whole is None else whole.local_draws(count)])
 
     def draw_count(self, x: Inputs) -> int | None:
-        """Return the number of θ draws of a batch, that of all processes together; None for one that all share."""
+        """Return the number of θ draws for a batch, over all processes; None if all examples share one."""
         if self.draws != "batch" and not self._rows_checked:
             self._check_rows(x, _examples(x))
         if self.draws == "batch":
@@ -150,8 +150,8 @@ class SupervisedModel(nn.Module):
     def latent(self, draws: torch.Size) -> AbstractContextManager[object]:
         """Return the plate of the draws with the KL weights; model *and* guide sample θ inside it.
 
-        Mean-field ELBOs read the weight of a KL off the guide's site, and a batch may be shorter than the
-        last one, so both are set here, anew for every call.
+        Mean-field ELBOs read the weight of a KL from the guide's site, and the size of a batch may change. So plate
+        and weights are made again at every call.
         """
         count = draws.numel()
         factors = {name: scale / count for name, scale in self.kl_scales.items()}
@@ -165,7 +165,7 @@ class SupervisedModel(nn.Module):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
         if any(gain.dim() > len(draws) + 1 for gain in theta.values()):
             raise NotImplementedError(
-                "the gains have a dimension more than the model gave them, as from vectorize_particles=True or "
+                "the gains have one dimension more than the model gave them, because of vectorize_particles=True or "
                 "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
                 "vectorize_particles, and parallel=False"
             )
@@ -177,13 +177,13 @@ class SupervisedModel(nn.Module):
         return value
 
     def log_likelihood(self, x: Inputs, y: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
-        """Return Σ log p(y | x, θ) for all N examples as a batch estimates it, in nats, without Pyro sites."""
+        """Return a batch's estimate of Σ log p(y | x, θ) over all N examples, in nats, without Pyro sites."""
         self._register()
         distribution = self._distribution(x, theta)
         return self._repeats(distribution) * log_likelihoods(distribution, y).sum()
 
     def prior_on(self, device: torch.device) -> LogUniform:
-        """Return the prior with its bounds on a device; the same object as long as prior and device are."""
+        """Return the prior with its bounds on a device; the same object until prior or device changes."""
         prior, near = self._near
         if prior is not self.prior or near.low.device != device:
             near = LogUniform(self.prior.low.to(device), self.prior.high.to(device))
@@ -212,7 +212,7 @@ class SupervisedModel(nn.Module):
         return distribution
 
     def _repeats(self, distribution: dist.TorchDistribution) -> float:
-        """How many examples each one of a batch stands for."""
+        """Return the number of training examples that each example of a batch stands for."""
         return self.num_data / distribution.batch_shape[0]
 
     def _prior(self, name: str, size: int, draws: torch.Size) -> FamilyPrior:
@@ -225,7 +225,7 @@ class SupervisedModel(nn.Module):
         try:
             with pyro.poutine.block():
                 doubt, read = tried_rows(self.network, x, batch)
-        except RowsUndecided:  # whoever runs the network on these inputs will say why
+        except RowsUndecided:  # the call of the network on these inputs will raise the reason
             return
         self._rows_checked = self.network.rows_tried = True
         if self.draws == "auto":
@@ -234,14 +234,14 @@ class SupervisedModel(nn.Module):
         if doubt is not None:
             self.draws = "batch"
             warnings.warn(
-                "all examples of a batch share one draw of the gains (draws='batch'), for the network does not keep "
-                f"every example in its row: {doubt.reason}",
+                "all examples of a batch share one draw of the gains (draws='batch'), because the network does not "
+                f"keep every example in its row: {doubt.reason}",
                 stacklevel=3,
             )
 
     def _register(self) -> None:
-        # pyro.module does the same, but warns of every frozen weight and stays silent where the store
-        # holds a tensor of that name which is not the network's, which then is never trained
+        # pyro.module does the same, but warns of every frozen weight. It is silent if the store holds another tensor
+        # under a weight's name, and then the network's own weight is never trained
         modules: dict[str, nn.Module] = {"network": self.network} if self.register_weights else {}
         if isinstance(self.likelihood, nn.Module):
             modules["likelihood"] = self.likelihood
@@ -250,7 +250,7 @@ class SupervisedModel(nn.Module):
                 stored = f"{part}$$${name}"
                 if not parameter.requires_grad:
                     continue
-                # pyro.render_model wraps what it follows
+                # pyro.render_model wraps the parameters that it tracks
                 if detach_provenance(pyro.param(stored, parameter)) is not parameter:
                     raise RuntimeError(
                         f"Pyro's parameter store holds another tensor as {stored!r}: a second model in one "

@@ -1,4 +1,4 @@
-"""Observations have the shape of the distribution's values, so that no example is scored against another's label."""
+"""Checks of the shape of observations, so that no example is scored against another example's label."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
-    """Return labels or values as a distribution scores them; dimensions of 1 may be missing or too many.
+    """Return labels or values in the shape that a distribution scores; dimensions of size 1 may be missing or extra.
 
-    Whole numbers become floating-point ones where the distribution is a Bernoulli, which scores no others.
+    Integers become floating-point numbers if the distribution is a Bernoulli, which scores only those.
 
     Raises:
-        ValueError: their shape is another one.
+        ValueError: the shapes differ in more than dimensions of size 1.
     """
     if not y.is_floating_point():
         base = distribution
@@ -27,7 +27,7 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
         if isinstance(base, td.Bernoulli):
             y = y.to(base.mean.dtype)
     expected = distribution.batch_shape + distribution.event_shape
-    # a distribution of the user's own may score values with more dimensions than it says it has
+    # a user's own distribution may score values with more dimensions than its shapes say
     if y.shape == expected:
         return y
     if [size for size in y.shape if size != 1] == [size for size in expected if size != 1]:
@@ -50,7 +50,7 @@ def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
 
 
 def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
-    """Return the error that says which shape labels or values have, and which a distribution scores."""
+    """Return the error that names the shape of labels or values and the shape that a distribution scores."""
     expected = distribution.batch_shape + distribution.event_shape
     return ValueError(
         f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(expected)}: "

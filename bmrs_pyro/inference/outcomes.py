@@ -1,4 +1,4 @@
-"""What a likelihood's distribution says of the data: probabilities of classes, or a mean."""
+"""The class probabilities or the mean of a likelihood's distribution, and mixtures of such distributions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Outcome:
     """A distribution of a batch's labels or values, without its wrappers.
 
     Attributes:
-        log_p: normalised log-probabilities of classes, ``(batch, …, K)``, those of a Bernoulli as of two; None
-            where the outcomes are no classes.
-        mean: E[y], ``(batch, …)``; None of classes, and where the distribution has none.
+        log_p: normalised log-probabilities of classes, ``(batch, …, K)``, two for a Bernoulli; None if the
+            outcomes are not classes.
+        mean: E[y], ``(batch, …)``; None for classes, and if the distribution has no mean.
         mask: which labels or values count; None for all.
         ignored: label that does not count; None for none.
         event_dims: how many dimensions of the labels belong to one example.
-        one_hot: whether y holds a one for its class instead of the class's number.
+        one_hot: whether y is one-hot instead of the number of the class.
     """
 
     log_p: Tensor | None
@@ -43,7 +43,7 @@ class Outcome:
 
     @classmethod
     def of(cls, distribution: td.Distribution) -> Outcome:
-        """Read a distribution; ``to_event``, ``expand`` and ``mask`` may be around it."""
+        """Read a distribution, which may be wrapped by ``to_event``, ``expand`` and ``mask``."""
         outer = distribution.components[0] if isinstance(distribution, Mixture) else distribution
         base, shape, event_dims, mask = unwrapped(outer)
         mask = mask if mask is None else mask.expand(shape)
@@ -58,11 +58,11 @@ class Outcome:
         return cls(log_p, None, mask, getattr(base, "ignored", None), event_dims, one_hot)
 
     def labels(self, y: Tensor) -> Tensor:
-        """Return the numbers of the classes, ``(batch, …)``."""
+        """Return labels as numbers of classes, ``(batch, …)``."""
         return (y.argmax(-1) if self.one_hot else y).long()
 
     def counted(self, y: Tensor) -> Tensor:
-        """Return which labels or values count, of their shape."""
+        """Return a mask of the labels or values that count, in their shape."""
         counted = torch.ones_like(y, dtype=torch.bool)
         if self.mask is not None:
             # a multivariate value counts as a whole
@@ -71,7 +71,7 @@ class Outcome:
 
 
 class Mixture(dist.TorchDistribution):
-    """The mixture of S equally likely distributions of one shape, each with all of an example's values.
+    """The mixture of S equally likely distributions of one shape; all values of an example share a component.
 
     Args:
         components: the distributions, such as the likelihood's under S draws of the gains.
@@ -85,33 +85,33 @@ class Mixture(dist.TorchDistribution):
 
     @property
     def support(self) -> Constraint | None:
-        """The support of the first."""
+        """The support of the first component."""
         return self.components[0].support
 
     @property
     def mean(self) -> Tensor:
         """E[y]."""
-        return torch.stack([one.mean for one in self.components]).mean(0)
+        return torch.stack([part.mean for part in self.components]).mean(0)
 
     @property
     def expected_variance(self) -> Tensor:
-        """The components' mean variance, the noise that is left where the component is known."""
-        return torch.stack([one.variance for one in self.components]).mean(0)
+        """The mean of the components' variances: the noise that remains if the component is known."""
+        return torch.stack([part.variance for part in self.components]).mean(0)
 
     @property
     def variance(self) -> Tensor:
-        """Var[y], of the noise and of the components' means."""
-        means = torch.stack([one.mean for one in self.components])
+        """Var[y]: the expected variance plus the variance of the components' means."""
+        means = torch.stack([part.mean for part in self.components])
         return self.expected_variance + means.var(0, correction=0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log (1/S) Σ_s p_s(value)."""
-        parts = torch.stack([one.log_prob(value) for one in self.components])
+        parts = torch.stack([part.log_prob(value) for part in self.components])
         return parts.logsumexp(0) - math.log(len(self.components))
 
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draw values, each example's from a component of its own."""
-        draws = torch.stack([one.sample(torch.Size(sample_shape)) for one in self.components])
+        """Draw values; every example draws its own component."""
+        draws = torch.stack([part.sample(torch.Size(sample_shape)) for part in self.components])
         events = (1,) * len(self.event_shape)
         chosen = torch.randint(len(self.components), (*sample_shape, *self.batch_shape), device=draws.device)
         index = chosen.reshape(1, *chosen.shape, *events).expand(1, *draws.shape[1:])
@@ -119,10 +119,10 @@ class Mixture(dist.TorchDistribution):
 
 
 def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistribution:
-    """Return what S equally likely distributions say together: of classes a categorical with their mean probabilities.
+    """Return the mixture of S equally likely distributions; of classes, a categorical with their mean probabilities.
 
     Args:
-        distributions: at least one, all of one kind and shape; read one after the other.
+        distributions: at least one, all of one kind and shape; only one at a time is in memory if they are classes.
     """
     found = iter(distributions)
     first = next(found)
@@ -142,7 +142,7 @@ def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistri
 
 
 def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:
-    """Return log-probabilities ``(batch, K)`` where every example has one class, and else the distribution."""
+    """Return log-probabilities ``(batch, K)`` if every example has one class, else the distribution."""
     if isinstance(distribution, td.Categorical) and len(distribution.batch_shape) == 1:
         return distribution.logits
     return distribution
@@ -156,7 +156,9 @@ def class_log_probabilities(distribution: td.Distribution) -> Tensor:
     """
     log_p = Outcome.of(distribution).log_p
     if log_p is None:
-        raise ValueError(f"a {type(distribution).__name__} is not of classes, as the one before it was")
+        raise ValueError(
+            f"a {type(distribution).__name__} is not a distribution of classes, but those before it were"
+        )
     return log_p
 
 

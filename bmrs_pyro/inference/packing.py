@@ -18,14 +18,14 @@ Shape = torch.Size | list[int] | tuple[int, ...]
 
 
 class Pack:
-    """The joint posterior of all families and what was computed from it in this step.
+    """The joint posterior of all families, with its draws and its KL of this step.
 
     Args:
         posterior: joint posterior with batch shape ``(Σ C_f,)``.
         sizes: C_f of each family, in order.
-        theta: its draws, ``(*draws, Σ C_f)``.
-        prior: one for all families.
-        divergence: KL to it, ``(Σ C_f,)``.
+        theta: draws from the posterior, ``(*draws, Σ C_f)``.
+        prior: one prior for all families.
+        divergence: KL from the posterior to the prior, ``(Σ C_f,)``.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Pack:
         divergence: Tensor,
     ) -> None:
         self.posterior, self.sizes, self.theta, self.prior = posterior, sizes, theta, prior
-        self.draws = torch.Size(theta.shape[:-1])  # of numbers; torch.jit hands over others
+        self.draws = torch.Size(theta.shape[:-1])  # of plain numbers: under torch.jit a shape holds tensors
         self.values = theta.split(sizes, -1)
         self.divergences = divergence.split(sizes)
 
     @cached_property
     def log_probs(self) -> tuple[Tensor, ...]:
-        """Log q of the draws, summed over each family, ``draws`` each."""
+        """Log q of the draws, summed over the family: for each family a tensor of shape ``draws``."""
         parts = self.posterior.log_prob(self.theta).split(self.sizes, -1)
         return tuple(part.sum(-1) for part in parts)
 
@@ -53,10 +53,10 @@ class Pack:
 
 
 class PackedSite(dist.TorchDistribution):
-    """One family's posterior as a view into the joint one.
+    """One family's posterior, as a view of the joint posterior.
 
-    Equal in distribution to ``posterior.expand([*draws, C]).to_event(1)``; only the arithmetic is shared:
-    a step costs one draw and one KL, however many families there are.
+    It equals ``posterior.expand([*draws, C]).to_event(1)`` in distribution. All families share the computation: a step
+    costs one draw and one KL, for any number of families.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -81,19 +81,19 @@ class PackedSite(dist.TorchDistribution):
         return constraints.independent(self.posterior.support, 1)
 
     def expand(self, batch_shape: Shape, _instance: PackedSite | None = None) -> dist.TorchDistribution:
-        """Return this site where the shape is its own, an unpacked distribution otherwise."""
+        """Return this site if the shape is its own, else an unpacked distribution."""
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         return self.posterior.expand((*batch_shape, *self.event_shape)).to_event(1)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Return the family's part of this step's joint draw; an extra sample shape draws afresh."""
+        """Return the family's part of this step's joint draw; with a sample shape, return new draws."""
         if not sample_shape:
             return self.pack.values[self.index]
         return self.posterior.rsample(torch.Size(sample_shape) + self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log q(θ), summed over the family; that of the step's own draws for all families at once."""
+        """Return log q(θ), summed over the family; for this step's draws it is computed once for all families."""
         if value is self.pack.values[self.index]:
             return self.pack.log_probs[self.index]
         return self.posterior.log_prob(value).sum(-1)
@@ -107,7 +107,7 @@ class FamilyPrior(dist.Independent):
         super().__init__(distribution.expand((*draws, size)), 1, validate_args=False)
 
     def expand(self, batch_shape: Shape, _instance: FamilyPrior | None = None) -> FamilyPrior:
-        """Return the prior of more draws."""
+        """Return the prior with another shape of draws."""
         return FamilyPrior(self.distribution, torch.Size(batch_shape), self.event_shape[0])
 
 

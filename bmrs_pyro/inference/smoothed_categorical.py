@@ -13,12 +13,12 @@ from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy
 
-# cross_entropy scores a label of -100 as 0 unless told another one to ignore; no label is to be ignored here
+# by default cross_entropy ignores the label -100; this number, which no label has, makes it ignore none
 _NO_LABEL = torch.iinfo(torch.int64).min
 
 
 class _Labels(constraints.Constraint):
-    """Labels of K classes, or one that is not scored."""
+    """Labels of K classes, and the label that is not scored."""
 
     is_discrete = True
 
@@ -32,8 +32,8 @@ class _Labels(constraints.Constraint):
 class SmoothedCategorical(dist.Categorical):
     """Label smoothing: log p(y) counts as (1 − ε) log p_y + ε/K Σ_k log p_k.
 
-    That is the expected log-likelihood of a label that was drawn anew, from all K classes alike, with probability ε.
-    A training step asks for nothing else, so the logits are normalised only where something else is asked for.
+    This is the expected log-likelihood of a label that is replaced, with probability ε, by a class drawn uniformly from
+    all K. A training step needs only ``log_prob``, so normalised ``logits`` are computed when they are first read.
 
     Args:
         logits: ``(*batch, K)``.
@@ -47,7 +47,7 @@ class SmoothedCategorical(dist.Categorical):
         self._param = logits
         self._num_events = logits.shape[-1]
         self.smoothing, self.ignored = smoothing, ignored
-        # not Categorical's own, which normalises
+        # not Categorical.__init__, which normalises the logits
         TorchDistribution.__init__(self, logits.shape[:-1])
 
     @lazy_property
@@ -69,7 +69,7 @@ class SmoothedCategorical(dist.Categorical):
         batch_shape: torch.Size | list[int] | tuple[int, ...],
         _instance: SmoothedCategorical | None = None,
     ) -> SmoothedCategorical:
-        """Return the distribution of more labels."""
+        """Return the distribution of labels in a larger batch shape."""
         return SmoothedCategorical(
             self._param.expand(*batch_shape, self._num_events), self.smoothing, self.ignored
         )

@@ -1,4 +1,4 @@
-"""What the log-likelihood loses when several structures leave together."""
+"""The loss of log-likelihood if several structures are removed together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class JointLoss:
         loss(S) = N/(2n) Σ_i (Σ_{c ∈ S} g_ic)²,    g_ic = ∂ log p(y_i | x_i, θ)/∂θ_c at θ = 1
 
     Two structures that do the same work have equal gradients: together they cost four times as much as one of them.
-    So a family is not emptied by losses that are small one by one.
+    So small losses of single structures do not empty a family.
 
     Args:
         names: The families, in the order of the gradients.
@@ -27,7 +27,7 @@ class JointLoss:
         weight: N/n.
 
     Reference:
-        Hassibi and Stork, "Second order derivatives for network pruning", 1993, without their change of the weights.
+        Hassibi and Stork, "Second order derivatives for network pruning", 1993, without their update of the weights.
     """
 
     names: tuple[str, ...]
@@ -36,14 +36,14 @@ class JointLoss:
 
     @cached_property
     def alone(self) -> Tensor:
-        """The loss of every structure by itself, `(Σ C_f,)`, nats."""
+        """The loss if one structure alone is removed, for every structure, `(Σ C_f,)`, nats."""
         return self.weight * self.gradients.double().square().sum(0) / 2
 
     def __call__(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Minus what the loss grows by if a structure leaves too, `(C,)` per family, nats.
+        """Minus the growth of the loss if a structure is removed too, `(C,)` per family, nats.
 
         Args:
-            masks: True for what has not left.
+            masks: True for structures that are not removed yet.
         """
         kept = [masks[name] for name in self.names]
         gone = ~torch.cat(kept).to(self.gradients.device)
