@@ -4,9 +4,9 @@ Layer l multiplies its input, and a 1 for the bias, by W_l = c_l z_l with z_l ~ 
 c_l = κ_l/√u_l, u_l ~ Gamma(2, 2), where κ_l is 0.1, and 1 in the last layer. The posterior is mean-field, with
 z_l ~ N(μ, σ²) and log u_l ~ N(m, s²).
 
-Bayesian model reduction prunes what the data do not need, with no further pass over them: the evidence for removing
-weight i is ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for γ → 0, and the rate of inclusion, which has a Beta(1, 1)
-prior, says how much evidence it takes. A mask of 1 and 0 multiplies what is left:
+Bayesian model reduction prunes weights that the data do not need, with no further pass over the data. The evidence for
+removing weight i is ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for γ → 0. The rate of inclusion, which has a
+Beta(1, 1) prior, decides how much evidence is needed. A mask of ones and zeros then multiplies the weights:
 
     net = network((1, 28, 28), 10)
     svi = SVI(model, guide, Adam({"lr": 1e-2}), TraceMeanField_ELBO())
@@ -82,7 +82,7 @@ def guide(x: Tensor, y: Tensor | None = None, *, net: nn.Sequential, num_data: i
 
 
 def prune(net: nn.Sequential) -> dict[str, Tensor]:
-    """Return 1 for the weights that the data want in, 0 for the others, by layer; the last layer is left out."""
+    """Return masks by layer: 1 for weights that the data need, 0 for others; the last layer is not pruned."""
     masks = {}
     for name in list(layers(net))[:-1]:
         posterior = dist.Normal(pyro.param(f"{name}.loc").detach(), pyro.param(f"{name}.scale").detach())

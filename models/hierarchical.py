@@ -7,8 +7,8 @@ inclusion, and both are learned:
     θ_lc ~ ρ_l LogUniform(e^-20, 1) + (1 − ρ_l) TruncatedLogNormal(−20, 4),
 
 where the second part of the mixture keeps the gain of a neuron that is not needed near zero. The posterior is
-mean-field: truncated log-normal gains and scales, Beta rates. Where many neurons of a layer turn out unneeded, ρ_l
-falls, and every other neuron of that layer needs more evidence to stay: `prune` removes those with
+mean-field: truncated log-normal gains and scales, Beta rates. If many neurons of a layer are not needed, ρ_l falls,
+and every other neuron of that layer needs more evidence to stay: `prune` removes neurons with
 
     ΔF + E_q[log(1 − ρ_l)] − E_q[log ρ_l] > 0.
 
@@ -64,7 +64,7 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
         scale = pyro.sample(f"{layer.name}.scale", LogUniform(*SCALES))
         rate = pyro.sample(f"{layer.name}.rate", dist.Beta(1.0, float(layer.size)))
         gain = pyro.sample(layer.name, slab.expand([layer.size]).to_event(1))
-        # the mixture over the slab, which the site itself has
+        # the mixture's density divided by that of the slab, which the site has already
         ratio = (off.log_prob(gain) - slab.log_prob(gain)).exp()
         pyro.factor(f"{layer.name}.inclusion", (rate + (1 - rate) * ratio).log().sum())
         theta[layer.name] = scale * gain
@@ -83,7 +83,7 @@ def guide(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
 
 
 def posterior(name: str, size: int) -> dict[str, dist.TorchDistribution]:
-    """Return the posteriors of a layer's scale, rate and gains, by what their sites' names end with."""
+    """Return the posteriors of a layer's scale, rate and gains, by the endings of their sites' names."""
     loc = pyro.param(f"{name}.scale.loc", torch.zeros(()))
     width = pyro.param(f"{name}.scale.width", torch.tensor(0.05), constraint=constraints.positive)
     counts = pyro.param(f"{name}.rate.counts", torch.full((2,), size / 2), constraint=constraints.positive)
@@ -100,7 +100,7 @@ def posterior(name: str, size: int) -> dict[str, dist.TorchDistribution]:
 
 @torch.no_grad()
 def prune(net: NoisyNetwork) -> KeepMask:
-    """Decide which neurons stay, by the evidence and the rate of inclusion of their layer."""
+    """Decide which neurons stay, by their evidence and the rate of inclusion of their layer."""
     prior, scores = LogUniform(LOW, HIGH), {}
     for layer in net.structures:
         found = posterior(layer.name, layer.size)

@@ -59,7 +59,7 @@ def model(x: Tensor, y: Tensor | None = None, *, net: NoisyNetwork, num_data: in
     """θ ~ LogUniform, y | x, θ ~ Categorical(softmax(net(x, θ)))."""
     pyro.module("lenet5", net)
     theta = {}
-    # one draw per example: the plate repeats every gain, the scale counts its KL once
+    # one draw per example: the plate repeats every gain, and the scale makes its KL count once
     with pyro.plate("draws", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
         for layer in net.structures:
             prior = LogUniform(LOW, HIGH).expand([layer.size])

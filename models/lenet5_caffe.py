@@ -1,7 +1,7 @@
 """LeNet-5 as Caffe trains it, the convolutional network of the SBP paper: 20-50-800-500.
 
-800 counts the features that 50 channels of 4 × 4 flatten to. The program of models/lenet5.py trains it as it stands;
-this file only says what the network is.
+800 is the number of features that 50 channels of 4 × 4 flatten to. The model and guide of models/lenet5.py train the
+network unchanged; this file only defines it.
 
 Source: Neklyudov et al. (NIPS 2017), section 5.1.
 """

@@ -1,6 +1,6 @@
 """LeNet-500-300, the fully connected network of the SBP paper: 784-500-300-10, with gains on its inputs too.
 
-The program of models/lenet5.py trains it as it stands; this file only says what the network is.
+The model and guide of models/lenet5.py train it unchanged; this file only defines the network.
 
 Source: Neklyudov et al. (NIPS 2017), section 5.1.
 """

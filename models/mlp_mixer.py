@@ -6,15 +6,15 @@ Patches of 4 × 4 pixels are embedded, and each block mixes tokens, then channel
 
 A linear layer reads the mean over the tokens. Weights and biases are W = 0.1 z with z ~ N(0, 1) elementwise, without
 the 0.1 in the last layer; layer norms are deterministic. The posterior is mean-field, z ~ N(μ, σ²). Model reduction
-prunes what the data do not need: the evidence for removing weight i is ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for
-γ → 0, and a mask of 1 and 0 multiplies what is left:
+prunes weights that the data do not need: the evidence for removing weight i is
+ΔF_i = log E_q[N(z_i; 0, γ²) / N(z_i; 0, 1)] for γ → 0, and a mask of ones and zeros then multiplies the weights:
 
     net = network((1, 28, 28), 10)
     svi = SVI(model, guide, Adam({"lr": 5e-3}), TraceMeanField_ELBO())
     svi.step(x, y, net=net, num_data=60_000, masks={})
     masks = prune(net)
 
-Hidden neurons of both perceptrons are structures that can be cut; the stream, which layer norms mix, is none.
+Hidden neurons of both perceptrons are structures; channels of the residual stream are not: layer norms mix them.
 
 Sources: Tolstikhin et al. (NeurIPS 2021), section 2; Marković, Friston and Kiebel (arXiv 2309.12095), who prune Mixers.
 """
@@ -40,7 +40,7 @@ Masks = Mapping[str, Tensor]
 
 
 class Block(nn.Module):
-    """A perceptron over the tokens, then one over the channels, each of the normalised stream and added to it."""
+    """A perceptron over the tokens, then one over the channels; each reads the normalised stream and is added to it."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def guide(x: Tensor, y: Tensor | None = None, *, net: nn.Module, num_data: int, 
 
 
 def prune(net: nn.Module) -> dict[str, Tensor]:
-    """Return 1 for the weights that the data want in, 0 for the others, by name; the last layer is left out."""
+    """Return masks by name: 1 for weights that the data need, 0 for others; the last layer is not pruned."""
     masks = {}
     for name in weights(net):
         if not name.startswith("head"):

@@ -1,11 +1,11 @@
 """A small GPT-like model of the next token, with random gains on its attention heads and neurons, as a Pyro program.
 
-Tokens and places are embedded, and each of two blocks computes
+Tokens and positions are embedded, and each of two blocks computes
 
     x ← x + proj(concat_h softmax(q_h k_hᵀ / √d) v_h),    x ← x + W₂ gelu(W₁ x),
 
-each of a layer norm of x, where no token attends to a later one. The logits at position t are of token t + 1, which is
-known in training: y is x. θ_h multiplies head h where the projection reads it, and θ_c neuron c of W₁ where W₂ does:
+each applied to a layer norm of x. No token attends to a later one. The logits at position t predict token t + 1, so y
+is x in training. θ_h multiplies head h at the input of the projection, and θ_c neuron c of W₁ at the input of W₂:
 
     net = NoisyNetwork(network((64,), 97), torch.zeros(1, 64, dtype=torch.int64))
     svi = SVI(model, guide, Adam({"lr": 1e-3}), TraceMeanField_ELBO())
@@ -31,7 +31,7 @@ WIDTH, DEPTH, HEADS = 64, 2, 4
 
 
 class Block(nn.Module):
-    """Attention to earlier tokens, then a perceptron, each of the normalised stream and added to it."""
+    """Attention to earlier tokens, then a perceptron; each reads the normalised stream and is added to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a stream ``(B, T, width)`` to another."""
+        """Map a stream ``(B, T, width)`` to a stream of the same shape."""
         a = self.norm1(x)
         q, k, v = (
             layer(a).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class NextToken(nn.Module):
-    """Tokens and places to a stream, blocks, and a linear layer that reads every token."""
+    """Embeddings of tokens and positions, blocks, and a linear layer that reads every token."""
 
     def __init__(self, length: int, vocabulary: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class NextToken(nn.Module):
 
 
 def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the deterministic network for up to T tokens, shape ``(T,)``, below ``num_classes``."""
+    """Return the deterministic network for up to T tokens, shape ``(T,)``, numbered below ``num_classes``."""
     return NextToken(input_shape[0], num_classes)
 
 

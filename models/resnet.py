@@ -1,9 +1,9 @@
 """ResNet-18 for small images with random gains on its channels.
 
-A basic block computes relu(x + bn(conv(relu(bn(conv(x)))))), where a 1 × 1 convolution matches x where width or size
-change. For images of 32 × 32 the stem is one 3 × 3 convolution, with no pooling. Two kinds of structures have gains:
-the channels between the convolutions of a block, and the channels of a residual stream, which all blocks of a stage
-share: θ multiplies what each layer *reads*, so that batch norm, relu and the sum stay as they are.
+A basic block computes relu(x + bn(conv(relu(bn(conv(x)))))); if width or size change, a 1 × 1 convolution matches x.
+For images of 32 × 32 the stem is one 3 × 3 convolution, with no pooling. Two kinds of structures have gains: the
+channels between the convolutions of a block, and the channels of a residual stream, which all blocks of a stage share.
+θ multiplies the *input* of each consumer, so that batch norm, relu and the sum do not change.
 
     net = NoisyNetwork(network((3, 32, 32), 10), torch.zeros(2, 3, 32, 32))
 
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 def conv(fan_in: int, width: int, size: int, stride: int) -> nn.Conv2d:
-    """Return a convolution without bias, which the batch norm after it has."""
+    """Return a convolution without bias, because the batch norm after it has one."""
     return nn.Conv2d(fan_in, width, size, stride, size // 2, bias=False)
 
 

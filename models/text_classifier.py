@@ -1,12 +1,12 @@
 """A small BERT-like classifier of texts, with random gains on its attention heads and neurons, as a Pyro program.
 
-A text is a row of T numbers of words, 0 behind its end. Words and places are embedded, and each of two blocks computes
+A text is a row of T word numbers, padded with 0. Words and positions are embedded, and each of two blocks computes
 
     x ← norm(x + proj(concat_h softmax(q_h k_hᵀ / √d) v_h)),    x ← norm(x + W₂ gelu(W₁ x)),
 
-where no word attends to what lies behind the end. The mean of the words that are left is classified. θ_h multiplies
-head h where the projection reads it, and θ_c neuron c of W₁ where W₂ does; the stream itself is normalised as a whole,
-so none of its channels can leave. Train with any ELBO and optimiser of Pyro:
+where no word attends to the padding. A linear layer classifies the mean over the words. θ_h multiplies head h at the
+input of the projection, and θ_c neuron c of W₁ at the input of W₂. Channels of the residual stream cannot be removed,
+because layer norms mix them. Train with any ELBO and optimiser of Pyro:
 
     net = NoisyNetwork(network((64,), 6), torch.ones(1, 64, dtype=torch.int64))
     svi = SVI(model, guide, Adam({"lr": 1e-3}), TraceMeanField_ELBO())
@@ -32,7 +32,7 @@ VOCABULARY, WIDTH, DEPTH, HEADS = 2000, 64, 2, 4
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each added to the stream, which is normalised after that."""
+    """Attention, then a perceptron; each is added to the stream, which is then normalised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
-        """Map a stream ``(B, T, width)`` to another; ``words`` ``(B, T)`` says where words are."""
+        """Map a stream ``(B, T, width)`` to one of the same shape; ``words`` ``(B, T)`` is False for padding."""
         q, k, v = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class TextClassifier(nn.Module):
-    """Words and places to a stream, blocks, and a linear layer that reads the mean word."""
+    """Embeddings of words and positions, blocks, and a linear layer that reads the mean over the words."""
 
     def __init__(self, length: int, num_classes: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TextClassifier(nn.Module):
 
 
 def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the deterministic network for texts of shape ``(T,)`` of words below ``VOCABULARY``."""
+    """Return the deterministic network for texts of shape ``(T,)``, words numbered below ``VOCABULARY``."""
     return TextClassifier(input_shape[0], num_classes)
 
 

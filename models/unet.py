@@ -1,8 +1,8 @@
 """A small U-Net that labels every pixel, with random gains on its channels, as a Pyro program.
 
-Two stages halve the image and double the channels, two bring it back, and each of the latter reads what the stage of
-its size has put out as well. Every stage is two 3 × 3 convolutions with batch norm and ReLU. θ_c multiplies channel c
-wherever it is read, also across the bridge between the two sides:
+Two steps down halve the image and double the channels, and two steps up reverse this. Each step up also reads the
+output of the earlier stage of the same size, a skip connection. Every stage is two 3 × 3 convolutions with batch norm
+and ReLU. θ_c multiplies channel c at the input of every consumer, also of those behind a skip connection:
 
     net = NoisyNetwork(network((1, 32, 32), 11), torch.zeros(1, 1, 32, 32))
     svi = SVI(model, guide, Adam({"lr": 1e-3}), TraceMeanField_ELBO())
@@ -39,7 +39,7 @@ def stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Down, down, up, up, with bridges between stages of one size."""
+    """Two steps down and two up, with skip connections between stages of the same size."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()

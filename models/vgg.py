@@ -2,7 +2,7 @@
 
 Thirteen 3 × 3 convolutions of 64 to 512 channels, each with batch norm and relu, with max-pooling after the second,
 fourth, seventh, tenth and last, then 512 neurons. Gain θ_lc multiplies channel c of layer l where the next layer reads
-it, behind batch norm, relu and pooling:
+it, after batch norm, relu and pooling:
 
     net = NoisyNetwork(network((3, 32, 32), 10), torch.zeros(2, 3, 32, 32))
     model = SupervisedModel(net, lambda logits: dist.Categorical(logits=logits), num_data=50_000)

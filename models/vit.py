@@ -4,9 +4,9 @@ Patches of 4 × 4 pixels are embedded, a class token and learned positions are a
 
     x ← x + proj(concat_h softmax(q_h k_hᵀ / √d) v_h),    x ← x + W₂ gelu(W₁ x),
 
-each of a layer norm of x. Query, key, value and projection are layers of their own, so that a head h, the same slice of
-all four, is one structure: θ_h multiplies the head's output where the projection reads it, and a head of gain 0 is cut
-out of all four matrices. Neurons of W₁ are structures too. The residual stream is not, for the layer norms mix it:
+each applied to a layer norm of x. Query, key, value and projection are separate layers. A head h, the same slice of all
+four, is one structure: θ_h multiplies the head's output at the input of the projection, and a head of gain 0 is removed
+from all four. Neurons of W₁ are structures too. Channels of the residual stream are not, because layer norms mix them:
 
     net = NoisyNetwork(network((3, 32, 32), 10), torch.zeros(2, 3, 32, 32))
     model = SupervisedModel(net, lambda logits: dist.Categorical(logits=logits), num_data=50_000)
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each of the normalised stream and added to it."""
+    """Attention, then a perceptron; each reads the normalised stream and is added to it."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -87,5 +87,5 @@ class VisionTransformer(nn.Module):
 def network(
     input_shape: tuple[int, ...], num_classes: int, width: int = WIDTH, depth: int = DEPTH
 ) -> nn.Module:
-    """Return the deterministic network for images of shape ``(c, H, W)``, H and W multiples of 4, of 32 a head."""
+    """Return the deterministic network for images ``(c, H, W)``, H and W multiples of 4; heads are 32 wide."""
     return VisionTransformer(input_shape, num_classes, width, depth)
