@@ -76,7 +76,7 @@ def gain_gradients(
     Args:
         model: the model; if its examples share draws of the gains, they run one at a time.
         loader: batches as for :func:`fit`.
-batches: maximum number of batches to read; all by default.
+        batches: maximum number of batches to read; all by default.
 
     Raises:
         NonFiniteLoss: a gradient is NaN or infinite.
