@@ -20,7 +20,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from bmrs_pyro.network.attention import SOFTMAX, AttentionCall, heads_of, is_attention, lively_attention
+from bmrs_pyro.network.attention import (
+    SOFTMAX,
+    AttentionCall,
+    heads_of,
+    is_attention,
+    lively_attention,
+    nowhere_flat,
+)
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
@@ -29,7 +36,7 @@ from bmrs_pyro.network.nested import leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
 from bmrs_pyro.network.untouched import tensor_outputs
 
-# activations whose gradient is 0 in places; the trace replaces them by a sigmoid
+# activations whose gradient is 0 in places; the trace replaces them by a function that is nowhere flat
 _FLAT = {
     *(functional.relu, functional.relu6, functional.hardtanh, functional.hardswish, functional.hardsigmoid),
     *(functional.threshold, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, Tensor.clamp, torch.clamp),
@@ -81,13 +88,14 @@ class _Tracer(TorchFunctionMode):
     ) -> Any:
         if func in _FLAT and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
-            return args[0].sigmoid_() if in_place else args[0].sigmoid()
+            smooth = nowhere_flat(args[0])
+            return args[0].copy_(smooth) if in_place else smooth
         if func is functional.scaled_dot_product_attention:
             out = lively_attention(*args, **(kwargs or {}))
         else:
             out = func(*args, **(kwargs or {}))
         if func in SOFTMAX and out.requires_grad:
-            return out + args[0].sigmoid()  # the softmax of a single number is always 1
+            return out + nowhere_flat(args[0])  # the softmax of a single number is always 1
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):

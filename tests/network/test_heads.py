@@ -425,3 +425,25 @@ def test_what_stays_is_named_with_its_layer(layer: nn.Module, reason: str) -> No
     left_out = dict(find_structures(Net(), torch.randn(2, 5, 3)).left_out)
     assert left_out["theta.rnn"] == reason
     assert "'rnn'" in left_out["theta.first"]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_wide_heads_of_every_layer_are_found(scaled):
+    """The product of a query and a key of 64 channels and more is so large that a sigmoid of it is flat."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(256, 256) for _ in range(4))
+
+        def forward(self, x):
+            q, k, v = (one(x).unflatten(-1, (-1, 128)).transpose(1, 2) for one in (self.q, self.k, self.v))
+            scores = q @ k.transpose(-1, -2)
+            weights = (scores / 128**0.5 if scaled else scores).softmax(-1)
+            out = functional.scaled_dot_product_attention(q, k, v) if scaled else weights @ v
+            return x + self.o(out.transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(*[Block() for _ in range(6)], nn.Linear(256, 3))
+    found = find_structures(net, torch.randn(2, 7, 256))
+    assert [family.size for family in found] == [2] * 6
