@@ -167,7 +167,7 @@ def prune(
             :class:`Cycle`, such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
 
     Raises:
-        TargetMissed: no network can fit the budgets, or none of the path does.
+        TargetMissed: no network can meet the budgets, or none of the path is fast enough.
         ValueError: a target is out of range, or the labels are not classes and no likelihood is given.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})

@@ -29,7 +29,7 @@ def choose_run(
 
     Raises:
         RunError: the run has no path, its path is not finished, or another process is using the run.
-        TargetMissed: no network of the path fits the budgets.
+        TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     if run.path_record() is None:
         raise RunError(
@@ -49,7 +49,7 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         progress: show progress bars.
 
     Raises:
-        TargetMissed: no network of the path fits the budgets.
+        TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     callbacks = [run.append_metrics] if rank() == 0 else []
     path, target = _fitted(run, hardware, progress, callbacks), run.config.target

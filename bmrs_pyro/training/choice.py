@@ -8,7 +8,8 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from bmrs_pyro.training.choosing import Target, smoothed
+from bmrs_pyro.training.choosing import Target, TargetMissed, smoothed
+from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.trainee import Refit
 
@@ -46,8 +47,10 @@ def choose(path: Path, target: Target) -> Choice:
     The second part is for the default target alone: points score lower on the path than after their refit, and small
     ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit.
 
+    If the budgets are smaller than the smallest point, its refit cuts it to them.
+
     Raises:
-        TargetMissed: no network of the path fits the budgets.
+        TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     before, least = target.least_scores(path)
     scores = smoothed(path.points, target)
@@ -55,6 +58,11 @@ def choose(path: Path, target: Target) -> Choice:
     left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
     found: list[Refit] = []
     notes: list[str] = []
+    if not left:
+        found.append(_cut(path, target))
+        if target.score_of(found[0].point.score)[0] >= least:
+            return Choice(found[0], target, True, ())
+        notes.append(_missed(found[0], least, target))
     while left and len(found) < REFITS:
         good = [point for point, score in left if score >= before > -math.inf]
         refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
@@ -72,6 +80,17 @@ def choose(path: Path, target: Target) -> Choice:
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
+
+
+def _cut(path: Path, target: Target) -> Refit:
+    """Refit the smallest point, and cut it to the budgets meanwhile."""
+    network = path.trainee.model.network
+    limits = Limits.of_target(target, network)
+    try:
+        limits.refuse_impossible(network)
+    except ValueError as error:
+        raise TargetMissed(str(error)) from None
+    return path.refit(path.points[-1], limits=limits)
 
 
 def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:

@@ -130,31 +130,24 @@ class Target:
         return None if macs is None else int(macs), None if parameters is None else int(parameters)
 
     def fitting(self, path: Path) -> list[PathPoint]:
-        """Return the points within the budgets, largest first.
+        """Return the points within the budgets, largest first; none if the budgets are smaller than the last point.
 
         Raises:
-            TargetMissed: no point is within the budgets.
+            TargetMissed: every point within the budgets takes longer than the latency.
         """
-        points, limit = (
-            [point for point in path.points if not self._over(point, path.dense)],
-            seconds(self.max_latency),
-        )
-        if points and limit is not None:
-            # networks get faster along the path
-            first = bisect_left(points, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
-            points = points[first:]
-        if not points:
+        points = [point for point in path.points if not self._over(point, path.dense)]
+        limit = seconds(self.max_latency)
+        if limit is None or not points:
+            return points
+        # networks get faster along the path
+        first = bisect_left(points, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
+        if first == len(points):
             least = path.points[-1]
-            took = (
-                ""
-                if limit is None
-                else f"; it takes {1e3 * path.latency(least, self.batch_size):.3g} ms for a batch"
-            )
             raise TargetMissed(
-                f"no network of the path fits. The smallest has {least.parameters:,} parameters, {least.macs:,} "
-                f"multiply-accumulates and {least.bytes:,} bytes{took}: allow that much, or fit a longer path"
+                f"no network of the path is fast enough. The smallest has {least.parameters:,} parameters and takes "
+                f"{1e3 * path.latency(least, self.batch_size):.3g} ms for a batch: allow that, or fit a longer path"
             )
-        return points
+        return points[first:]
 
     def _over(self, point: PathPoint, dense: PathPoint) -> bool:
         """Whether a network exceeds a budget other than the latency."""

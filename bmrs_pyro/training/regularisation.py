@@ -22,6 +22,7 @@ from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels
+from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, kl_weights, refuse_short
 from bmrs_pyro.training.path_point import PathPoint
@@ -48,7 +49,7 @@ class Path:
     trainee: Trainee
     shelf: Shelf
 
-    def refit(self, point: PathPoint, *, epochs: int | None = None) -> Refit:
+    def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> Refit:
         """Train a point further: half the epochs with pruning at its KL weight, half with rates falling to 0.
 
         On the path, structures are removed later than at a constant weight; the first half makes up for that.
@@ -57,6 +58,7 @@ class Path:
         Args:
             point: a point of the path.
             epochs: number of epochs; by default a third of the path's.
+            limits: budgets, which the last removal of the first half meets.
 
         Raises:
             ValueError: the point is not on this path, or there are fewer than 2 epochs.
@@ -67,7 +69,8 @@ class Path:
                 f"a refit takes at least 2 epochs, one with pruning and one without; got {epochs}"
             )
         self._refuse_unknown_point(point)
-        return self.trainee.refit(self.shelf.refitted(point.epoch, epochs), point, epochs)
+        limits = limits or Limits()
+        return self.trainee.refit(self.shelf.refitted(point.epoch, epochs, limits), point, epochs, limits)
 
     def network(self, point: PathPoint) -> nn.Module:
         """Return the plain network of a point before its refit, or of ``dense``, in evaluation mode.

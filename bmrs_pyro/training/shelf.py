@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
+from bmrs_pyro.training.limits import Limits
 
 ALIKE = 0.98
 """A state with more than this share of the previous state's structures replaces it."""
@@ -57,16 +58,18 @@ class Shelf:
             raise KeyError(epoch)
         return state
 
-    def refitted(self, epoch: int, epochs: int) -> Resumed:
+    def refitted(self, epoch: int, epochs: int, limits: Limits) -> Resumed:
         """Return the state store of a refit; its file is, for instance, ``refit-0007-12.safetensors``.
 
         Args:
             epoch: epoch of the state that the refit starts from.
             epochs: number of epochs of the refit.
+            limits: budgets of the refit.
         """
         file = None
         if self.directory is not None:
-            file = Checkpoint(self.directory / f"refit-{epoch:04}-{epochs}.safetensors")
+            budgets = f"-{limits.max_macs}-{limits.max_parameters}" if limits != Limits() else ""
+            file = Checkpoint(self.directory / f"refit-{epoch:04}-{epochs}{budgets}.safetensors")
         return Resumed(self[epoch], file)
 
     def _drop(self, epoch: int) -> None:

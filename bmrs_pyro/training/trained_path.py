@@ -52,7 +52,7 @@ class TrainedPath(Path):
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
         return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
 
-    def refit(self, point: PathPoint, *, epochs: int | None = None) -> NoReturn:
+    def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> NoReturn:
         """Raise ValueError: only the last point of this path is fully trained."""
         raise ValueError("the points of a trained network's path are not kept; choose another budget instead")
 

@@ -19,6 +19,7 @@ from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.fitting import fit
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
 from bmrs_pyro.training.path_point import PathPoint
@@ -124,7 +125,7 @@ class Trainee:
         keep = KeepMask({s.name: torch.ones(s.size, dtype=torch.bool) for s in model.structures})
         return self.point(model.network.state_dict(), keep, {}, score, 0, 0.0)
 
-    def refit(self, store: StateStore, point: PathPoint, epochs: int) -> Refit:
+    def refit(self, store: StateStore, point: PathPoint, epochs: int, limits: Limits) -> Refit:
         """Continue from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
         model = copy.deepcopy(self.model)
         guide = AutoTruncatedLogNormal(model)
@@ -140,6 +141,8 @@ class Trainee:
             # 1 while structures are removed, then down in equal steps
             schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
             checkpoint=store,
+            max_macs=limits.max_macs,
+            max_params=limits.max_parameters,
         )
         weights = model.network.state_dict()
         now = self.point(weights, history.keep, history.scores, _score(history), point.epoch, point.kl_weight)

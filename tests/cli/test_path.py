@@ -18,7 +18,7 @@ from bmrs_pyro.data import Batches
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.runs import RunDirectory, run_data
-from bmrs_pyro.training import Epoch, Target
+from bmrs_pyro.training import Epoch, Limits, Target
 from tests.cli.test_commands import command
 
 SOURCE = """
@@ -127,7 +127,7 @@ def test_what_cannot_be_met_says_what_can_and_keeps_the_path(copy: Path) -> None
     before = answers(copy)
     refused = command("choose", copy, "--max-params", 3)
     assert refused.returncode == 2
-    assert "no network of the path fits. The smallest has" in refused.stderr
+    assert "a budget of 3 cannot be met" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert answers(copy) == before
 
@@ -172,7 +172,7 @@ def test_an_interrupted_refit_is_taken_up(copy: Path) -> None:
     (refit,) = (copy / "path").glob("refit-*")
     whole = answers(copy)
     state = RunDirectory(copy).shelf[int(refit.stem.split("-")[1])]
-    RunDirectory(copy).shelf.refitted(len(state.epochs), 3).save(state)  # as if no epoch of it was made
+    RunDirectory(copy).shelf.refitted(len(state.epochs), 3, Limits()).save(state)  # as if no epoch of it was made
     assert command("choose", copy, "--max-params", "90%", "--quiet").returncode == 0
     assert answers(copy) == whole
 

@@ -428,15 +428,15 @@ def test_what_stays_is_named_with_its_layer(layer: nn.Module, reason: str) -> No
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_wide_heads_of_every_layer_are_found(scaled):
+def test_wide_heads_of_every_layer_are_found(scaled: bool) -> None:
     """The product of a query and a key of 64 channels and more is so large that a sigmoid of it is flat."""
 
     class Block(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.q, self.k, self.v, self.o = (nn.Linear(256, 256) for _ in range(4))
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             q, k, v = (one(x).unflatten(-1, (-1, 128)).transpose(1, 2) for one in (self.q, self.k, self.v))
             scores = q @ k.transpose(-1, -2)
             weights = (scores / 128**0.5 if scaled else scores).softmax(-1)

@@ -142,11 +142,20 @@ def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> No
     chosen = pruned.choose(max_macs="30%")
     assert chosen.met
     assert chosen.point.macs <= 0.3 * path.dense.macs
-    least = path.points[-1]
-    with pytest.raises(TargetMissed, match=f"The smallest has {least.parameters} parameters, {least.macs} "):
+    with pytest.raises(TargetMissed, match="a budget of 1 cannot be met: with 1 structures in every family"):
         pruned.choose(max_params=1)
     with pytest.raises(TargetMissed, match="ms for a batch"):
         pruned.choose(max_latency="1us", batch_size=4)
+
+
+def test_a_budget_below_the_smallest_point_is_met_by_its_refit(pruned: Pruned) -> None:
+    least = pruned.path.points[-1]
+    budget = least.parameters - 15
+    result = pruned.choose(max_params=budget)
+    assert result.choice.refit.start == least
+    assert result.point.parameters <= budget
+    assert complexity(result.network, torch.zeros(1, 5)).parameters == result.point.parameters
+    assert result.met
 
 
 def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
