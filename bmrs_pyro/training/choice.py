@@ -69,7 +69,7 @@ def choose(path: Path, target: Target) -> Choice:
         found.append(refit)
         if target.score_of(refit.point.score)[0] >= least:
             if not notes and target.loses_nothing:
-                refit = _smaller(path, refit, max(scores), target)
+                refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
         notes.append(_missed(refit, least, target))
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]

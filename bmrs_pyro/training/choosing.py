@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Target", "TargetMissed", "smoothed"]
+__all__ = ["Target", "TargetMissed", "medians_of_three", "smoothed"]
 
 import math
 import re
@@ -35,7 +35,8 @@ class Target:
     chosen (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone, the best network within them is chosen.
 
     Attributes:
-        score: Validation score that counts: accuracy (the default if there is one) or log_likelihood.
+        score: Validation score that counts: accuracy or log_likelihood. By default it is the log-likelihood without
+            any maximum, because the accuracy of few examples is coarse; with one it is the accuracy, if there is one.
         max_loss: Largest loss of score against the unpruned network: points (percent) of accuracy, or nats per
             example of log-likelihood.
         max_macs: Most multiply-accumulates for one example: a number, or a share of the unpruned network's such as 50%.
@@ -85,39 +86,39 @@ class Target:
         Raises:
             ValueError: the score is the accuracy, but the likelihood has none.
         """
-        if self.score == "log_likelihood" or (self.score is None and score.accuracy is None):
-            return score.log_likelihood, score.log_likelihood_error or 0.0
-        if score.accuracy is None:
-            raise ValueError("this likelihood has no accuracy; choose by score='log_likelihood'")
-        return score.accuracy, score.accuracy_error or 0.0
+        if self._by_accuracy(score):
+            if score.accuracy is None:
+                raise ValueError("this likelihood has no accuracy; choose by score='log_likelihood'")
+            return score.accuracy, score.accuracy_error or 0.0
+        return score.log_likelihood, score.log_likelihood_error or 0.0
+
+    def _by_accuracy(self, score: Score) -> bool:
+        if self.score is None:
+            return score.accuracy is not None and not self.loses_nothing
+        return self.score == "accuracy"
 
     def least_scores(self, path: Path) -> tuple[float, float]:
         """Return the least score of a point on the path, and the least score of a network after its refit.
 
         On the path, ``max_loss`` is subtracted from the best point's score; after the refit, from the larger of this
-        score and the unpruned network's. Without ``max_loss``, one standard error is subtracted from the best point's
-        score, and two after the refit, because the chosen point lies at the limit. With budgets alone, any score is
-        enough.
+        score and the unpruned network's. Without ``max_loss``, one standard error is subtracted in place of the loss,
+        and two after the refit, because the chosen point lies at the limit. With budgets alone, any score is enough.
         """
-        scores = smoothed(path.points, self)
+        scores, dense = smoothed(path.points, self), self.score_of(path.dense.score)[0]
         best = max(scores)
         if self.max_loss is not None:
-            percent = self.score == "accuracy" or (
-                self.score is None and path.dense.score.accuracy is not None
-            )
-            loss = self.max_loss / 100 if percent else self.max_loss
-            return best - loss, max(self.score_of(path.dense.score)[0], best) - loss
+            loss = self.max_loss / 100 if self._by_accuracy(path.dense.score) else self.max_loss
+            return best - loss, max(dense, best) - loss
         if not self.loses_nothing:
             return -math.inf, -math.inf
         error = self.score_of(path.points[scores.index(best)].score)[1]
-        return best - error, best - 2 * error
+        return best - error, max(dense, best) - 2 * error
 
     def least_of(self, dense: PathPoint) -> float:
         """Return the least score of a network made from a trained one, relative to the dense network's score."""
         score, error = self.score_of(dense.score)
         if self.max_loss is not None:
-            percent = self.score != "log_likelihood" and dense.score.accuracy is not None
-            return score - (self.max_loss / 100 if percent else self.max_loss)
+            return score - (self.max_loss / 100 if self._by_accuracy(dense.score) else self.max_loss)
         return -math.inf if any(self.budgets(dense)) else score - error
 
     def budgets(self, dense: PathPoint | Complexity) -> tuple[int | None, int | None]:
@@ -160,7 +161,11 @@ class Target:
 
 def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
     """Return the points' scores as medians of three neighbours, because single scores at constant rates are noisy."""
-    values = [target.score_of(point.score)[0] for point in points]
+    return medians_of_three([target.score_of(point.score)[0] for point in points])
+
+
+def medians_of_three(values: Sequence[float]) -> list[float]:
+    """Return the median of each value and its neighbours."""
     return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
 
 

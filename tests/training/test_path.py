@@ -192,7 +192,9 @@ def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
     pruned: Pruned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = pruned.path.points
-    path = replace(pruned.path, points=tuple(replace(points[0], parameters=n) for n in (100, 80, 70, 50, 30)))
+    dense = replace(pruned.path.dense, score=Score(None, -0.92, None, None, 0.1))
+    smaller = tuple(replace(points[0], parameters=n) for n in (100, 80, 70, 50, 30))
+    path = replace(pruned.path, dense=dense, points=smaller)
     scores = {100: -1.0, 80: -0.9, 50: -0.95, 30: -1.05}  # with a standard error of 0.1
     refit, tried = pruned.path.refit(points[-1], epochs=2), []
 
@@ -214,15 +216,18 @@ def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
 
 def test_the_default_is_the_smallest_within_one_standard_error() -> None:
     def point(epoch: int, accuracy: float) -> PathPoint:
-        score = Score(accuracy, -1.0, None, 0.01, 0.1)
+        score = Score(accuracy, -1.0 + accuracy, None, 0.01, 0.02)
         return PathPoint(epoch, 0.1, {"a": 10 - epoch}, 100 - epoch, 100, 400, 0.0, score)
 
     points = tuple(point(epoch, value) for epoch, value in enumerate((0.90, 0.95, 0.95, 0.944, 0.92, 0.92)))
     path = Path(point(0, 0.99), points, None, None, None)  # type: ignore[arg-type]
-    assert Target().least_scores(path) == pytest.approx((0.94, 0.93))
-    # max_loss is in points; refits are to come close to the unpruned network
+    # refits are to come close to the unpruned network
+    assert Target(score="accuracy").least_scores(path) == pytest.approx((0.94, 0.97))
+    # by default the log-likelihood counts, because the accuracy of few examples is coarse
+    assert Target().least_scores(path) == pytest.approx((-0.07, -0.05))
+    # max_loss is in points of accuracy
     assert Target(max_loss=1).least_scores(path) == pytest.approx((0.94, 0.98))
-    assert Target(score="log_likelihood", max_loss=1).least_scores(path) == pytest.approx((-2.0, -2.0))
+    assert Target(score="log_likelihood", max_loss=1).least_scores(path) == pytest.approx((-1.05, -1.01))
     assert Target(max_macs=50).least_scores(path) == (-math.inf, -math.inf)
 
 
