@@ -21,6 +21,7 @@ from .history import History as History
 from .joint_reduction import JointReduction as JointReduction
 from .labels import refuse_labels as refuse_labels
 from .limits import Limits as Limits
+from .loop import StopTraining as StopTraining
 from .optimiser import JointOptim as JointOptim
 from .pace import NothingLeft as NothingLeft
 from .pace import Pace as Pace

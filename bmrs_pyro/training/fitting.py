@@ -72,7 +72,8 @@ def fit(
         validation: batches on which the best epoch is chosen.
         optim: optimiser; by default fused Adam at the recipe's rates.
         progress: show a progress bar; a text is its title.
-        callbacks: called with every epoch's record, in every process.
+        callbacks: called with every epoch's record, in every process. If one raises :class:`StopTraining`, the epoch is
+            the last one.
         checkpoint: saves the state after every epoch; an existing state is continued.
         **options: fields of :class:`Recipe` and :class:`Hardware` to change, such as ``epochs=30``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Batches", "Loop"]
+__all__ = ["Batches", "Loop", "StopTraining"]
 
 import math
 import time
@@ -39,6 +39,10 @@ from bmrs_pyro.training.shuffling import set_epoch
 Batches = Iterable[Any]
 R = TypeVar("R", bound=Record)
 _BEST, _OPTIM = "best/", "optim/"
+
+
+class StopTraining(Exception):
+    """Raised by a callback in all processes: the epoch that was just made is the last one."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Loop(ABC, Generic[R]):
             loader: the batches.
             seed: seeds every epoch from (seed, epoch); None uses the generators' present state.
             progress: show a progress bar; a text is its title.
-            callbacks: called with every epoch's record.
+            callbacks: called with every epoch's record; the run ends after an epoch in which one raises StopTraining.
             checkpoint: saves the state after every epoch.
             store: context with the parameter store of Pyro to use; by default a store for this model alone.
         """
@@ -133,10 +137,16 @@ class Loop(ABC, Generic[R]):
                 if seed is not None:
                     self.seed((seed * 1_000_003 + number) % 2**32)
                 record = epoch(number, bar)
+                stop = False
                 for callback in callbacks:
-                    callback(record)
+                    try:
+                        callback(record)
+                    except StopTraining:
+                        stop = True
                 if checkpoint is not None and rank() == 0:
                     checkpoint.save(self.state())
+                if stop:
+                    break
             self.finish(loader)
 
     def steps(self, epoch: int, loader: Batches, bar: EpochBar) -> Steps:

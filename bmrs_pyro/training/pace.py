@@ -7,6 +7,7 @@ __all__ = [
     "Pace",
     "Passes",
     "SlowPosteriors",
+    "has_ended",
     "kl_weights",
     "refuse_short",
     "warn_of_nothing_left",
@@ -24,6 +25,8 @@ from typing import Any
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.training.choosing import medians_of_three
+from bmrs_pyro.training.history import Epoch
 from bmrs_pyro.training.shuffling import set_epoch
 
 TRAVEL = 10.0
@@ -34,6 +37,9 @@ FALL = 12.0
 
 GROWTH = math.exp(0.5)
 """Largest factor by which the KL weight grows from one epoch to the next."""
+
+LONGEST = 2
+"""A path is at most this many times as long as planned."""
 
 
 class SlowPosteriors(UserWarning):
@@ -123,6 +129,24 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
         fall = math.log(before / after) if after > 0 else wanted
         weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
     return weights
+
+
+def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
+    """Whether a path can stop: it is as long as planned, and smaller networks have begun to score less.
+
+    The score is the validation log-likelihood, as a median of three epochs. It has begun to fall if it is more than a
+    standard error below its best value. After twice the planned epochs the path stops in any case.
+
+    Args:
+        records: the epochs so far.
+        epochs: the planned epochs.
+    """
+    if not epochs <= len(records) < LONGEST * epochs:
+        return len(records) > epochs
+    scores = [-math.inf if record.log_likelihood is None else record.log_likelihood for record in records]
+    medians = medians_of_three(scores)
+    error = records[medians.index(max(medians))].log_likelihood_error or 0.0
+    return not medians[-1] >= max(medians) - error
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:

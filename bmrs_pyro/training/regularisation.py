@@ -23,8 +23,8 @@ from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.pace import Pace, kl_weights, refuse_short
+from bmrs_pyro.training.loop import Batches, StopTraining
+from bmrs_pyro.training.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import Recipe
 from bmrs_pyro.training.shelf import Shelf
@@ -118,11 +118,12 @@ def fit_path(
 ) -> Path:
     """Train with a growing KL weight, so that structures are removed, and keep the networks of all sizes.
 
-    First the unpruned network is trained, as a reference. Then the KL weight starts so small that nothing is removed,
-    and grows whenever the KL of all gains falls too slowly (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network
-    starts from the weights of the one before it, as in a regularisation path of glmnet (Friedman, Hastie, Tibshirani
-    2010), and epochs get cheaper along the path. Learning rates are constant along the path; :meth:`Path.refit`
-    finishes the training of a point.
+    First the unpruned network is trained, as a reference. Then the KL weight starts so small that almost nothing is
+    removed (:meth:`Trainee.start`), and grows whenever the KL of all gains falls too slowly
+    (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network starts from the weights of the one before it, as in a
+    regularisation path of glmnet (Friedman, Hastie, Tibshirani 2010), and epochs get cheaper along the path. If
+    smaller networks still score as well at the end, the path goes on, up to twice its epochs. Learning rates are
+    constant along the path; :meth:`Path.refit` finishes the training of a point.
 
     Args:
         model: the model; its network becomes the smallest of the path. The kind of its KL weight is kept, its factor
@@ -131,7 +132,7 @@ def fit_path(
         loader: training batches of one pass; small data sets get several passes in an epoch.
         validation: batches on which every network is scored.
         criterion: criterion by which structures are removed, or its name.
-        epochs: epochs of the path.
+        epochs: planned epochs of the path.
         dense_epochs: epochs without pruning before the path; 0 for a trained network.
         directory: folder of the points' files; an interrupted path in it is continued, a finished one is loaded.
             None keeps the points in memory.
@@ -163,26 +164,31 @@ def fit_path(
     trainee.model.load_state_dict(model.state_dict())
     shelf = Shelf(folder)
     start, known = trainee.start(), shelf.load()
-    kls = [] if known is None else [record.kl for record in known.epochs]
-    trainee.press_(model, kl_weights(kls, start, epochs)[-1])
+    records = [] if known is None else [*known.epochs]
+
+    def weights() -> list[float]:
+        return kl_weights([record.kl for record in records], start, epochs)
 
     def press(record: Epoch) -> None:
-        kls.append(record.kl)
-        trainee.press_(model, kl_weights(kls, start, epochs)[-1])
+        records.append(record)
+        trainee.press_(model, weights()[-1])
+        if has_ended(records, epochs):
+            raise StopTraining
+
+    trainee.press_(model, weights()[-1])
 
     history = trainee.train(
         model,
         guide,
         stage="path",
-        epochs=epochs,
+        epochs=len(records) if has_ended(records, epochs) else LONGEST * epochs,
         fine_tune_epochs=0,
         schedule=lambda progress: 1.0,
         callbacks=(*options.get("callbacks", ()), press),
         checkpoint=shelf,
     )
-    weights = kl_weights(kls, start, epochs)
     all_gather_int(0)  # the first process has written the last point
-    return Path(dense, _points(trainee, shelf, weights), history, trainee, shelf)
+    return Path(dense, _points(trainee, shelf, weights()), history, trainee, shelf)
 
 
 def _points(trainee: Trainee, shelf: Shelf, weights: list[float]) -> tuple[PathPoint, ...]:

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bmrs_pyro.distributed import broadcast_
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, cost_model
+from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.fitting import fit
@@ -24,10 +27,17 @@ from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.removal import remove_structures_
+from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.validation import Score, validate
 
 START = 0.01
-"""First KL weight, nats per example for a nat of mean KL; at three times this, structures begin to be removed."""
+"""Least first KL weight, nats per example for a nat of mean KL."""
+
+INFORMED = 0.25
+"""Share of the gains whose Laplace posteriors have a variance above 1 at ten times the first KL weight."""
+
+BATCHES = 8
+"""Number of training batches that the information is computed from."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,21 @@ class Trainee:
     options: Mapping[str, Any]
 
     def start(self) -> float:
-        """Return the first factor of the KL weight, whatever its kind."""
+        """Return the first factor of the KL weight.
+
+        With KL weight λ_c, Laplace's posterior of log θ_c has the variance λ_c/I_c, where I_c is the Fisher information
+        of the N examples. The first weight is a tenth of the one at which this exceeds 1 for a quarter of the gains:
+        smaller weights would remove nothing. The sum of all λ_c is at least 0.01 nats per example.
+        """
         sizes = {family.name: family.size for family in self.model.structures}
-        per_nat = sum(scale * sizes[name] for name, scale in self._scales(1.0).items()) / self.model.num_data
-        return START / per_nat
+        scales = torch.cat([torch.full((sizes[name],), scale) for name, scale in self._scales(1.0).items()])
+        set_epoch(self.loader, 0)
+        with generators_kept():
+            seed_generators(self.options.get("seed") or 0)
+            information = Curvature.of(self.model, self.loader, BATCHES).information.cpu()
+        informed = torch.quantile(information.double() / scales, INFORMED)
+        broadcast_([informed])  # every process has read other examples
+        return max(START * self.model.num_data / float(scales.sum()), informed.item() / 10)
 
     def press_(self, model: SupervisedModel, weight: float) -> None:
         """Set the factor of a model's KL weight; families are weighted by their size before the path."""

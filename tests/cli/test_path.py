@@ -172,7 +172,9 @@ def test_an_interrupted_refit_is_taken_up(copy: Path) -> None:
     (refit,) = (copy / "path").glob("refit-*")
     whole = answers(copy)
     state = RunDirectory(copy).shelf[int(refit.stem.split("-")[1])]
-    RunDirectory(copy).shelf.refitted(len(state.epochs), 3, Limits()).save(state)  # as if no epoch of it was made
+    RunDirectory(copy).shelf.refitted(len(state.epochs), 3, Limits()).save(
+        state
+    )  # as if no epoch of it was made
     assert command("choose", copy, "--max-params", "90%", "--quiet").returncode == 0
     assert answers(copy) == whole
 
