@@ -67,11 +67,13 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
         path: the path.
         chosen: the chosen point, after its refit.
     """
-    title = "accuracy" if path.dense.score.accuracy is not None else "log-likelihood"
+    accurate = path.dense.score.accuracy is not None
+    title = "accuracy" if accurate else "log-likelihood"
     header = [
         "cut" if path.of_cuts else "epoch",
         "parameters",
-        title,
+        *(["accuracy"] if accurate else []),
+        "log-likelihood",
         "MACs",
         "structures",
         "KL weight",
@@ -94,15 +96,16 @@ def choice_in_words(path: PathRecord) -> list[str]:
     """Return sentences about the target, whether the chosen network meets it, and the networks that missed it."""
     if path.target is None:
         return []
+    target = path.target
     asked = [
         f"{name} {value}"
-        for name, value in vars(path.target).items()
-        if value is not None and (name != "batch_size" or path.target.max_latency is not None)
+        for name, value in vars(target).items()
+        if value is not None and (name != "batch_size" or target.max_latency is not None)
     ]
-    default = "the smallest network within one standard error of the best"
-    words = [
-        f"Asked for: {', '.join(asked) or default}.{'' if path.met else ' No network that was refitted meets it.'}"
-    ]
+    if target.loses_nothing:
+        score = (target.score or "log_likelihood").replace("_", "-")
+        asked = [f"the smallest network whose {score} is within one standard error of the best"]
+    words = [f"Asked for: {', '.join(asked)}.{'' if path.met else ' No network that was refitted meets it.'}"]
     return [*words, *(f"Tried before: {note}." for note in path.notes)]
 
 
@@ -113,6 +116,7 @@ def _row(point: PathPoint, name: str) -> tuple[str, ...]:
         name,
         f"{point.parameters:,}",
         told(point.score),
+        *([] if point.score.accuracy is None else [told(point.score._replace(accuracy=None))]),
         macs,
         structures,
         f"{point.kl_weight:.3g}",
