@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence
 
 from bmrs_pyro.network.structures import Member, StructureFamily
+from bmrs_pyro.network.untouched import forget_
 
 _RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompute through hooks
 
@@ -258,6 +259,7 @@ class Gates(nn.ModuleList):
                     weight = cast(Tensor, getattr(net.get_submodule(gate.consumer), name))
                     # not in place: the values may be shared with another network
                     weight.data = weight.data * _along(gain.to(weight), weight, dim)
+        forget_(net)
 
     @staticmethod
     def refuse_gated(net: nn.Module) -> None:
