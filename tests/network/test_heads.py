@@ -473,16 +473,17 @@ class Tabled(nn.Module):
         return x + self.write(y.transpose(1, 2).flatten(2))
 
 
-def test_tables_that_layers_compute_and_keep_are_computed_again():
+def test_tables_that_layers_compute_and_keep_are_computed_again() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(Tabled(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    tabled = Tabled()
+    net = nn.Sequential(tabled, nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     x = torch.randn(3, 5, 10)
     net(x)  # from now on its bias is kept
     network = NoisyNetwork(net, x)
     assert sizes(network.structures) == {"0.read": 4, "1": 8}
     for seed in range(3):
         assert removal_error(network, x, seed=seed) < 1e-5
-    assert set(net[0].kept) == {"bias"}  # the network itself still has it
+    assert set(tabled.kept) == {"bias"}  # the network itself still has it
     keep = {"theta.0.read": torch.tensor([True, False, True, False])}
     expected = network(x, {name: mask.float() for name, mask in keep.items()})
     network.remove_(keep)
