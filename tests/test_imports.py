@@ -34,7 +34,7 @@ ROOMS = {
     "pruning": {
         *("distributions", "files", "network", "inference", "training", "runs", "reporting"),
     },
-    "export": {"files", "runs"},
+    "export": {"files", "network", "runs"},
     "experiments": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
         *("weights", "metrics", "runs", "reporting", "pruning"),

@@ -41,9 +41,10 @@ heads are found where attention is computed. Queries that share keys and values 
   mean over all channels of the stream, so none can be removed exactly; heads and inner neurons can;
 - *error*: as above, the largest for two batch sizes and lengths other than those used to find the structures.
 
-A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. Besides the stream,
-these stay: experts fused in one tensor; attention with a single head; and T5's cross-attention heads, because a tensor
-of zeros with the first such layer's number of heads is passed to all others.
+A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. An inner neuron of
+experts that are fused in one tensor is removed from all experts, which are then computed one by one. Besides the
+stream, these stay: attention with a single head; and T5's cross-attention heads, because a tensor of zeros with the
+first such layer's number of heads is passed to all others.
 
 """
 

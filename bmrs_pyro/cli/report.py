@@ -59,8 +59,13 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
     accuracy, path = run.validation_accuracy(), run.path_record()
+    chosen = path.chosen if path is not None else None
+    if chosen is not None and chosen.size != decision.keep.kept:  # pruned again after the choice
+        chosen = None
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
+    elif chosen is not None and chosen.score.rmse is not None:
+        output.show(f"validation RMSE of the small network: {chosen.score.rmse:.4g}")
     elif (epochs := run.metrics()) and epochs[-1].rmse is not None:
         output.show(f"validation RMSE after the last epoch: {epochs[-1].rmse:.4g}")
     if path is not None:
@@ -93,6 +98,8 @@ def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     lines = []
     if whole.score.accuracy is not None:
         lines.append(f"validation accuracy of the dense network: {whole.score.accuracy:.2%}")
+    elif whole.score.rmse is not None:
+        lines.append(f"validation RMSE of the dense network: {whole.score.rmse:.4g}")
     return [
         *lines,
         *reporting.choice_in_words(path),

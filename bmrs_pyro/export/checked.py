@@ -6,16 +6,23 @@ __all__ = ["Export", "export_run"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.export.formats import ExportError, Format
 from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, save_onnx
+from bmrs_pyro.export.plain_values import named_tensors
 from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
 from bmrs_pyro.files import WriteError, refuse_unwritable
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.random_inputs import RandomInputs
+from bmrs_pyro.network.untouched import runs
 from bmrs_pyro.runs import RunDirectory, load, save_portable
 
 TOLERANCE = 1e-4
@@ -61,7 +68,7 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
         refuse_without_onnx()
     refuse_unwritable(path)
     net = run.small()
-    inputs = _inputs(run)
+    inputs = _inputs(net, run.example())
     # in a temporary folder: an ONNX file of more than 1.5 GB refers to a second file beside it by name
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder, path.name)
@@ -90,25 +97,39 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
     return Export(path, path.stat().st_size, error)
 
 
-def _inputs(run: RunDirectory) -> list[Tensor]:
-    """Return batches of random inputs; tokens are drawn from those up to the largest of the run's example."""
-    random, example = torch.Generator().manual_seed(0), run.example()
-    if not isinstance(example, Tensor):
-        raise ExportError(f"the network reads {', '.join(example)}, and only those of one input are exported")
-    shapes = [(size, *example.shape[1:]) for size in _BATCHES]
-    if example.is_floating_point():
-        return [torch.randn(shape, generator=random) for shape in shapes]
-    return [torch.randint(int(example.max()) + 1, shape, generator=random) for shape in shapes]
+def _inputs(net: nn.Module, example: Any) -> list[Any]:
+    """Return batches of random inputs like an example, with padding in its masks."""
+    random = torch.Generator().manual_seed(0)
+    batches = []
+    for size in _BATCHES:
+        call = Call.of(net, map_leaves(partial(_repeated, size), example))
+        drawn = RandomInputs(call, lambda one: runs(net, one)).draw(0, random).map(_padded)
+        batches.append((*drawn.args, drawn.kwargs) if drawn.kwargs else drawn.args)
+    return batches
 
 
-def _read(kind: Format, path: Path, run: RunDirectory) -> Callable[[Tensor], Tensor]:
+def _repeated(size: int, x: Tensor) -> Tensor:
+    return x.expand(size, *x.shape[1:]).clone()
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Mask the last position of every other example, where everything is unmasked."""
+    if x.dim() > 1 and not x.is_floating_point() and bool((x == 1).all()):
+        x[1::2, ..., -1] = 0
+    return x
+
+
+def _read(kind: Format, path: Path, run: RunDirectory) -> Callable[..., Any]:
     if kind is Format.SAFETENSORS:
         return load(path, run.dense())
     return load_pt2(path) if kind is Format.PT2 else load_onnx(path)
 
 
 @torch.no_grad()
-def _difference(net: nn.Module, other: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> float:
-    pairs = [(net(x), other(x)) for x in inputs]
-    errors = torch.stack([(one - two).abs().max() / one.abs().max() for one, two in pairs])
-    return float(errors.max())  # NaN if one error is NaN, unlike Python's max
+def _difference(net: nn.Module, other: Callable[..., Any], inputs: list[Any]) -> float:
+    errors = []
+    for x in inputs:
+        call = Call.of(net, x)
+        one, two = (dict(named_tensors(call.fresh(predict))) for predict in (net, other))
+        errors += [(one[name] - two[name]).abs().max() / one[name].abs().max() for name in one]
+    return float(torch.stack(errors).max())  # NaN if one error is NaN, unlike Python's max

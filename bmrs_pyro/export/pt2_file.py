@@ -4,34 +4,56 @@ from __future__ import annotations
 
 __all__ = ["captured", "load_pt2", "save_pt2"]
 
+import inspect
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from bmrs_pyro.export.plain_values import plain_outputs
+from bmrs_pyro.network.inputs import Call, batch_size
+from bmrs_pyro.network.nested import map_leaves
 
-def captured(net: nn.Module, x: Tensor) -> ExportedProgram:
+
+def captured(net: nn.Module, x: Any) -> ExportedProgram:
     """Capture a network's graph in evaluation mode, for batches of any size.
 
     Args:
         net: the network; put into evaluation mode.
-        x: a batch of at least two examples.
+        x: a batch of at least two examples: a tensor, a tuple of several inputs, or a dict of inputs by name.
     """
-    batch = {0: Dim("batch", min=1)}
-    with torch.no_grad():
-        return torch.export.export(net.eval(), (x,), dynamic_shapes=(batch,))
+    call, size, batch = Call.of(net, x), batch_size(x), Dim("batch", min=1)
+
+    def dynamic(leaf: Any) -> dict[int, Dim] | None:
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.shape[:1] == (size,) else None
+
+    given = inspect.signature(net.forward).bind(*call.args, **call.kwargs).arguments
+    shapes = map_leaves(dynamic, dict(given))
+    hook = net.register_forward_hook(lambda _module, _inputs, outputs: plain_outputs(outputs))
+    try:
+        with torch.no_grad():
+            return torch.export.export(net.eval(), call.args, call.kwargs, dynamic_shapes=shapes)
+    finally:
+        hook.remove()
 
 
-def save_pt2(net: nn.Module, x: Tensor, path: Path) -> None:
-    """Write a network's graph and weights, captured with a batch ``x`` of at least two examples."""
+def save_pt2(net: nn.Module, x: Any, path: Path) -> None:
+    """Write a network's graph and weights; if the network puts out a dataclass, the graph puts out a dict.
+
+    Args:
+        net: the network; put into evaluation mode.
+        x: a batch of at least two examples: a tensor, a tuple of several inputs, or a dict of inputs by name.
+        path: the file.
+    """
     content = BytesIO()  # torch's own writer would crash the process on a full disk
     torch.export.save(captured(net, x), content)
     path.write_bytes(content.getbuffer())
 
 
-def load_pt2(path: Path) -> Callable[[Tensor], Tensor]:
+def load_pt2(path: Path) -> Callable[..., Any]:
     """Load a network from a file that :func:`save_pt2` wrote; running it does not need this package."""
     return torch.export.load(path).module()

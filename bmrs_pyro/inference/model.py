@@ -76,7 +76,7 @@ class SupervisedModel(nn.Module):
             reads fewer than 4 numbers per gain and example, as an MLP does, because draws per example would cost as
             much as the network; else ``"example"``. The first batch decides this. It also shows whether every example
             keeps its row of the batch wherever a gain is multiplied; if not, draws become ``"batch"``, with a warning.
-            With recurrent layers draws are always ``"batch"``, because gains multiply the recurrent weights.
+            With recurrent layers or fused experts draws are always ``"batch"``, because gains multiply weights.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's matrix products and convolutions in bfloat16; weights, outputs and gains
             keep their precision.

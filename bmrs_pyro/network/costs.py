@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.noisy import NoisyNetwork
@@ -225,8 +226,11 @@ def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
 
 def _multiplied(layer: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a layer that multiply what it reads, by name."""
+    tensors = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, nn.RNNBase):
-        return {name: weight for name, weight in layer.named_parameters(recurse=False) if weight.dim() > 1}
+        return {name: weight for name, weight in tensors.items() if weight.dim() > 1}
+    if any(True for _ in expert_sides(layer)):
+        return {name: weight for name, weight in tensors.items() if weight.dim() > 2}
     weight = getattr(layer, "weight", None)
     return {"weight": weight} if isinstance(weight, Tensor) else {}
 
@@ -236,10 +240,11 @@ def _step_by_step(x: torch.Size, *weights: torch.Size) -> int:
     return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) > 1)
 
 
-# recurrent layers as a whole, where torch has them as one operation
-_RECURRENT = {
+# recurrent layers as a whole, where torch has them as one operation, and fused experts, of which each row has one
+_WHOLE_LAYERS = {
     torch.ops.aten.mkldnn_rnn_layer: lambda x, w_x, w_h, *_, **__: _step_by_step(x, w_x, w_h),
     torch.ops.aten._cudnn_rnn: lambda x, weights, *_, **__: _step_by_step(x, *weights),
+    torch.ops.aten._grouped_mm: lambda x, weights, *_, **__: 2 * math.prod(x) * weights[-1],
 }
 
 
@@ -254,7 +259,7 @@ def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, 
     like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
     if like is not None:  # the network may have moved since it was given its inputs
         call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
-    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
+    counter = FlopCounterMode(display=False, custom_mapping=_WHOLE_LAYERS)
     fused = torch.backends.mha.get_fastpath_enabled()
     with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
         try:

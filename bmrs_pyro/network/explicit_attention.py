@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bmrs_pyro.network.experts import compute_one_by_one_
+
 
 class ExplicitAttention(nn.Module):
     """The computation of ``nn.MultiheadAttention`` by four linear layers.
@@ -114,7 +116,8 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
 
     Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced. An
     ``nn.TransformerEncoder`` that contains one of the layers no longer makes nested tensors of padded sequences,
-    because only torch's fused layers read these. Its outputs at padding are then the same in both modes.
+    because only torch's fused layers read these. Its outputs at padding are then the same in both modes. Experts that
+    are fused in one tensor are computed one by one, because the fused computation needs widths that are multiples of 4.
 
     Args:
         net: the network.
@@ -128,6 +131,8 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
             inside = f"{name}." if name else ""
             if layers is None or any(layer.startswith(inside) for layer in layers):
                 module.use_nested_tensor = False
+        if layers is None or name in layers:
+            compute_one_by_one_(module)
         wanted = name and (owners is None or name in owners)
         if wanted and type(module) is nn.MultiheadAttention and _plain(module):
             made[module] = made.get(module) or ExplicitAttention(module)

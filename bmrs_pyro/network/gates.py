@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence
 
+from bmrs_pyro.network.recomputed import Recomputed
 from bmrs_pyro.network.structures import Member, StructureFamily
+from bmrs_pyro.network.untouched import forget_
 
 _RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompute through hooks
 
@@ -41,7 +42,7 @@ class Gate(nn.Module):
         self.gain: Tensor | None = None
         self.examples: int | None = None  # of the batch, where several share each row of gains
         self.multiplied = False  # whether the last forward pass had gains
-        self.saving: _Recomputed | None = None
+        self.saving: Recomputed | None = None
         total = sum(family.size for family, _ in parts)
         index, start = torch.full((first.size,), total), 0
         for family, member in parts:
@@ -103,7 +104,7 @@ class Gate(nn.Module):
         tracked = gain.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if tracked and y.nbytes >= _RECOMPUTED_BYTES:
             # x is kept for the gain's gradient anyway; a compiler decides by itself what to keep
-            self.saving = _Recomputed(y, x, gain)
+            self.saving = Recomputed(y, x, gain)
             self.saving.__enter__()
         return (y if self.examples is None or y.dim() == args[0].dim() else y.flatten(0, 1), *rest)
 
@@ -125,13 +126,13 @@ class Gate(nn.Module):
             self.saving = None
 
 
-class RecurrentGate(Gate):
-    """Multiplies the weights by which a recurrent layer reads its own hidden units, as long as it is called.
+class WeightGate(Gate):
+    """Multiplies the weights by which a recurrent layer, or a layer of experts, reads its own units during a call.
 
     W (θ ⊙ h) = (W diag θ) h, inside of the layer, where nothing but its weights can be reached.
     """
 
-    replaced: tuple[nn.RNNBase, dict[int, Tensor]] | None = None
+    replaced: tuple[nn.Module, dict[int, Tensor]] | None = None
     """During a call the layer, and its own weights by the identity of those in their place."""
 
     def scale(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -142,24 +143,31 @@ class RecurrentGate(Gate):
             return
         if gain.dim() == 2:
             raise ValueError(
-                f"the recurrent layer {self.consumer!r} reads its hidden units with one gain each for a whole batch; "
+                f"the layer {self.consumer!r} reads its own units with one gain each for a whole batch; "
                 "give gains of shape (C,), not (batch, C), as a SupervisedModel with draws='batch' does"
             )
-        assert isinstance(layer, nn.RNNBase)
         own = dict(layer.named_parameters(recurse=False))
         scaled = {
             id(own[name]): own[name] * _along(gain.to(own[name]), own[name], dim)
             for name, dim in self.weights
         }
         self.replaced = layer, {id(scaled[id(own[name])]): own[name] for name, _ in self.weights}
-        layer._flat_weights = [scaled.get(id(weight), weight) for weight in layer._flat_weights]
+        _exchange_(layer, scaled)
 
     def close(self, *_: object) -> None:
         """Give the layer its weights back."""
         if self.replaced is not None:
-            layer, own = self.replaced
-            layer._flat_weights = [own.get(id(weight), weight) for weight in layer._flat_weights]
+            _exchange_(*self.replaced)
             self.replaced = None
+
+
+def _exchange_(layer: nn.Module, others: Mapping[int, Tensor]) -> None:
+    """Let a layer compute with others in the place of some of its weights."""
+    if isinstance(layer, nn.RNNBase):
+        layer._flat_weights = [others.get(id(weight), weight) for weight in layer._flat_weights]
+    else:
+        parameters = cast(dict[str, Any], layer._parameters)
+        parameters |= {name: others.get(id(weight), weight) for name, weight in parameters.items()}
 
 
 def _along(gain: Tensor, weight: Tensor, dim: int) -> Tensor:
@@ -167,36 +175,6 @@ def _along(gain: Tensor, weight: Tensor, dim: int) -> Tensor:
     shape = [1] * weight.dim()
     shape[dim] = -1
     return gain.reshape(shape)
-
-
-_Layout = tuple[torch.Size, tuple[int, ...], int]  # shape, strides, offset
-
-
-class _Recomputed(saved_tensors_hooks):
-    """Within the context, a layer saves x and the gain for its backward pass instead of y = x · gain."""
-
-    def __init__(self, y: Tensor, x: Tensor, gain: Tensor) -> None:
-        self.y = y  # kept alive, so that no other tensor gets its address within the context
-        product, unchanged = y.untyped_storage().data_ptr(), y._version
-        x, gain = x.detach(), gain.detach()
-
-        def pack(saved: Tensor) -> tuple[Tensor, int] | _Layout:
-            if saved.untyped_storage().data_ptr() != product or saved._version != unchanged:
-                return saved, saved._version
-            return saved.shape, saved.stride(), int(saved.storage_offset())
-
-        def unpack(packed: tuple[Tensor, int] | _Layout) -> Tensor:
-            if len(packed) == 3:
-                return (x * gain).as_strided(*packed)
-            saved, version = packed
-            if saved._version != version:  # torch checks this only without hooks
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(saved.shape)} that the backward pass needs was modified by an inplace "
-                    "operation after the forward pass; change weights after backward()"
-                )
-            return saved
-
-        super().__init__(pack, unpack)
 
 
 class Gates(nn.ModuleList):
@@ -258,6 +236,7 @@ class Gates(nn.ModuleList):
                     weight = cast(Tensor, getattr(net.get_submodule(gate.consumer), name))
                     # not in place: the values may be shared with another network
                     weight.data = weight.data * _along(gain.to(weight), weight, dim)
+        forget_(net)
 
     @staticmethod
     def refuse_gated(net: nn.Module) -> None:
@@ -274,7 +253,7 @@ class Gates(nn.ModuleList):
 
 
 def _gate(consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> Gate:
-    return (RecurrentGate if parts[0][1].role == "recur" else Gate)(consumer, parts)
+    return (WeightGate if parts[0][1].role == "recur" else Gate)(consumer, parts)
 
 
 def _consumer(modules: Mapping[str, nn.Module], member: Member) -> nn.Module:

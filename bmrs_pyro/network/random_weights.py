@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from bmrs_pyro.network.untouched import forget_
+
 Recipe = Literal["lively", "own", "given"]
 
 
@@ -39,6 +41,7 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
                 tensor.data = _fresh(name, tensor.data.to(dtype), recipe, random)
             else:
                 tensor.data = tensor.data.to(dtype)
+    forget_(net)
 
 
 @contextmanager

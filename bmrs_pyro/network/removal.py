@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from bmrs_pyro.network.structures import Member, StructureFamily
+from bmrs_pyro.network.untouched import forget_
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def remove_(
         for attribute in attributes:
             setattr(net.get_submodule(module), attribute, int(stays.sum()))
     cuts = _cut_(net, kept)
+    forget_(net)
     left = [
         replace(
             family,

@@ -18,6 +18,8 @@ _KINDS = {
     "hidden_size": "units",
     "out_channels": "channels",
     "out_features": "neurons",
+    "intermediate_dim": "neurons",
+    "intermediate_size": "neurons",
     "embedding_dim": "features",
 }
 
@@ -34,7 +36,7 @@ class Member:
         module: name of the layer, or of the owner of a bare parameter.
         role: ``"produce"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
             convolution, …), ``"consume"`` mixes them: the gains multiply the inputs of the consumers, and ``"recur"``
-            does so within a recurrent layer: the gains multiply its weights.
+            does so within a recurrent layer or fused experts: the gains multiply their weights.
         size: number of channels of this side, of all families together.
         positions: ``(n,)`` channels, ascending.
         structures: ``(n,)`` structures they belong to, from 0 to C − 1.

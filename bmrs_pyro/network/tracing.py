@@ -28,6 +28,7 @@ from bmrs_pyro.network.attention import (
     lively_attention,
     nowhere_flat,
 )
+from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
@@ -132,6 +133,7 @@ class _Tracer(TorchFunctionMode):
             if own or "norm" in type(module).__name__.lower():
                 nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]
                 self.labelling.named.update(dict.fromkeys(nodes, _effect(module, name)))
+                self._number_experts(name, module)
             return None
         if isinstance(module, nn.RNNBase):
             with torch._C.DisableTorchFunction():
@@ -169,6 +171,15 @@ class _Tracer(TorchFunctionMode):
             return self._begin(h, name, -1, (-1,) * h.shape[-1] if other else units * times)
 
         return hidden_outputs(output, begin)
+
+    def _number_experts(self, name: str, layer: nn.Module) -> None:
+        """Give every inner neuron of fused experts a label."""
+        for side, neurons in expert_sides(layer):
+            if name not in self.written:
+                self.written[name] = tuple(
+                    self.labelling.found.partition.new() for _ in range(max(neurons) + 1)
+                )
+            self.labelling.occur(name, side, [self.written[name][neuron] for neuron in neurons])
 
     def _begin(self, output: Tensor, name: str, dim: int, labels: Sequence[int]) -> Tensor:
         """Start a new graph at a layer's output, with values at which no activation is flat."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["modes_kept", "random_state_kept", "runs", "shared_copy", "tensor_outputs"]
+__all__ = ["forget_", "modes_kept", "random_state_kept", "runs", "shared_copy", "tensor_outputs"]
 
 import copy
 from collections.abc import Iterator
@@ -29,7 +29,24 @@ def shared_copy(net: Module) -> Module:
     }
     # deepcopy refuses tensors that were computed and kept, such as a masked weight
     memo |= {id(tensor): tensor.detach().clone() for tensor in _kept(net) if not tensor.is_leaf}
-    return copy.deepcopy(net, memo)
+    copied = copy.deepcopy(net, memo)
+    forget_(copied)
+    return copied
+
+
+def forget_(net: nn.Module) -> None:
+    """Let modules forget what they have computed from their weights and kept, as they do when their mode is set."""
+    for module in net.modules():
+        if type(module).train is not nn.Module.train and _tables(module):
+            with modes_kept(module):
+                module.train(module.training)
+
+
+def _tables(module: nn.Module) -> list[Tensor]:
+    """Return the tensors that a module keeps in dicts of its own."""
+    own = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_buffers")}
+    tables = [value.values() for value in own.values() if isinstance(value, dict)]
+    return [item for items in tables for item in items if isinstance(item, Tensor)]
 
 
 def _kept(net: nn.Module) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.files import save_tensors
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.experts import compute_one_by_one_
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
@@ -61,6 +62,8 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         sizes, kinds = json.loads(meta[SIZES]), json.loads(meta.get(KINDS, "{}"))
         # attention with removable heads was saved as linear layers
         make_explicit_(net, sizes.keys() - {name for name, _ in net.named_modules()})
+        for module in net.modules():
+            compute_one_by_one_(module)
         found = {name: dict(_numbers(module)) for name, module in net.named_modules()}
         state = net.state_dict(keep_vars=True)
         _compare("modules", found, sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,25 @@ def test_regression_from_a_table_is_told_in_the_targets_units(likelihood: str, t
 
 def test_a_path_of_regressions_chosen_by_its_likelihood(tmp_path: Path) -> None:
     prices(tmp_path / "prices.csv")
-    net, run = network(tmp_path / "net.py", 2), tmp_path / "run"
+    source, run = network(tmp_path / "net.py", 2), tmp_path / "run"
     words = ("--data", tmp_path / "prices.csv", "--target", "price", "--likelihood", "normal")
     short = ("--epochs", 6, "--dense-epochs", 2, "--batch-size", 20, "--lr", "1e-2", "--max-params", "80%")
-    result = command("fit", net, "--out", run, *words, *short)
+    result = command("fit", source, "--out", run, *words, *short)
     assert result.returncode == 0, result.stderr
     assert "RMSE" in result.stdout
     assert evaluated(run)["rmse"] > 1e4
     assert isinstance(RunDirectory(run).likelihood(), ScaledLikelihood)
     report = command("report", run, "--html", tmp_path / "report.html")
     assert report.returncode == 0, report.stderr
+    directory = RunDirectory(run)
+    part, config = run_data(directory).validation, directory.config
+    for which, net in (("small", directory.small()), ("dense", directory.dense().eval())):
+        outputs = net(part.normalised(part.images, *part.moments())).detach()[:, 0]
+        guess = config.target_mean[0] + config.target_std[0] * outputs
+        rmse = float((guess - part.labels).square().mean().sqrt())
+        told = re.search(rf"validation RMSE of the {which} network: (\S+)", report.stdout)
+        assert told is not None
+        assert float(told[1]) == pytest.approx(rmse, rel=1e-3)
     assert command("compare", run).returncode == 0
 
 

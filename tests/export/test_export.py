@@ -6,13 +6,17 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bmrs_pyro import load
+from bmrs_pyro.cli.app import app
 from bmrs_pyro.export import ExportError, Format, export_run, load_onnx, load_pt2, save_onnx, save_pt2
 from bmrs_pyro.files import WriteError
 from bmrs_pyro.runs import NetworkSource, RunDirectory, RunError
@@ -208,3 +212,129 @@ def test_a_large_graph_comes_with_the_file_that_holds_its_weights(
     assert {file.name for file in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
     x = torch.randn(2, *finished_run.config.input_shape)
     torch.testing.assert_close(load_onnx(path)(x), finished_run.small()(x), rtol=1e-4, atol=1e-5)
+
+
+class Padded(nn.Module):
+    """Reads tokens and a mask by name, and puts out a dataclass, as Hugging Face's classifiers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(20, 6), nn.Linear(6, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Scores:
+        x = self.table(input_ids)
+        if attention_mask is not None:
+            x = x * attention_mask.unsqueeze(-1)
+        return Scores(self.last(x.sum(1)), hidden=(x,))
+
+
+@dataclass
+class Scores:
+    logits: Tensor
+    loss: Tensor | None = None
+    hidden: tuple[Tensor, ...] = ()
+
+
+class Two(nn.Module):
+    """Reads two tensors by position, and puts out two."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x + y, x * y
+
+
+def tokens(batch: int) -> dict[str, Tensor]:
+    mask = torch.ones(batch, 7, dtype=torch.long)
+    mask[::2, 4:] = 0
+    return {"attention_mask": mask, "input_ids": torch.randint(20, (batch, 7))}
+
+
+def written(kind: Format, net: nn.Module, x: Any, path: Path) -> Callable[..., Any]:
+    needs(kind)
+    save, read = (save_pt2, load_pt2) if kind is Format.PT2 else (save_onnx, load_onnx)
+    save(net, x, path / f"net.{kind}")
+    return read(path / f"net.{kind}")
+
+
+@pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
+def test_inputs_and_outputs_keep_their_names(kind: Format, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Padded().eval()
+    read, x = written(kind, net, tokens(2), tmp_path), tokens(5)
+    found, expected = read(**x), net(**x)
+    assert set(found) == {"logits", "hidden.0"}
+    torch.testing.assert_close(found["logits"], expected.logits)
+    torch.testing.assert_close(found["hidden.0"], expected.hidden[0])
+    assert type(net(**x)) is Scores  # the network itself is as it was
+    read, pair = written(kind, Two(), (torch.randn(2, 3), torch.randn(2, 3)), tmp_path), torch.randn(2, 4, 3)
+    one, two = read(*pair).values() if kind is Format.ONNX else read(*pair)
+    torch.testing.assert_close(one, pair[0] + pair[1])
+    torch.testing.assert_close(two, pair[0] * pair[1])
+
+
+@pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
+def test_attention_with_a_trained_bias(kind: Format, tmp_path: Path) -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(2, 5, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(-1, (2, 4)).transpose(1, 2)
+            y = nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=self.bias)
+            return y.transpose(1, 2).reshape(*x.shape)
+
+    net, x = Biased().eval(), torch.randn(3, 5, 8)
+    torch.testing.assert_close(written(kind, net, x[:2], tmp_path)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+MASKED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.table, self.inner, self.last = nn.Embedding(20, 8), nn.Linear(8, 6), nn.Linear(6, outputs)
+
+    def forward(self, input_ids, attention_mask):
+        x = self.table(input_ids) * attention_mask.unsqueeze(-1)
+        return {"logits": self.last(self.inner(x.sum(1)).tanh())}
+
+def network(input_shape, num_classes):
+    return Net(num_classes)
+
+def data():
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 20, (120, 5), generator=random)
+    mask = torch.ones(5, dtype=torch.long)
+    return [{"input_ids": x, "attention_mask": mask, "labels": int(x[0] > 10)} for x in ids]
+"""
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_run_on_inputs_by_name(kind: Format, named_run: RunDirectory, tmp_path: Path) -> None:
+    needs(kind)
+    done = export_run(named_run, kind, tmp_path / f"small.{kind}")
+    assert done.error < 1e-5
+
+
+def test_a_file_that_lost_the_mask_is_not_left(
+    named_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All masks of the data are ones, but the file is tried with padding."""
+    small = named_run.small()
+    monkeypatch.setattr(
+        "bmrs_pyro.export.checked.load_pt2",
+        lambda _: lambda input_ids, attention_mask: small(input_ids, torch.ones_like(attention_mask)),
+    )
+    with pytest.raises(ExportError, match="outputs that differ"):
+        export_run(named_run, Format.PT2, tmp_path / "small.pt2")
+
+
+@pytest.fixture(scope="module")
+def named_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "net.py").write_text(MASKED)
+    options = ["--data", str(folder / "net.py"), "--kl-weight", "mean:0.3", "--epochs", "2", "--quiet"]
+    app(["fit", str(folder / "net.py"), "--out", str(folder / "run"), *options], standalone_mode=False)
+    return RunDirectory(folder / "run", trust_source=True)

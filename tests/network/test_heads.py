@@ -447,3 +447,44 @@ def test_wide_heads_of_every_layer_are_found(scaled: bool) -> None:
     net = nn.Sequential(*[Block() for _ in range(6)], nn.Linear(256, 3))
     found = find_structures(net, torch.randn(2, 7, 256))
     assert [family.size for family in found] == [2] * 6
+
+
+class Tabled(nn.Module):
+    """Attention with a bias per head, which is kept in evaluation mode until the mode is set, as LeViT's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.kept = 4, dict[str, Tensor]()
+        self.read, self.write = nn.Linear(10, 24), nn.Linear(8, 10)
+        self.table = nn.Parameter(torch.randn(4, 9))
+
+    def train(self, mode: bool = True) -> Tabled:
+        self.kept = {}
+        return super().train(mode)
+
+    def bias(self, length: int) -> Tensor:
+        if self.training:
+            return self.table[:, :length]
+        return self.kept.setdefault("bias", self.table[:, :length])
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.read(x).unflatten(-1, (self.num_heads, 6)).transpose(1, 2).split(2, -1)
+        y = (q @ k.transpose(-1, -2) + self.bias(x.shape[1]).unsqueeze(1)).softmax(-1) @ v
+        return x + self.write(y.transpose(1, 2).flatten(2))
+
+
+def test_tables_that_layers_compute_and_keep_are_computed_again() -> None:
+    torch.manual_seed(0)
+    tabled = Tabled()
+    net = nn.Sequential(tabled, nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(3, 5, 10)
+    net(x)  # from now on its bias is kept
+    network = NoisyNetwork(net, x)
+    assert sizes(network.structures) == {"0.read": 4, "1": 8}
+    for seed in range(3):
+        assert removal_error(network, x, seed=seed) < 1e-5
+    assert set(tabled.kept) == {"bias"}  # the network itself still has it
+    keep = {"theta.0.read": torch.tensor([True, False, True, False])}
+    expected = network(x, {name: mask.float() for name, mask in keep.items()})
+    network.remove_(keep)
+    assert relative_error(expected, network(x)) < 1e-5
