@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path as FilePath
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from bmrs_pyro import NoisyNetwork, Path, Pruned, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
+from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.training import (
     Epoch,
     NothingLeft,
@@ -25,9 +27,11 @@ from bmrs_pyro.training import (
     SlowPosteriors,
     TargetMissed,
     choice,
+    regularisation,
 )
 from bmrs_pyro.training.choosing import seconds
-from bmrs_pyro.training.pace import FALL, GROWTH, Passes, kl_weights
+from bmrs_pyro.training.pace import FALL, GROWTH, Passes, has_ended, kl_weights
+from bmrs_pyro.training.trainee import Trainee
 from bmrs_pyro.training.validation import Score, validate
 from tests.inference.programs import batches, mlp, program
 
@@ -308,6 +312,54 @@ def test_the_weight_waits_while_the_divergence_falls() -> None:
     # what an interrupted run knows of its weights is what the whole run used
     assert kl_weights(falling[:2], 0.01, epochs) == kl_weights(falling, 0.01, epochs)[:3]
     assert kl_weights([], 0.01, epochs) == [0.01]
+
+
+@pytest.mark.parametrize(
+    ("scores", "ended"),
+    [
+        ([-3.0, -2.0, -1.0], False),  # shorter than planned
+        ([-3.0, -2.0, -1.0, -1.0], False),  # nothing is lost yet
+        ([-1.0, -1.0, -1.0, -1.05, -1.05], False),  # less than a standard error is lost
+        ([-1.0, -1.0, -1.0, -1.2, -1.0], False),  # one noisy epoch
+        ([-1.0, -1.0, -1.0, -1.2, -1.2], True),
+        ([-1.0] * 7, False),
+        ([-1.0] * 8, True),  # twice as long as planned
+    ],
+)
+def test_a_path_goes_on_while_nothing_is_lost(scores: list[float], ended: bool) -> None:
+    def record(score: float) -> Epoch:
+        return Epoch(1, "prune", 0.0, 1.0, None, score, 0, {}, 1e-3, 1.0, log_likelihood_error=0.1)
+
+    assert has_ended([record(score) for score in scores], 4) == ended
+
+
+def test_a_path_stops_where_it_has_ended_and_is_then_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+) -> None:
+    monkeypatch.setattr(regularisation, "has_ended", lambda records, epochs: len(records) >= 6)
+    path = fitted(tmp_path, epochs=4)
+    assert len(path.history.epochs) == 6
+    assert len(fitted(tmp_path, epochs=4).history.epochs) == 6
+
+
+def test_the_first_weight_grows_with_the_information() -> None:
+    def start(copies: int) -> float:
+        """Return the first weight of a model whose examples count several times."""
+        torch.manual_seed(0)
+        model = program(mlp(16), kl_weight="cost")[0]
+        model.likelihood = lambda logits: dist.Categorical(
+            logits=logits[:, None].expand(-1, copies, -1)
+        ).to_event(1)
+        loader = [(x, y[:, None].expand(-1, copies)) for x, y in batches()]
+        pace = Pace.of(loader, model.prior, epochs=10)
+        return Trainee(model, loader, loader, bmrs_n(), pace, {}).start()
+
+    # the gradient of an example is that of one label times the copies
+    assert start(100) == pytest.approx(25 * start(20), rel=1e-3)
+    # with little information it is 0.01 nats per example
+    model = program(mlp(16), kl_weight="cost")[0]
+    scales = sum(model.kl_scales[family.name] * family.size for family in model.structures)
+    assert start(1) * scales == pytest.approx(0.01 * model.num_data)
 
 
 def test_rates_follow_from_the_steps() -> None:
