@@ -143,7 +143,7 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path: Path, stop: 
             model,
             guide,
             callbacks=callbacks,
-            checkpoint=Checkpoint(path),
+            checkpoint=Checkpoint(str(path)),
             validation=batches(seed=1),
             min_keep=2,
         )
