@@ -204,8 +204,9 @@ def prune(
     else:
         path = fit_path(model, AutoTruncatedLogNormal(model), train, validation=validation, **options)
     found = _chosen(path, target)
-    if isinstance(likelihood, nn.Module):
-        likelihood.load_state_dict(found.choice.refit.model.likelihood.state_dict())
+    learnt = found.choice.refit.model.likelihood
+    if isinstance(likelihood, nn.Module) and isinstance(learnt, nn.Module):
+        likelihood.load_state_dict(learnt.state_dict())
     return found
 
 

@@ -72,7 +72,7 @@ class Parts:
         self.awaited = dict(tensors.get("stored", {}))
 
     def fill(self) -> None:
-        """Load awaited values into the parameters of Pyro's store; other models may have the same names outside a run."""
+        """Load awaited values into Pyro's store; outside a run its parameters may be another model's."""
         for name, value in self.stored.items():
             if name in self.awaited:
                 value.data.copy_(self.awaited.pop(name))

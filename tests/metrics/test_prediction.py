@@ -181,7 +181,9 @@ def test_a_likelihood_is_not_applied_twice(likelihood: str | Likelihood, outputs
     torch.manual_seed(0)
     p = predict(network, posteriors, x, 20, likelihood=likelihood).mean.gather(1, y.unsqueeze(1))
     torch.manual_seed(0)
-    result = evaluate(averaged(network, posteriors, 20, likelihood=likelihood), [(x, y)], likelihood=likelihood)
+    result = evaluate(
+        averaged(network, posteriors, 20, likelihood=likelihood), [(x, y)], likelihood=likelihood
+    )
     assert result.nll == pytest.approx(-p.log().mean().item(), rel=1e-6)
 
 
