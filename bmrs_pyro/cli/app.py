@@ -50,5 +50,7 @@ def main() -> None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         who = f" (process {os.environ['RANK']} of {processes})" if processes > 1 else ""
         text = " ".join((told(error) if place else str(error)).split())
+        if (behind := error.__cause__) and (line := line_at_fault(behind)) and line not in text:
+            text = f"{line}: {text}"
         typer.echo(f"error{who}: {text}", err=True)
         sys.exit(2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.inference.inputs import on_device_of, outputs_of
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.metrics.scoring import score_batch
+from bmrs_pyro.metrics.scoring import Predictor, score_batch
 from bmrs_pyro.network.untouched import modes_kept
 
 _BINS = 15
@@ -117,9 +117,10 @@ def evaluate(
     Raises:
         ValueError: there are no examples, or the outputs have another shape or hold NaN or infinity.
     """
+    outputs = predict.distribution if isinstance(predict, Predictor) else predict
     with evaluation_mode(predict, likelihood):
         parts = [
-            score_batch(outputs_of(predict, x), y, likelihood, num_classes)
+            score_batch(outputs_of(outputs, x), y, likelihood, num_classes)
             for x, y in on_device_of(predict, batches)
         ]
     if not parts:

@@ -14,10 +14,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bmrs_pyro.inference import Outcome, as_logits, class_log_probabilities, mixture
+from bmrs_pyro.inference import Outcome, class_log_probabilities, mixture
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.evaluation import evaluation_mode
-from bmrs_pyro.metrics.scoring import predicted
+from bmrs_pyro.metrics.scoring import Predictor, predicted
 from bmrs_pyro.network import NoisyNetwork
 
 DRAWS = 100
@@ -137,14 +137,15 @@ def averaged(
 
     It returns log E[p] ``(B, K)``, usable as logits, if every example has one class. Otherwise it returns a
     distribution: for classes one with the mean probabilities, for values the mixture over the draws.
+    :func:`evaluate` does not apply its own likelihood to it again.
     """
     _check(draws)
 
-    def predict_together(x: Any) -> Any:
+    def together(x: Any) -> TorchDistribution:
         with evaluation_mode(network, likelihood):
-            return as_logits(mixture(_draws(network, posteriors, x, draws, likelihood)))
+            return mixture(_draws(network, posteriors, x, draws, likelihood))
 
-    return predict_together
+    return Predictor(together)
 
 
 def _check(draws: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["BatchScores", "predicted", "score_batch"]
+__all__ = ["BatchScores", "Predictor", "predicted", "score_batch"]
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import pyro.distributions as dist
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bmrs_pyro.inference import Outcome, as_likelihood, observed
+from bmrs_pyro.inference import Outcome, as_likelihood, as_logits, observed
 from bmrs_pyro.inference.likelihoods import Likelihood, given
 from bmrs_pyro.inference.observations import other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
@@ -33,6 +35,21 @@ class BatchScores(NamedTuple):
     num_classes: int | None
     event_dims: int
     columns: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A function from inputs to predictions that applies a likelihood itself, so that no other one may follow.
+
+    Attributes:
+        distribution: maps inputs to the distribution of their labels or values.
+    """
+
+    distribution: Callable[[Any], dist.TorchDistribution]
+
+    def __call__(self, x: Any) -> Any:
+        """Return log-probabilities ``(B, K)`` if every example has one class, else the distribution."""
+        return as_logits(self.distribution(x))
 
 
 def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribution:

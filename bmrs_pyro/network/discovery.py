@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
-from bmrs_pyro.network.inputs import Call, unknown_names
+from bmrs_pyro.network.inputs import Call, batch_size, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
+from bmrs_pyro.network.nested import is_empty
 from bmrs_pyro.network.proposal import propose
 from bmrs_pyro.network.random_inputs import smaller_images
 from bmrs_pyro.network.structures import LeftOut, StructureFamily, Structures
@@ -61,6 +62,8 @@ def find_structures(
     refuse_unfit(net)
     Gates.refuse_gated(net)
     call = Call.of(net, example_inputs)
+    if batch_size(example_inputs) == 0:
+        raise ValueError(f"the example inputs ({call}) hold no example; give one or two")
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
     with random_state_kept(net), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         copy = shared_copy(net)
@@ -178,9 +181,13 @@ def _failing_layer(net: nn.Module, call: Call) -> str:
 
 @torch.no_grad()
 def _idle_layers(net: nn.Module, call: Call) -> list[str]:
-    """Name the layers that a forward pass does not call and whose parameters it does not use directly."""
-    called: set[nn.Module] = set()
-    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in net.modules()]
+    """Name the layers that a forward pass calls without rows, or neither calls nor uses the parameters of."""
+    called: dict[nn.Module, bool] = {}
+
+    def note(module: nn.Module, _: object, output: object) -> None:
+        called[module] = called.get(module, False) or not is_empty(output)
+
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
     try:
         with _Operands() as operands:
             call.fresh(net)
@@ -190,7 +197,7 @@ def _idle_layers(net: nn.Module, call: Call) -> list[str]:
     idle = []
     for name, module in net.named_modules():
         own = {id(parameter) for parameter in module.parameters(recurse=False)}
-        if own and module not in called and own.isdisjoint(operands.seen):
+        if own and not (called[module] if module in called else own & operands.seen):
             idle.append(name)
     return idle
 

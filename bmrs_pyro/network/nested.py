@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["leaves", "map_leaves", "tensors_in"]
+__all__ = ["is_empty", "leaves", "map_leaves", "tensors_in"]
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -60,6 +60,12 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a nested value holds tensors, but not a single number, as the rows of an expert that no token chose."""
+    tensors = tensors_in(value)
+    return bool(tensors) and not any(tensor.numel() for tensor in tensors)
 
 
 def _is_record(value: object) -> bool:

@@ -33,7 +33,7 @@ from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
 from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
-from bmrs_pyro.network.nested import leaves
+from bmrs_pyro.network.nested import is_empty, leaves, map_leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
 from bmrs_pyro.network.untouched import tensor_outputs
 
@@ -107,7 +107,7 @@ class _Tracer(TorchFunctionMode):
         self.stack.append(name)
         given = (one.data if isinstance(one, PackedSequence) else one for one in (*args, *kwargs.values()))
         x = next((one for one in given if isinstance(one, Tensor)), None)
-        if x is None:
+        if x is None or is_empty(x):
             return
         with torch._C.DisableTorchFunction():
             written, read = output_side(module), input_side(module)
@@ -127,6 +127,8 @@ class _Tracer(TorchFunctionMode):
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.stack.pop()
+        if is_empty(output):  # the layer is not reached
+            return map_leaves(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
         side = output_side(module)
         if side is None:
             own = any(True for _ in module.parameters(recurse=False))

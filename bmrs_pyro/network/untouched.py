@@ -68,6 +68,7 @@ def tensor_outputs(net: nn.Module, call: Call) -> list[Tensor]:
     found = []
     for leaf in leaves(call.fresh(net), _is_cache):
         if isinstance(leaf, Tensor):
+            leaf = leaf.to_dense() if leaf.is_sparse else leaf
             found.append(leaf if leaf.is_floating_point() or leaf.is_complex() else leaf.double())
         elif isinstance(leaf, (int, float, complex)):
             found.append(torch.tensor(leaf, dtype=None if isinstance(leaf, complex) else torch.float64))

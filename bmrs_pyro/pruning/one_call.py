@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
 from typing import Any
 
+import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
@@ -78,7 +80,16 @@ class Pruned:
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of y given the network's outputs, with its trained parameters, such as a learned scale."""
-        return self.choice.refit.model.likelihood
+        model = self.choice.refit.model
+        if not model.stored["params"]:
+            return model.likelihood
+
+        def with_its_parameters(outputs: Any) -> TorchDistribution:
+            # Pyro's store holds those of the network that was chosen last
+            with pyro.get_param_store().scope(model.stored):
+                return model.likelihood(outputs)
+
+        return with_its_parameters
 
     @property
     def target(self) -> Target:
@@ -160,6 +171,7 @@ def prune(
         train: training batches ``(x, y)`` of one pass.
         validation: batches on which the network is chosen.
         likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
+            A module gets the parameters that belong to the small network.
         trained: whether the network is trained already.
         **options: fields of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``, and options of
             :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
@@ -185,12 +197,17 @@ def prune(
         Limits.of_target(target, network).refuse_impossible(network)
     except ValueError as error:
         raise TargetMissed(str(error)) from None
+    own = copy.deepcopy(likelihood) or CLASSES
+    model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else "cost")
     if trained:
-        model = SupervisedModel(network, likelihood or CLASSES, _num_data(train))
-        return _chosen(_trained_path(model, train, validation, options), target)
-    model = SupervisedModel(network, likelihood or CLASSES, _num_data(train), kl_weight="cost")
-    guide = AutoTruncatedLogNormal(model)
-    return _chosen(fit_path(model, guide, train, validation=validation, **options), target)
+        path: Path = _trained_path(model, train, validation, options)
+    else:
+        path = fit_path(model, AutoTruncatedLogNormal(model), train, validation=validation, **options)
+    found = _chosen(path, target)
+    learnt = found.choice.refit.model.likelihood
+    if isinstance(likelihood, nn.Module) and isinstance(learnt, nn.Module):
+        likelihood.load_state_dict(learnt.state_dict())
+    return found
 
 
 def _chosen(path: Path, target: Target) -> Pruned:

@@ -41,6 +41,7 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
     Raises:
         ValueError: The posterior reaches outside the prior's interval, the event shapes differ, or the Monte Carlo
             estimate rests on fewer than ten draws.
+        TypeError: An argument is not a distribution.
 
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
@@ -48,6 +49,12 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
     form = _most_specific((type(posterior), type(prior), type(reduced)))
     if form is not None:
         return form(posterior, prior, reduced).expand(posterior.batch_shape)
+    for role, given in (("posterior", posterior), ("prior", prior), ("reduced", reduced)):
+        if not isinstance(given, Distribution):
+            raise TypeError(
+                f"{role} is a {type(given).__name__}; give a distribution, of one family: "
+                "posteriors(guide) holds one by name"
+            )
     elements = Elements.of(posterior, prior, reduced)
     types = type(elements.posterior), type(elements.prior), type(elements.reduced)
     form = _most_specific(types)

@@ -62,6 +62,9 @@ class Checkpoint:
     path: Path
     record: type[Record] = Epoch
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     def load(self) -> TrainingState | None:
         """Return the state, or None if there is no file yet.
 

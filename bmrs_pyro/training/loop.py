@@ -275,6 +275,7 @@ class Loop(ABC, Generic[R]):
         if self.parts.awaited and not self._begun:  # all epochs were done already
             self.begin(inputs_on(self.device, next(iter(pairs(loader)))[0]))
         self.parts.load(self.best.tensors)
+        self.parts.fill()
 
 
 def _under(prefix: str, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:

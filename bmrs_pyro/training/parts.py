@@ -65,12 +65,17 @@ class Parts:
         }
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Load values from :meth:`copy`; values of parameters not yet in Pyro's store are loaded by :meth:`make`."""
+        """Load values from :meth:`copy`; :meth:`fill` loads those of parameters that are only in Pyro's store."""
         for name, module in self.modules.items():
             if name in tensors:  # checkpoints of earlier versions hold no likelihood
                 module.load_state_dict(tensors[name])
         self.awaited = dict(tensors.get("stored", {}))
-        self._fill()
+
+    def fill(self) -> None:
+        """Load awaited values into Pyro's store; outside a run its parameters may be another model's."""
+        for name, value in self.stored.items():
+            if name in self.awaited:
+                value.data.copy_(self.awaited.pop(name))
 
     def make(self, x: Inputs) -> None:
         """Run model and guide to make their parameters in Pyro's store, with the same values in every process.
@@ -81,7 +86,7 @@ class Parts:
         with torch.no_grad(), pyro.poutine.block(), generators_kept():
             self.guide(x)
             self.predict(x)
-        self._fill()
+        self.fill()
         broadcast_(value.data for value in self.stored.values())
 
     def align(self) -> None:
@@ -99,6 +104,7 @@ class Parts:
         try:
             with store.scope():
                 store.set_state(model.stored)
+                self.fill()
                 try:
                     yield
                 finally:
@@ -109,8 +115,3 @@ class Parts:
                     }
         finally:
             store.set_state(model.stored)
-
-    def _fill(self) -> None:
-        for name, value in self.stored.items():
-            if name in self.awaited:
-                value.data.copy_(self.awaited.pop(name))

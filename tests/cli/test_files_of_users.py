@@ -74,6 +74,10 @@ def test_layer_names_are_no_markup(tmp_path: Path) -> None:
             "def network(s, c): return Net(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, c))",
             "line 3: KeyError: 64",
         ),
+        (
+            "class N(nn.Linear):\n    def forward(s, x): return s.absent(x)\nnetwork = lambda s, c: N(64, c)",
+            "net.py, line 3: the network does not run on the example inputs",
+        ),
     ],
 )
 def test_mistakes_in_the_networks_file_end_in_one_line(code: str, expected: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import AutoTruncatedLogNormal, Mixture, SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import ClassPrediction, ValuePrediction, averaged, evaluate, predict
 from bmrs_pyro.network import NoisyNetwork
 from tests.metrics.programs import K, N, program
@@ -89,7 +90,7 @@ class Sequence(nn.Module):
         return out
 
 
-def over_time(outputs: int, likelihood: str) -> tuple[AutoTruncatedLogNormal, Tensor]:
+def over_time(outputs: int, likelihood: str | Likelihood) -> tuple[AutoTruncatedLogNormal, Tensor]:
     torch.manual_seed(0)
     network = NoisyNetwork(Sequence(outputs), torch.zeros(1, 7, 5))
     model = SupervisedModel(network, likelihood, N)
@@ -162,6 +163,28 @@ def test_averaged_feeds_the_evaluation_of_every_likelihood(name: str, outputs: i
     p = prediction.mean.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     p = p[:, 1:] if name == "next-token" else p
     assert result.nll == pytest.approx(-p.log().mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [
+        ("bernoulli", 1),
+        (lambda z: dist.Bernoulli(logits=z[:, 0]), 2),
+        (lambda z: dist.Categorical(logits=5 * z), K),
+    ],
+    ids=["bernoulli", "own bernoulli", "sharpened"],
+)
+def test_a_likelihood_is_not_applied_twice(likelihood: str | Likelihood, outputs: int) -> None:
+    guide, x = over_time(outputs, likelihood)
+    network, posteriors = guide.model.network, guide.posteriors()
+    x, y = x[:, 0], torch.randint(0, 2, (N,))
+    torch.manual_seed(0)
+    p = predict(network, posteriors, x, 20, likelihood=likelihood).mean.gather(1, y.unsqueeze(1))
+    torch.manual_seed(0)
+    result = evaluate(
+        averaged(network, posteriors, 20, likelihood=likelihood), [(x, y)], likelihood=likelihood
+    )
+    assert result.nll == pytest.approx(-p.log().mean().item(), rel=1e-6)
 
 
 def test_one_output_is_not_taken_for_a_class() -> None:

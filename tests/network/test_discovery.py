@@ -237,6 +237,38 @@ def test_layers_that_the_example_inputs_do_not_reach_are_named_once() -> None:
     assert len(find_structures(Both(), x)[0].consumers) == 2
 
 
+class Experts(nn.Module):
+    """Rows go to one of two layers by the sign of their first number; a layer that is not chosen gets no rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.ups = nn.Linear(4, 6), nn.ModuleList(nn.Linear(6, 8) for _ in range(2))
+        self.downs = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, out = self.trunk(x).relu(), x.new_zeros(len(x), 3)
+        for rows, up, down in zip((x[:, 0] > 0, x[:, 0] <= 0), self.ups, self.downs, strict=True):
+            out[rows] = down(up(h[rows]).relu())
+        return out
+
+
+def test_a_layer_without_rows_is_not_reached() -> None:
+    net = Experts()
+    assert [family.name for family in find_structures(net, torch.tensor([[1.0], [-1.0]]).expand(2, 4))] == [
+        "theta.trunk",
+        "theta.ups.0",
+        "theta.ups.1",
+    ]
+    with pytest.warns(UserWarning, match=r"do not reach 'ups\.1', 'downs\.1'"):
+        structures = find_structures(net, torch.ones(2, 4))
+    assert [family.name for family in structures] == ["theta.ups.0"]  # the other layer reads the trunk too
+
+
+def test_example_inputs_without_an_example_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(\(0, 4\)\) hold no example; give one or two"):
+        find_structures(Idle(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(0, 4))
+
+
 class Idle(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return self[1](self[0](x).relu())

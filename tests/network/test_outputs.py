@@ -68,6 +68,7 @@ def offered(outputs: Callable[[Tensor, Tensor], Any]) -> list[str]:
         lambda y, h: (y, (1000 * h).long()),
         lambda y, h: (y, h > 0.1),
         lambda y, h: (y, h.detach()),
+        lambda y, h: (y, h.to_sparse()),
         lambda y, h: (y, h.sum().item()),
     ],
     ids=[
@@ -82,7 +83,7 @@ def offered(outputs: Callable[[Tensor, Tensor], Any]) -> list[str]:
             "complex",
             "Fourier",
         ),
-        *("integer", "boolean", "detached", "number"),
+        *("integer", "boolean", "detached", "sparse", "number"),
     ],
 )
 def test_a_layer_in_the_outputs_stays_whole(outputs: Callable[[Tensor, Tensor], Any]) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-from bmrs_pyro import Checkpoint, Pruned, load, prune
+from bmrs_pyro import Checkpoint, Pruned, evaluate, load, prune
 from bmrs_pyro.files import WriteError, unseal
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.runs import PathRecord, RunError
 from tests.inference.programs import batches, mlp
 
@@ -98,6 +103,39 @@ def test_the_path_goes_on_with_the_likelihood_of_the_dense_network(tmp_path: Pat
     ((name, trained),) = state.tensors["best/likelihood"].items()
     assert torch.equal(likelihood.state_dict()[name], trained)
     assert trained.item() != 0.0  # where it starts
+
+
+class Noise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> dist.Normal:
+        return dist.Normal(z.squeeze(-1), self.log_scale.exp())
+
+
+def noise(z: Tensor) -> dist.Normal:
+    return dist.Normal(z.squeeze(-1), pyro.param("sigma", torch.tensor(1.0), constraint=constraints.positive))
+
+
+@pytest.mark.parametrize("make", [Noise, lambda: noise])
+def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likelihood]) -> None:
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    x = torch.randn(256, 4)
+    data = [(part, part[:, 0] - part[:, 1]) for part in x.split(32)]
+    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1))
+    given = make()
+    large = prune(net, data, validation=data, likelihood=given, **QUICK)  # type: ignore[arg-type]
+
+    def scored(found: Pruned, likelihood: Likelihood) -> float:
+        return -evaluate(found.network, data, likelihood=likelihood).nll
+
+    assert scored(large, given) == pytest.approx(large.point.score.log_likelihood, rel=1e-5)
+    small = large.choose(max_params="40%")
+    for found in (small, large):
+        assert scored(found, found.likelihood) == pytest.approx(found.point.score.log_likelihood, rel=1e-5)
+    assert abs(scored(large, small.likelihood) - scored(large, large.likelihood)) > 0.01
 
 
 def test_the_record_of_a_path_is_plain_json(pruned: Pruned) -> None:

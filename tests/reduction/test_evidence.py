@@ -191,6 +191,14 @@ def test_an_estimate_that_few_draws_carry_is_refused() -> None:
         delta_f(q, prior, dist.Gamma(3.0, 1e4))
 
 
+def test_what_is_no_distribution_is_refused() -> None:
+    q, prior = TruncatedLogNormal(torch.zeros(2), torch.ones(2)), LogUniform()
+    with pytest.raises(TypeError, match=r"posterior is a dict; .* posteriors\(guide\) holds one by name"):
+        delta_f({"theta.0": q}, prior, spike(prior))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reduced is a float"):
+        delta_f(q, prior, 0.5)  # type: ignore[arg-type]
+
+
 def test_events_that_do_not_fit_are_refused() -> None:
     q, prior = TruncatedLogNormal(torch.zeros(2, 3), 1.0), LogUniform()
     with pytest.raises(ValueError, match=r"\(3,\), \(2, 3\), \(\): use one to_event"):
