@@ -220,7 +220,7 @@ SECTIONS: Mapping[str, Callable[[Setting], Record]] = {
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        net: nn.Module = models.getmodel_of(name, weights=None, num_classes=10)
+        net: nn.Module = models.get_model(name, weights=None, num_classes=10)
         return net
 
     return make
