@@ -40,12 +40,12 @@ class ClassEvaluation:
         count: N.
         labels: how many labels count; N where every example has one.
         accuracy: share of labels y that are the most probable class.
-        top5: share of labels y among the five most probable classes; 1 with five classes or fewer.
+        top5: share of labels y among the five most probable classes; None with five classes or fewer.
         nll: mean of −log p_y, in nats per label.
         brier: mean of Σ_k (p_k − [k = y])², between 0 and 2 (Brier 1950).
         ece: expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b| over 15 equal bins of the
             highest probability (Guo et al. 2017, eq. 3).
-        perplexity: exp(nll) for sequences of labels, otherwise None.
+        perplexity: exp(nll) for sequences of labels of more than two classes, otherwise None.
         mean_iou: intersection over union for maps of labels, averaged over the classes that are predicted or true
             somewhere; otherwise None.
         bins: the bins of ``ece``, from 0 to 1.
@@ -54,7 +54,7 @@ class ClassEvaluation:
     count: int
     labels: int
     accuracy: float
-    top5: float
+    top5: float | None
     nll: float
     brier: float
     ece: float
@@ -158,11 +158,11 @@ def _of_classes(count: int, num_classes: int, event_dims: int, columns: list[Ten
         count=count,
         labels=len(y),
         accuracy=_share(guess == y),
-        top5=_share(in_top5),
+        top5=_share(in_top5) if num_classes > 5 else None,
         nll=mean_nll,
         brier=brier.mean().item(),
         ece=math.fsum(b.examples * abs(b.accuracy - b.confidence) for b in bins if b.examples) / len(y),
-        perplexity=math.exp(min(mean_nll, 709.0)) if event_dims == 1 else None,
+        perplexity=math.exp(min(mean_nll, 709.0)) if event_dims == 1 and num_classes > 2 else None,
         mean_iou=_mean_iou(y, guess, num_classes) if event_dims > 1 else None,
         bins=bins,
     )

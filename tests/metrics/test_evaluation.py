@@ -71,7 +71,7 @@ def test_certainty_is_scored_without_overflow() -> None:
     logits, y = torch.tensor([[-1e4, 1e4], [-1e4, 1e4]]), torch.tensor([1, 0])
     result = evaluate(nn.Identity(), [(logits, y)], 2)
     assert (result.count, result.accuracy, result.top5, result.nll, result.brier, result.ece) == (
-        *(2, 0.5, 1.0, 1e4, 1.0, 0.5),
+        *(2, 0.5, None, 1e4, 1.0, 0.5),  # there are no five classes
     )
 
 
