@@ -139,7 +139,9 @@ def test_the_first_example_prunes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="91 % fewer parameters, but 3 of 359 test images lost where 1 is allowed", strict=True)
+@pytest.mark.xfail(
+    reason="91 % fewer parameters, but 3 of 359 test images lost where 1 is allowed", strict=True
+)
 def test_the_tutorial_prunes(tmp_path: Path) -> None:
     text, _, _ = (ROOT / "docs" / "tutorial.md").read_text().partition("## Fit and prune at one KL weight")
     execute(partial(tutorial_pruned, "\n".join(BLOCK.findall(text))), tmp_path)

@@ -81,7 +81,12 @@ class StructureFamily:
             if member.role == "carry" or member.module == self.layer
             for attribute in member.attributes
         }
-        return next((kind for attribute, kind in _KINDS.items() if attribute in counting), "structures")
+        kind = next((kind for attribute, kind in _KINDS.items() if attribute in counting), "structures")
+        width = (
+            max(len(member.positions) for member in self.members if member.module == self.layer) / self.size
+        )
+        # a neuron has one output of a linear layer, or two where half of the outputs are gates
+        return "heads" if kind == "neurons" and width > 2 else kind
 
     def label_of(self, number: int) -> str:
         """Layer, kind and number of one structure, such as ``conv2, channel 3``."""

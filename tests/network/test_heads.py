@@ -488,3 +488,20 @@ def test_tables_that_layers_compute_and_keep_are_computed_again() -> None:
     expected = network(x, {name: mask.float() for name, mask in keep.items()})
     network.remove_(keep)
     assert relative_error(expected, network(x)) < 1e-5
+
+
+def test_heads_are_called_heads_without_an_attribute_that_counts_them() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+            self.up, self.down = nn.Linear(16, 24), nn.Linear(12, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (one(x).unflatten(-1, (-1, 8)).transpose(1, 2) for one in (self.q, self.k, self.v))
+            x = x + self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            return x + self.down(functional.glu(self.up(x)))
+
+    torch.manual_seed(0)
+    found = find_structures(Block(), torch.randn(2, 5, 16))
+    assert [family.label for family in found] == ["q, 2 heads", "up, 12 neurons"]
