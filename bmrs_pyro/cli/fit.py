@@ -75,10 +75,11 @@ def fit(
     run = runs.RunDirectory(out, trust_source=True)  # the user names the source here
 
     def prepare() -> None:
+        nonlocal run
         if resume and run.exists():
             _refuse_another(run, context, given)
         else:
-            runs.begin_run(
+            run = runs.begin_run(
                 out,
                 model,
                 source,

@@ -13,7 +13,7 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
-from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network import NoisyNetwork, Structures
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.likelihoods import likelihood_of
 from bmrs_pyro.runs.run_directory import RunDirectory
@@ -43,14 +43,21 @@ class Prepared:
     def of(cls, run: RunDirectory, device: str) -> Prepared:
         """Load a run's data onto a device and make its model."""
         splits = run_data(run)
-        model = program_of(run.dense(), run.config, len(splits.train), run.stored_example())
+        count, example = len(splits.train), run.stored_example()
+        model = program_of(run.dense(), run.config, count, example, run.structures)
         share = rank(), world_size()
         loader = batches_of(splits.train, run.config.recipe, device, share)
         validation = serving(splits.validation, 1000, shuffle=False, device=device, share=share)
         return cls(splits, model, AutoTruncatedLogNormal(model), loader, validation)
 
 
-def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = None) -> SupervisedModel:
+def program_of(
+    net: nn.Module,
+    config: RunConfig,
+    num_data: int,
+    example: Any = None,
+    structures: Structures | None = None,
+) -> SupervisedModel:
     """Return the model of a network for a run's configuration.
 
     Args:
@@ -58,10 +65,13 @@ def program_of(net: nn.Module, config: RunConfig, num_data: int, example: Any = 
         config: the configuration.
         num_data: number of training examples.
         example: inputs of one example; None uses zeros of the configured shape.
+        structures: the network's structures; None finds them.
     """
     recipe = config.recipe
     return SupervisedModel(
-        NoisyNetwork(net, torch.zeros(2, *config.input_shape) if example is None else example),
+        NoisyNetwork(
+            net, torch.zeros(2, *config.input_shape) if example is None else example, structures=structures
+        ),
         likelihood_of(config),
         num_data,
         draws=recipe.draws,

@@ -7,7 +7,7 @@ __all__ = ["RunDirectory"]
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from bmrs_pyro.files import (
     write_atomically,
 )
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.network import NoisyNetwork, Structures, compact
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
@@ -60,7 +60,12 @@ class RunDirectory(RunInputs):
     ``reduction.json``       criterion, keep masks, score of every structure, accuracy
     ``compact.safetensors``  the small network, with the keep masks
     ======================== ============================================================
+
+    Attributes:
+        structures: the network's structures, which were found when the run was made; None if it was made before.
     """
+
+    structures: Structures | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def create(

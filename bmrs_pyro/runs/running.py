@@ -109,9 +109,10 @@ def begin_run(
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
-    return RunDirectory.create(
+    run = RunDirectory.create(
         path, config, dense.state_dict() if weights else None, None if plain else example
     )
+    return replace(run, structures=program.network.structures)
 
 
 def train_run(run: RunDirectory, *, hardware: Hardware | None = None, progress: bool = True) -> None:
