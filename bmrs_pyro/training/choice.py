@@ -45,7 +45,8 @@ def choose(path: Path, target: Target) -> Choice:
     """Refit larger and larger points of a path until one meets the target, then smaller ones while they lose nothing.
 
     The second part is for the default target alone: points score lower on the path than after their refit, and small
-    ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit.
+    ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit,
+    and its accuracy is within two standard errors of the unpruned network's.
 
     If the budgets are smaller than the smallest point, its refit cuts it to them.
 
@@ -62,20 +63,23 @@ def choose(path: Path, target: Target) -> Choice:
         found.append(_cut(path, target))
         if target.score_of(found[0].point.score)[0] >= least:
             return Choice(found[0], target, True, ())
-        notes.append(_missed(found[0], least, target))
+        notes.append(_missed(path, found[0], least, target))
     while left and len(found) < REFITS:
         good = [point for point, score in left if score >= before > -math.inf]
         refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
         found.append(refit)
-        if target.score_of(refit.point.score)[0] >= least:
+        if target.score_of(refit.point.score)[0] >= least and not _less_accurate(path, refit, target):
             if not notes and target.loses_nothing:
                 refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
-        notes.append(_missed(refit, least, target))
+        notes.append(_missed(path, refit, least, target))
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
-    best = max(found, key=lambda refit: target.score_of(refit.point.score)[0])
+    best = max(
+        found,
+        key=lambda refit: (not _less_accurate(path, refit, target), target.score_of(refit.point.score)[0]),
+    )
     warnings.warn(
-        f"{_missed(best, least, target)}, and it is the best of {len(found)}: allow more loss, or fit a longer path",
+        f"{_missed(path, best, least, target)}, the best of {len(found)}: allow more loss, or fit a longer path",
         ScoreMissed,
         stacklevel=3,
     )
@@ -104,13 +108,31 @@ def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
             break
         start = rest[0]
         smaller = path.refit(start)
-        if target.score_of(smaller.point.score)[0] < best - error:
+        if target.score_of(smaller.point.score)[0] < best - error or _less_accurate(path, smaller, target):
             break
         if smaller.point.parameters < refit.point.parameters:
             refit = smaller
     return refit
 
 
-def _missed(refit: Refit, least: float, target: Target) -> str:
+def _less_accurate(path: Path, refit: Refit, target: Target) -> bool:
+    """Whether the default's network is less accurate than the unpruned one, by two standard errors or more.
+
+    The log-likelihood of an overconfident network improves while its accuracy falls.
+    """
+    dense, own = path.dense.score, refit.point.score
+    if not target.loses_nothing or target.score is not None or dense.accuracy is None or own.accuracy is None:
+        return False
+    return own.accuracy < _least_accuracy(path)
+
+
+def _least_accuracy(path: Path) -> float:
+    score = path.dense.score
+    return (score.accuracy or 0.0) - 2 * (score.accuracy_error or 0.0)
+
+
+def _missed(path: Path, refit: Refit, least: float, target: Target) -> str:
     reached = target.score_of(refit.point.score)[0]
+    if reached >= least:  # so its accuracy is too low
+        reached, least = refit.point.score.accuracy or 0.0, _least_accuracy(path)
     return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"

@@ -187,7 +187,7 @@ def test_a_score_that_a_refit_misses_takes_a_larger_network(
     assert len(chosen.notes) == len(tried) - 1 >= 1
     assert all(more >= 1.25 * less for less, more in pairwise(tried))
     enough = 10**9
-    with pytest.warns(ScoreMissed, match="parameters scores -9 and should reach .*, and it is the best of"):
+    with pytest.warns(ScoreMissed, match="parameters scores -9 and should reach .*, the best of"):
         missed = pruned.choose(**target)
     assert not missed.met
 
@@ -216,6 +216,30 @@ def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
     tried.clear()
     assert choice.choose(path, Target(score="log_likelihood", max_params=80)).refit.start.parameters == 80
     assert tried == [80]
+
+
+def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
+    pruned: Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unpruned network is overconfident, so smaller ones have a better log-likelihood."""
+    points = pruned.path.points
+    dense = replace(pruned.path.dense, score=Score(0.90, -2.0, None, 0.01, 0.1))
+    path = replace(
+        pruned.path, dense=dense, points=tuple(replace(points[0], parameters=n) for n in (100, 70, 50))
+    )
+    accuracies, refit = {100: 0.91, 70: 0.89, 50: 0.87}, pruned.path.refit(points[-1], epochs=2)
+
+    def pretended(self: Path, point: PathPoint) -> Refit:
+        score = Score(accuracies[point.parameters], -1.0, None, 0.01, 0.1)
+        return replace(refit, start=point, point=replace(point, score=score))
+
+    monkeypatch.setattr(Path, "refit", pretended)
+    monkeypatch.setattr(choice, "smoothed", lambda points, target: [-1.0] * 3)
+    monkeypatch.setattr(Target, "least_scores", lambda self, path: (-1.1, -1.2))
+    found = choice.choose(path, Target())
+    assert (found.refit.start.parameters, found.met) == (70, True)
+    assert found.notes == ("a network of 50 parameters scores 0.87 and should reach 0.88",)
+    assert choice.choose(path, Target(score="log_likelihood")).refit.start.parameters == 50
 
 
 def test_the_default_is_the_smallest_within_one_standard_error() -> None:
