@@ -15,7 +15,7 @@ from bmrs_pyro.cli.output import Json, Output, Quiet
 def demo(
     epochs: Annotated[
         int, typer.Option(min=2, help="Epochs of the path; half as many epochs without gains precede it.")
-    ] = 16,
+    ] = 24,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
