@@ -79,7 +79,7 @@ def test_the_page_that_is_kept_begins_as_new_ones_do() -> None:
 
 
 def test_networks_of_torchvision_are_made() -> None:
-    assert bench._torchvision("resnet18")()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert bench._torchvision("resnet18")().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_a_million_decisions_are_measured() -> None:
