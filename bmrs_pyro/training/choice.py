@@ -46,9 +46,8 @@ def choose(path: Path, target: Target) -> Choice:
 
     The second part is for the default target alone: points score lower on the path than after their refit, and small
     ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit,
-    and its accuracy is within two standard errors of the unpruned network's.
-
-    If the budgets are smaller than the smallest point, its refit cuts it to them.
+    and its accuracy is within two standard errors of the unpruned network's. If the budgets are smaller than the
+    smallest point, its refit cuts it to them.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
@@ -57,29 +56,27 @@ def choose(path: Path, target: Target) -> Choice:
     scores = smoothed(path.points, target)
     fitting = target.fitting(path)
     left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
-    found: list[Refit] = []
-    notes: list[str] = []
-    if not left:
-        found.append(_cut(path, target))
-        if target.score_of(found[0].point.score)[0] >= least:
-            return Choice(found[0], target, True, ())
-        notes.append(_missed(path, found[0], least, target))
+    found = [] if left else [_cut(path, target)]
+    notes = [note for refit in found if (note := _shortfall(path, refit, least, target))]
+    if len(notes) < len(found):
+        return Choice(found[0], target, True, ())
     while left and len(found) < REFITS:
         good = [point for point, score in left if score >= before > -math.inf]
         refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
         found.append(refit)
-        if target.score_of(refit.point.score)[0] >= least and not _less_accurate(path, refit, target):
+        note = _shortfall(path, refit, least, target)
+        if note is None:
             if not notes and target.loses_nothing:
                 refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
-        notes.append(_missed(path, refit, least, target))
+        notes.append(note)
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
-    best = max(
-        found,
-        key=lambda refit: (not _less_accurate(path, refit, target), target.score_of(refit.point.score)[0]),
+    best, note = max(
+        zip(found, notes, strict=True),
+        key=lambda pair: (_is_accurate(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
     )
     warnings.warn(
-        f"{_missed(path, best, least, target)}, the best of {len(found)}: allow more loss, or fit a longer path",
+        f"{note}, the best of {len(found)}: allow more loss, or fit a longer path",
         ScoreMissed,
         stacklevel=3,
     )
@@ -108,31 +105,25 @@ def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
             break
         start = rest[0]
         smaller = path.refit(start)
-        if target.score_of(smaller.point.score)[0] < best - error or _less_accurate(path, smaller, target):
+        score = target.score_of(smaller.point.score)[0]
+        if score < best - error or not _is_accurate(path, smaller, target):
             break
         if smaller.point.parameters < refit.point.parameters:
             refit = smaller
     return refit
 
 
-def _less_accurate(path: Path, refit: Refit, target: Target) -> bool:
-    """Whether the default's network is less accurate than the unpruned one, by two standard errors or more.
-
-    The log-likelihood of an overconfident network improves while its accuracy falls.
-    """
-    dense, own = path.dense.score, refit.point.score
-    if not target.loses_nothing or target.score is not None or dense.accuracy is None or own.accuracy is None:
-        return False
-    return own.accuracy < _least_accuracy(path)
+def _is_accurate(path: Path, refit: Refit, target: Target) -> bool:
+    accuracy = refit.point.score.accuracy
+    return accuracy is None or accuracy >= target.least_accuracy(path.dense)
 
 
-def _least_accuracy(path: Path) -> float:
-    score = path.dense.score
-    return (score.accuracy or 0.0) - 2 * (score.accuracy_error or 0.0)
-
-
-def _missed(path: Path, refit: Refit, least: float, target: Target) -> str:
-    reached = target.score_of(refit.point.score)[0]
-    if reached >= least:  # so its accuracy is too low
-        reached, least = refit.point.score.accuracy or 0.0, _least_accuracy(path)
-    return f"a network of {refit.point.parameters:,} parameters scores {reached:.4g} and should reach {least:.4g}"
+def _shortfall(path: Path, refit: Refit, least: float, target: Target) -> str | None:
+    """Say by what a network misses the target; None if it meets it."""
+    score, parameters = target.score_of(refit.point.score)[0], refit.point.parameters
+    if score < least:
+        return f"a network of {parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
+    if _is_accurate(path, refit, target):
+        return None
+    reached, wanted = refit.point.score.accuracy, target.least_accuracy(path.dense)
+    return f"a network of {parameters:,} parameters has an accuracy of {reached:.2%} and should reach {wanted:.2%}"

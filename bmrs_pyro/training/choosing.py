@@ -115,6 +115,16 @@ class Target:
         error = self.score_of(path.points[scores.index(best)].score)[1]
         return best - error, max(dense, best) - 2 * error
 
+    def least_accuracy(self, dense: PathPoint) -> float:
+        """Return the least accuracy of a network chosen by default: two standard errors below the unpruned one's.
+
+        The log-likelihood alone is not enough: that of an overconfident network improves while its accuracy falls.
+        """
+        score = dense.score
+        if self.score is not None or not self.loses_nothing or score.accuracy is None:
+            return -math.inf
+        return score.accuracy - 2 * (score.accuracy_error or 0.0)
+
     def least_of(self, dense: PathPoint) -> float:
         """Return the least score of a network made from a trained one, relative to the dense network's score."""
         score, error = self.score_of(dense.score)
@@ -139,11 +149,12 @@ class Target:
         """
         points = [point for point in path.points if not self._over(point, path.dense)]
         limit = seconds(self.max_latency)
-        if limit is None or not points:
+        if limit is None:
             return points
-        # networks get faster along the path
-        first = bisect_left(points, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
-        if first == len(points):
+        # networks get faster along the path, and so is one that is cut from its last point
+        timed = points or path.points[-1:]
+        first = bisect_left(timed, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
+        if first == len(timed):
             least = path.points[-1]
             raise TargetMissed(
                 f"no network of the path is fast enough. The smallest has {least.parameters:,} parameters and takes "

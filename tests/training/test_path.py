@@ -160,6 +160,8 @@ def test_a_budget_below_the_smallest_point_is_met_by_its_refit(pruned: Pruned) -
     assert result.point.parameters <= budget
     assert complexity(result.network, torch.zeros(1, 5)).parameters == result.point.parameters
     assert result.met
+    with pytest.raises(TargetMissed, match="no network of the path is fast enough"):
+        pruned.choose(max_params=budget, max_latency=1e-9)
 
 
 def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
@@ -238,7 +240,7 @@ def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
     monkeypatch.setattr(Target, "least_scores", lambda self, path: (-1.1, -1.2))
     found = choice.choose(path, Target())
     assert (found.refit.start.parameters, found.met) == (70, True)
-    assert found.notes == ("a network of 50 parameters scores 0.87 and should reach 0.88",)
+    assert found.notes == ("a network of 50 parameters has an accuracy of 87.00% and should reach 88.00%",)
     assert choice.choose(path, Target(score="log_likelihood")).refit.start.parameters == 50
 
 
