@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bmrs_pyro.experiments.path_cells import RULES
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
@@ -132,7 +133,16 @@ def plot_paths(rows: Sequence[Row], runs: Sequence[Row]) -> Figure:
                     label=rule,
                 )
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.xaxis.set_major_formatter("{x:g}")
             panel.set_xlabel("parameters left, percent")
             panel.set_ylabel("validation accuracy, percent")
-    panels[0][0].legend(title="chosen, after the refit")
+    # under the panels, where it hides no point
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(),
+        title="chosen, after the refit",
+        loc="outside lower center",
+        ncols=len(RULES),
+    )
     return figure
