@@ -163,7 +163,8 @@ what installed packages bring, so nothing is downloaded, and other versions of t
 - *documentation*: the next of 97 characters of the standard library's documentation, a small GPT-like model;
   perplexity.
 
-No recipe was tuned on these tasks. Each network is trained dense, then along a path (`bmrs_pyro.prune`) with the
-default options. One small network is the default's, the smallest within one standard error of the best validation
-score; the other has at most half of the multiply-accumulates. Scores are of test data that nothing was chosen on.
+No recipe was tuned on these tasks, but two of them showed how to find the path's first KL weight (see below). Each
+network is trained dense, then along a path (`bmrs_pyro.prune`) with the default options. One small network is the
+default's, the smallest within one standard error of the best validation score; the other has at most half of the
+multiply-accumulates. Scores are of test data that nothing was chosen on.
 """
