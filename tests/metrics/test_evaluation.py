@@ -158,6 +158,12 @@ def test_tokens_have_a_perplexity() -> None:
     assert result.mean_iou is None
 
 
+def test_labels_of_0_and_1_have_no_perplexity_and_no_top_5() -> None:
+    result = evaluate(nn.Identity(), [(torch.randn(8, 3), torch.ones(8, 3))], likelihood="bernoulli")
+    assert isinstance(result, ClassEvaluation)
+    assert (result.labels, result.perplexity, result.top5) == (24, None, None)
+
+
 def test_next_tokens_are_those_that_come_after() -> None:
     logits, y = torch.randn(8, 6, K), torch.randint(0, K, (8, 6))
     after = evaluate(nn.Identity(), batches(logits, y, 3), likelihood="next-token")
