@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["inputs_on", "on_device_of", "outputs_of", "pairs"]
+__all__ = ["inputs_on", "on_device_of", "outputs_of", "pairs", "refuse_generator"]
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -38,6 +38,14 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                 f"several inputs, or a dict with {_LABELS!r}"
             ) from error
         yield x, y
+
+
+def refuse_generator(name: str, batches: Iterable[Any]) -> None:
+    """Raise ValueError if batches can be read only once, as those of a generator."""
+    if isinstance(batches, Iterator):
+        raise ValueError(
+            f"{name} is a {type(batches).__name__}, which can be read only once; give a loader, or a list of batches"
+        )
 
 
 def inputs_on(device: torch.device, x: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
-from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.inputs import pairs, refuse_generator
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
@@ -180,9 +180,12 @@ def prune(
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
-        ValueError: a target is out of range, or the labels are not classes and no likelihood is given.
+        ValueError: a target is out of range, the labels are not classes and no likelihood is given, or batches can be
+            read only once.
     """
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
+    refuse_generator("train", train)
+    refuse_generator("validation", validation)
     x, y = next(pairs(train), (None, None))
     if y is None:
         raise ValueError("there are no training batches; give a loader that can be read several times")
@@ -241,7 +244,7 @@ def _num_data(loader: Batches) -> int:
         if hasattr(holder, count):
             found = getattr(holder, count)
             return int(found() if callable(found) else found)
-    return sum(len(y) for _, y in loader)
+    return sum(len(y) for _, y in pairs(loader))
 
 
 def _one_example(x: Any) -> tuple[Any, ...]:

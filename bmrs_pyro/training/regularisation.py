@@ -14,7 +14,7 @@ from torch import nn
 
 from bmrs_pyro.distributed import all_gather_int, broadcast_, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.inputs import on_device_of, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
@@ -140,7 +140,8 @@ def fit_path(
             learning rate follows from the number of steps.
 
     Raises:
-        ValueError: there are fewer than 2 epochs, or several processes without a directory.
+        ValueError: there are fewer than 2 epochs, batches that can be read only once, or several processes without a
+            directory.
         CheckpointError: a file in the directory cannot be read.
     """
     refuse_short(epochs, dense_epochs)
@@ -148,6 +149,8 @@ def fit_path(
         raise ValueError(
             "several processes share the points of a path in files; give a directory they all see"
         )
+    refuse_generator("loader", loader)
+    refuse_generator("validation", validation)
     folder = None if directory is None else FilePath(directory)
     x, y = next(on_device_of(model, loader))
     refuse_labels(model, x, y.to(next(model.parameters()).device))

@@ -294,8 +294,9 @@ def test_labels_that_are_no_classes_need_a_likelihood() -> None:
         ([(torch.zeros(8, 2), torch.full((8,), 9))], "labels from 0 to .* those of a batch go from 9 to 9"),
         (torch.zeros(8, 3), r"a batch is a Tensor .*; expected \(x, y\)"),
         ([], "there are no training batches"),
+        (iter(batches()), "train is a list_iterator, which can be read only once; give a loader"),
     ],
-    ids=["labels", "no pairs", "nothing"],
+    ids=["labels", "no pairs", "nothing", "once"],
 )
 def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, match: str) -> None:
     net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -327,6 +328,24 @@ def test_inputs_by_name() -> None:
     data = [({"values": x}, torch.zeros(8, dtype=torch.long))]
     result = prune(Named(), data, validation=data, epochs=2, dense_epochs=1, progress=False)
     assert result.network(values=x).shape == (8, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*min_keep")
+def test_examples_of_dicts_are_counted() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 6), nn.Linear(6, 3)
+
+        def forward(self, values: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(values).relu())
+            return out
+
+    data = [
+        {"values": torch.randn(count, 2), "labels": torch.zeros(count, dtype=torch.long)} for count in (8, 5)
+    ]
+    result = prune(Named(), data, validation=data, epochs=2, dense_epochs=0, progress=False)
+    assert result.path.trainee.model.num_data == 13
 
 
 def test_the_weight_waits_while_the_divergence_falls() -> None:
