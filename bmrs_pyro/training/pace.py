@@ -71,16 +71,16 @@ class Pace:
     posterior_lr: float
 
     @classmethod
-    def of(cls, loader: object, prior: LogUniform, *, epochs: int, min_steps: int = 100) -> Pace:
+    def of(cls, loader: Iterable[Any], prior: LogUniform, *, epochs: int, min_steps: int = 100) -> Pace:
         """Return the pace for the data.
 
         Args:
-            loader: the batches of one pass; without a length, it is assumed to have ``min_steps`` batches.
+            loader: the batches of one pass; without a length, they are counted in one pass.
             prior: prior of the gains, whose width has to be crossed.
             epochs: epochs of the path.
             min_steps: least number of steps in an epoch.
         """
-        length = length_hint(loader) or min_steps
+        length = length_hint(loader) or sum(1 for _ in loader)
         passes = math.ceil(min_steps / length)
         rate = TRAVEL * width(prior) / (epochs * passes * length)
         return cls(epochs, passes, passes * length, rate)

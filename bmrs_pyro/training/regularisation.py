@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bmrs_pyro.distributed import all_gather_int, broadcast_, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
@@ -18,6 +18,8 @@ from bmrs_pyro.inference.inputs import on_device_of, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
@@ -89,13 +91,14 @@ class Path:
         Raises:
             ValueError: the point is not on this path.
         """
-        model = self.trainee.model.network
+        model, net = self.trainee.model.network, self.network(point)
         device = next(model.parameters()).device
-        inputs = tuple(
-            part[:1].expand(batch_size, *part.shape[1:]).to(device) for part in model.example_inputs
+        inputs = map_leaves(
+            lambda leaf: _rows(leaf, batch_size).to(device) if isinstance(leaf, Tensor) else leaf,
+            model.example_inputs,
         )
-        net = self.network(point)
-        measured = torch.tensor(latency({"small": lambda _: net(*inputs)}, inputs[0])["small"])
+        call = Call.of(model.net, inputs)
+        measured = torch.tensor(latency({"small": lambda _: call(net)}, inputs)["small"])
         broadcast_([measured])  # all processes must choose the same network
         return measured.item()
 
@@ -209,3 +212,7 @@ def _points(trainee: Trainee, shelf: Shelf, weights: list[float]) -> tuple[PathP
             )
         )
     return tuple(points)
+
+
+def _rows(example: Tensor, count: int) -> Tensor:
+    return example[:1].expand(count, *example.shape[1:]) if example.dim() else example

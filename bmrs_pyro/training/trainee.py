@@ -134,6 +134,7 @@ class Trainee:
                 guide,
                 stage="unpruned network",
                 criterion=None,
+                round_to=1,
                 epochs=0,
                 fine_tune_epochs=epochs,
                 checkpoint=store,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -81,6 +82,12 @@ def test_points_say_what_their_networks_cost(path: Path) -> None:
         assert point.delta_f is not None
         # every one left with ΔF > -1, the log prior odds
         assert point.delta_f >= -gone
+
+
+def test_layers_keep_multiples() -> None:
+    path = fitted(round_to=4, epochs=4)
+    assert all(size % 4 == 0 for point in path.points for size in point.structures.values())
+    assert path.points[-1].size < path.dense.size
 
 
 def test_a_refit_prunes_on_and_can_be_made_again(path: Path) -> None:
@@ -320,14 +327,18 @@ def test_inputs_by_name() -> None:
             super().__init__()
             self.first, self.last = nn.Linear(2, 6), nn.Linear(6, 3)
 
-        def forward(self, values: Tensor, factor: float = 1.0) -> Tensor:
-            out: Tensor = self.last(self.first(factor * values).relu())
+        def forward(self, values: Tensor, factor: float | None = None) -> Tensor:
+            out: Tensor = self.last(self.first((factor or 1.0) * values).relu())
             return out
 
     x = torch.randn(8, 2)
     data = [({"values": x}, torch.zeros(8, dtype=torch.long))]
-    result = prune(Named(), data, validation=data, epochs=2, dense_epochs=1, progress=False)
-    assert result.network(values=x).shape == (8, 3)
+    for batch in (data, [({"values": x, "factor": None}, data[0][1])]):
+        result = prune(
+            Named(), batch, validation=batch, max_latency="1s", epochs=2, dense_epochs=1, progress=False
+        )
+        assert result.network(values=x).shape == (8, 3)
+        assert 0 < result.path.latency(result.path.points[0], 4) < 1
 
 
 @pytest.mark.filterwarnings("ignore:.*min_keep")
@@ -411,6 +422,14 @@ def test_rates_follow_from_the_steps() -> None:
     prior = LogUniform(math.exp(-20.0), 1.0)
     small, large = (Pace.of([None] * count, prior, epochs=36) for count in (18, 375))
     assert (small.passes, small.steps, large.passes, large.steps) == (6, 108, 1, 375)
+
+    class Stream:
+        """Batches without a length."""
+
+        def __iter__(self) -> Iterator[None]:
+            return iter([None] * 18)
+
+    assert Pace.of(Stream(), prior, epochs=36) == small
     for pace in (small, large):
         assert pace.epochs * pace.steps * pace.posterior_lr == pytest.approx(200)
 
