@@ -7,6 +7,7 @@ __all__ = ["Pruned", "prune"]
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -38,6 +39,7 @@ from bmrs_pyro.training import (
 )
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.validation import validate
 
 CLASSES = "categorical:0.02"
 """The default likelihood of class labels, with the label smoothing of the best recipe known."""
@@ -202,6 +204,8 @@ def prune(
         raise TargetMissed(str(error)) from None
     own = copy.deepcopy(likelihood) or CLASSES
     model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else "cost")
+    if target.score is not None:  # refuse an accuracy that the likelihood lacks before training
+        target.score_of(validate(model, {}, islice(validation, 1)))
     if trained:
         path: Path = _trained_path(model, train, validation, options)
     else:

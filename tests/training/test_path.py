@@ -312,6 +312,21 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, ma
     assert "\n" not in str(refused.value)
 
 
+def test_a_score_that_the_likelihood_lacks_is_refused_before_training() -> None:
+    data = [(x, x[:, :1]) for x, _ in batches()]
+    epochs: list[Epoch] = []
+    with pytest.raises(ValueError, match="no accuracy; choose by score='log_likelihood'"):
+        prune(
+            nn.Sequential(nn.Linear(data[0][0].shape[1], 6), nn.ReLU(), nn.Linear(6, 1)),
+            data,
+            validation=data,
+            likelihood="normal",
+            score="accuracy",
+            callbacks=[epochs.append],
+        )
+    assert not epochs
+
+
 def test_a_network_that_was_wrapped_before_is_pruned_as_it_is() -> None:
     net, data = mlp(16), batches()
     wrapped = NoisyNetwork(net, data[0][0][:1])
