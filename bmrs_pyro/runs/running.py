@@ -8,6 +8,7 @@ import platform
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import pyro
@@ -40,6 +41,7 @@ from bmrs_pyro.training import (
     refuse_labels,
 )
 from bmrs_pyro.training.pace import refuse_short
+from bmrs_pyro.training.validation import validate
 
 
 def begin_run(
@@ -107,6 +109,9 @@ def begin_run(
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
+    if target is not None and target.score is not None:
+        held_out = serving(splits.validation, recipe.batch_size, shuffle=False)
+        target.score_of(validate(program, {}, islice(held_out, 1)))
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
     run = RunDirectory.create(

@@ -99,6 +99,9 @@ def test_a_path_of_regressions_chosen_by_its_likelihood(tmp_path: Path) -> None:
     source, run = network(tmp_path / "net.py", 2), tmp_path / "run"
     words = ("--data", tmp_path / "prices.csv", "--target", "price", "--likelihood", "normal")
     short = ("--epochs", 6, "--dense-epochs", 2, "--batch-size", 20, "--lr", "1e-2", "--max-params", "80%")
+    refused = command("fit", source, "--out", run, *words, *short, "--score", "accuracy")
+    assert (refused.returncode, run.exists()) == (2, False)  # before any training
+    assert "no accuracy; choose by score='log_likelihood'" in refused.stderr
     result = command("fit", source, "--out", run, *words, *short)
     assert result.returncode == 0, result.stderr
     assert "RMSE" in result.stdout
