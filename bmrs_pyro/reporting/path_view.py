@@ -43,7 +43,9 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
     errors = [getattr(point.score, error) or 0.0 for point in path.points]
     sizes = [point.parameters for point in path.points]
     # the markers are a separate line, so that the page can find each one
-    ax.errorbar(sizes, scores, errors, color=KEPT, linewidth=1, elinewidth=1, label="on the path")
+    most = 1.0 if accurate else math.inf
+    above = [min(error, most - score) for score, error in zip(scores, errors, strict=True)]
+    ax.errorbar(sizes, scores, [errors, above], color=KEPT, linewidth=1, elinewidth=1, label="on the path")
     ax.plot(sizes, scores, "o", color=KEPT, markersize=5, gid="points")
     dense = path.dense
     ax.plot([dense.parameters], [getattr(dense.score, name)], "s", color=OTHER, label="unpruned")

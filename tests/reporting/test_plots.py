@@ -75,6 +75,8 @@ def test_the_path_shows_scores_with_errors_and_the_chosen_point() -> None:
         pytest.approx([0.97, 0.99]),
         pytest.approx([0.94, 0.96]),
     ]
+    (bars,) = plot_path(path(point(0, 900, 1.0), point(1, 800, 0.995))).collections
+    assert bars.get_segments()[0][:, 1].tolist() == pytest.approx([0.985, 1.0])  # no accuracy is above 100 %
     values = path(point(0, 900, None), point(1, 800, None))
     assert plot_path(values).get_ylabel() == "log-likelihood [nats]"
 
