@@ -121,6 +121,10 @@ def _is_accurate(path: Path, refit: Refit, target: Target) -> bool:
 def _shortfall(path: Path, refit: Refit, least: float, target: Target) -> str | None:
     """Say by what a network misses the target; None if it meets it."""
     score, parameters = target.score_of(refit.point.score)[0], refit.point.parameters
+    if over := target.exceeded(
+        refit.point, path.dense
+    ):  # batch norm's buffers count as bytes, but not as parameters
+        return f"a network of {parameters:,} parameters {over}"
     if score < least:
         return f"a network of {parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
     if _is_accurate(path, refit, target):

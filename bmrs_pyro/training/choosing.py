@@ -61,8 +61,14 @@ class Target:
     def __post_init__(self) -> None:
         if self.score not in (None, "accuracy", "log_likelihood"):
             raise ValueError(f"score is {self.score!r}; use 'accuracy' or 'log_likelihood'")
-        if self.max_loss is not None and not self.max_loss >= 0:
-            raise ValueError(f"max_loss is {self.max_loss}; it must be at least 0")
+        loss = self.max_loss
+        if loss is not None and (isinstance(loss, str) or not 0 <= loss < math.inf):
+            raise ValueError(f"max_loss is {loss!r}; it must be at least 0, and a finite number")
+        if self.batch_size != 1 and self.max_latency is None:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but it belongs to max_latency, which is not given; the loader sets "
+                "the size of training batches"
+            )
         for name in _BUDGETS:
             value = getattr(self, name)
             number = _number(name, value, 100)  # a share as it is written, 30 for 30%
@@ -147,7 +153,7 @@ class Target:
         Raises:
             TargetMissed: every point within the budgets takes longer than the latency.
         """
-        points = [point for point in path.points if not self._over(point, path.dense)]
+        points = [point for point in path.points if self.exceeded(point, path.dense) is None]
         limit = seconds(self.max_latency)
         if limit is None:
             return points
@@ -162,13 +168,13 @@ class Target:
             )
         return points[first:]
 
-    def _over(self, point: PathPoint, dense: PathPoint) -> bool:
-        """Whether a network exceeds a budget other than the latency."""
+    def exceeded(self, point: PathPoint, dense: PathPoint) -> str | None:
+        """Say which budget, other than the latency, a network exceeds; None if it exceeds none."""
         for name, cost in _BUDGETS.items():
-            budget = _number(name, getattr(self, name), getattr(dense, cost))
-            if budget is not None and getattr(point, cost) > budget:
-                return True
-        return False
+            budget, own = _number(name, getattr(self, name), getattr(dense, cost)), getattr(point, cost)
+            if budget is not None and own > budget:
+                return f"has {own:,} {cost} and should have at most {math.floor(budget):,}"
+        return None
 
 
 def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
@@ -202,7 +208,7 @@ def _number(name: str, value: Quantity | None, whole: float) -> float | None:
         number = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)
     except ValueError:
         number = -1.0
-    if not number > 0:
+    if isinstance(value, bool) or not 0 < number < math.inf:
         units = (
             "seconds, or a text such as '2ms'"
             if name == "max_latency"
