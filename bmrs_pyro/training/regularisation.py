@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.distributed import all_gather_int, broadcast_, world_size
+from bmrs_pyro.distributed import all_gather_int, broadcast_, rank, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
@@ -20,7 +20,7 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.reduction import Criterion, named_criterion
+from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels
@@ -29,6 +29,7 @@ from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import Recipe
+from bmrs_pyro.training.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee, score_of
 
@@ -140,14 +141,16 @@ def fit_path(
         directory: folder of the points' files; an interrupted path in it is continued, a finished one is loaded.
             None keeps the points in memory.
         **options: options of :func:`fit`, such as ``lr``, ``seed``, ``device`` and ``progress``. The posteriors'
-            learning rate follows from the number of steps.
+            learning rate follows from the number of steps. Callbacks are called in the unpruned training, on the path
+            and in refits; StopTraining ends the one that it is raised in.
 
     Raises:
         ValueError: there are fewer than 2 epochs, batches that can be read only once, or several processes without a
-            directory.
+            directory, an option has no effect, or the directory holds a path with other settings.
         CheckpointError: a file in the directory cannot be read.
     """
     refuse_short(epochs, dense_epochs)
+    refuse_without_effect(options)
     if world_size() > 1 and directory is None:
         raise ValueError(
             "several processes share the points of a path in files; give a directory they all see"
@@ -164,7 +167,10 @@ def fit_path(
     options = {"lr": Recipe().lr, **options}
     trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
     if folder is not None:
+        name = criterion if isinstance(criterion, str) else criterion_name(judge)
+        settings = {"criterion": name, "epochs": epochs, "dense_epochs": dense_epochs, **_settings(trainee)}
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_other_settings(folder, settings, write=rank() == 0)
     store = None if folder is None else Checkpoint(folder / "dense.safetensors")
     dense = trainee.dense(model, dense_epochs, store)
     trainee.model.load_state_dict(model.state_dict())
@@ -195,6 +201,18 @@ def fit_path(
     )
     all_gather_int(0)  # the first process has written the last point
     return Path(dense, _points(trainee, shelf, weights()), history, trainee, shelf)
+
+
+def _settings(trainee: Trainee) -> dict[str, Any]:
+    """Return what a path in a folder is continued with, as plain JSON types."""
+    model, usual = trainee.model, Recipe()
+    names = ("lr", "seed", "min_keep", "round_to")
+    return {
+        **{name: trainee.options.get(name, getattr(usual, name)) for name in names},
+        "num_data": model.num_data,
+        "kl_weight": model.kl_weight.kind,
+        "structures": {family.name: family.size for family in model.structures},
+    }
 
 
 def _points(trainee: Trainee, shelf: Shelf, weights: list[float]) -> tuple[PathPoint, ...]:

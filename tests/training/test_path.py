@@ -159,6 +159,32 @@ def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> No
         pruned.choose(max_latency="1us", batch_size=4)
 
 
+def test_bytes_that_the_cut_does_not_reach_are_told(pruned: Pruned, monkeypatch: pytest.MonkeyPatch) -> None:
+    least = pruned.path.points[-1]
+    refit = replace(pruned.path.refit(least, epochs=2), point=replace(least, bytes=480))
+    monkeypatch.setattr(Path, "refit", lambda *_, **__: refit)
+    with pytest.warns(ScoreMissed, match="has 480 bytes and should have at most 400"):
+        found = pruned.choose(max_bytes=400)
+    assert not found.met
+
+
+def test_a_folder_is_for_one_path(tmp_path: FilePath) -> None:
+    fitted(tmp_path, epochs=2)
+    assert fitted(tmp_path, epochs=2).points
+    for options, match in (
+        ({"seed": 7}, "holds a path with seed 0, not 7; give another directory"),
+        ({"lr": 0.1}, "holds a path with lr 0.0015, not 0.1"),
+        ({"criterion": "snr"}, "holds a path with criterion 'bmrs-n', not 'snr'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            fitted(tmp_path, **{"epochs": 2, **options})
+
+
+def test_options_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match="kl_weight, schedule has no effect on a path"):
+        prune(mlp(8), batches(), validation=batches(), kl_weight=0.3, schedule="constant")
+
+
 def test_a_budget_below_the_smallest_point_is_met_by_its_refit(pruned: Pruned) -> None:
     least = pruned.path.points[-1]
     budget = least.parameters - 15
@@ -276,6 +302,10 @@ def test_the_default_is_the_smallest_within_one_standard_error() -> None:
         ({"max_macs": 0.2}, "max_macs is 0.2, less than 1; a share has a percent sign: '20%'"),
         ({"max_latency": "2 hours"}, "max_latency is '2 hours'; give seconds"),
         ({"max_loss": -1.0}, "max_loss is -1.0; it must be at least 0"),
+        ({"max_loss": "0.5"}, "max_loss is '0.5'; it must be at least 0, and a finite number"),
+        ({"max_macs": "inf"}, "max_macs is 'inf'; give a number, or a share"),
+        ({"max_params": True}, "max_params is True; give a number"),
+        ({"batch_size": 64}, "batch_size is 64, but it belongs to max_latency"),
         ({"score": "f1"}, "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
     ],
 )
