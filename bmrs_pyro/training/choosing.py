@@ -110,6 +110,8 @@ class Target:
         On the path, ``max_loss`` is subtracted from the best point's score; after the refit, from the larger of this
         score and the unpruned network's. Without ``max_loss``, one standard error is subtracted in place of the loss,
         and two after the refit, because the chosen point lies at the limit. With budgets alone, any score is enough.
+        By default, if there is an accuracy, that is compared with the unpruned network's (:meth:`least_accuracy`), and
+        the log-likelihood only with the best point's: training with random gains changes the log-likelihood by itself.
         """
         scores, dense = smoothed(path.points, self), self.score_of(path.dense.score)[0]
         best = max(scores)
@@ -119,7 +121,8 @@ class Target:
         if not self.loses_nothing:
             return -math.inf, -math.inf
         error = self.score_of(path.points[scores.index(best)].score)[1]
-        return best - error, max(dense, best) - 2 * error
+        reference = best if math.isfinite(self.least_accuracy(path.dense)) else max(dense, best)
+        return best - error, reference - 2 * error
 
     def least_accuracy(self, dense: PathPoint) -> float:
         """Return the least accuracy of a network chosen by default: two standard errors below the unpruned one's.

@@ -287,7 +287,14 @@ def test_the_default_is_the_smallest_within_one_standard_error() -> None:
     # refits are to come close to the unpruned network
     assert Target(score="accuracy").least_scores(path) == pytest.approx((0.94, 0.97))
     # by default the log-likelihood counts, because the accuracy of few examples is coarse
-    assert Target().least_scores(path) == pytest.approx((-0.07, -0.05))
+    assert Target().least_scores(path) == pytest.approx((-0.07, -0.09))
+    assert Target().least_accuracy(path.dense) == pytest.approx(0.97)
+    # without an accuracy, it is compared with the unpruned network's too
+    values = [
+        replace(point, score=point.score._replace(accuracy=None)) for point in (path.dense, *path.points)
+    ]
+    regression = replace(path, dense=values[0], points=tuple(values[1:]))
+    assert Target().least_scores(regression) == pytest.approx((-0.07, -0.05))
     # max_loss is in points of accuracy
     assert Target(max_loss=1).least_scores(path) == pytest.approx((0.94, 0.98))
     assert Target(score="log_likelihood", max_loss=1).least_scores(path) == pytest.approx((-1.05, -1.01))
