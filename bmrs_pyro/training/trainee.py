@@ -33,6 +33,9 @@ from bmrs_pyro.training.validation import Score, validate
 START = 0.01
 """Least first KL weight, nats per example for a nat of mean KL."""
 
+SHARE = 0.1
+"""Least first KL weight, as a share of the weight in the ELBO."""
+
 INFORMED = 0.25
 """Share of the gains whose Laplace posteriors have a variance above 1 at ten times the first KL weight."""
 
@@ -84,7 +87,8 @@ class Trainee:
 
         With KL weight λ_c, Laplace's posterior of log θ_c has the variance λ_c/I_c, where I_c is the Fisher information
         of the N examples. The first weight is a tenth of the one at which this exceeds 1 for a quarter of the gains:
-        smaller weights would remove nothing. The sum of all λ_c is at least 0.01 nats per example.
+        smaller weights would remove nothing. The sum of all λ_c is at least 0.01 nats per example, and their mean at
+        least 0.1, a tenth of what it is in the ELBO: with few data a large network overfits on a longer path.
         """
         sizes = {family.name: family.size for family in self.model.structures}
         scales = torch.cat([torch.full((sizes[name],), scale) for name, scale in self._scales(1.0).items()])
@@ -94,7 +98,8 @@ class Trainee:
             information = Curvature.of(self.model, self.loader, BATCHES).information.cpu()
         informed = torch.quantile(information.double() / scales, INFORMED)
         broadcast_([informed])  # every process has read other examples
-        return max(START * self.model.num_data / float(scales.sum()), informed.item() / 10)
+        least = max(START * self.model.num_data, SHARE * len(scales)) / float(scales.sum())
+        return max(least, informed.item() / 10)
 
     def press_(self, model: SupervisedModel, weight: float) -> None:
         """Set the factor of a model's KL weight; families are weighted by their size before the path."""
