@@ -116,16 +116,18 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
 
     The KL of all gains should fall by the same factor in every epoch, and by 12 in total. If it fell by less in the
     last epoch, the weight grows, by at most e^½. If it fell by enough, structures are being removed and the weight
-    stays.
+    stays. After the planned epochs smaller networks still score as well, and the KL should fall twice as fast.
 
     Args:
         kls: Σ KL(q ‖ p) after each epoch, nats.
         start: the first weight.
-        epochs: epochs of the whole path.
+        epochs: planned epochs of the path.
     """
     wanted = math.log(FALL) / epochs
     weights = [start] * min(len(kls) + 1, 2)
     for before, after in pairwise(kls):
+        if len(weights) == epochs:
+            wanted *= 2
         fall = math.log(before / after) if after > 0 else wanted
         weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
     return weights
@@ -134,8 +136,9 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
 def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
     """Whether a path can stop: it is as long as planned, and smaller networks have begun to score less.
 
-    The score is the validation log-likelihood, as a median of three epochs. It has begun to fall if it is more than a
-    standard error below its best value. After twice the planned epochs the path stops in any case.
+    The score is the validation log-likelihood, as a median of three epochs. It has begun to fall if its last three
+    values are more than two standard errors below its best one. After twice the planned epochs the path stops in any
+    case.
 
     Args:
         records: the epochs so far.
@@ -146,7 +149,7 @@ def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
     scores = [-math.inf if record.log_likelihood is None else record.log_likelihood for record in records]
     medians = medians_of_three(scores)
     error = records[medians.index(max(medians))].log_likelihood_error or 0.0
-    return not medians[-1] >= max(medians) - error
+    return not max(medians[-3:]) >= max(medians) - 2 * error
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:
