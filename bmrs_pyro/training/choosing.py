@@ -107,17 +107,16 @@ class Target:
     def least_scores(self, path: Path) -> tuple[float, float]:
         """Return the least score of a point on the path, and the least score of a network after its refit.
 
-        On the path, ``max_loss`` is subtracted from the best point's score; after the refit, from the larger of this
-        score and the unpruned network's. Without ``max_loss``, one standard error is subtracted in place of the loss,
-        and two after the refit, because the chosen point lies at the limit. With budgets alone, any score is enough.
+        On the path, ``max_loss`` is subtracted from the best point's score; after the refit, :meth:`least_of` counts.
+        Without ``max_loss``, one standard error is subtracted in place of the loss, and two after the refit, because
+        the chosen point lies at the limit. With budgets alone, any score is enough.
         By default, if there is an accuracy, that is compared with the unpruned network's (:meth:`least_accuracy`), and
         the log-likelihood only with the best point's: training with random gains changes the log-likelihood by itself.
         """
         scores, dense = smoothed(path.points, self), self.score_of(path.dense.score)[0]
         best = max(scores)
         if self.max_loss is not None:
-            loss = self.max_loss / 100 if self._by_accuracy(path.dense.score) else self.max_loss
-            return best - loss, max(dense, best) - loss
+            return best - self._loss(path.dense.score), self.least_of(path.dense)
         if not self.loses_nothing:
             return -math.inf, -math.inf
         error = self.score_of(path.points[scores.index(best)].score)[1]
@@ -135,11 +134,20 @@ class Target:
         return score.accuracy - 2 * (score.accuracy_error or 0.0)
 
     def least_of(self, dense: PathPoint) -> float:
-        """Return the least score of a network made from a trained one, relative to the dense network's score."""
+        """Return the least score of a finished network, relative to the unpruned network's score.
+
+        It is ``max_loss`` below that, less one standard error, so that the loss on new data is probably not larger. If
+        there are too few validation data for that, the network must not score less at all. Without a maximum it is one
+        standard error below.
+        """
         score, error = self.score_of(dense.score)
         if self.max_loss is not None:
-            return score - (self.max_loss / 100 if self._by_accuracy(dense.score) else self.max_loss)
+            return score - max(0.0, self._loss(dense.score) - error)
         return -math.inf if any(self.budgets(dense)) else score - error
+
+    def _loss(self, score: Score) -> float:
+        loss = self.max_loss or 0.0
+        return loss / 100 if self._by_accuracy(score) else loss
 
     def budgets(self, dense: PathPoint | Complexity) -> tuple[int | None, int | None]:
         """Return the most multiply-accumulates and parameters; a budget of bytes is turned into one of parameters."""
