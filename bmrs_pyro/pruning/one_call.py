@@ -181,7 +181,7 @@ def prune(
             :class:`Cycle`, such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
 
     Raises:
-        TargetMissed: no network can meet the budgets, or none of the path is fast enough.
+        TargetMissed: no network can meet the budgets, or none of the path is fast enough; its ``path`` is the path.
         ValueError: a target is out of range, the labels are not classes and no likelihood is given, or batches can be
             read only once.
     """
@@ -210,7 +210,11 @@ def prune(
         path: Path = _trained_path(model, train, validation, options)
     else:
         path = fit_path(model, AutoTruncatedLogNormal(model), train, validation=validation, **options)
-    found = _chosen(path, target)
+    try:
+        found = _chosen(path, target)
+    except TargetMissed as error:
+        error.path = path
+        raise
     learnt = found.choice.refit.model.likelihood
     if isinstance(likelihood, nn.Module) and isinstance(learnt, nn.Module):
         likelihood.load_state_dict(learnt.state_dict())

@@ -24,7 +24,13 @@ _BUDGETS = {"max_macs": "macs", "max_params": "parameters", "max_bytes": "bytes"
 
 
 class TargetMissed(ValueError):
-    """No network of the path meets the target; the message says what can be met."""
+    """No network of the path meets the target; the message says what can be met.
+
+    Attributes:
+        path: the path, if it was fitted; ``choose(error.path, Target(...))`` chooses from it.
+    """
+
+    path: Path | None = None
 
 
 @dataclass(frozen=True)

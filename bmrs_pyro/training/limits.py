@@ -95,7 +95,10 @@ class Limits:
         for cost, budget in (("macs", self.max_macs), ("parameters", self.max_parameters)):
             if budget:
                 model = cost_model(network, cost)
-                keep = within_budget(keep, scores, model, budget, multiples=multiples, min_keep=min_keep)
+                try:
+                    keep = within_budget(keep, scores, model, budget, multiples=multiples, min_keep=min_keep)
+                except ValueError as error:
+                    raise ValueError(f"{cost}: {error}") from None
         return keep
 
 

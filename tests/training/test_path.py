@@ -200,8 +200,15 @@ def test_a_budget_below_the_smallest_point_is_met_by_its_refit(pruned: Pruned) -
 
 
 def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
-    with pytest.raises(TargetMissed, match="a budget of 3 cannot be met: with 1 structures in every family"):
+    with pytest.raises(TargetMissed, match="parameters: a budget of 3 cannot be met: with 1 structures"):
         prune(mlp(16), batches(), validation=batches(), max_params=3, epochs=10**6)
+
+
+def test_a_path_is_not_lost_with_its_target() -> None:
+    with pytest.raises(TargetMissed, match="no network of the path is fast enough") as raised:
+        prune(mlp(8), batches(), validation=batches(), max_latency="0.001us", **{**QUICK, "epochs": 2})  # type: ignore[arg-type]
+    assert raised.value.path is not None
+    assert choice.choose(raised.value.path, Target(max_macs="90%")).met
 
 
 def test_a_score_that_a_refit_misses_takes_a_larger_network(
