@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import GlobalBatch
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.draws import FEW_READ, SHARED, Draws, draws_of, parse_draws
+from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.kl_weight import KLWeight
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given
 from bmrs_pyro.inference.observations import log_likelihoods, observed
@@ -68,8 +69,9 @@ class SupervisedModel(nn.Module):
         network: the network with its gains as arguments.
         likelihood: a name, see :func:`as_likelihood`, or a function or module that maps the network's outputs to a
             distribution with batch shape ``(batch,)``, such as ``lambda logits: dist.Categorical(logits=logits)``, or
-            ``lambda out: dist.Categorical(logits=out.logits)``. Its parameters, those of an nn.Module or of
-            ``pyro.param``, are trained too.
+            ``lambda out: dist.Categorical(logits=out.logits)``. Its parameters, those of an nn.Module, of
+            ``pyro.param`` or of modules that a function refers to (by its closure, ``functools.partial`` or as a
+            bound method), are trained too.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         prior: prior of every gain.
         draws: ``"example"``, ``"batch"``, a number of draws per batch, or ``"auto"``. The last means 16 if the network
@@ -117,7 +119,7 @@ class SupervisedModel(nn.Module):
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
         self.network = network
-        self.likelihood = as_likelihood(likelihood)
+        self.likelihood = with_parameters(as_likelihood(likelihood), network)
         self.num_data = num_data
         self.prior = prior
         self.draws: Draws = "batch" if network.recurs else parse_draws(draws)

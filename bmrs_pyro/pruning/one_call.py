@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
+from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.inputs import pairs, refuse_generator
-from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.nested import map_leaves
@@ -173,7 +174,7 @@ def prune(
         train: training batches ``(x, y)`` of one pass.
         validation: batches on which the network is chosen.
         likelihood: of y given the network's outputs, see :func:`as_likelihood`; by default ``"categorical:0.02"``.
-            A module gets the parameters that belong to the small network.
+            A module, or one that a function refers to, gets the parameters that belong to the small network.
         trained: whether the network is trained already.
         **options: fields of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``, and options of
             :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
@@ -202,6 +203,8 @@ def prune(
         Limits.of_target(target, network).refuse_impossible(network)
     except ValueError as error:
         raise TargetMissed(str(error)) from None
+    if likelihood is not None and not isinstance(likelihood, str):
+        likelihood = with_parameters(as_likelihood(likelihood), net)
     own = copy.deepcopy(likelihood) or CLASSES
     model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else "cost")
     if target.score is not None:  # refuse an accuracy that the likelihood lacks before training

@@ -15,6 +15,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.weights.layers import Layer, weight_layers
@@ -80,7 +81,7 @@ class WeightModel(nn.Module):
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
         self.net = net
-        self.likelihood = as_likelihood(likelihood)
+        self.likelihood = with_parameters(as_likelihood(likelihood), net)
         self.num_data = num_data
         self.layers = weight_layers(net, select)
         self.scales = scales

@@ -118,7 +118,12 @@ def noise(z: Tensor) -> dist.Normal:
     return dist.Normal(z.squeeze(-1), pyro.param("sigma", torch.tensor(1.0), constraint=constraints.positive))
 
 
-@pytest.mark.parametrize("make", [Noise, lambda: noise])
+def closure() -> Likelihood:
+    inner = Noise()
+    return lambda z: inner(z)
+
+
+@pytest.mark.parametrize("make", [Noise, lambda: noise, closure, lambda: Noise().forward])
 def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likelihood]) -> None:
     torch.manual_seed(0)
     pyro.clear_param_store()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +174,86 @@ def attempt(likelihood: Callable[..., Any], y: Tensor | None = None) -> None:
     fit(model, guide, data, epochs=1, progress=False)
 
 
-def test_parameters_that_nothing_trains_are_told_of() -> None:
+class Holder:
+    """An object that is no module, but has one."""
+
+    def __init__(self) -> None:
+        self.noise = Noise()
+
+    def __call__(self, z: Tensor) -> dist.TorchDistribution:
+        return self.of(z)
+
+    def of(self, z: Tensor) -> dist.TorchDistribution:
+        return self.noise(z)  # type: ignore[no-any-return]
+
+
+def in_closure() -> Likelihood:
     held = Noise()
-    for likelihood in (held.forward, lambda z: held(z)):
+    return lambda z: held(z)
+
+
+def in_inner_closure() -> Likelihood:
+    inner = in_closure()
+    return lambda z: inner(z)
+
+
+def of_parameter() -> Likelihood:
+    held = nn.Parameter(torch.zeros(()))
+    return lambda z, first=held: dist.Normal(z.squeeze(-1), first.exp())
+
+
+def with_noise(z: Tensor, noise: Likelihood) -> dist.TorchDistribution:
+    return noise(z)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        in_closure,
+        in_inner_closure,
+        of_parameter,
+        lambda: Noise().forward,
+        Holder,
+        lambda: Holder().of,
+        lambda: partial(Noise()),
+        lambda: partial(with_noise, noise=Noise()),
+        lambda: partial(with_noise, noise=Noise().forward),
+        lambda: partial(lambda z, like: like(z), like=Noise()),
+    ],
+)
+def test_the_modules_that_a_function_refers_to_are_trained(make: Callable[[], Likelihood]) -> None:
+    reference, guide = program(Noise())
+    trained(reference, guide, epochs=4)
+    given = make()
+    model, guide = program(given)
+    copied = copy.deepcopy(model)
+    trained(model, guide, epochs=4)
+    with torch.no_grad():  # as if the module had been given, and in the caller's objects
+        assert given(torch.zeros(1, 1)).scale.item() == scale_of(model) == scale_of(reference) < 1.0
+    assert scale_of(copied) == 1.0
+    trained(copied, AutoTruncatedLogNormal(copied), epochs=4)
+    assert scale_of(copied) == pytest.approx(scale_of(model), rel=1e-6)
+
+
+def test_a_function_that_refers_to_the_network_adds_no_parameters() -> None:
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def likelihood(z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(z.squeeze(-1), net[0].bias.exp().mean())
+
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 1)), likelihood, COUNT)
+    assert model.likelihood is likelihood
+
+
+LOG_SCALE = nn.Parameter(torch.zeros(()))
+
+
+def test_parameters_that_nothing_trains_are_told_of() -> None:
+    held, tensor = Noise(), torch.zeros((), requires_grad=True)
+    for likelihood in (
+        lambda z: dist.Normal(z.squeeze(-1), LOG_SCALE.exp()),
+        lambda z: dist.Normal(z.squeeze(-1), tensor.exp()),
+    ):
         with pytest.warns(
             UserWarning, match=r"parameters that are not trained \(1, the first of shape \(\)\)"
         ):
