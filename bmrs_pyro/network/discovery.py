@@ -65,7 +65,13 @@ def find_structures(
     if batch_size(example_inputs) == 0:
         raise ValueError(f"the example inputs ({call}) hold no example; give one or two")
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")
-    with random_state_kept(net), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with (
+        torch.inference_mode(False),
+        random_state_kept(net),
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        call = call.map(lambda x: x.clone() if x.is_inference() else x)
         copy = shared_copy(net)
         make_explicit_(copy)
         idle = _choose_modes(copy, call)

@@ -36,6 +36,10 @@ def refuse_unfit(net: object) -> None:
             raise ValueError(
                 f"{where} is a {type(module).__name__}, without a size yet; call the network once before"
             )
+        if any(tensor is not None and tensor.is_inference() for tensor in module._parameters.values()):
+            raise ValueError(
+                f"{where} was made in torch.inference_mode, so nothing can train it; make it outside"
+            )
     if any(name == "" for name in compiled_layers(net)):
         raise ValueError(
             "the network is compiled, and compiled code has no place for gains; give it as it was before torch.compile "

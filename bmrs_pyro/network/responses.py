@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Responses", "responses"]
+__all__ = ["Responses", "responses", "silent"]
 
 from collections.abc import Mapping, Sequence
 
@@ -68,3 +68,10 @@ def _moving(member: Member, size: int, responses: Mapping[str, Tensor], least: f
             norms = by_channel.reshape(len(by_channel), -1).norm(dim=1).cpu()
             moving[member.structures[norms[member.positions] > least]] = True
     return moving
+
+
+def silent(moved: Mapping[str, Tensor], share: float) -> str | None:
+    """Name a producer of whose structures less than ``share`` have moved the outputs; None if there is none."""
+    if not moved:
+        return "all layers"
+    return next((repr(layer) for layer, moving in moved.items() if moving.float().mean() < share), None)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["STEPS", "TRIALS", "uneven_mask"]
+__all__ = ["STEPS", "TRIALS", "uneven_mask", "widths_of"]
+
+from collections import Counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.nested import tensors_in
 
 TRIALS = 3
 STEPS = 2
 _SMALL = 16
 
 
-def uneven_mask(size: int, trial: int, step: int, family: int) -> Tensor:
+def widths_of(net: nn.Module, call: Call) -> list[int]:
+    """Return the numbers of channels of a network's weights and inputs, the most frequent first.
+
+    Code such as ``if x.shape == y.shape`` compares them, so families are also cut to these widths.
+    """
+    inputs = Counter(size for x in tensors_in(tuple(call)) for size in x.shape[1:])
+    weights = Counter(size for parameter in net.parameters() for size in parameter.shape[:2])
+    return [width for width, _ in (weights + inputs).most_common() if width > 1] or [1]
+
+
+def uneven_mask(size: int, trial: int, step: int, family: int, width: int | None = None) -> Tensor:
     """Draw the mask ``(C,)`` of a family for one step of a trial; it depends on the arguments only.
 
     In three consecutive trials a family gets all three rows; its number decides with which it starts:
@@ -33,10 +48,13 @@ def uneven_mask(size: int, trial: int, step: int, family: int) -> Tensor:
         trial: number of the trial.
         step: 0 or 1.
         family: number of the family in its network.
+        width: how many scattered ones the first step leaves, of a family that has more.
     """
     if size == 1:
         return torch.ones(1, dtype=torch.bool)
     random = torch.Generator().manual_seed(1 + step + STEPS * (trial + 1000 * family))
+    if width is not None and not step and width < size:
+        return torch.randperm(size, generator=random) < width
     place, row = torch.arange(size), (trial + family) % TRIALS
     first, last = place > 0, place < size - 1
     if row == 0:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["forget_", "modes_kept", "random_state_kept", "runs", "shared_copy", "tensor_outputs"]
+__all__ = [
+    "failure_in_training",
+    "forget_",
+    "modes_kept",
+    "random_state_kept",
+    "runs",
+    "shared_copy",
+    "tensor_outputs",
+]
 
 import copy
 from collections.abc import Iterator
@@ -88,6 +96,16 @@ def runs(net: nn.Module, call: Call) -> bool:
             return bool(tensor_outputs(shared_copy(net), call))
     except Exception:  # whatever the network's own code raises on inputs that it does not accept
         return False
+
+
+def failure_in_training(net: nn.Module, call: Call) -> Exception | None:
+    """Run a network in training mode, which may change its buffers, and return the error, if there is one."""
+    try:
+        with torch.no_grad(), modes_kept(net):
+            call.fresh(net.train())
+    except Exception as error:
+        return error
+    return None
 
 
 def _is_cache(value: object) -> bool:

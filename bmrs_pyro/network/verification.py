@@ -16,10 +16,10 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.random_weights import Recipe, livened, randomise_
-from bmrs_pyro.network.responses import Responses, responses
+from bmrs_pyro.network.responses import Responses, responses, silent
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
-from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
-from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
+from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
+from bmrs_pyro.network.untouched import failure_in_training, shared_copy, tensor_outputs
 
 # precision, the largest error and the smallest response allowed, relative to the largest output
 _PRECISIONS = ((torch.float64, 1e-9, 1e-6), (torch.float32, 1e-4, 1e-3))
@@ -48,8 +48,9 @@ class Verification:
     the families differ. All accepted families pass the last trial together.
 
     Weights to which the outputs respond leave few values negative. So one more trial uses the network's own weights,
-    where values have both signs, and in networks that are not large six more use weights like them. The outputs need
-    not respond.
+    where values have both signs, and in networks that are not large six more use weights like them and longer inputs.
+    The outputs need not respond. Families are cut to the same width, in case the network compares widths. If the
+    network runs in training mode, the smaller one must too.
 
     Args:
         net: the network; it is not changed.
@@ -60,6 +61,7 @@ class Verification:
     def __init__(self, net: nn.Module, call: Call, *, small: bool = False) -> None:
         self.net, self.example, self.small = net, call, small
         self.numbers: dict[str, int] = {}
+        self.widths = widths_of(net, call)
         self._begin(*_PRECISIONS[0])
 
     def _begin(self, dtype: torch.dtype, tolerance: float, least: float) -> None:
@@ -106,12 +108,12 @@ class Verification:
                 moved[name] = {
                     layer: moving | moved[name].get(layer, moving) for layer, moving in layers.items()
                 }
-            passed |= {family.name for family in waiting if _silent(moved[family.name], _MOST) is None}
+            passed |= {family.name for family in waiting if silent(moved[family.name], _MOST) is None}
             waiting = [family for family in waiting if family.name not in passed]
             if not waiting:
                 break
         for family in waiting:
-            layer = _silent(moved[family.name], _LEAST)
+            layer = silent(moved[family.name], _LEAST)
             if layer is None:
                 passed.add(family.name)
             else:
@@ -166,7 +168,8 @@ class Verification:
         recipe = _RECIPES[attempt % len(_RECIPES)]
         random = torch.Generator().manual_seed(1000 * trial + attempt)
         net = self._copy(recipe, random)
-        call = self.inputs.draw(attempt // len(_RECIPES), random, small=trial > 0)
+        longer = attempt // len(_RECIPES) if trial < _BOTH_SIGNS else trial - _BOTH_SIGNS
+        call = self.inputs.draw(longer, random, small=trial > 0)
         found: Responses = {}
         for step in range(STEPS):
             if step and recipe != "given":
@@ -193,7 +196,13 @@ class Verification:
             if step == 0 and trial < _BOTH_SIGNS:
                 found = self._responses(net, families, call, actual, random)
             del actual  # its graph holds the old weights
-        return None, found
+        return self._training_failure(net, call) if trial == _BOTH_SIGNS else None, found
+
+    def _training_failure(self, net: nn.Module, call: Call) -> str | None:
+        """Say why a smaller network does not run in training mode, if the whole network does."""
+        error = failure_in_training(net, call)
+        whole = self._copy("given", torch.Generator().manual_seed(0)) if error else net
+        return _failure(error) if error and not failure_in_training(whole, call) else None
 
     def _responses(
         self,
@@ -223,7 +232,8 @@ class Verification:
         keep, theta = {}, {}
         for family in families:
             number = self.numbers[family.name]
-            mask = uneven_mask(family.size, trial, step, number)
+            width = self.widths[(trial - _BOTH_SIGNS) % len(self.widths)] if trial >= _BOTH_SIGNS else None
+            mask = uneven_mask(family.size, trial, step, number, width)
             random = torch.Generator().manual_seed((1000 * trial + attempt) * 10**6 + STEPS * number + step)
             gains = torch.empty(family.size).uniform_(0.5, 1.5, generator=random)
             keep[family.name], theta[family.name] = mask, gains * mask / mask.float().mean().sqrt()
@@ -281,13 +291,6 @@ class _UnfitPrecisionError(Exception):
 
 def _finite(outputs: Sequence[Tensor]) -> bool:
     return bool(outputs) and all(bool(output.isfinite().all()) for output in outputs)
-
-
-def _silent(moved: Mapping[str, Tensor], share: float) -> str | None:
-    """Name a producer of whose structures less than ``share`` have moved the outputs; None if there is none."""
-    if not moved:
-        return "all layers"
-    return next((repr(layer) for layer, moving in moved.items() if moving.float().mean() < share), None)
 
 
 def _failure(error: Exception) -> str:

@@ -240,3 +240,15 @@ def test_an_embedding_that_rescales_whole_rows_stays_whole() -> None:
     ids = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
     assert [family.name for family in find_structures(net(None), ids)] == ["theta.0", "theta.2"]
     assert [family.name for family in find_structures(net(1.0), ids)] == ["theta.2"]
+
+
+def test_inference_mode() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.inference_mode():
+        found = find_structures(net, torch.zeros(1, 4))
+        made = nn.Linear(4, 6)
+    assert [family.size for family in found] == [6]
+    with pytest.raises(
+        ValueError, match=r"^the network was made in torch.inference_mode, .*make it outside$"
+    ):
+        find_structures(made, torch.zeros(1, 4))

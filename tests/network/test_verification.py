@@ -155,6 +155,73 @@ def test_what_the_outputs_do_not_respond_to_is_refused_by_name() -> None:
     assert "give example inputs on which they do" in reasons(found)["unheard"]
 
 
+class Compared(nn.Module):
+    """Adds what has the same width."""
+
+    def __init__(self, features: int, first: int, second: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(features, first), nn.Linear(first, second)
+        self.c, self.d = nn.Linear(second, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a(x).relu()
+        one = one + x if one.shape == x.shape else one
+        two = self.b(one).relu()
+        two = two + one if two.shape == one.shape else two
+        out: Tensor = self.d(self.c(two).relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("features", "first", "second", "unfit"),
+    [
+        (5, 64, 128, {"a", "b"}),  # a may become as wide as the inputs, b as a
+        (40, 64, 30, {"a"}),  # as wide as the inputs, or as b
+        (40, 24, 20, {"a"}),  # as wide as b
+    ],
+)
+def test_widths_that_become_equal_show_that_they_are_compared(
+    features: int, first: int, second: int, unfit: set[str]
+) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        offered = sizes(find_structures(Compared(features, first, second), torch.zeros(1, features)))
+        assert offered["c"] == 6
+        assert not unfit & offered.keys()
+
+
+class Moded(nn.Module):
+    """A layer whose width is written out in code that only training runs, or whose channels roll in batches."""
+
+    def __init__(self, training: bool) -> None:
+        super().__init__()
+        self.only_training = training
+        self.a, self.b, self.norm = nn.Linear(5, 12), nn.Linear(12, 7), nn.BatchNorm1d(7)
+        self.c = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if self.only_training:
+            h = h * torch.ones(12).to(h) if self.training else h
+        elif len(h) > 1:
+            h = h.roll(1, 1)
+        out: Tensor = self.c(self.norm(self.b(h)).relu())
+        return out
+
+
+def test_a_smaller_network_must_run_in_training_too() -> None:
+    found = find_structures(Moded(training=True), torch.zeros(2, 5))
+    assert sizes(found) == {"b": 7}
+    assert "does not run without some of them" in reasons(found)["a"]
+    # with one example batch norm refuses to be trained at all, which is no reason to leave out anything
+    assert sizes(find_structures(Moded(training=True), torch.zeros(1, 5))) == {"a": 12, "b": 7}
+
+
+def test_a_batch_of_one_is_tried_as_a_larger_one_too() -> None:
+    found = find_structures(Moded(training=False), torch.zeros(1, 5))
+    assert sizes(found) == {"b": 7}
+
+
 class Heads(nn.Module):
     """Attention over embedded words; heads can leave, where they are told."""
 
