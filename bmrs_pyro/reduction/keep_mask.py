@@ -43,7 +43,7 @@ class KeepMask(Mapping[str, Tensor]):
         Args:
             scores: Site name to scores of shape `(C,)`.
             min_keep: Smallest number of structures that a family keeps, those with the lowest scores. If this
-                overrules the scores, a warning names the family.
+                overrules the scores, a warning names the family, unless it has no more than that.
 
         Raises:
             ValueError: `min_keep` is below 1, which would leave a layer empty.
@@ -55,11 +55,12 @@ class KeepMask(Mapping[str, Tensor]):
             keep = family <= 0
             wanted = min(min_keep, len(family))
             if keep.sum() < wanted:
-                warnings.warn(
-                    f"{name}: the scores keep {int(keep.sum())} of {len(family)} structures; "
-                    f"min_keep={min_keep} keeps the {wanted} that score lowest",
-                    stacklevel=3,
-                )
+                if wanted < len(family):  # else it was said when the family came down to these
+                    warnings.warn(
+                        f"{name}: the scores keep {int(keep.sum())} of {len(family)} structures; "
+                        f"min_keep={min_keep} keeps the {wanted} that score lowest",
+                        stacklevel=3,
+                    )
                 keep[family.argsort(stable=True)[:wanted]] = True
             masks[name] = keep
         return cls(masks)
