@@ -1,5 +1,6 @@
 from .atomic import WriteError as WriteError
 from .atomic import append_text as append_text
+from .atomic import make_folder as make_folder
 from .atomic import refuse_unwritable as refuse_unwritable
 from .atomic import write_atomically as write_atomically
 from .locking import BusyError as BusyError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["WriteError", "append_text", "refuse_unwritable", "write_atomically"]
+__all__ = ["WriteError", "append_text", "make_folder", "refuse_unwritable", "write_atomically"]
 
 import errno
 import hashlib
@@ -87,6 +87,21 @@ def append_text(path: Path, text: str) -> None:
                 raise
     except OSError as error:
         raise WriteError(path, error.strerror or str(error)) from None
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, if it does not exist; return it.
+
+    Raises:
+        WriteError: a file has its name, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise WriteError(path, "it is a file, where a folder is needed") from None
+    except OSError as error:
+        raise WriteError(path, str(error.strerror)) from None
+    return path
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -23,10 +23,11 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
     Raises:
         ValueError: a batch is neither.
+        TypeError: y is no tensor.
     """
     for batch in batches:
         if isinstance(batch, Mapping) and _LABELS in batch:
-            yield {name: value for name, value in batch.items() if name != _LABELS}, batch[_LABELS]
+            yield {name: value for name, value in batch.items() if name != _LABELS}, _tensor(batch[_LABELS])
             continue
         try:
             if isinstance(batch, Mapping):
@@ -37,11 +38,26 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                 f"a batch is a {type(batch).__name__} ({error}); expected (x, y), where x may be a tuple or a dict of "
                 f"several inputs, or a dict with {_LABELS!r}"
             ) from error
-        yield x, y
+        yield x, _tensor(y)
+
+
+def _tensor(y: Any) -> Any:
+    if not hasattr(y, "to"):
+        raise TypeError(
+            f"the labels of a batch are a {type(y).__name__}; give a tensor, as torch's DataLoader does"
+        )
+    return y
 
 
 def refuse_generator(name: str, batches: Iterable[Any]) -> None:
-    """Raise ValueError if batches can be read only once, as those of a generator."""
+    """Refuse batches that cannot be read several times.
+
+    Raises:
+        ValueError: they can be read only once, as those of a generator.
+        TypeError: they cannot be read at all.
+    """
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise TypeError(f"{name} is {batches!r}; give a loader, or a list of batches")
     if isinstance(batches, Iterator):
         raise ValueError(
             f"{name} is a {type(batches).__name__}, which can be read only once; give a loader, or a list of batches"

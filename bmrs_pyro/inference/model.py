@@ -205,6 +205,10 @@ class SupervisedModel(nn.Module):
                 outputs = map_leaves(_single, run(x, theta))
         else:
             outputs = run(x, theta)
+        return self.likelihood_of(outputs)
+
+    def likelihood_of(self, outputs: Any) -> dist.TorchDistribution:
+        """Return the distribution of y, with batch shape ``(batch,)``, given the network's outputs."""
         distribution = given(self.likelihood, outputs)
         if len(distribution.batch_shape) != 1:
             raise ValueError(

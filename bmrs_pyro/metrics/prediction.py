@@ -160,6 +160,10 @@ def _draws(
     draws: int,
     likelihood: str | Likelihood | None,
 ) -> Iterator[TorchDistribution]:
+    if not isinstance(posteriors, Mapping):
+        raise TypeError(
+            f"posteriors is a {type(posteriors).__name__}; give them by site name: posteriors(guide)"
+        )
     for _ in range(draws):
         outputs = network(x, {name: posterior.sample() for name, posterior in posteriors.items()})
         if (

@@ -23,6 +23,7 @@ from bmrs_pyro.inference.inputs import pairs, refuse_generator
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting import path_report
 from bmrs_pyro.runs import save_choice
@@ -186,6 +187,7 @@ def prune(
         ValueError: a target is out of range, the labels are not classes and no likelihood is given, or batches can be
             read only once.
     """
+    refuse_unfit(net)
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     refuse_generator("train", train)
     refuse_generator("validation", validation)

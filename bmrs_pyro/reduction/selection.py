@@ -62,8 +62,13 @@ def score_structures(
         Site name to scores of shape `(C,)`.
 
     Raises:
+        TypeError: `posteriors` is no mapping.
         ValueError: A family has no prior, or its scores are NaN or of another shape than the posterior.
     """
+    if not isinstance(posteriors, Mapping):
+        raise TypeError(
+            f"posteriors is a {type(posteriors).__name__}; give them by site name: posteriors(guide)"
+        )
     posteriors = {name: q for name, q in posteriors.items() if q.batch_shape}
     if isinstance(criterion, JointCriterion):
         scores = criterion.scores(posteriors)

@@ -6,7 +6,7 @@ __all__ = ["SMALL", "save_choice"]
 
 from pathlib import Path as FilePath
 
-from bmrs_pyro.files import WriteError, save_tensors
+from bmrs_pyro.files import make_folder, save_tensors
 from bmrs_pyro.reduction import Decision, criterion_name
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import save
@@ -30,10 +30,7 @@ def save_choice(directory: FilePath, path: Path, choice: Choice) -> None:
     """
     criterion, refit = path.trainee.criterion, choice.refit
     history = refit.history
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(directory, str(error.strerror)) from None
+    make_folder(directory)
     decision = Decision.by(criterion, criterion_name(criterion), history.keep, history.scores)
     save_tensors(
         directory / "posteriors.safetensors", *posterior_tensors(refit.guide.posteriors(), history.keep)

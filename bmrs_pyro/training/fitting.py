@@ -7,6 +7,7 @@ __all__ = ["default_optim", "fit"]
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from operator import length_hint
+from os import PathLike
 from typing import Any
 
 import pyro
@@ -90,6 +91,8 @@ def fit(
     recipe, hardware = with_options(recipe or Recipe(), hardware or Hardware(), options)
     criterion = named_criterion(recipe.criterion) if isinstance(recipe.criterion, str) else recipe.criterion
     _check(model, guide, criterion)
+    if isinstance(checkpoint, str | PathLike):
+        raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; give Checkpoint(path)")
     if not isinstance(guide, PyroModule):
         _refuse_stored_parameters(guide, checkpoint)
     _move(model, guide, hardware)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["labels_misfit", "refuse_labels", "warn_of_untrained"]
+__all__ = ["labels_misfit", "misfit_of", "refuse_labels", "warn_of_untrained"]
 
 import warnings
 from typing import Any
@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bmrs_pyro.inference.likelihoods import given
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
@@ -36,7 +35,12 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
     """
     with modes_kept(model), random_state_kept(model):
         model.eval()
-        distribution = given(model.likelihood, model.network(x))
+        distribution = model.likelihood_of(model.network(x))
+    return misfit_of(distribution, y, num_classes)
+
+
+def misfit_of(distribution: dist.TorchDistribution, y: Tensor, num_classes: int | None = None) -> str | None:
+    """Return a message about labels outside the support of their distribution; None if all labels fit."""
     base = distribution
     while hasattr(base, "base_dist"):
         base = base.base_dist

@@ -27,6 +27,7 @@ from torch import Tensor
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.training.choosing import medians_of_three
 from bmrs_pyro.training.history import Epoch
+from bmrs_pyro.training.recipe import refuse_no_number
 from bmrs_pyro.training.shuffling import set_epoch
 
 TRAVEL = 10.0
@@ -153,12 +154,14 @@ def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:
-    """Raise ValueError if a path is too short.
+    """Raise ValueError if a path is too short, and TypeError if its length is no whole number.
 
     Args:
         epochs: epochs of the path.
         dense_epochs: epochs without gains before it.
     """
+    refuse_no_number("epochs", epochs, whole=True)
+    refuse_no_number("dense_epochs", dense_epochs, whole=True)
     if epochs < 2 or dense_epochs < 0:
         raise ValueError(
             f"a path takes at least 2 epochs, and 0 or more dense epochs before it; got {epochs} and {dense_epochs}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ONE_WEIGHT", "Hardware", "Recipe", "with_options"]
+__all__ = ["ONE_WEIGHT", "Hardware", "Recipe", "refuse_no_number", "with_options"]
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
+
+from torch import Tensor
 
 from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
@@ -81,8 +84,8 @@ class Recipe:
     seed: int | None = 0
 
     def __post_init__(self) -> None:
-        self._refuse_unknown_names()
         self._refuse_numbers()
+        self._refuse_unknown_names()
         if self.epochs < 0 or self.fine_tune_epochs < 0 or self.epochs + self.fine_tune_epochs < 1:
             raise ValueError(
                 f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one epoch, "
@@ -122,6 +125,18 @@ class Recipe:
         KLWeight.parse(self.kl_weight)
 
     def _refuse_numbers(self) -> None:
+        for name in (
+            "epochs",
+            "fine_tune_epochs",
+            "prune_every",
+            "min_keep",
+            "batch_size",
+            "round_to",
+            "seed",
+        ):
+            refuse_no_number(name, getattr(self, name), whole=True)
+        for name in ("lr", "posterior_lr_factor", "label_smoothing", "max_macs", "max_params"):
+            refuse_no_number(name, getattr(self, name))
         for name in ("prune_every", "min_keep", "batch_size", "round_to", "max_macs", "max_params"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -151,6 +166,12 @@ class Hardware:
     channels_last: bool = False
 
 
+def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
+    """Raise TypeError if a value is neither None nor a number, or not a whole number."""
+    if value is not None and not isinstance(value, Integral if whole else (Real, Tensor)):
+        raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
+
+
 def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any]) -> tuple[Recipe, Hardware]:
     """Return a recipe and hardware with some fields changed.
 
@@ -160,8 +181,11 @@ def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any])
         options: new values, by field names of :class:`Recipe` or :class:`Hardware`.
 
     Raises:
-        TypeError: neither class has a field of that name.
+        TypeError: neither class has a field of that name, or recipe or hardware is something else.
     """
+    for value, kind in ((recipe, Recipe), (hardware, Hardware)):
+        if not isinstance(value, kind):
+            raise TypeError(f"expected a {kind.__name__}, got a {type(value).__name__}")
     ours = {field.name for field in fields(Recipe)}
     machine = {field.name for field in fields(Hardware)}
     if unknown := options.keys() - ours - machine:

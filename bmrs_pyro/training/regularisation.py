@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import all_gather_int, broadcast_, rank, world_size
+from bmrs_pyro.files import make_folder
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
@@ -148,28 +149,30 @@ def fit_path(
         ValueError: there are fewer than 2 epochs, batches that can be read only once, or several processes without a
             directory, an option has no effect, or the directory holds a path with other settings.
         CheckpointError: a file in the directory cannot be read.
+        WriteError: the directory cannot be made.
     """
     refuse_short(epochs, dense_epochs)
     refuse_without_effect(options)
+    options = {"lr": Recipe().lr, **options}
+    if Recipe(lr=options["lr"], seed=options.get("seed")).lr == 0:
+        raise ValueError("lr is 0; the weights of a path are trained, so give a rate above 0")
     if world_size() > 1 and directory is None:
         raise ValueError(
             "several processes share the points of a path in files; give a directory they all see"
         )
     refuse_generator("loader", loader)
     refuse_generator("validation", validation)
-    folder = None if directory is None else FilePath(directory)
+    folder = None if directory is None else make_folder(FilePath(directory))
     x, y = next(on_device_of(model, loader))
     refuse_labels(model, x, y.to(next(model.parameters()).device))
     pace = Pace.of(loader, model.prior, epochs=epochs)
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:
         raise ValueError("the criterion is 'none': a path removes structures, so give one such as 'bmrs-n'")
-    options = {"lr": Recipe().lr, **options}
     trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
     if folder is not None:
         name = criterion if isinstance(criterion, str) else criterion_name(judge)
         settings = {"criterion": name, "epochs": epochs, "dense_epochs": dense_epochs, **_settings(trainee)}
-        folder.mkdir(parents=True, exist_ok=True)
         refuse_other_settings(folder, settings, write=rank() == 0)
     store = None if folder is None else Checkpoint(folder / "dense.safetensors")
     dense = trainee.dense(model, dense_epochs, store)

@@ -18,6 +18,7 @@ from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.untouched import modes_kept
+from bmrs_pyro.training.labels import misfit_of
 
 
 class Score(NamedTuple):
@@ -102,7 +103,7 @@ def validate_predictions(
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            total += torch.tensor(_Sums.of(predict(x), y), dtype=torch.float64)
+            total += torch.tensor(_sums(predict(x), y), dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError(
@@ -120,6 +121,13 @@ def validate_predictions(
         else None,
         log_likelihood_error=_standard_error(sums.examples, sums.log_likelihood, sums.log_likelihood_squared),
     )
+
+
+def _sums(distribution: dist.TorchDistribution, y: Tensor) -> _Sums:
+    try:
+        return _Sums.of(distribution, y)
+    except ValueError as error:  # Pyro's message holds all labels
+        raise ValueError(f"validation: {misfit_of(distribution, y) or error}") from None
 
 
 def _standard_error(count: float, total: float, squared: float) -> float:

@@ -171,5 +171,11 @@ def test_min_keep_keeps_the_lowest_scores_and_says_so() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert select({"theta.b": POSTERIORS["theta.b"]}, PRIOR, bmrs_n(), min_keep=2).kept == 2
+        assert select(dead, PRIOR, bmrs_n(), min_keep=3).kept == 3  # was said when three were left
     with pytest.raises(ValueError, match="min_keep"):
         select(dead, PRIOR, bmrs_n(), min_keep=0)
+
+
+def test_what_is_no_mapping_of_posteriors_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"posteriors is a TruncatedLogNormal; give .* posteriors\(guide\)"):
+        select(TruncatedLogNormal(torch.zeros(3), 0.3), PRIOR, bmrs_n())

@@ -598,3 +598,18 @@ def test_the_callers_generators_are_as_before(broken: bool) -> None:
     if not broken:
         fit(model, guide, data, epochs=1, fine_tune_epochs=0, progress=False, seed=None)
         assert states() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"epochs": "3"}, "epochs is '3'; give a whole number"),
+        ({"min_keep": 1.5}, "min_keep is 1.5; give a whole number"),
+        ({"checkpoint": "state"}, r"checkpoint is a str; give Checkpoint\(path\)"),
+        ({"recipe": 3}, "expected a Recipe, got a int"),
+        ({"hardware": "cpu"}, "expected a Hardware, got a str"),
+    ],
+)
+def test_options_of_another_type_are_refused_in_one_line(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        fit(*program(), batches(), progress=False, **options)

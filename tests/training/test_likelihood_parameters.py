@@ -184,7 +184,8 @@ class Holder:
         return self.of(z)
 
     def of(self, z: Tensor) -> dist.TorchDistribution:
-        return self.noise(z)  # type: ignore[no-any-return]
+        law: dist.TorchDistribution = self.noise(z)
+        return law
 
 
 def in_closure() -> Likelihood:
@@ -198,8 +199,10 @@ def in_inner_closure() -> Likelihood:
 
 
 def of_parameter() -> Likelihood:
-    held = nn.Parameter(torch.zeros(()))
-    return lambda z, first=held: dist.Normal(z.squeeze(-1), first.exp())
+    def likelihood(z: Tensor, held: Tensor = nn.Parameter(torch.zeros(()))) -> dist.TorchDistribution:  # noqa: B008
+        return dist.Normal(z.squeeze(-1), held.exp())
+
+    return likelihood
 
 
 def with_noise(z: Tensor, noise: Likelihood) -> dist.TorchDistribution:
@@ -287,6 +290,13 @@ def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
         pytest.raises(ValueError, match=r"^the model samples 'scale', and the guide does not.*$"),
     ):
         attempt(latent)
+
+
+def test_another_batch_shape_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        ValueError, match=r"^the likelihood has batch shape \(64, 1\), expected \(batch,\): .*$"
+    ):
+        attempt(lambda z: dist.Normal(z, 1.0))
 
 
 def test_labels_with_a_dimension_too_many_are_refused_in_one_line() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro import NoisyNetwork, Path, Pruned, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.files import WriteError
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.training import (
@@ -359,6 +360,39 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, ma
     with pytest.raises(ValueError, match=match) as refused:
         prune(net, data, validation=data)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"lr": 0}, ValueError, "lr is 0; the weights of a path are trained"),
+        ({"lr": "fast"}, TypeError, "lr is 'fast'; give a number"),
+        ({"epochs": 2.5}, TypeError, "epochs is 2.5; give a whole number"),
+        ({"dense_epochs": 1.5}, TypeError, "dense_epochs is 1.5; give a whole number"),
+        ({"seed": "a"}, TypeError, "seed is 'a'; give a whole number"),
+        ({"validation": None}, TypeError, "validation is None; give a loader"),
+        ({"directory": __file__}, WriteError, "cannot be written .it is a file, where a folder is needed"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    options: dict[str, object], error: type[Exception], match: str
+) -> None:
+    epochs: list[Epoch] = []
+    settings = {**QUICK, "validation": batches(seed=1), "callbacks": [epochs.append], **options}
+    with pytest.raises(error, match=match) as refused:
+        prune(mlp(16), batches(), **settings)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+    with pytest.raises(error, match=match):
+        fit_path(*program(mlp(16)), batches(), **settings)  # type: ignore[arg-type]
+    assert not epochs
+
+
+def test_labels_that_are_no_tensors_and_a_network_that_is_no_module_are_refused() -> None:
+    arrays = [(x.numpy(), y.numpy()) for x, y in batches()]
+    with pytest.raises(TypeError, match="the labels of a batch are a ndarray; give a tensor"):
+        prune(mlp(16), arrays, validation=arrays)
+    with pytest.raises(TypeError, match=r"the network is a type; give a torch\.nn\.Module"):
+        prune(nn.Linear, batches(), validation=batches())  # type: ignore[arg-type]
 
 
 def test_a_score_that_the_likelihood_lacks_is_refused_before_training() -> None:

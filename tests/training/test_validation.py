@@ -129,6 +129,13 @@ def test_values_of_another_shape_are_refused() -> None:
         scored(Reshaped(2), "normal:1", torch.ones(20, 3))
 
 
+def test_classes_that_the_network_lacks_are_refused_in_one_line() -> None:
+    model, _ = program()
+    data = [(x, y + CLASSES) for x, y in batches()]
+    with pytest.raises(ValueError, match=rf"^validation: the network has {CLASSES} outputs, for labels .*$"):
+        validate(model, {}, data)
+
+
 def test_every_module_keeps_its_mode() -> None:
     model, _ = program()
     model.network.eval()
