@@ -51,6 +51,7 @@ class WeightModel(nn.Module):
     Args:
         net: any network; parameters that are not selected stay deterministic and are trained too.
         likelihood: a name, see :func:`as_likelihood`, or maps outputs to a distribution of batch shape ``(batch,)``.
+            Its parameters are trained too, as those of :class:`SupervisedModel` are.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
         select: which parameters are random, by name; all by default.
         scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
@@ -119,6 +120,10 @@ class WeightModel(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Sample W and y, or score the observed ``y`` of shape ``(batch, ...)``."""
+        if isinstance(self.likelihood, nn.Module):
+            for name, parameter in self.likelihood.named_parameters():
+                if parameter.requires_grad:
+                    pyro.param(f"likelihood$$${name}", parameter)
         distribution = self.likelihood(self.output(x))
         if len(distribution.batch_shape) != 1:
             raise ValueError(

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import NonFiniteLoss
@@ -220,3 +220,27 @@ def test_adabelief_by_its_definition() -> None:
         w = w - 0.1 * (m / (1 - 0.8**t)) / ((s / (1 - 0.95**t)).sqrt() + 1e-12)
         torch.testing.assert_close(parameter.detach(), w, rtol=1e-12, atol=1e-12)
     assert optim.step(lambda: 3.0) == 3.0
+
+
+class Noise(nn.Module):
+    """Normal noise of a scale that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> dist.Normal:
+        return dist.Normal(z.squeeze(-1), self.log_scale.exp())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_parameters_of_a_likelihood_are_trained(inside: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(256, 1)
+    y = 2 * x[:, 0] - 1 + 0.2 * torch.randn(256)
+    noise = Noise()
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = WeightModel(net, (lambda z: noise(z)) if inside else noise, 256)
+    data = list(zip(x.split(64), y.split(64), strict=True))
+    fit_weights(model, MeanField(model.draw), data, epochs=40, progress=False)
+    assert 0.15 < noise.log_scale.exp().item() < 0.4  # 0.2, and what the weights leave
