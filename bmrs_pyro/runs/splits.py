@@ -29,16 +29,19 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         The three parts, each a :class:`~bmrs_pyro.data.Dataset` or :class:`~bmrs_pyro.data.Items`.
     """
     likelihood, seed = recipe.likelihood.partition(":")[0], recipe.seed or 0
+    values = likelihood not in OF_CLASSES
     given = None
     if source.imports:
         given = UserCode(source.data, "data() -> Dataset").call(purpose="give data")
+        if given is None:
+            raise data.DataError(f"{source.data} gave None; return a torch Dataset")
     elif data.is_saved_dataset(Path(source.data)):
         next_token = likelihood == "next-token"
         given = data.read_saved_dataset(Path(source.data), source.target, next_token=next_token)
     if given is not None:
         if source.size is not None:
             raise data.DataError(f"{source.data}: its inputs are used as they are; leave the size out")
-        return data.split_items(given, source.data, source.validation, seed)
+        return data.split_items(given, source.data, source.validation, seed, values=values)
     return data.load(
         source.data,
         data_root=source.data_root,
@@ -47,7 +50,7 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         validation=source.validation,
         seed=seed,
         target=source.target,
-        values=likelihood not in OF_CLASSES,
+        values=values,
     )
 
 
