@@ -182,9 +182,10 @@ def _first_tensor(x: Any) -> Tensor:
 
 
 def _joined(items: list[Any], name: str) -> Any:
-    """Return items as one batch."""
+    """Return items as one batch, with float32 instead of float64, as all data."""
     try:
-        return default_collate(items)
+        batch = default_collate(items)
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch)
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(

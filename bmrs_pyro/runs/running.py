@@ -108,6 +108,8 @@ def begin_run(
     limits.refuse_impossible(program.network)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
+    if classes == 1:
+        raise data.DataError(f"{source.data}: all labels are of one class, so there is nothing to predict")
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
     if target is not None and target.score is not None:
         held_out = serving(splits.validation, recipe.batch_size, shuffle=False)

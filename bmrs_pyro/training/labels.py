@@ -15,6 +15,7 @@ from torch import Tensor
 from bmrs_pyro.inference.likelihoods import given
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
 
@@ -36,21 +37,30 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
     """
     with modes_kept(model), random_state_kept(model):
         model.eval()
-        distribution = given(model.likelihood, model.network(x))
+        try:
+            outputs = model.network(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            kinds = ", ".join(f"{tuple(leaf.shape)} {leaf.dtype}" for leaf in tensors_in(x))
+            raise ValueError(
+                f"the network does not run on a batch of inputs ({kinds}): {' '.join(str(error).split())}"
+            ) from error
+        distribution = given(model.likelihood, outputs)
     base = distribution
     while hasattr(base, "base_dist"):
         base = base.base_dist
-    outputs = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
-    if outputs is not None and num_classes is not None and num_classes > outputs:
-        return f"the network has {outputs} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
-    if outputs is None and not base._validate_args:  # its author allows values outside the support
+    classes = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
+    if classes is not None and num_classes is not None and num_classes > classes:
+        return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
+    if classes is None and not base._validate_args:  # its author allows values outside the support
         return None
     try:
         support: Any = distribution.support
         fits = support.check(y)
     except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
-    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, outputs, y, fits)
+    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
 
 
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
@@ -111,7 +121,8 @@ def _misfit_message(base: dist.TorchDistribution, outputs: int | None, y: Tensor
     found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
     if outputs is None:
         return (
-            f"{found} are outside the likelihood's support, a {type(base).__name__}, such as {value.item():g}"
+            f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
+            f"such as {value.item():g}"
         )
     if y.is_floating_point():
         return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"
