@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["as_images", "as_labels", "as_values", "read_npz"]
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -49,6 +50,12 @@ def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = Fa
         outputs = values_each(labels["train"], inputs["train"])
     elif labels["train"].ndim > 1:
         outputs = int(max(part.max() for part in (labels if target == "y" else inputs).values())) + 1
+        if outputs == 256 and target == "y" and len(labels["train"].unique()) < 256:
+            warnings.warn(
+                f"{path}: y_train holds the label 255, so the network needs 256 outputs; write -100 where nothing is "
+                "labelled",
+                stacklevel=2,
+            )
     else:
         class_names = class_names or _numbered_classes(labels["train"], f"{path}: y_train")
         outputs = len(class_names)

@@ -185,7 +185,9 @@ def _joined(items: list[Any], name: str) -> Any:
     """Return items as one batch, with float32 instead of float64, as all data."""
     try:
         batch = default_collate(items)
-        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch)
+        return tree_map(
+            lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch
+        )
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(

@@ -44,7 +44,9 @@ def read_saved_dataset(path: Path, target: str | None, *, next_token: bool = Fal
         return _prepared(found, path, target, next_token)
     parts = {str(name): _prepared(part, path, target, next_token) for name, part in found.items()}
     if "train" not in parts:
-        raise DataError(f"{path} has the parts {', '.join(parts)}; expected train, and if there are, validation and test")
+        raise DataError(
+            f"{path} has the parts {', '.join(parts)}; expected train, and if there are, validation and test"
+        )
     return {part: data for part, data in parts.items() if part in ("train", "validation", "test")}
 
 

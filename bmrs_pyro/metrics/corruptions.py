@@ -86,7 +86,9 @@ def _each(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for x, y in pairs(batches):
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(f"{corruption} is for one input of real numbers; tokens and several inputs have none")
+            raise ValueError(
+                f"{corruption} is for one input of real numbers; tokens and several inputs have none"
+            )
         if corruption in ("blur", "occlusion") and x.dim() != 4:
             raise ValueError(
                 f"{corruption} is for images (B, C, H, W); the inputs have shape {tuple(x.shape)}"

@@ -89,9 +89,7 @@ def unknown_names(net: nn.Module, call: Call) -> str:
     last = call.args[-1] if call.args else None
     names = set(last) if isinstance(last, Mapping) else set()
     unknown = names - inspect.signature(net.forward).parameters.keys()
-    return (
-        f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if unknown else ""
-    )
+    return f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if unknown else ""
 
 
 def _shown(value: Any) -> str:

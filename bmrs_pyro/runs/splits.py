@@ -5,11 +5,13 @@ from __future__ import annotations
 __all__ = ["load_splits", "outputs_for", "run_data", "serving", "training_batches"]
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from bmrs_pyro import data
@@ -42,7 +44,7 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         if source.size is not None:
             raise data.DataError(f"{source.data}: its inputs are used as they are; leave the size out")
         return data.split_items(given, source.data, source.validation, seed, values=values)
-    return data.load(
+    splits = data.load(
         source.data,
         data_root=source.data_root,
         download=source.download,
@@ -52,6 +54,12 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         target=source.target,
         values=values,
     )
+    if torch.equal(splits.train.labels, splits.train.images) and likelihood != "next-token":
+        warnings.warn(
+            f"{source.data}: each token is its own label; choose --likelihood next-token to predict the next one",
+            stacklevel=2,
+        )
+    return splits
 
 
 def run_data(run: RunDirectory) -> Splits[Any]:

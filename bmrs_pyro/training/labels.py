@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["labels_misfit", "refuse_labels", "warn_of_untrained"]
+__all__ = ["labels_misfit", "refuse_labels", "warn_of_units", "warn_of_untrained"]
 
 import warnings
 from typing import Any
@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.likelihoods import given
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
@@ -61,6 +62,33 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
     except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
     return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
+
+
+@torch.no_grad()
+def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
+    """Warn if real values lie more than 30 standard deviations of the likelihood from the predictions before training.
+
+    Args:
+        model: the model; it is run in evaluation mode and not changed.
+        x: inputs of a batch, on the model's device.
+        y: values of the batch, which fit the likelihood.
+    """
+    with modes_kept(model), random_state_kept(model):
+        model.eval()
+        distribution = given(model.likelihood, model.network(x))
+    base = unwrapped(distribution)[0]
+    if not isinstance(base, dist.Normal | dist.StudentT):
+        return
+    values = observed(distribution, y).double()
+    distance = float(((values - distribution.mean) / distribution.variance.sqrt()).square().mean().sqrt())
+    if distance > 30:
+        warnings.warn(
+            f"the values are {distance:.0f} standard deviations of the likelihood from the predictions before "
+            f"training, which takes many steps to learn: standardise them, or give "
+            f"bmrs_pyro.inference.ScaledLikelihood('normal', centre=[{float(values.mean()):.4g}], "
+            f"unit=[{float(values.std(correction=0)):.4g}])",
+            stacklevel=2,
+        )
 
 
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
