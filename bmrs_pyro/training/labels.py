@@ -80,14 +80,14 @@ def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
     if not isinstance(base, dist.Normal | dist.StudentT):
         return
     values = observed(distribution, y).double()
-    distance = float(((values - distribution.mean) / distribution.variance.sqrt()).square().mean().sqrt())
+    distance = ((values - distribution.mean) / distribution.variance.sqrt()).square().mean().sqrt()
     if distance > 30:
+        # the text names no number, so that Python shows the warning once in a path of many fits
         warnings.warn(
-            f"the values are {distance:.0f} standard deviations of the likelihood from the predictions before "
-            f"training, which takes many steps to learn: standardise them, or give "
-            f"bmrs_pyro.inference.ScaledLikelihood('normal', centre=[{float(values.mean()):.4g}], "
-            f"unit=[{float(values.std(correction=0)):.4g}])",
-            stacklevel=2,
+            "the values are more than 30 standard deviations of the likelihood from the predictions before training, "
+            "which takes many steps to learn: standardise them, or give bmrs_pyro.inference.ScaledLikelihood('normal', "
+            "centre=[MEAN], unit=[DEVIATION]) with the values' mean and standard deviation",
+            stacklevel=1,
         )
 
 
