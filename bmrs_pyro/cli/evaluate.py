@@ -13,6 +13,7 @@ import typer
 from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.network.inputs import arguments
 
 
 def evaluate(
@@ -37,10 +38,10 @@ def evaluate(
     batches = runs.serving(test, 500, shuffle=False)
     inputs = batches if corruption is None else metrics.corrupted(batches, corruption, severity)
     result = metrics.evaluate(predict, inputs, likelihood=directory.likelihood())
-    example = directory.example()
+    example = arguments(directory.example())
     sizes = {
-        "dense": networks.complexity(directory.dense(), example),
-        "small": networks.complexity(small, example),
+        "dense": networks.complexity(directory.dense(), *example),
+        "small": networks.complexity(small, *example),
     }
     quality = {f"test {row}": entry for row, entry in reporting.evaluation_rows(result).items()}
     columns = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["as_images", "as_labels", "as_values", "read_npz"]
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmrs_pyro.data.dataset import DataError, Dataset
+from bmrs_pyro.data.dataset import DataError, Dataset, values_each
 
 _PARTS = ("train", "test")
 
@@ -46,9 +47,15 @@ def read_npz(path: Path, class_names: tuple[str, ...] = (), *, values: bool = Fa
         target, read = "y", as_values if values else as_labels
         labels = {part: read(arrays[f"y_{part}"], f"{path}: y_{part}") for part in _PARTS}
     if values:
-        outputs = labels["train"].shape[1] if labels["train"].ndim == 2 else 1
+        outputs = values_each(labels["train"], inputs["train"])
     elif labels["train"].ndim > 1:
         outputs = int(max(part.max() for part in (labels if target == "y" else inputs).values())) + 1
+        if outputs == 256 and target == "y" and len(labels["train"].unique()) < 256:
+            warnings.warn(
+                f"{path}: y_train holds the label 255, so the network needs 256 outputs; write -100 where nothing is "
+                "labelled",
+                stacklevel=2,
+            )
     else:
         class_names = class_names or _numbered_classes(labels["train"], f"{path}: y_train")
         outputs = len(class_names)
@@ -87,12 +94,12 @@ def as_images(array: np.ndarray, where: str) -> Tensor:
 
 
 def as_labels(array: np.ndarray, where: str) -> Tensor:
-    """Turn integers ``(N,)`` or ``(N, 1)`` into int64 labels ``(N,)``; labels ``(N, …)`` keep their shape.
+    """Turn integers or booleans ``(N,)`` or ``(N, 1)`` into int64 labels ``(N,)``; labels ``(N, …)`` keep their shape.
 
     Raises:
-        DataError: not integers.
+        DataError: neither integers nor booleans.
     """
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iub":
         raise DataError(
             f"{where} holds {array.dtype}; labels must be integers 0 … K-1; for real values "
             "choose a likelihood, such as --likelihood normal"
@@ -139,10 +146,10 @@ _INPUTS: dict[str, Callable[[np.ndarray, str], Tensor]] = {
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
+        if not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
+            raise ValueError("it is no .npz file")
         with path.open("rb") as stream:  # numpy itself leaves a damaged file open
             file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
             kind = next((kind for kind in _INPUTS if f"{kind}_train" in file), "x")
             targets = [] if kind == "tokens" and "y_train" not in file else ["y"]
             keys = [f"{name}_{part}" for part in _PARTS for name in (kind, *targets)]

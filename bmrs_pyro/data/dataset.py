@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "Dataset", "Splits"]
+__all__ = ["DataError", "Dataset", "Splits", "values_each"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +112,7 @@ class Dataset:
     def _label_problem(self) -> str | None:
         labels, last = self.labels, self.num_classes - 1
         if labels.dtype == torch.float32:
-            wanted = labels.shape[1] if labels.ndim == 2 else 1
+            wanted = values_each(labels, self.images)
             if self.num_classes != wanted:
                 return (
                     f"labels are torch.float32 values, {wanted} per example, for {self.num_classes} outputs"
@@ -130,14 +130,23 @@ class Dataset:
         )
         if labels.dtype != torch.int64 or labels.shape[1:] not in ((), places):
             several = f", or one per place, (N, {', '.join(map(str, places))})" if places else ""
-            return f"labels are {labels.dtype}, shape {tuple(labels.shape)}; expected torch.int64, shape (N,){several}"
+            return (
+                f"labels are {labels.dtype}, shape {tuple(labels.shape)}; expected torch.int64, shape (N,){several}; "
+                "for several labels or values per example choose a likelihood, such as --likelihood bernoulli"
+            )
         scored = labels if labels.ndim == 1 else labels[labels != _NOT_SCORED]
         if not len(scored) or not 0 <= scored.min() <= scored.max() <= last:
-            found = (
-                f"labels range from {scored.min()} to {scored.max()}" if len(scored) else "no label is scored"
-            )
-            return f"{found}; expected 0 to {last}"
+            if not len(scored):
+                return f"no label is scored, all are {_NOT_SCORED}"
+            return f"labels range from {scored.min()} to {scored.max()}; expected 0 to {last}"
         return None
+
+
+def values_each(labels: Tensor, inputs: Tensor) -> int:
+    """Return D for values ``(N, D)``, ``(N, T, D)`` of sequences and maps ``(N, D, H, W)``, and 1 for other values."""
+    if labels.ndim == 3:
+        return labels.shape[2] if inputs.ndim == 3 else 1
+    return labels.shape[1] if labels.ndim in (2, 4) else 1
 
 
 PartT = TypeVar("PartT")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from bmrs_pyro.data.dataset import DataError, Splits
+from bmrs_pyro.data.dataset import DataError, Splits, values_each
 from bmrs_pyro.data.splitting import TEST_SHARE
 
 LABELS = "labels"
@@ -48,7 +48,7 @@ class Items:
 
     def batch(self, rows: Tensor) -> Any:
         """Return the items of some rows as one batch; without rows the batch has no examples."""
-        batch = default_collate([self.source[row] for row in rows.tolist() or [0]])
+        batch = _joined([self.source[row] for row in rows.tolist() or [0]], self.name)
         return batch if len(rows) else tree_map(lambda leaf: leaf[:0], batch)
 
     @property
@@ -62,10 +62,23 @@ class Items:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the first input of one example."""
-        return tuple(next(leaf for leaf in tree_leaves(self.example) if isinstance(leaf, Tensor)).shape[1:])
+        return tuple(_first_tensor(self.example).shape[1:])
+
+    def labels(self) -> Iterator[Tensor]:
+        """Yield the labels, item by item, or batch by batch from a DataLoader, ``(B, …)``.
+
+        Raises:
+            DataError: a label is NaN or infinite.
+        """
+        for _, y in _pairs(self.source, self.name):
+            if not y.isfinite().all():
+                raise DataError(f"{self.name}: a value to predict is NaN or infinite; leave its item out")
+            yield y
 
 
-def split_items(given: Any, name: str, validation: float, seed: int) -> Splits[Items]:
+def split_items(
+    given: Any, name: str, validation: float, seed: int, *, values: bool | None = None
+) -> Splits[Items]:
     """Return training, validation and test part of a user's data; missing parts are held out at random.
 
     Args:
@@ -74,16 +87,18 @@ def split_items(given: Any, name: str, validation: float, seed: int) -> Splits[I
         name: name of the data in messages.
         validation: share of the training part to hold out, in (0, 1).
         seed: seed of the validation split; the test split is always the same.
+        values: whether the labels are values and not numbers of classes; by default values are floating-point numbers.
 
     Raises:
-        DataError: ``given`` is none of these, an item is not a pair, or a part of a DataLoader must be held out.
+        DataError: ``given`` is none of these, an item is not a pair, items differ in shape, the labels are not classes,
+            or a part of a DataLoader must be held out.
     """
     parts = _named(given, name)
     if "test" not in parts:
         parts["train"], parts["test"] = _held_out(parts["train"], TEST_SHARE, 0, name)
     if "validation" not in parts:
         parts["train"], parts["validation"] = _held_out(parts["train"], validation, seed, name)
-    outputs = _outputs(parts["train"], name)
+    outputs = _outputs(parts["train"], name, values)
     return Splits(**{part: Items(source, outputs, name) for part, source in parts.items()})
 
 
@@ -125,7 +140,7 @@ def _held_out(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any
     )
 
 
-def _outputs(source: Any, name: str) -> int:
+def _outputs(source: Any, name: str, values: bool | None) -> int:
     """Return the number of outputs: ``num_classes`` or ``classes`` of the data set, else counted from the labels."""
     holder = source
     while holder is not None:
@@ -135,24 +150,50 @@ def _outputs(source: Any, name: str) -> int:
             return len(classes)
         holder = getattr(holder, "dataset", None)
     most = 0
-    for y in _labels(source, name):
-        if y.is_floating_point():
-            return y.shape[1] if y.dim() == 2 else 1
+    for x, y in _pairs(source, name):
+        if values or (values is None and y.is_floating_point()):
+            return values_each(y, _first_tensor(x))
+        if not (y == (whole := y.double().round())).all():  # NaN is no class either
+            shown = y[y != whole][0].item()
+            raise DataError(
+                f"{name}: labels such as {shown:g} are no classes, which are integers 0 … K-1; for real values choose "
+                "a likelihood, such as --likelihood normal"
+            )
         most = max(most, int(y.max()))
     return most + 1
 
 
-def _labels(source: Any, name: str) -> Iterator[Tensor]:
+def _pairs(source: Any, name: str) -> Iterator[tuple[Any, Tensor]]:
+    """Yield inputs and labels of a Dataset, item by item, or of a DataLoader, batch by batch, ``(B, …)`` each."""
     rows = (
         source
         if isinstance(source, DataLoader)
-        else (default_collate([source[row]]) for row in range(len(source)))
+        else (_joined([source[row]], name) for row in range(len(source)))
     )
     for batch in rows:
-        y = _inputs_and_labels(batch, name)[1]
+        x, y = _inputs_and_labels(batch, name)
         if not isinstance(y, Tensor):
             raise DataError(f"{name}: labels are a {type(y).__name__}; expected numbers or a tensor of them")
-        yield y
+        yield x, y
+
+
+def _first_tensor(x: Any) -> Tensor:
+    return next(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
+
+
+def _joined(items: list[Any], name: str) -> Any:
+    """Return items as one batch, with float32 instead of float64, as all data."""
+    try:
+        batch = default_collate(items)
+        return tree_map(
+            lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch
+        )
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{name}: items cannot be joined to a batch ({reason}); give each the same shape, such as by padding, or "
+            "give DataLoaders that join them"
+        ) from None
 
 
 def _inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:

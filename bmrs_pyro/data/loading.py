@@ -59,9 +59,10 @@ def load(
     Raises:
         DataError: the data cannot be used; the message gives the reason in one line.
     """
-    if target is not None and Path(name_or_path).suffix not in _TABLES:
+    table = Path(name_or_path).suffix.lower() in _TABLES
+    if target is not None and not table:
         raise DataError(f"{name_or_path}: a target is a column of a .csv or .parquet file; leave it out")
-    if Path(name_or_path).suffix in _TABLES and Path(name_or_path).is_file():
+    if table and Path(name_or_path).is_file():
         path = Path(name_or_path)
         name, parts = path.stem, read_table(path, target, values=values)
     else:
@@ -109,7 +110,7 @@ def _read(
         return known, read_digits()
     if known:
         return known, read_torchvision(known, root, download=download)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix.lower() == ".npz" and path.is_file():
         return path.stem, read_npz(path, values=values)
     if path.is_dir():
         return path.resolve().name, read_folder(path, size, channels)

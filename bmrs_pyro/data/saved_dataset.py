@@ -43,6 +43,10 @@ def read_saved_dataset(path: Path, target: str | None, *, next_token: bool = Fal
     if not isinstance(found, dict):
         return _prepared(found, path, target, next_token)
     parts = {str(name): _prepared(part, path, target, next_token) for name, part in found.items()}
+    if "train" not in parts:
+        raise DataError(
+            f"{path} has the parts {', '.join(parts)}; expected train, and if there are, validation and test"
+        )
     return {part: data for part, data in parts.items() if part in ("train", "validation", "test")}
 
 
@@ -55,6 +59,8 @@ def _prepared(data: Any, path: Path, target: str | None, next_token: bool) -> An
         raise DataError(f"{path} has no column {label or LABELS!r}; give --target, one of {', '.join(names)}")
     if label != LABELS:
         data = data.rename_column(label, LABELS)
+    if not _holds_numbers(data.features[LABELS]):
+        raise DataError(f"{path}: column {label!r} holds no numbers; number its classes from 0 before saving")
     numbers = [name for name in data.column_names if _holds_numbers(data.features[name])]
     if numbers in ([], [LABELS]):
         raise DataError(f"{path} has no column of numbers but {label!r}: tokenise texts before saving")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 __all__ = ["read_table"]
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_list_like, is_numeric_dtype
 
 from bmrs_pyro.data.dataset import DataError, Dataset
 
@@ -29,44 +30,70 @@ def read_table(path: Path, target: str | None, *, values: bool = False) -> dict[
         ``{"train": …}``; its ``columns`` name the features in order, then the target.
 
     Raises:
-        DataError: the file cannot be read, there is no such column, a cell is empty, or the target does not fit.
+        DataError: the file cannot be read, there is no such column, a cell is empty, infinite or a list, or the target
+            does not fit.
     """
     table = _read(path)
     if target is None or target not in table:
         asked = "no target is named" if target is None else f"there is no column {target!r}"
-        raise DataError(f"{path}: {asked}; give --target, one of {', '.join(map(str, table.columns))}")
+        known = ", ".join(name if name == name.strip() else repr(name) for name in map(str, table.columns))
+        raise DataError(f"{path}: {asked}; give --target, one of {known}")
     if table.empty or len(table.columns) < 2:
         raise DataError(f"{path} has {len(table)} rows and {len(table.columns)} columns; a feature is needed")
     empty = table.isna().sum()
     if empty.any():
         name = empty.idxmax()
         raise DataError(
-            f"{path}: column {name!r} has {empty[name]} empty cells; fill them in or leave the rows out"
+            f"{path}: column {name!r} has {empty[name]} empty cells (NA, None and NaN count as empty); fill them in or "
+            "leave the rows out"
         )
-    features = {str(name): _feature(table[name]) for name in table.columns if name != target}
+    features = {
+        str(name): _feature(table[name], f"{path}: column {name!r}")
+        for name in table.columns
+        if name != target
+    }
     labels, names = _target(table[target], values, f"{path}: column {target!r}")
     columns = {name: categories for name, (_, categories) in features.items()} | {target: names}
-    with np.errstate(over="ignore"):  # too large for float32 gives infinity, which Dataset refuses
-        inputs = np.stack([numbers for numbers, _ in features.values()], 1).astype(np.float32)
-    x, y = torch.from_numpy(inputs), torch.from_numpy(labels)
+    x = torch.from_numpy(np.stack([numbers for numbers, _ in features.values()], 1))
+    y = torch.from_numpy(labels)
     return {"train": Dataset(x, y, len(names) or 1, str(path), names, columns=columns)}
 
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, engine="pyarrow")
+        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path, engine="pyarrow")
     except ImportError:
         raise DataError(f"{path}: parquet files need pyarrow: pip install 'bmrs-pyro[tables]'") from None
     except Exception as error:  # a damaged file raises many kinds of errors
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
 
 
-def _feature(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
+def _feature(column: pd.Series, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a column's numbers and ``()``, or the places and names of its categories."""
     if is_numeric_dtype(column) and not is_bool_dtype(column):
-        return column.to_numpy(np.float64), ()
+        return _float32(column, where), ()
+    if is_list_like(column.iloc[0]):
+        raise DataError(
+            f"{where} holds lists; a cell is one number or text, so give each element a column, or write a .npz file"
+        )
     categories = pd.Categorical(column.astype(str))
-    return categories.codes.astype(np.float64), tuple(categories.categories)
+    if len(categories.categories) > max(20, len(column) // 2):
+        warnings.warn(
+            f"{where} has {len(categories.categories)} different texts in {len(column)} rows, which are read as "
+            "categories; write dates as numbers, and leave out names that tell the rows apart",
+            stacklevel=2,
+        )
+    return categories.codes.astype(np.float32), tuple(categories.categories)
+
+
+def _float32(column: pd.Series, where: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        numbers = column.to_numpy(np.float64).astype(np.float32)
+    if not (finite := np.isfinite(numbers)).all():
+        raise DataError(
+            f"{where} holds {column.iloc[int((~finite).argmax())]}, which is infinite or too large for float32"
+        )
+    return numbers
 
 
 def _target(column: pd.Series, values: bool, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -75,11 +102,18 @@ def _target(column: pd.Series, values: bool, where: str) -> tuple[np.ndarray, tu
             raise DataError(
                 f"{where} holds texts, such as {column.iloc[0]!r:.40}; this likelihood needs numbers"
             )
-        return column.to_numpy(np.float32), ()
+        return _float32(column, where), ()
     if is_numeric_dtype(column) and not is_integer_dtype(column) and not is_bool_dtype(column):
         raise DataError(
-            f"{where} holds real numbers, not classes; choose a likelihood, such as --likelihood normal"
+            f"{where} holds real numbers, not classes; choose a likelihood, such as --likelihood normal, or write "
+            "classes as integers"
         )
     # integers are sorted as numbers, not as texts
     categories = pd.Categorical(column if is_integer_dtype(column) else column.astype(str))
+    if is_integer_dtype(column) and len(categories.categories) > max(20, len(column) // 2):
+        warnings.warn(
+            f"{where} has {len(categories.categories)} different integers in {len(column)} rows, which are read as "
+            "classes; for counts choose --likelihood poisson, for values --likelihood normal",
+            stacklevel=2,
+        )
     return categories.codes.astype(np.int64), tuple(map(str, categories.categories))

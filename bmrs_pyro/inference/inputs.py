@@ -21,6 +21,8 @@ _LABELS = "labels"
 def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """Yield inputs and labels of every batch, which is a pair ``(x, y)`` or a dict with y under ``"labels"``.
 
+    A list, as torch's loader makes of several inputs, becomes a tuple.
+
     Raises:
         ValueError: a batch is neither.
         TypeError: y is no tensor.
@@ -38,7 +40,7 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                 f"a batch is a {type(batch).__name__} ({error}); expected (x, y), where x may be a tuple or a dict of "
                 f"several inputs, or a dict with {_LABELS!r}"
             ) from error
-        yield x, _tensor(y)
+        yield tuple(x) if isinstance(x, list) else x, _tensor(y)
 
 
 def _tensor(y: Any) -> Any:

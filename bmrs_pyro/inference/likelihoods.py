@@ -77,7 +77,7 @@ class SmoothedLikelihood:
         return distribution.mask(torch.arange(logits.shape[1], device=logits.device) > 0).to_event(1)
 
 
-class _IntegerBernoulli(dist.Bernoulli):
+class _Bernoulli(dist.Bernoulli):
     """Bernoulli whose labels may be integers or booleans."""
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class _IntegerBernoulli(dist.Bernoulli):
 
 def _bernoulli(outputs: Any) -> TorchDistribution:
     logits = _outcomes(_tensor(outputs))
-    return _IntegerBernoulli(logits=logits).to_event(logits.dim() - 1)
+    return _Bernoulli(logits=logits).to_event(logits.dim() - 1)
 
 
 def _poisson(outputs: Any) -> TorchDistribution:
@@ -229,7 +229,12 @@ def as_likelihood(
 
 
 def _scale(option: str | None) -> float | str:
-    return option or "learned" if option in (None, "learned", "predicted") else float(option)
+    if option in (None, "learned", "predicted"):
+        return option or "learned"
+    try:
+        return float(option)
+    except ValueError:
+        return option  # refused by ScaledLikelihood
 
 
 def _feature_axis(outputs: Tensor) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 __all__ = ["CORRUPTIONS", "corrupted"]
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
+
+from bmrs_pyro.inference.inputs import pairs
 
 
 def _noise(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
@@ -53,7 +56,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 
 def corrupted(
-    batches: Iterable[tuple[Tensor, Tensor]], corruption: str, severity: int = 3, *, seed: int = 0
+    batches: Iterable[Any], corruption: str, severity: int = 3, *, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches with corrupted inputs; the same seed gives the same corruption.
 
@@ -65,7 +68,8 @@ def corrupted(
         seed: seed of the noise and of the occluded places.
 
     Raises:
-        ValueError: the corruption is unknown, needs images, or the severity is out of range.
+        ValueError: the corruption is unknown, needs images, the severity is out of range, or the inputs are no array
+            of real numbers.
 
     Reference: degrees 1 to 5 follow Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
     Corruptions and Perturbations", ICLR 2019.
@@ -78,9 +82,13 @@ def corrupted(
 
 
 def _each(
-    batches: Iterable[tuple[Tensor, Tensor]], corruption: str, severity: int, generator: torch.Generator
+    batches: Iterable[Any], corruption: str, severity: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for x, y in batches:
+    for x, y in pairs(batches):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(
+                f"{corruption} is for one input of real numbers; tokens and several inputs have none"
+            )
         if corruption in ("blur", "occlusion") and x.dim() != 4:
             raise ValueError(
                 f"{corruption} is for images (B, C, H, W); the inputs have shape {tuple(x.shape)}"

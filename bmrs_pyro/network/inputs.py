@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Call", "batch_size", "unknown_names"]
+__all__ = ["Call", "arguments", "batch_size", "unknown_names"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -74,19 +74,22 @@ class Call(NamedTuple):
         return ", ".join([*map(_shown, self.args), *named])
 
 
+def arguments(inputs: Any) -> tuple[Any, ...]:
+    """Return a batch's inputs as the arguments after ``NoisyNetwork(net, …)``: a tuple is several inputs."""
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
 def batch_size(inputs: Any) -> int | None:
     """Return the first dimension of the first tensor among the inputs; None without a tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), None)
 
 
 def unknown_names(net: nn.Module, call: Call) -> str:
-    """Name the keys of a dict that ``forward`` does not have, if it has some of the others; else return ""."""
+    """Name the keys of a dict that ``forward`` does not have; return "" if it has all."""
     last = call.args[-1] if call.args else None
     names = set(last) if isinstance(last, Mapping) else set()
     unknown = names - inspect.signature(net.forward).parameters.keys()
-    return (
-        f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if 0 < len(unknown) < len(names) else ""
-    )
+    return f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if unknown else ""
 
 
 def _shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import Evaluation, evaluate, file_bytes, latency, peak_bytes
 from bmrs_pyro.network import complexity
-from bmrs_pyro.network.inputs import batch_size
+from bmrs_pyro.network.inputs import arguments, batch_size
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting.tables import comparison_table, evaluation_record, evaluation_rows
 
@@ -81,7 +81,7 @@ def compare_networks(
     skipped = set(untrained)
     figures = {}
     for name, net in nets.items():
-        cost = complexity(net, first(1))
+        cost = complexity(net, *arguments(first(1)))
         figures[name] = NetworkMetrics(
             evaluation=None if name in skipped else evaluate(net, test, num_classes, likelihood=likelihood),
             parameters=cost.parameters,

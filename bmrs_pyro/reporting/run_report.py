@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.metrics import ClassEvaluation, Evaluation
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import chart, render
@@ -60,7 +61,7 @@ def html_report(
     config = run.config
     _, posteriors, trained = run.network()
     subject = Subject(
-        dense=NoisyNetwork(run.dense(), run.example()),
+        dense=NoisyNetwork(run.dense(), *arguments(run.example())),
         networks=networks or _sizes(run),
         decision=run.decision(),
         posteriors=posteriors,
@@ -104,7 +105,7 @@ def _cost_note(run: RunDirectory, networks: Mapping[str, NetworkMetrics]) -> str
     note = ""
     if not _dense_is_trained(run, networks):
         note = (
-            "The run has no trained weights of the dense network, so what pruning cost in accuracy is not known. "
+            "The run has no trained weights of the dense network, so what pruning cost is not known. "
             "Compare with trained weights (the command is on this page), or start a run from trained weights. "
         )
     if networks["small"].seconds:

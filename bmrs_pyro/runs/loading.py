@@ -14,6 +14,7 @@ from torch import nn
 
 from bmrs_pyro.files import from_record, load_tensors, parse_json, save_tensors
 from bmrs_pyro.network import NoisyNetwork, compact
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
@@ -102,7 +103,8 @@ def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Modul
         net = source.build(origin.input_shape, origin.num_classes)
     try:
         example = example_of(tensors)
-        noisy = NoisyNetwork(net, torch.zeros(1, *origin.input_shape) if example is None else example)
+        inputs = torch.zeros(1, *origin.input_shape) if example is None else example
+        noisy = NoisyNetwork(net, *arguments(inputs))
         small = compact(noisy, keep)
         small.load_state_dict({name: x for name, x in tensors.items() if not name.startswith("example::")})
     except (RuntimeError, ValueError) as error:

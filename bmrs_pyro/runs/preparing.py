@@ -14,6 +14,7 @@ from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork, Structures
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.likelihoods import likelihood_of
 from bmrs_pyro.runs.run_directory import RunDirectory
@@ -68,10 +69,9 @@ def program_of(
         structures: the network's structures; None finds them.
     """
     recipe = config.recipe
+    inputs = torch.zeros(2, *config.input_shape) if example is None else example
     return SupervisedModel(
-        NoisyNetwork(
-            net, torch.zeros(2, *config.input_shape) if example is None else example, structures=structures
-        ),
+        NoisyNetwork(net, *arguments(inputs), structures=structures),
         likelihood_of(config),
         num_data,
         draws=recipe.draws,

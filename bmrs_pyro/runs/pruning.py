@@ -13,6 +13,7 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import KLWeight
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import (
     Criterion,
     Decision,
@@ -81,7 +82,7 @@ def _decide(directory: RunDirectory, criterion: str, fraction: float | None, lim
 
 def _units(run: RunDirectory) -> Mapping[str, float]:
     """Return the KL weight of each family in training, up to one factor; a budget compares evidence in these units."""
-    dense = NoisyNetwork(run.dense(), run.example())
+    dense = NoisyNetwork(run.dense(), *arguments(run.example()))
     return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 

@@ -21,6 +21,7 @@ from bmrs_pyro.files import (
 )
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork, Structures, compact
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
@@ -73,7 +74,7 @@ class RunDirectory(RunInputs):
         path: Path,
         config: RunConfig,
         dense: Mapping[str, Tensor] | None = None,
-        example: Tensor | Mapping[str, Tensor] | None = None,
+        example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor] | None = None,
     ) -> RunDirectory:
         """Make the directory with its configuration and a copy of the network's source file.
 
@@ -212,7 +213,7 @@ class RunDirectory(RunInputs):
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
         """Return network, posteriors and keep masks at the end of training."""
         tensors, meta = read_tensors(self._file("network.safetensors"))
-        noisy = NoisyNetwork(self.dense(), self.example())
+        noisy = NoisyNetwork(self.dense(), *arguments(self.example()))
         with fitting(self._file("network.safetensors")):
             keep = KeepMask.from_json(meta["keep"])
             if keep.removed:
@@ -260,6 +261,6 @@ class RunDirectory(RunInputs):
         tensors, meta = read_tensors(self._file("compact.safetensors"))
         dense = self.dense() if dense is None else dense
         with fitting(self._file("compact.safetensors")):
-            net = compact(NoisyNetwork(dense, self.example()), KeepMask.from_json(meta["keep"]))
+            net = compact(NoisyNetwork(dense, *arguments(self.example())), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()

@@ -90,15 +90,19 @@ def posterior_tensors(
     return tensors, {"low": low, "high": high, "keep": keep.to_json() if keep else ""}
 
 
-def example_tensors(example: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the inputs of an example as named tensors; a single input has the empty name."""
+def example_tensors(example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of an example as named tensors: one has the empty name, several have their positions."""
     given = {"": example} if isinstance(example, Tensor) else example
+    if isinstance(given, tuple):
+        given = {str(place): tensor for place, tensor in enumerate(given)}
     return {f"example::{name}": tensor.contiguous() for name, tensor in given.items()}
 
 
 def example_of(tensors: Mapping[str, Tensor]) -> Any:
     """Return the inputs of an example from named tensors; None if there are no such tensors."""
     found = part(tensors, "example")
+    if found and all(name.isdecimal() for name in found):
+        return tuple(found[name] for name in sorted(found, key=int))
     return found.get("", found) if found else None
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.network import NoisyNetwork, Structures
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
@@ -95,7 +96,7 @@ class RunInputs:
 
     def families(self) -> Structures:
         """Return the structure families of the dense network."""
-        return NoisyNetwork(self.dense(), self.example()).structures
+        return NoisyNetwork(self.dense(), *arguments(self.example())).structures
 
     def _file(self, name: str) -> Path:
         return self.path / name

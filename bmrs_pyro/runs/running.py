@@ -108,6 +108,8 @@ def begin_run(
     limits.refuse_impossible(program.network)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
+    if classes == 1:
+        raise data.DataError(f"{source.data}: all labels are of one class, so there is nothing to predict")
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
     if target is not None and target.score is not None:
         held_out = serving(splits.validation, recipe.batch_size, shuffle=False)
@@ -173,9 +175,17 @@ def _target_moments(
     train: data.Dataset | data.Items, recipe: Recipe
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the values, for a likelihood with a location; else (0, 1)."""
-    if not recipe.likelihood.startswith(("normal", "student-t")) or isinstance(train, data.Items):
+    if not recipe.likelihood.startswith(("normal", "student-t")):
         return (0.0,), (1.0,)
-    values = train.labels.double()
-    values = values if values.dim() == 2 else values.reshape(-1, 1)
-    std = values.std(0, correction=0)
-    return tuple(values.mean(0).tolist()), tuple(std.where(std > 0, 1.0).tolist())
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for y in train.labels() if isinstance(train, data.Items) else [train.labels]:
+        values = (y.movedim(1, -1) if y.dim() > 3 else y).double()
+        several = y.dim() > 1 and values.shape[-1] == train.num_classes
+        values = values.reshape(-1, train.num_classes if several else 1)
+        step = values.mean(0) - mean  # moments of both parts, without a difference of large numbers
+        both = count + len(values)
+        mean = mean + step * len(values) / both
+        squares = squares + (values - values.mean(0)).square().sum(0) + step**2 * count * len(values) / both
+        count = both
+    std = (squares / count).sqrt()
+    return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())

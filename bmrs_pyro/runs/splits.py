@@ -5,11 +5,13 @@ from __future__ import annotations
 __all__ = ["load_splits", "outputs_for", "run_data", "serving", "training_batches"]
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from bmrs_pyro import data
@@ -29,17 +31,20 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         The three parts, each a :class:`~bmrs_pyro.data.Dataset` or :class:`~bmrs_pyro.data.Items`.
     """
     likelihood, seed = recipe.likelihood.partition(":")[0], recipe.seed or 0
+    values = likelihood not in OF_CLASSES
     given = None
     if source.imports:
         given = UserCode(source.data, "data() -> Dataset").call(purpose="give data")
+        if given is None:
+            raise data.DataError(f"{source.data} gave None; return a torch Dataset")
     elif data.is_saved_dataset(Path(source.data)):
         next_token = likelihood == "next-token"
         given = data.read_saved_dataset(Path(source.data), source.target, next_token=next_token)
     if given is not None:
         if source.size is not None:
             raise data.DataError(f"{source.data}: its inputs are used as they are; leave the size out")
-        return data.split_items(given, source.data, source.validation, seed)
-    return data.load(
+        return data.split_items(given, source.data, source.validation, seed, values=values)
+    splits = data.load(
         source.data,
         data_root=source.data_root,
         download=source.download,
@@ -47,8 +52,14 @@ def load_splits(source: data.DataSource, recipe: Recipe) -> Splits[Any]:
         validation=source.validation,
         seed=seed,
         target=source.target,
-        values=likelihood not in OF_CLASSES,
+        values=values,
     )
+    if torch.equal(splits.train.labels, splits.train.images) and likelihood != "next-token":
+        warnings.warn(
+            f"{source.data}: each token is its own label; choose --likelihood next-token to predict the next one",
+            stacklevel=2,
+        )
+    return splits
 
 
 def run_data(run: RunDirectory) -> Splits[Any]:

@@ -85,7 +85,12 @@ class UserCode:
             with self.blamed("fails to import"):
                 exec(compile(content, self.file, "exec"), vars(module))
             return module
-        name = self.spec.partition(":")[0]
+        name, _, function = self.spec.partition(":")
+        if name.endswith(".py"):
+            raise SourceError(
+                f"{self.spec}: give {name} alone, which defines {self.function.partition(' ->')[0]}; or "
+                f"{Path(name).stem}:{function}, a module that Python finds"
+            )
         with self.blamed(f"the module {name} cannot be imported"):
             module = importlib.import_module(name)
         setattr(module, MARK, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["labels_misfit", "misfit_of", "refuse_labels", "warn_of_untrained"]
+__all__ = ["labels_misfit", "misfit_of", "refuse_labels", "warn_of_units", "warn_of_untrained"]
 
 import warnings
 from typing import Any
@@ -12,8 +12,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
 
@@ -35,7 +37,16 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
     """
     with modes_kept(model), random_state_kept(model):
         model.eval()
-        distribution = model.likelihood_of(model.network(x))
+        try:
+            outputs = model.network(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            kinds = ", ".join(f"{tuple(leaf.shape)} {leaf.dtype}" for leaf in tensors_in(x))
+            raise ValueError(
+                f"the network does not run on a batch of inputs ({kinds}): {' '.join(str(error).split())}"
+            ) from error
+        distribution = model.likelihood_of(outputs)
     return misfit_of(distribution, y, num_classes)
 
 
@@ -44,17 +55,44 @@ def misfit_of(distribution: dist.TorchDistribution, y: Tensor, num_classes: int 
     base = distribution
     while hasattr(base, "base_dist"):
         base = base.base_dist
-    outputs = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
-    if outputs is not None and num_classes is not None and num_classes > outputs:
-        return f"the network has {outputs} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
-    if outputs is None and not base._validate_args:  # its author allows values outside the support
+    classes = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
+    if classes is not None and num_classes is not None and num_classes > classes:
+        return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
+    if classes is None and not base._validate_args:  # its author allows values outside the support
         return None
     try:
         support: Any = distribution.support
         fits = support.check(y)
     except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
-    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, outputs, y, fits)
+    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
+
+
+@torch.no_grad()
+def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
+    """Warn if real values lie more than 30 standard deviations of the likelihood from the predictions before training.
+
+    Args:
+        model: the model; it is run in evaluation mode and not changed.
+        x: inputs of a batch, on the model's device.
+        y: values of the batch, which fit the likelihood.
+    """
+    with modes_kept(model), random_state_kept(model):
+        model.eval()
+        distribution = model.likelihood_of(model.network(x))
+    base = unwrapped(distribution)[0]
+    if not isinstance(base, dist.Normal | dist.StudentT):
+        return
+    values = observed(distribution, y).double()
+    distance = ((values - distribution.mean) / distribution.variance.sqrt()).square().mean().sqrt()
+    if distance > 30:
+        # the text names no number, so that Python shows the warning once in a path of many fits
+        warnings.warn(
+            "the values are more than 30 standard deviations of the likelihood from the predictions before training, "
+            "which takes many steps to learn: standardise them, or give bmrs_pyro.inference.ScaledLikelihood('normal', "
+            "centre=[MEAN], unit=[DEVIATION]) with the values' mean and standard deviation",
+            stacklevel=1,
+        )
 
 
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
@@ -115,7 +153,8 @@ def _misfit_message(base: dist.TorchDistribution, outputs: int | None, y: Tensor
     found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
     if outputs is None:
         return (
-            f"{found} are outside the likelihood's support, a {type(base).__name__}, such as {value.item():g}"
+            f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
+            f"such as {value.item():g}"
         )
     if y.is_floating_point():
         return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"

@@ -24,7 +24,7 @@ from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
-from bmrs_pyro.training.labels import refuse_labels
+from bmrs_pyro.training.labels import refuse_labels, warn_of_units
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
@@ -164,7 +164,9 @@ def fit_path(
     refuse_generator("validation", validation)
     folder = None if directory is None else make_folder(FilePath(directory))
     x, y = next(on_device_of(model, loader))
-    refuse_labels(model, x, y.to(next(model.parameters()).device))
+    y = y.to(next(model.parameters()).device)
+    refuse_labels(model, x, y)
+    warn_of_units(model, x, y)
     pace = Pace.of(loader, model.prior, epochs=epochs)
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:

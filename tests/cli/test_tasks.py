@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from bmrs_pyro import load
+from bmrs_pyro.data import DataSource
 from bmrs_pyro.inference import ScaledLikelihood
-from bmrs_pyro.runs import RunDirectory, run_data
+from bmrs_pyro.runs import RunDirectory, load_splits, run_data
+from bmrs_pyro.training import Recipe
 from tests.cli.test_commands import command
 
 NET = """
@@ -281,3 +283,97 @@ def test_code_that_gives_no_data(code: str | None, message: str, tmp_path: Path)
     result = command("fit", network(tmp_path / "net.py", 4), "--out", tmp_path / "run", "--data", own)
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
+
+
+CODE = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+torch.manual_seed(0)
+x = torch.randn(200, 4)
+
+class Two(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 12), nn.Linear(12, outputs)
+
+    def forward(self, a, b):
+        return self.last(self.first(a + b).relu())
+
+def network(input_shape, num_classes):
+    return Two(num_classes)
+
+def data():
+    return [((row, row.flip(0)), int(row[0] + row[3] > 0)) for row in x]
+"""
+
+
+def test_several_inputs_as_a_tuple_through_all_commands(tmp_path: Path) -> None:
+    source = tmp_path / "two.py"
+    source.write_text(CODE)
+    run = fitted(tmp_path, source, source, "--epochs", 10)
+    trust = "--trust-source"
+    for words in (
+        ("report", run, "--html", tmp_path / "page.html"),
+        ("evaluate", run, "--draws", 2),
+        ("compare", run),
+        ("prune", run, "--criterion", "snr"),
+        ("export", run, "--out", tmp_path / "two.pt2"),
+    ):
+        result = command(*words, trust)
+        assert result.returncode == 0, (words, result.stderr)
+    assert evaluated(run, trust)["accuracy"] > 0.7
+    noisy = command("evaluate", run, trust, "--corruption", "noise")
+    assert (noisy.returncode, "noise is for one input of real numbers" in noisy.stderr) == (2, True)
+
+
+def test_values_of_code_are_standardised(tmp_path: Path) -> None:
+    source = tmp_path / "far.py"
+    values = "def data():\n    return TensorDataset(x.double(), 500 + 100 * x[:, 0].double())\n"
+    source.write_text(CODE + values)
+    run = fitted(tmp_path, network(tmp_path / "net.py", 4), source, "--likelihood", "normal", "--epochs", 20)
+    config = RunDirectory(run).config
+    train = torch.cat(list(run_data(RunDirectory(run, trust_source=True)).train.labels()))
+    assert config.target_mean[0] == pytest.approx(train.double().mean().item(), rel=1e-6)
+    assert config.target_std[0] == pytest.approx(train.double().std(correction=0).item(), rel=1e-6)
+    assert evaluated(run, "--trust-source")["rmse"] < 60  # without standardised values it is 500
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("None", "gave None; return a torch Dataset"),
+        ("TensorDataset(x, 0 * x[:, 0].long())", "all labels are of one class, so there is nothing to predict"),
+        ("3 * [torch.utils.data.DataLoader(TensorDataset(x.double(), (x[:, 0] > 0).long()), 8)]",
+         r"does not run on a batch of inputs \(\(8, 4\) torch.float64\)"),
+        ("TensorDataset(x, x[:, 0])", "are no classes, .* choose a likelihood, such as --likelihood normal"),
+    ],
+)  # fmt: skip
+def test_code_that_gives_no_usable_data_ends_with_one_line(data: str, message: str, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(f"{CODE}\ndef data():\n    return {data}\n")
+    result = command(
+        "fit", network(tmp_path / "net.py", 4), "--out", tmp_path / "run", "--data", source, *FAST
+    )
+    assert result.returncode == 2
+    assert re.search(message, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_function_of_a_file_is_told_how_to_be_named(tmp_path: Path) -> None:
+    result = command("fit", "net.py:build", "--out", tmp_path / "run")
+    assert result.returncode == 2
+    assert (
+        "give net.py alone, which defines network(input_shape, num_classes); or net:build, a module"
+        in result.stderr
+    )
+
+
+def test_tokens_that_are_their_own_labels_give_a_warning(tmp_path: Path) -> None:
+    tokens = RNG.integers(0, 5, (40, 6))
+    np.savez(tmp_path / "text.npz", tokens_train=tokens, tokens_test=tokens)
+    source = DataSource(str(tmp_path / "text.npz"))
+    with pytest.warns(UserWarning, match="each token is its own label; choose --likelihood next-token"):
+        load_splits(source, Recipe())
+    load_splits(source, Recipe(likelihood="next-token"))

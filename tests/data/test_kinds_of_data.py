@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from bmrs_pyro.data import Batches, DataError, load, read_saved_dataset, split_items
+from bmrs_pyro.data.tables import read_table
 
 RNG = np.random.default_rng(0)
 
@@ -216,3 +217,115 @@ def test_a_folder_of_datasets(tmp_path: Path) -> None:
     assert plain.train.num_classes == max(map(max, tokens)) + 1
     with pytest.raises(DataError, match="no column 'labels'"):
         read_saved_dataset(tmp_path / "plain", None)
+
+
+def test_names_in_upper_case_and_header_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "PEOPLE.CSV"
+    table(path)
+    assert load(path, target="kind").train.num_classes == 2
+    (tmp_path / "spaces.csv").write_text("a, b\n1, 2\n")
+    with pytest.raises(DataError, match="no column 'b'; give --target, one of a, ' b'"):
+        load(tmp_path / "spaces.csv", target="b")
+    arrays(tmp_path / "data.npz", x=np.zeros((20, 2)), y=np.arange(20) % 2 > 0).rename(tmp_path / "DATA.NPZ")
+    assert load(tmp_path / "DATA.NPZ").train.num_classes == 2  # labels may be booleans
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([1e300, *range(29)], "column 'x' holds 1e.300, which is infinite or too large for float32"),
+        ([1.0, np.inf, *range(28)], "column 'x' holds inf, which is infinite"),
+        ([[1, 2]] * 30, "column 'x' holds lists"),
+    ],
+)
+def test_cells_that_are_no_numbers_name_their_column(column: list[Any], message: str, tmp_path: Path) -> None:
+    pd.DataFrame({"x": column, "y": [0, 1] * 15}).to_parquet(tmp_path / "cells.parquet")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "cells.parquet", target="y")
+
+
+def test_columns_that_tell_the_rows_apart_give_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "days.csv"
+    days = pd.date_range("2026-01-01", periods=50)
+    pd.DataFrame({"day": days, "x": range(50), "y": range(50)}).to_csv(path, index=False)
+    with pytest.warns(UserWarning, match="'day' has 50 different texts in 50 rows"):
+        load(path, target="y", values=True)
+    with (
+        pytest.warns(UserWarning, match="'y' has 50 different integers in 50 rows.*--likelihood poisson"),
+        pytest.warns(UserWarning, match="'day'"),
+    ):
+        read_table(path, "y")
+
+
+def test_values_of_places_need_one_output_for_each(tmp_path: Path) -> None:
+    file = tmp_path / "data.npz"
+    for key, x, y, outputs in (
+        ("sequences", (20, 7, 3), (20, 7, 2), 2),
+        ("sequences", (20, 7, 3), (20, 7), 7),
+        ("x", (20, 8, 6, 3), (20, 8, 6), 1),
+        ("x", (20, 8, 6, 3), (20, 5, 8, 6), 5),
+    ):
+        given = arrays(file, **{key: RNG.normal(size=x), "y": RNG.normal(size=y)})
+        assert load(given, values=True).train.num_classes == outputs
+
+
+def test_labels_that_are_not_scored_and_files_that_are_no_archives(tmp_path: Path) -> None:
+    tokens = RNG.integers(0, 11, (20, 6))
+    with pytest.raises(DataError, match="no label is scored, all are -100"):
+        load(arrays(tmp_path / "data.npz", tokens=tokens, y=np.full((20, 6), -100)))
+    with pytest.raises(DataError, match="choose a likelihood, such as --likelihood bernoulli"):
+        load(arrays(tmp_path / "data.npz", x=np.zeros((20, 2)), y=np.zeros((20, 3), int)))
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(DataError, match=r"it is no \.npz file"):
+        load(tmp_path / "text.npz")
+    void = np.where(RNG.random((20, 8, 6)) > 0.5, 255, 1)
+    with pytest.warns(UserWarning, match=r"y_train holds the label 255.*write -100"):
+        load(arrays(tmp_path / "data.npz", x=np.zeros((20, 8, 6)), y=void))
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "outputs"),
+    [
+        (torch.arange(25) % 3, False, 3),
+        (torch.arange(25) % 3, True, 1),  # counts, or 0 and 1
+        ((torch.arange(75) % 2).view(25, 3), True, 3),  # several labels
+        ((torch.arange(25) % 3).double(), False, 3),
+        (torch.arange(25) % 2 > 0, False, 2),
+        (torch.randn(25, 2), None, 2),
+    ],
+)
+def test_the_likelihood_decides_how_many_outputs_labels_need(
+    labels: torch.Tensor, values: bool | None, outputs: int
+) -> None:
+    whole = TensorDataset(torch.zeros(25, 2), labels)
+    assert split_items(whole, "mine", 0.2, seed=1, values=values).train.num_classes == outputs
+
+
+def test_items_that_do_not_fit_together() -> None:
+    uneven = [(torch.zeros(3 + i % 2), i % 2) for i in range(20)]
+    part = split_items(uneven, "mine", 0.2, seed=1).train
+    with pytest.raises(DataError, match=r"mine: items cannot be joined to a batch .* such as by padding"):
+        list(Batches(part, 4))
+    with pytest.raises(DataError, match=r"labels such as 0\.5 are no classes.*--likelihood normal"):
+        split_items(TensorDataset(torch.zeros(20, 2), torch.full((20,), 0.5)), "mine", 0.2, 1, values=False)
+    gaps = TensorDataset(torch.zeros(20, 2), torch.full((20,), torch.nan))
+    with pytest.raises(DataError, match="a value to predict is NaN"):
+        list(split_items(gaps, "mine", 0.2, seed=1, values=True).train.labels())
+
+
+def test_numbers_of_numpy_become_float32() -> None:
+    whole = TensorDataset(torch.zeros(20, 2, dtype=torch.float64), torch.arange(20) % 2)
+    x, y = next(iter(Batches(split_items(whole, "mine", 0.2, seed=1).train, 4)))
+    assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+
+
+def test_a_folder_of_datasets_without_numbers_to_predict_or_training_part(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    texts = datasets.Dataset.from_dict({"input_ids": [[1, 2]] * 20, "label": ["a", "b"] * 10})
+    texts.save_to_disk(tmp_path / "texts")
+    with pytest.raises(DataError, match="column 'label' holds no numbers; number its classes"):
+        read_saved_dataset(tmp_path / "texts", None)
+    numbered = datasets.Dataset.from_dict({"input_ids": [[1, 2]] * 20, "label": [0, 1] * 10})
+    datasets.DatasetDict(a=numbered).save_to_disk(tmp_path / "parts")
+    with pytest.raises(DataError, match="has the parts a; expected train"):
+        read_saved_dataset(tmp_path / "parts", None)

@@ -137,6 +137,7 @@ def test_batch_norms_see_every_form() -> None:
 def test_batches_are_pairs_or_have_labels() -> None:
     x, y = torch.zeros(2, 3), torch.zeros(2)
     assert list(pairs([(x, y)])) == [(x, y)]
+    assert list(pairs([[[1, 2], y]])) == [((1, 2), y)]  # several inputs, as torch's loader joins them
     assert list(pairs([{"a": 1, "labels": y}])) == [({"a": 1}, y)]
 
     class Pair:

@@ -156,7 +156,7 @@ def test_the_cost_is_against_the_dense_network_where_that_is_known(finished_run:
     assert rows["validation accuracy"][0] == "not known"
     assert "no trained weights of the dense network" not in page
     page = html_report(finished_run, networks={"dense": metrics(None, 2000), "small": metrics(0.88, 500)})
-    assert "no trained weights of the dense network, so what pruning cost in accuracy is not known" in page
+    assert "no trained weights of the dense network, so what pruning cost is not known" in page
 
 
 def texts(html: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,8 +38,9 @@ from bmrs_pyro import (
     select,
 )
 from bmrs_pyro.data import Batches, Dataset
-from bmrs_pyro.inference import NonFiniteLoss, SmoothedLikelihood
+from bmrs_pyro.inference import NonFiniteLoss, ScaledLikelihood, SmoothedLikelihood
 from bmrs_pyro.training import CheckpointError, Epoch, History
+from bmrs_pyro.training.labels import warn_of_units
 from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, categorical, mlp, program
 
 
@@ -441,6 +443,26 @@ def test_fewer_outputs_than_classes_are_refused_before_training() -> None:
     model, guide = program()
     with pytest.raises(ValueError, match="the network has 3 outputs for 10 classes: give its last layer 10"):
         fit(model, guide, data, progress=False)
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_values_far_from_the_first_predictions_give_a_warning(far: bool) -> None:
+    net = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = torch.randn(NUM_DATA, FEATURES, generator=torch.Generator().manual_seed(0))
+    y = x[:, 0] + (1000.0 if far else 3.0)
+    model = SupervisedModel(NoisyNetwork(net, x[:1]), "normal", NUM_DATA)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_units(model, x, y)
+    if not far:
+        assert not found
+        return
+    assert "standardise them, or give bmrs_pyro.inference.ScaledLikelihood" in str(found[0].message)
+    units = ScaledLikelihood("normal", centre=[float(y.mean())], unit=[float(y.std())])
+    model.likelihood = units
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_units(model, x, y)
 
 
 def test_values_outside_the_support_are_named_unless_the_likelihood_takes_them() -> None:
