@@ -17,7 +17,7 @@ REFITS = 4
 """Largest number of points that are refitted to meet a target."""
 
 STEP = 1.25
-"""After a miss, the next point has at least this many times the parameters; after n misses, the n-th power of it."""
+"""After a miss, the next point has at least this many times the parameters."""
 
 
 class ScoreMissed(UserWarning):
@@ -70,7 +70,7 @@ def choose(path: Path, target: Target) -> Choice:
                 refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
         notes.append(note)
-        left = [pair for pair in left if pair[0].parameters >= STEP ** len(notes) * refit.start.parameters]
+        left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
     best, note = max(
         zip(found, notes, strict=True),
         key=lambda pair: (_is_accurate(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
