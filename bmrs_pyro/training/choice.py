@@ -13,7 +13,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.trainee import Refit
 
-REFITS = 4
+REFITS = 6
 """Largest number of points that are refitted to meet a target."""
 
 STEP = 1.25
@@ -46,7 +46,7 @@ def choose(path: Path, target: Target) -> Choice:
 
     The second part is for the default target alone: points score lower on the path than after their refit, and small
     ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit,
-    and its accuracy is within one standard error of the unpruned network's. If the budgets are smaller than the
+    and its accuracy is at least :meth:`Target.least_accuracy`. If the budgets are smaller than the
     smallest point, its refit cuts it to them.
 
     Raises:

@@ -130,14 +130,15 @@ class Target:
         return best - error, reference - 2 * error
 
     def least_accuracy(self, dense: PathPoint) -> float:
-        """Return the least accuracy of a network chosen by default: one standard error below the unpruned one's.
+        """Return the least accuracy of a network chosen by default.
 
+        It is below the unpruned one's by one standard error of the difference of two such accuracies, √2 of each one's.
         The log-likelihood alone is not enough: that of an overconfident network improves while its accuracy falls.
         """
         score = dense.score
         if self.score is not None or not self.loses_nothing or score.accuracy is None:
             return -math.inf
-        return score.accuracy - (score.accuracy_error or 0.0)
+        return score.accuracy - math.sqrt(2) * (score.accuracy_error or 0.0)
 
     def least_of(self, dense: PathPoint) -> float:
         """Return the least score of a finished network, relative to the unpruned network's score.
