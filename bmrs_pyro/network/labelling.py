@@ -14,6 +14,7 @@ from bmrs_pyro.network.attention import AttentionCall
 from bmrs_pyro.network.layers import Side, obstacle, parameter_side
 from bmrs_pyro.network.local_gradients import Source, channel_pairs, sources_of, supports, touched
 from bmrs_pyro.network.partition import Partition
+from bmrs_pyro.network.splits import SplitCall
 
 Labels = dict[int, int]  # channel -> label
 
@@ -39,6 +40,7 @@ class Trace:
         obstacles: labels that cannot be removed, and why.
         fixed: labels that stay while others of the same layer can be removed, and why.
         attention: the attention operations.
+        splits: the splits of channels.
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -46,6 +48,7 @@ class Trace:
     obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
     fixed: list[tuple[Iterable[int], str]] = field(default_factory=list)
     attention: list[AttentionCall] = field(default_factory=list)
+    splits: list[SplitCall] = field(default_factory=list)
 
 
 class Labelling:
@@ -81,6 +84,17 @@ class Labelling:
             if source.dim is None and channel is not None:
                 self._carry(source, channel, read)
         return read
+
+    def channels(self, x: Tensor, dim: int) -> list[int]:
+        """Return a label of every channel along a dimension, −1 where it is not one channel of a layer."""
+        sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
+        labels = [-1] * x.shape[dim]
+        for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
+            pairs = dict(_unique(source, channel)) if channel is not None else {}
+            if len(set(pairs.values())) == len(pairs):
+                for own, other in pairs.items():
+                    labels[other] = max(labels[other], source.labels[own])
+        return labels
 
     def _joined(self, labels: list[int]) -> int:
         if not labels:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["propose"]
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,17 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
     order = {name: index for index, (name, _) in enumerate(net.named_modules())}
     occurrences = sorted(_merged(found), key=lambda one: order[one.module])
     producers = [one for one in occurrences if one.side.role == "produce"]
-    families = Partition(found.partition.parents)
-    for producer in producers:
-        families.join(producer.labels.values())
-
+    families = _families(occurrences, found)
     names: dict[int, str] = {}
     numbers: dict[int, dict[int, int]] = defaultdict(dict)
+    taken: Counter[str] = Counter()
     for producer in producers:
         for _, label in sorted(producer.labels.items()):
             family = families.find(label)
-            names.setdefault(family, f"theta.{producer.module}")
+            if family not in names:
+                taken[producer.module] += 1
+                number = taken[producer.module]
+                names[family] = f"theta.{producer.module}" + (f":{number}" if number > 1 else "")
             numbers[family].setdefault(found.partition.find(label), len(numbers[family]))
     members: dict[int, list[Member]] = defaultdict(list)
     for one in occurrences:
@@ -61,6 +63,37 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
         else:
             accepted.append(structure)
     return accepted, left_out + _unseen(net, found)
+
+
+def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
+    """Unite the structures of each producer; parts of a split that layers read by themselves are families of their own.
+
+    At least one structure of a family stays, so that such a layer keeps a channel.
+    """
+    find = found.partition.find
+    joined, families = Partition(found.partition.parents), Partition(found.partition.parents)
+    for one in occurrences:
+        if one.side.role == "produce":
+            joined.join(one.labels.values())
+    members: dict[int, set[int]] = defaultdict(set)
+    for label in range(len(joined.parents)):
+        members[joined.find(label)].add(find(label))
+    split = {find(label) for one in found.splits for part in one.parts for label in part if label >= 0}
+    readers: dict[int, list[int]] = defaultdict(list)
+    for number, one in enumerate(occurrences):
+        structures = {find(label) for label in one.labels.values()}
+        owners = {joined.find(structure) for structure in structures}
+        alone = one.side.tensors and len(one.labels) == one.side.size and len(owners) == 1
+        if alone and structures & split and structures < members[owners.pop()]:
+            for structure in structures:
+                readers[structure].append(number)
+    for several in members.values():
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for structure in several:
+            alike[tuple(readers[structure])].append(structure)
+        for group in alike.values():
+            families.join(group)
+    return families
 
 
 def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:

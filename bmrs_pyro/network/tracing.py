@@ -11,6 +11,7 @@ __all__ = ["trace"]
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstac
 from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
 from bmrs_pyro.network.nested import is_empty, leaves, map_leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
+from bmrs_pyro.network.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.untouched import tensor_outputs
 
 # activations whose gradient is 0 in places; the trace replaces them by a function that is nowhere flat
@@ -97,6 +99,9 @@ class _Tracer(TorchFunctionMode):
             out = func(*args, **(kwargs or {}))
         if func in SOFTMAX and out.requires_grad:
             return out + nowhere_flat(args[0])  # the softmax of a single number is always 1
+        if func in SPLITS and args and args[0].requires_grad:
+            with torch._C.DisableTorchFunction():
+                self._split(args[0], *split_sizes(out, args, kwargs or {}))
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
@@ -204,6 +209,13 @@ class _Tracer(TorchFunctionMode):
             firsts.append(own[0] if own else -1)
         self.labelling.occur(name, group_side(layer), firsts)
         return tuple(firsts[channel * groups // out] for channel in range(out))
+
+    def _split(self, x: Tensor, dim: int, sizes: Sequence[int]) -> None:
+        """Note the channels of each part of a split."""
+        labels = iter(self.labelling.channels(x, dim))
+        parts = tuple(tuple(islice(labels, size)) for size in sizes)
+        if any(label >= 0 for part in parts for label in part):
+            self.labelling.found.splits.append(SplitCall(tuple(self.stack), parts))
 
     def _attend(self, out: Tensor, dim: int, shaped: Tensor) -> Tensor:
         """Unite the channels of each attention head, and follow the heads from here."""
