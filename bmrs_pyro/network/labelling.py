@@ -62,6 +62,7 @@ class Labelling:
         self.net, self.found = net, Trace()
         self.known: dict[int, Source] = {}
         self.dead: set[int] = set()
+        self.bare: list[tuple[str, Side, list[int]]] = []  # parameters, and the label of each row
         self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
 
     def read(self, x: Tensor, dim: int, reader: str) -> tuple[int, ...]:
@@ -180,8 +181,8 @@ class Labelling:
         for dim, rows in enumerate(rows_of):
             roots = [{find(label) for label in row} for row in rows]
             if all(len(one) < 2 for one in roots) and len(set().union(*roots)) > 1:
-                side = parameter_side(name, source.tensor, dim)
-                self.occur(owner, side, [next(iter(row), -1) for row in rows])
+                side = parameter_side(self.net.get_submodule(owner), name, source.tensor, dim)
+                self.bare.append((owner, side, [next(iter(row), -1) for row in rows]))
                 return
 
     def occur(self, module: str, side: Side, labels: Sequence[int]) -> None:

@@ -62,7 +62,7 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
             left_out.append(LeftOut(name, reason))
         else:
             accepted.append(structure)
-    return accepted, left_out + _unseen(net, found)
+    return accepted, left_out + _unseen(net, {one.module for several in members.values() for one in several})
 
 
 def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
@@ -96,9 +96,8 @@ def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
     return families
 
 
-def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
+def _unseen(net: nn.Module, seen: set[str]) -> list[LeftOut]:
     """List the modules that compute with their own matrices, through which channels cannot be followed."""
-    seen = {one.module for one in found.occurrences}
     left_out = []
     for name, module in net.named_modules():
         own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]

@@ -61,6 +61,9 @@ def trace(net: nn.Module, call: Call) -> Trace:
         outputs = tensor_outputs(net, call)
     for output in outputs:
         tracer.end(output)
+    for owner, side, labels in tracer.labelling.bare:
+        if owner not in tracer.written:  # else it is a layer, which is called
+            tracer.labelling.occur(owner, side, labels)
     return tracer.labelling.found
 
 
@@ -76,9 +79,8 @@ class _Tracer(TorchFunctionMode):
         for name, module in net.named_modules():
             module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
             module.register_forward_hook(partial(self._leave, name), with_kwargs=True)
-            if output_side(module) is None:
-                for own, parameter in module.named_parameters(name, recurse=False):
-                    self.labelling.known[id(parameter)] = Source(parameter, own)
+            for own, parameter in module.named_parameters(name, recurse=False):
+                self.labelling.known[id(parameter)] = Source(parameter, own)
 
     def end(self, output: Tensor) -> None:
         """Record the channels that have gone into an output of the network."""

@@ -191,8 +191,11 @@ class Verification:
                     actual = self._outputs(net, call)
             except Exception as error:
                 return _failure(error), {}
-            if not self._equal(expected, actual):
-                return _CHANGED, {}
+            error = _error(expected, actual)
+            if not error <= self.tolerance:
+                with torch.no_grad():
+                    if not error <= min(self.least, self._sensitivity(net, families, call, actual)):
+                        return _CHANGED, {}
             if step == 0 and trial < _BOTH_SIGNS:
                 found = self._responses(net, families, call, actual, random)
             del actual  # its graph holds the old weights
@@ -278,15 +281,31 @@ class Verification:
         torch.default_generator.manual_seed(0)
         return tensor_outputs(net, call)
 
-    def _equal(self, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
-        return len(expected) == len(actual) and all(
-            one.shape == other.shape and bool((one - other).abs().max() <= self.tolerance * one.abs().max())
-            for one, other in zip(expected, actual, strict=True)
-        )
+    def _sensitivity(
+        self, net: nn.Module, families: Sequence[StructureFamily], call: Call, outputs: Sequence[Tensor]
+    ) -> float:
+        """Return by how much the outputs change with gains that change by a thousandth of the error allowed.
+
+        With random weights some networks are chaotic, and amplify rounding errors as they amplify this change.
+        """
+        gain = torch.tensor(1 + 1e-3 * self.tolerance, dtype=torch.float64)
+        theta = {family.name: gain.expand(family.size) for family in families}
+        return _error(outputs, self._gated(net, families, theta, call))
 
 
 class _UnfitPrecisionError(Exception):
     """The network does not run in the precision that it is tried in."""
+
+
+def _error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """Return the largest error relative to the largest output."""
+    if [one.shape for one in expected] != [one.shape for one in actual]:
+        return float("inf")
+    errors = [(one - other).abs().max() for one, other in zip(expected, actual, strict=True)]
+    relative = [
+        (error / one.abs().max()).where(error != 0, error) for error, one in zip(errors, expected, strict=True)
+    ]
+    return float(torch.stack(relative).max())  # unlike Python's max, this returns NaN if there is one
 
 
 def _finite(outputs: Sequence[Tensor]) -> bool:
