@@ -45,7 +45,8 @@ def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrenc
     if not found.attention and not found.splits:
         return []
     find = found.partition.find
-    read = _integers_read(net, call, {name for one in [*found.attention, *found.splits] for name in one.modules})
+    stacks = [one.modules for one in found.attention] + [one.modules for one in found.splits]
+    read = _integers_read(net, call, set().union(*stacks))
     tie_equal_parts(found.splits, read, found.partition)
     counted: dict[tuple[str, str, int], list[dict[int, int]]] = defaultdict(list)
     for attention in found.attention:
@@ -169,7 +170,7 @@ def _with_random_matrices(net: nn.Module) -> nn.Module:
 
 
 def _integers_read(net: nn.Module, call: Call, names: set[str]) -> Mapping[str, dict[str, Integers]]:
-    """Run a network and return the integers, and lists of them, that the named modules read of themselves, by module."""
+    """Run a network and return the integers, and lists of them, that the named modules read of themselves."""
     found: dict[str, dict[str, Integers]] = defaultdict(dict)
     copy = shared_copy(net)
     for name in names:
@@ -186,7 +187,11 @@ def _watch_(module: nn.Module, found: dict[str, Integers]) -> None:
         value = own.__getattribute__(self, attribute)
         if type(value) is int and attribute in vars(self):
             found[attribute] = value
-        elif isinstance(value, (tuple, list)) and attribute in vars(self) and all(type(one) is int for one in value):
+        elif (
+            isinstance(value, (tuple, list))
+            and attribute in vars(self)
+            and all(type(one) is int for one in value)
+        ):
             found[attribute] = tuple(value)
         return value
 

@@ -41,6 +41,7 @@ class Trace:
         fixed: labels that stay while others of the same layer can be removed, and why.
         attention: the attention operations.
         splits: the splits of channels.
+        called: names of the layers that are called.
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -49,6 +50,7 @@ class Trace:
     fixed: list[tuple[Iterable[int], str]] = field(default_factory=list)
     attention: list[AttentionCall] = field(default_factory=list)
     splits: list[SplitCall] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
 
 
 class Labelling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Removal", "remove_", "replace_values_"]
+__all__ = ["Removal", "remove_", "replace_values_", "set_count"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ def remove_(
         for name, dim in tensors:
             kept[name][dim] = stays.nonzero().squeeze(1)
         for attribute in attributes:
-            _count_(net.get_submodule(module), attribute, int(stays.sum()))
+            set_count(net.get_submodule(module), attribute, int(stays.sum()))
     cuts = _cut_(net, kept)
     forget_(net)
     left = [
@@ -139,7 +139,7 @@ def remove_(
     return Removal(masks, cuts), left
 
 
-def _count_(layer: nn.Module, attribute: str, count: int) -> None:
+def set_count(layer: nn.Module, attribute: str, count: int) -> None:
     """Set an integer attribute of a layer, or one number in a list; ``sizes.2`` is the third of ``sizes``."""
     name, _, index = attribute.partition(".")
     value: Any = count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["SPLITS", "SplitCall", "part_counts", "split_sizes", "tie_equal_parts"]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,9 @@ class SplitCall:
         return tuple(map(len, self.parts))
 
 
-def split_sizes(out: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, list[int]]:
+def split_sizes(
+    out: Iterable[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[int, list[int]]:
     """Return the dimension along which a call splits, and the sizes of its results."""
     dim: int = kwargs.get("dim", args[2] if len(args) > 2 else 0)
     return dim, [part.shape[dim] for part in out]

@@ -61,8 +61,9 @@ def trace(net: nn.Module, call: Call) -> Trace:
         outputs = tensor_outputs(net, call)
     for output in outputs:
         tracer.end(output)
+    tracer.labelling.found.called.update(tracer.written)
     for owner, side, labels in tracer.labelling.bare:
-        if owner not in tracer.written:  # else it is a layer, which is called
+        if owner not in tracer.written:  # a layer that is called reads its weights itself
             tracer.labelling.occur(owner, side, labels)
     return tracer.labelling.found
 
@@ -238,7 +239,7 @@ class _Tracer(TorchFunctionMode):
                 label = source.labels[channel]
                 if label >= 0 and len(by) == size:
                     self.labelling.found.fixed.append(
-                        ([label], f"all heads of {self.stack[-1]!r} share them")
+                        ([label], f"all heads of {self.stack[-1]!r} depend on each of them")
                     )
                 elif label >= 0:
                     self.labelling.found.partition.join([label, *(labels[head] for head in by)])

@@ -191,10 +191,10 @@ class Verification:
                     actual = self._outputs(net, call)
             except Exception as error:
                 return _failure(error), {}
-            error = _error(expected, actual)
-            if not error <= self.tolerance:
+            off = _error(expected, actual)
+            if not off <= self.tolerance:
                 with torch.no_grad():
-                    if not error <= min(self.least, self._sensitivity(net, families, call, actual)):
+                    if not off <= min(self.least, self._sensitivity(net, families, call, actual)):
                         return _CHANGED, {}
             if step == 0 and trial < _BOTH_SIGNS:
                 found = self._responses(net, families, call, actual, random)
@@ -301,9 +301,10 @@ def _error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Return the largest error relative to the largest output."""
     if [one.shape for one in expected] != [one.shape for one in actual]:
         return float("inf")
-    errors = [(one - other).abs().max() for one, other in zip(expected, actual, strict=True)]
+    errors = [(one - other).detach().abs().max() for one, other in zip(expected, actual, strict=True)]
     relative = [
-        (error / one.abs().max()).where(error != 0, error) for error, one in zip(errors, expected, strict=True)
+        (error / one.detach().abs().max()).where(error != 0, error)
+        for error, one in zip(errors, expected, strict=True)
     ]
     return float(torch.stack(relative).max())  # unlike Python's max, this returns NaN if there is one
 
