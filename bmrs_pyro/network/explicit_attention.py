@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with its projections as separate layers, so that heads can be removed."""
+"""Layers that hide their weights, such as ``nn.MultiheadAttention``, as layers from which channels can be removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bmrs_pyro.network.experts import compute_one_by_one_
-from bmrs_pyro.network.standardised import plain_convolution
+from bmrs_pyro.network.plain_weights import plain_layer
 
 
 class ExplicitAttention(nn.Module):
@@ -115,8 +115,8 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
     """Replace the layers of a network that hide weights by layers that do not, and that compute the same.
 
-    Each ``nn.MultiheadAttention`` becomes an :class:`ExplicitAttention`. A convolution that standardises its weights
-    becomes a plain one with the standardised weights, which are then trained as they are.
+    Each ``nn.MultiheadAttention`` becomes an :class:`ExplicitAttention`. A layer with weight norm, or that standardises
+    its weights, gets the weights that it computes as its own, and these are trained from then on.
 
     Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced. An
     ``nn.TransformerEncoder`` that contains one of the layers no longer makes nested tensors of padded sequences,
@@ -138,7 +138,7 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
         owner, _, own = name.rpartition(".")
         if layers is None or name in layers:
             compute_one_by_one_(module)
-            plain = made[module] if module in made else plain_convolution(module) if name else None
+            plain = made[module] if module in made else plain_layer(module) if name else None
             if plain is not None:
                 made[module] = plain
                 setattr(net.get_submodule(owner), own, plain)

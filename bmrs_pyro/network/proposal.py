@@ -62,7 +62,9 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
             left_out.append(LeftOut(name, reason))
         else:
             accepted.append(structure)
-    return accepted, left_out + _unseen(net, found, {one.module for several in members.values() for one in several})
+    return accepted, left_out + _unseen(
+        net, found, {one.module for several in members.values() for one in several}
+    )
 
 
 def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
@@ -99,14 +101,21 @@ def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
 def _unseen(net: nn.Module, found: Trace, seen: set[str]) -> list[LeftOut]:
     """List the modules that compute with their own matrices, through which channels cannot be followed."""
     fixed = {label: why for labels, why in found.fixed for label in labels}
-    kept = {one.module: fixed[label] for one in found.occurrences for label in one.labels.values() if label in fixed}
+    kept = {
+        one.module: fixed[label]
+        for one in found.occurrences
+        for label in one.labels.values()
+        if label in fixed
+    }
     left_out = []
     for name, module in net.named_modules():
         own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
         alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
         if own and alone and name not in seen:
             if name in found.called:
-                reason = kept.get(name, f"{name!r} treats channels that cannot be removed from the layers before")
+                reason = kept.get(
+                    name, f"{name!r} treats channels that cannot be removed from the layers before"
+                )
             elif output_side(module):
                 reason = f"{name!r} is not called; other code may use its weight"
             else:

@@ -61,9 +61,10 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
     """
     try:
         sizes, kinds = json.loads(meta[SIZES]), json.loads(meta.get(KINDS, "{}"))
-        # attention with removable heads was saved as linear layers, some convolutions as plain ones
+        # attention with removable heads was saved as linear layers, and computed weights as plain ones
         changed = {name for name, kind in _kinds(net).items() if kinds.get(name, kind) != kind}
-        make_explicit_(net, changed | sizes.keys() - {name for name, _ in net.named_modules()})
+        changed |= {name.rpartition(".")[0] for name in net.state_dict().keys() ^ tensors.keys()}
+        make_explicit_(net, changed)
         for module in net.modules():
             compute_one_by_one_(module)
         found = {name: dict(_numbers(module)) for name, module in net.named_modules()}

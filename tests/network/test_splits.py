@@ -24,7 +24,8 @@ class GatedConvolution(nn.Module):
         self.convolution = nn.Conv1d(4, 4, 3, padding=1, groups=4)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, whole, part = torch.split(self.first(x), self.split_indices, dim=-1)
+        sizes: Any = self.split_indices
+        gate, whole, part = torch.split(self.first(x), sizes, dim=-1)
         part = self.convolution(part.transpose(1, 2)).transpose(1, 2)
         out: Tensor = self.last(gate.sigmoid() * torch.cat([whole, part], -1))
         return out
@@ -64,7 +65,7 @@ class Partial(nn.Module):
             case "uneven":
                 parts = y.split([self.front, self.back], -1)
             case "equal":
-                parts = torch.split(y, (self.front, self.front), dim=-1)
+                parts = torch.split(y, [self.front, self.front], dim=-1)
             case "pieces":
                 parts = y.split(self.front, -1)
             case _:

@@ -1,9 +1,10 @@
-"""Convolutions that standardise their weights at every call, as plain convolutions with these weights."""
+"""Layers that compute their weights from others at every call, as plain layers with the computed weights."""
 
 from __future__ import annotations
 
-__all__ = ["plain_convolution"]
+__all__ = ["plain_layer"]
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 _PLAIN: dict[Any, Callable[..., Tensor]] = {
@@ -21,8 +25,36 @@ _PLAIN: dict[Any, Callable[..., Tensor]] = {
 _CLOSE = 1e-3
 
 
+def plain_layer(layer: nn.Module) -> nn.Module | None:
+    """Return a layer that computes what a layer with weight norm, or that standardises its weights, does; else None."""
+    return _without_weight_norm(layer) or _plain_convolution(layer)
+
+
+def _without_weight_norm(layer: nn.Module) -> nn.Module | None:
+    """Return a linear layer or convolution whose weight is the g v/‖v‖ that a layer computes."""
+    if not isinstance(layer, nn.Linear | _ConvNd):
+        return None
+    kind, own = type(layer), vars(layer)
+    hooks = {key: hook for key, hook in layer._forward_pre_hooks.items() if not isinstance(hook, WeightNorm)}
+    if parametrize.is_parametrized(layer, "weight"):
+        modules = layer.parametrizations
+        assert isinstance(modules, nn.ModuleDict)
+        if len(modules) > 1 or [type(one) for one in modules["weight"].children()] != [_WeightNorm]:
+            return None
+        kind = kind.__bases__[0]  # torch has made a class for this layer
+    elif len(hooks) == len(layer._forward_pre_hooks):
+        return None
+    weight = nn.Parameter(layer.weight.detach().clone())
+    plain = kind.__new__(kind)
+    vars(plain).update({name: value for name, value in own.items() if name != "weight"})
+    plain._forward_pre_hooks = OrderedDict(hooks)
+    plain._modules = {}
+    plain._parameters = {"weight": weight, "bias": layer._parameters["bias"]}
+    return plain
+
+
 @torch.no_grad()
-def plain_convolution(layer: nn.Module) -> _ConvNd | None:
+def _plain_convolution(layer: nn.Module) -> _ConvNd | None:
     """Return a plain convolution that computes what a layer does, if the layer standardises its weights.
 
     A layer standardises its weights if it convolves with others, which do not change when its own are scaled and
@@ -45,6 +77,8 @@ def plain_convolution(layer: nn.Module) -> _ConvNd | None:
     own = layer.weight.data
     try:
         weight, expected = _convolved(layer, x, _PLAIN[kind])
+        if weight is layer.weight:
+            return None
         # large, so that what is added to the variance does not count
         layer.weight.data = 1e3 * own
         large, _ = _convolved(layer, x, _PLAIN[kind])
