@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Labelling", "Occurrence", "Trace"]
+__all__ = ["REPEATED", "Labelling", "Occurrence", "Trace"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from bmrs_pyro.network.splits import SplitCall
 
 Labels = dict[int, int]  # channel -> label
 
+REPEATED = "they are repeated"
 _ONE_BY_ONE = 4096  # largest number of channels that are examined one by one
 
 
@@ -133,7 +134,7 @@ class Labelling:
             if any(one is not None and len(touched(source, one)) > 1 for one in seen):
                 self.obstruct(source, mixing or f"they are mixed before {name!r} reads them")
             elif n > _ONE_BY_ONE:
-                self.obstruct(source, f"they are repeated among the {n} channels that {name!r} reads")
+                self.obstruct(source, f"{REPEATED} among the {n} channels that {name!r} reads")
             else:
                 left.append(source)
         if not left:

@@ -77,6 +77,8 @@ def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
     for one in occurrences:
         if one.side.role == "produce":
             joined.join(one.labels.values())
+    if not found.splits:
+        return joined
     members: dict[int, set[int]] = defaultdict(set)
     for label in range(len(joined.parents)):
         members[joined.find(label)].add(find(label))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.outputs import all_finite, output_error
 from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.random_weights import Recipe, livened, randomise_
 from bmrs_pyro.network.responses import Responses, responses, silent
@@ -182,7 +183,7 @@ class Verification:
                 if self._works(call, net):
                     return _failure(error), {}
                 expected = []
-            if not _finite(expected):
+            if not all_finite(expected):
                 self._require_outputs()
                 return None, {}
             try:
@@ -191,7 +192,7 @@ class Verification:
                     actual = self._outputs(net, call)
             except Exception as error:
                 return _failure(error), {}
-            off = _error(expected, actual)
+            off = output_error(expected, actual)
             if not off <= self.tolerance:
                 with torch.no_grad():
                     if not off <= min(self.least, self._sensitivity(net, families, call, actual)):
@@ -265,13 +266,13 @@ class Verification:
             if self.dtype is _PRECISIONS[-1][0]:
                 raise
             raise _UnfitPrecisionError from error
-        if not _finite(outputs):
+        if not all_finite(outputs):
             raise ValueError("the network gives no finite outputs on the example inputs")
 
     def _works(self, call: Call, net: nn.Module | None = None) -> bool:
         try:
             with torch.no_grad():
-                return _finite(
+                return all_finite(
                     self._outputs(net or self._copy("given", torch.Generator().manual_seed(0)), call)
                 )
         except Exception:
@@ -290,27 +291,11 @@ class Verification:
         """
         gain = torch.tensor(1 + 1e-3 * self.tolerance, dtype=torch.float64)
         theta = {family.name: gain.expand(family.size) for family in families}
-        return _error(outputs, self._gated(net, families, theta, call))
+        return output_error(outputs, self._gated(net, families, theta, call))
 
 
 class _UnfitPrecisionError(Exception):
     """The network does not run in the precision that it is tried in."""
-
-
-def _error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """Return the largest error relative to the largest output."""
-    if [one.shape for one in expected] != [one.shape for one in actual]:
-        return float("inf")
-    errors = [(one - other).detach().abs().max() for one, other in zip(expected, actual, strict=True)]
-    relative = [
-        (error / one.detach().abs().max()).where(error != 0, error)
-        for error, one in zip(errors, expected, strict=True)
-    ]
-    return float(torch.stack(relative).max())  # unlike Python's max, this returns NaN if there is one
-
-
-def _finite(outputs: Sequence[Tensor]) -> bool:
-    return bool(outputs) and all(bool(output.isfinite().all()) for output in outputs)
 
 
 def _failure(error: Exception) -> str:
