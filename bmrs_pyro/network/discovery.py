@@ -18,7 +18,6 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, batch_size, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
-from bmrs_pyro.network.labelling import REPEATED
 from bmrs_pyro.network.nested import is_empty
 from bmrs_pyro.network.proposal import propose
 from bmrs_pyro.network.random_inputs import smaller_images
@@ -81,8 +80,6 @@ def find_structures(
         if small is not None and not runs(copy, small):
             small = None
         found = trace(traced, small or call)
-        if small is not None and any(why.startswith(REPEATED) for _, why in found.obstacles):
-            found = trace(shared_copy(copy).requires_grad_(True), call)  # pooling enlarges what is too small
         found.occurrences.extend(candidate_counts(copy, call, found))
         proposed, left_out = propose(copy, found)
         proposed = settle_counts(copy, call, proposed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["REPEATED", "Labelling", "Occurrence", "Trace"]
+__all__ = ["Labelling", "Occurrence", "Trace"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,19 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.attention import AttentionCall
 from bmrs_pyro.network.layers import Side, obstacle, parameter_side
-from bmrs_pyro.network.local_gradients import Source, channel_pairs, sources_of, supports, touched
+from bmrs_pyro.network.local_gradients import (
+    Source,
+    channel_pairs,
+    repeated_pairs,
+    sources_of,
+    supports,
+    touched,
+)
 from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.splits import SplitCall
 
 Labels = dict[int, int]  # channel -> label
 
-REPEATED = "they are repeated"
 _ONE_BY_ONE = 4096  # largest number of channels that are examined one by one
 
 
@@ -133,8 +139,10 @@ class Labelling:
         for source, seen in zip(sources, zip(*probes, strict=True), strict=True):
             if any(one is not None and len(touched(source, one)) > 1 for one in seen):
                 self.obstruct(source, mixing or f"they are mixed before {name!r} reads them")
+            elif n > len(source.labels) and (pairs := repeated_pairs(x, dim, source)) is not None:
+                self._meet(source, pairs, labels, name)
             elif n > _ONE_BY_ONE:
-                self.obstruct(source, f"{REPEATED} among the {n} channels that {name!r} reads")
+                self.obstruct(source, f"they are repeated among the {n} channels that {name!r} reads")
             else:
                 left.append(source)
         if not left:
