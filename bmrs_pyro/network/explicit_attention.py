@@ -125,7 +125,7 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
 
     Args:
         net: the network.
-        layers: names of layers; an attention layer is replaced only if it contains one of them. None replaces all.
+        layers: names of layers; only these are replaced, and attention layers that contain one. None replaces all.
     """
     layers = None if layers is None else set(layers)
     owners = None if layers is None else {name.rpartition(".")[0] for name in layers}

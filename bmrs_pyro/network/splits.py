@@ -80,5 +80,5 @@ def part_counts(
         for attribute, value in sorted(read[name].items()):
             if value == split.sizes:
                 yield from ((name, f"{attribute}.{index}", part) for index, part in enumerate(split.parts))
-            elif value in split.sizes:
+            elif value != 1 and value in split.sizes:
                 yield name, attribute, split.parts[split.sizes.index(value)]
