@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 _LEAST = 1e-6  # a gradient below this share of the largest counts as a rounding error
+_FAINT = 1e-3
 _PRIME = 251
 _FEW = 2048  # channel numbers up to this are exact as ratios of float32 gradients
 
@@ -94,7 +95,13 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
         exact = (channel == number) & (check[channel] == whole[-1])
         for ratio, one in zip(ratios, whole, strict=True):
             exact &= (ratio - one).abs() < 0.02
-        pairs.append(channel.where(read, -1) if bool((exact | ~read).all()) else None)
+        size = given[0].abs()
+        faint = read & (
+            size < _FAINT * size.max()
+        )  # what a sum leaves that cancels: rounding errors hide the channel
+        for code, one in zip(codes, given, strict=True):
+            faint &= one.abs() <= code.max() * size + _LEAST * one.abs().max()
+        pairs.append(channel.where(read & exact, -1) if bool((exact | ~read | faint).all()) else None)
     return pairs
 
 
