@@ -285,12 +285,9 @@ class Verification:
     def _sensitivity(
         self, net: nn.Module, families: Sequence[StructureFamily], call: Call, outputs: Sequence[Tensor]
     ) -> float:
-        """Return by how much the outputs change with gains that change by a thousandth of the error allowed.
-
-        With random weights some networks are chaotic, and amplify rounding errors as they amplify this change.
-        """
-        gain = torch.tensor(1 + 1e-3 * self.tolerance, dtype=torch.float64)
-        theta = {family.name: gain.expand(family.size) for family in families}
+        """Return how far gains other by a thousandth of the tolerance move the outputs: some networks are chaotic."""
+        one = torch.tensor(1 + 1e-3 * self.tolerance, dtype=torch.float64)
+        theta = {family.name: one.expand(family.size) for family in families}
         return output_error(outputs, self._gated(net, families, theta, call))
 
 
@@ -299,6 +296,5 @@ class _UnfitPrecisionError(Exception):
 
 
 def _failure(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    why = f"{type(error).__name__}: {line}"
+    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     return f"the network does not run without some of them, as if its own code counted them ({why})"
