@@ -23,6 +23,12 @@ _HEAD = """# Architectures
 
 The search uses gradients between layers, not network names. Each family is verified on a copy.
 
+Some code fixes widths, and then nothing can leave. Attention in timm's EVA-02, XCiT and CaiT gives its result as many
+channels as the stream has, so that no head can leave there; its inner neurons can. Lists and numbers of a module that
+say how channels are split are found and changed, constants are not. Layers with weight norm, and convolutions that
+standardise their weights, as in NF-ResNet, get the computed weights as their own when the network is wrapped, and then
+train these.
+
 - *reachable*: share of the parameters that belong to at least one structure;
 - *seconds*: wall-clock time of `find_structures`, with verification, on one core of a shared machine;
 - *error*: largest difference in float32 between the network with half of all structures at gain 0 and the network
@@ -43,8 +49,9 @@ heads are found where attention is computed. Queries that share keys and values 
 
 A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. An inner neuron of
 experts that are fused in one tensor is removed from all experts, which are then computed one by one. Besides the
-stream, these stay: attention with a single head; and T5's cross-attention heads, because a tensor of zeros with the
-first such layer's number of heads is passed to all others.
+stream, these stay: attention with a single head; T5's cross-attention heads, because a tensor of zeros with the first
+such layer's number of heads is passed to all others; and OLMoE's heads, because a norm goes over the queries of all
+heads.
 
 """
 

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with its projections as separate layers, so that heads can be removed."""
+"""Layers that hide their weights, such as ``nn.MultiheadAttention``, as layers from which channels can be removed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bmrs_pyro.network.experts import compute_one_by_one_
+from bmrs_pyro.network.plain_weights import plain_layer
 
 
 class ExplicitAttention(nn.Module):
@@ -112,7 +113,10 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
-    """Replace each ``nn.MultiheadAttention`` inside a network by an :class:`ExplicitAttention`.
+    """Replace the layers of a network that hide weights by layers that do not, and that compute the same.
+
+    Each ``nn.MultiheadAttention`` becomes an :class:`ExplicitAttention`. A layer with weight norm, or that standardises
+    its weights, gets the weights that it computes as its own, and these are trained from then on.
 
     Subclasses and layers with hooks, ``bias_k``, ``add_zero_attn`` or computed weights are not replaced. An
     ``nn.TransformerEncoder`` that contains one of the layers no longer makes nested tensors of padded sequences,
@@ -121,22 +125,26 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
 
     Args:
         net: the network.
-        layers: names of layers; an attention layer is replaced only if it contains one of them. None replaces all.
+        layers: names of layers; only these are replaced, and attention layers that contain one. None replaces all.
     """
     layers = None if layers is None else set(layers)
     owners = None if layers is None else {name.rpartition(".")[0] for name in layers}
-    made: dict[nn.Module, ExplicitAttention] = {}
+    made: dict[nn.Module, nn.Module] = {}
     for name, module in list(net.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.TransformerEncoder):
             inside = f"{name}." if name else ""
             if layers is None or any(layer.startswith(inside) for layer in layers):
                 module.use_nested_tensor = False
+        owner, _, own = name.rpartition(".")
         if layers is None or name in layers:
             compute_one_by_one_(module)
+            plain = made[module] if module in made else plain_layer(module) if name else None
+            if plain is not None:
+                made[module] = plain
+                setattr(net.get_submodule(owner), own, plain)
         wanted = name and (owners is None or name in owners)
         if wanted and type(module) is nn.MultiheadAttention and _plain(module):
             made[module] = made.get(module) or ExplicitAttention(module)
-            owner, _, own = name.rpartition(".")
             setattr(net.get_submodule(owner), own, made[module])
 
 

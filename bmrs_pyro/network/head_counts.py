@@ -1,4 +1,4 @@
-"""Integer attributes that depend on the number of attention heads: found by their value and tested by a trial."""
+"""Integer attributes that count attention heads or parts of a split: found by their value and tested by a trial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.labelling import Occurrence, Trace
 from bmrs_pyro.network.layers import Side
+from bmrs_pyro.network.outputs import output_error
 from bmrs_pyro.network.random_inputs import RandomInputs
+from bmrs_pyro.network.splits import Integers, part_counts, tie_equal_parts
 from bmrs_pyro.network.structures import Member, StructureFamily
 from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
 
@@ -31,34 +33,43 @@ Kind = tuple[type[nn.Module], str]  # an attribute of the modules of a class
 
 
 def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrence]:
-    """List the integer attributes that may count the heads of an attention, or the channels of the heads.
+    """List the integer attributes that may count the heads of an attention, their channels, or the parts of a split.
 
     A module reads a candidate while attention is called inside it. Its value is the number of heads, of key and value
-    heads, or the number of channels of one, two or three times as many heads.
+    heads, or the number of channels of one, two or three times as many heads. So are the sizes of a split's parts.
 
     Args:
         net: the network; it is not changed.
         call: how it is called.
         found: the trace of its channels.
     """
-    if not found.attention:
+    if not found.attention and not found.splits:
         return []
     find = found.partition.find
-    read = _integers_read(net, call, {name for one in found.attention for name in one.modules})
+    stacks = [one.modules for one in found.attention] + [one.modules for one in found.splits]
+    read = _integers_read(net, call, set().union(*stacks))
+    tie_equal_parts(found.splits, read, found.partition)
     counted: dict[tuple[str, str, int], list[dict[int, int]]] = defaultdict(list)
     for attention in found.attention:
         for name in attention.modules:
             for attribute, value in sorted(read[name].items()):
-                if labels := _counted(attention, value, found):
+                if isinstance(value, int) and (labels := _counted(attention, value, found)):
                     counted[name, attribute, value].append(
                         {place: find(label) for place, label in labels.items()}
                     )
+    heads = set(counted)
+    for split in found.splits:
+        for name, attribute, part in part_counts(split, read):
+            if (name, attribute, len(part)) not in heads:
+                counted[name, attribute, len(part)].append(
+                    {place: find(label) for place, label in enumerate(part) if label >= 0}
+                )
     return [
         Occurrence(name, Side("carry", value, (), (attribute,)), several[0])
         for (name, attribute, value), several in counted.items()
         if all(
             one == several[0] for one in several
-        )  # otherwise it would tie the heads of several attentions inside the module
+        )  # otherwise it would tie the heads of several attentions, or parts, inside the module
     ]
 
 
@@ -95,7 +106,7 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
             ("num_groups",),
             ("in_channels",),
         )
-        return (type(layer), member.attributes[0]) if counts else None
+        return (type(layer), member.attributes[0].partition(".")[0]) if counts else None
 
     def only(family: StructureFamily, taken: set[Kind]) -> StructureFamily:
         members = tuple(one for one in family.members if (own := kind(one)) is None or own in taken)
@@ -128,9 +139,9 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
 @torch.no_grad()
 def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> bool:
-    """Whether cutting the first structure of each family has the effect of setting its gain to 0."""
+    """Whether cutting the first structure of each family, and more of large ones, has the effect of gains of 0."""
     copy = shared_copy(net)
-    keep = {family.name: torch.arange(family.size) > 0 for family in families}
+    keep = {family.name: torch.arange(family.size) % 3 > 0 for family in families}
     theta = {name: mask.to(next(net.parameters())) for name, mask in keep.items()}
     gates = Gates(copy, families)
     with gates.open(theta):
@@ -141,10 +152,7 @@ def _works(net: nn.Module, call: Call, families: Sequence[StructureFamily]) -> b
         actual = tensor_outputs(copy, call)
     except Exception:  # whatever the network's own code raises with wrong numbers
         return False
-    return all(
-        one.shape == other.shape and bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
-        for one, other in zip(expected, actual, strict=True)
-    )
+    return output_error(expected, actual) <= _TOLERANCE
 
 
 def _with_random_matrices(net: nn.Module) -> nn.Module:
@@ -159,9 +167,9 @@ def _with_random_matrices(net: nn.Module) -> nn.Module:
     return copy
 
 
-def _integers_read(net: nn.Module, call: Call, names: set[str]) -> Mapping[str, dict[str, int]]:
-    """Run a network and return the integer attributes that the named modules read of themselves, by module."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+def _integers_read(net: nn.Module, call: Call, names: set[str]) -> Mapping[str, dict[str, Integers]]:
+    """Run a network and return the integers, and lists of them, that the named modules read of themselves."""
+    found: dict[str, dict[str, Integers]] = defaultdict(dict)
     copy = shared_copy(net)
     for name in names:
         _watch_(copy.get_submodule(name), found[name])
@@ -170,13 +178,19 @@ def _integers_read(net: nn.Module, call: Call, names: set[str]) -> Mapping[str, 
     return found
 
 
-def _watch_(module: nn.Module, found: dict[str, int]) -> None:
+def _watch_(module: nn.Module, found: dict[str, Integers]) -> None:
     own = type(module)
 
     def read(self: nn.Module, attribute: str) -> Any:
         value = own.__getattribute__(self, attribute)
         if type(value) is int and attribute in vars(self):
             found[attribute] = value
+        elif (
+            isinstance(value, (tuple, list))
+            and attribute in vars(self)
+            and all(type(one) is int for one in value)
+        ):
+            found[attribute] = tuple(value)
         return value
 
     module.__class__ = type(own.__name__, (own,), {"__getattribute__": read, "__module__": own.__module__})

@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.attention import AttentionCall
 from bmrs_pyro.network.layers import Side, obstacle, parameter_side
-from bmrs_pyro.network.local_gradients import Source, channel_pairs, sources_of, supports, touched
+from bmrs_pyro.network.local_gradients import (
+    Source,
+    channel_pairs,
+    repeated_pairs,
+    sources_of,
+    supports,
+    touched,
+)
 from bmrs_pyro.network.partition import Partition
+from bmrs_pyro.network.splits import SplitCall
 
 Labels = dict[int, int]  # channel -> label
 
@@ -39,6 +47,8 @@ class Trace:
         obstacles: labels that cannot be removed, and why.
         fixed: labels that stay while others of the same layer can be removed, and why.
         attention: the attention operations.
+        splits: the splits of channels.
+        called: names of the layers that are called.
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -46,6 +56,8 @@ class Trace:
     obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
     fixed: list[tuple[Iterable[int], str]] = field(default_factory=list)
     attention: list[AttentionCall] = field(default_factory=list)
+    splits: list[SplitCall] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
 
 
 class Labelling:
@@ -59,6 +71,7 @@ class Labelling:
         self.net, self.found = net, Trace()
         self.known: dict[int, Source] = {}
         self.dead: set[int] = set()
+        self.bare: list[tuple[str, Side, list[int]]] = []  # parameters, and the label of each row
         self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
 
     def read(self, x: Tensor, dim: int, reader: str) -> tuple[int, ...]:
@@ -81,6 +94,17 @@ class Labelling:
             if source.dim is None and channel is not None:
                 self._carry(source, channel, read)
         return read
+
+    def channels(self, x: Tensor, dim: int) -> list[int]:
+        """Return a label of every channel along a dimension, −1 where it is not one channel of a layer."""
+        sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
+        labels = [-1] * x.shape[dim]
+        for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
+            pairs = dict(_unique(source, channel)) if channel is not None else {}
+            if len(set(pairs.values())) == len(pairs):
+                for own, other in pairs.items():
+                    labels[other] = max(labels[other], source.labels[own])
+        return labels
 
     def _joined(self, labels: list[int]) -> int:
         if not labels:
@@ -115,6 +139,8 @@ class Labelling:
         for source, seen in zip(sources, zip(*probes, strict=True), strict=True):
             if any(one is not None and len(touched(source, one)) > 1 for one in seen):
                 self.obstruct(source, mixing or f"they are mixed before {name!r} reads them")
+            elif n > len(source.labels) and (pairs := repeated_pairs(x, dim, source)) is not None:
+                self._meet(source, pairs, labels, name)
             elif n > _ONE_BY_ONE:
                 self.obstruct(source, f"they are repeated among the {n} channels that {name!r} reads")
             else:
@@ -166,8 +192,8 @@ class Labelling:
         for dim, rows in enumerate(rows_of):
             roots = [{find(label) for label in row} for row in rows]
             if all(len(one) < 2 for one in roots) and len(set().union(*roots)) > 1:
-                side = parameter_side(name, source.tensor, dim)
-                self.occur(owner, side, [next(iter(row), -1) for row in rows])
+                side = parameter_side(self.net.get_submodule(owner), name, source.tensor, dim)
+                self.bare.append((owner, side, [next(iter(row), -1) for row in rows]))
                 return
 
     def occur(self, module: str, side: Side, labels: Sequence[int]) -> None:

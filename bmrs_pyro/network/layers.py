@@ -119,9 +119,13 @@ def _is_conv1d(layer: nn.Module) -> bool:
     )
 
 
-def parameter_side(name: str, parameter: nn.Parameter, dim: int) -> Side:
-    """Describe a bare parameter with one entry, or slice, per channel."""
-    return Side("carry", parameter.shape[dim], ((name, dim),))
+def parameter_side(layer: nn.Module, name: str, parameter: nn.Parameter, dim: int) -> Side:
+    """Describe a parameter with one entry, or slice, per channel, which other code than the layer's own reads."""
+    sides = [side for side in (output_side(layer), input_side(layer)) if side is not None]
+    attributes = [one for side in sides if (name, dim) in side.tensors for one in side.attributes]
+    if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels == layer.out_channels:
+        attributes += ["in_channels", "groups"]
+    return Side("carry", parameter.shape[dim], ((name, dim),), tuple(attributes))
 
 
 def obstacle(layer: nn.Module, name: str) -> str | None:

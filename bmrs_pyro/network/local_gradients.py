@@ -6,7 +6,7 @@ rule: whatever autograd can differentiate is followed, such as reshapes, splits,
 
 from __future__ import annotations
 
-__all__ = ["Source", "channel_pairs", "sources_of", "supports", "touched"]
+__all__ = ["Source", "channel_pairs", "repeated_pairs", "sources_of", "supports", "touched"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 _LEAST = 1e-6  # a gradient below this share of the largest counts as a rounding error
+_FAINT = 1e-3
 _PRIME = 251
 _FEW = 2048  # channel numbers up to this are exact as ratios of float32 gradients
 
@@ -94,8 +95,56 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
         exact = (channel == number) & (check[channel] == whole[-1])
         for ratio, one in zip(ratios, whole, strict=True):
             exact &= (ratio - one).abs() < 0.02
-        pairs.append(channel.where(read, -1) if bool((exact | ~read).all()) else None)
+        size = given[0].abs()
+        faint = read & (
+            size < _FAINT * size.max()
+        )  # what a sum leaves that cancels: rounding errors hide the channel
+        for code, one in zip(codes, given, strict=True):
+            faint &= one.abs() <= code.max() * size + _LEAST * one.abs().max()
+        pairs.append(channel.where(read & exact, -1) if bool((exact | ~read | faint).all()) else None)
     return pairs
+
+
+def repeated_pairs(x: Tensor, dim: int, source: Source) -> list[tuple[int, int]] | None:
+    """Find the channel of a source from which each channel of x was computed, where elements have gone into several.
+
+    It takes the products of the Jacobian ∂x/∂s and r, r c and r h(c), as :func:`channel_pairs` takes those of its
+    transpose; each is a derivative of the product of the transpose and u, with respect to u.
+
+    Returns:
+        Pairs of the source's channel and the channel of x; None if some were computed from several channels, or if an
+        operation can be differentiated only once.
+    """
+    assert source.dim is not None
+    n = source.tensor.shape[source.dim]
+    shape = [1] * source.tensor.dim()
+    shape[source.dim] = n
+    place = torch.arange(n, device=x.device)
+    generator = torch.Generator().manual_seed(n)
+    check = torch.randint(1, _PRIME, (n,), generator=generator).to(place)
+    weights = torch.empty(source.tensor.shape).uniform_(0.5, 1.5, generator=generator).to(x)
+    u = torch.ones_like(x, requires_grad=True)
+    try:
+        (transposed,) = torch.autograd.grad(x, source.tensor, u, create_graph=True)
+        moments = [
+            torch.autograd.grad(
+                transposed, u, weights * code.view(shape), retain_graph=True, allow_unused=True
+            )[0]
+            for code in (torch.ones_like(place), place, check)
+        ]
+    except RuntimeError:
+        return None
+    total, first, second = (one if one is not None else torch.zeros_like(x) for one in moments)
+    read = total.abs() > _LEAST * total.abs().max()
+    number = (first / total.where(read, 1)).round()
+    channel = number.clamp(0, n - 1).long()
+    exact = (channel == number) & (check[channel] == (second / total.where(read, 1)).round())
+    if n > _FEW or not bool((exact | ~read).all()):
+        return None
+    codes = channel + n * torch.arange(x.shape[dim], device=x.device).view(
+        [-1] + [1] * (x.dim() - dim % x.dim() - 1)
+    )
+    return [(code % n, code // n) for code in codes[read].unique().tolist()]
 
 
 def supports(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["propose"]
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,17 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
     order = {name: index for index, (name, _) in enumerate(net.named_modules())}
     occurrences = sorted(_merged(found), key=lambda one: order[one.module])
     producers = [one for one in occurrences if one.side.role == "produce"]
-    families = Partition(found.partition.parents)
-    for producer in producers:
-        families.join(producer.labels.values())
-
+    families = _families(occurrences, found)
     names: dict[int, str] = {}
     numbers: dict[int, dict[int, int]] = defaultdict(dict)
+    taken: Counter[str] = Counter()
     for producer in producers:
         for _, label in sorted(producer.labels.items()):
             family = families.find(label)
-            names.setdefault(family, f"theta.{producer.module}")
+            if family not in names:
+                taken[producer.module] += 1
+                number = taken[producer.module]
+                names[family] = f"theta.{producer.module}" + (f":{number}" if number > 1 else "")
             numbers[family].setdefault(found.partition.find(label), len(numbers[family]))
     members: dict[int, list[Member]] = defaultdict(list)
     for one in occurrences:
@@ -60,18 +62,63 @@ def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[L
             left_out.append(LeftOut(name, reason))
         else:
             accepted.append(structure)
-    return accepted, left_out + _unseen(net, found)
+    return accepted, left_out + _unseen(
+        net, found, {one.module for several in members.values() for one in several}
+    )
 
 
-def _unseen(net: nn.Module, found: Trace) -> list[LeftOut]:
+def _families(occurrences: Sequence[Occurrence], found: Trace) -> Partition:
+    """Unite the structures of each producer; parts of a split that layers read by themselves are families of their own.
+
+    At least one structure of a family stays, so that such a layer keeps a channel.
+    """
+    find = found.partition.find
+    joined, families = Partition(found.partition.parents), Partition(found.partition.parents)
+    for one in occurrences:
+        if one.side.role == "produce":
+            joined.join(one.labels.values())
+    if not found.splits:
+        return joined
+    members: dict[int, set[int]] = defaultdict(set)
+    for label in range(len(joined.parents)):
+        members[joined.find(label)].add(find(label))
+    split = {find(label) for one in found.splits for part in one.parts for label in part if label >= 0}
+    readers: dict[int, list[int]] = defaultdict(list)
+    for number, one in enumerate(occurrences):
+        structures = {find(label) for label in one.labels.values()}
+        owners = {joined.find(structure) for structure in structures}
+        alone = one.side.tensors and len(one.labels) == one.side.size and len(owners) == 1
+        if alone and structures & split and structures < members[owners.pop()]:
+            for structure in structures:
+                readers[structure].append(number)
+    for several in members.values():
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for structure in several:
+            alike[tuple(readers[structure])].append(structure)
+        for group in alike.values():
+            families.join(group)
+    return families
+
+
+def _unseen(net: nn.Module, found: Trace, seen: set[str]) -> list[LeftOut]:
     """List the modules that compute with their own matrices, through which channels cannot be followed."""
-    seen = {one.module for one in found.occurrences}
+    fixed = {label: why for labels, why in found.fixed for label in labels}
+    kept = {
+        one.module: fixed[label]
+        for one in found.occurrences
+        for label in one.labels.values()
+        if label in fixed
+    }
     left_out = []
     for name, module in net.named_modules():
         own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
         alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
         if own and alone and name not in seen:
-            if output_side(module):
+            if name in found.called:
+                reason = kept.get(
+                    name, f"{name!r} treats channels that cannot be removed from the layers before"
+                )
+            elif output_side(module):
                 reason = f"{name!r} is not called; other code may use its weight"
             else:
                 kind, names = type(module).__name__, ", ".join(own)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Removal", "remove_", "replace_values_"]
+__all__ = ["Removal", "remove_", "replace_values_", "set_count"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ def remove_(
         for name, dim in tensors:
             kept[name][dim] = stays.nonzero().squeeze(1)
         for attribute in attributes:
-            setattr(net.get_submodule(module), attribute, int(stays.sum()))
+            set_count(net.get_submodule(module), attribute, int(stays.sum()))
     cuts = _cut_(net, kept)
     forget_(net)
     left = [
@@ -136,6 +137,16 @@ def remove_(
         for family in structures
     ]
     return Removal(masks, cuts), left
+
+
+def set_count(layer: nn.Module, attribute: str, count: int) -> None:
+    """Set an integer attribute of a layer, or one number in a list; ``sizes.2`` is the third of ``sizes``."""
+    name, _, index = attribute.partition(".")
+    value: Any = count
+    if index:
+        old = getattr(layer, name)
+        value = type(old)(count if place == int(index) else one for place, one in enumerate(old))
+    setattr(layer, name, value)
 
 
 def _cut_(net: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Cut]:

@@ -11,6 +11,7 @@ __all__ = ["trace"]
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstac
 from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
 from bmrs_pyro.network.nested import is_empty, leaves, map_leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
+from bmrs_pyro.network.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.untouched import tensor_outputs
 
 # activations whose gradient is 0 in places; the trace replaces them by a function that is nowhere flat
@@ -59,6 +61,10 @@ def trace(net: nn.Module, call: Call) -> Trace:
         outputs = tensor_outputs(net, call)
     for output in outputs:
         tracer.end(output)
+    tracer.labelling.found.called.update(tracer.written)
+    for owner, side, labels in tracer.labelling.bare:
+        if owner not in tracer.written:  # a layer that is called reads its weights itself
+            tracer.labelling.occur(owner, side, labels)
     return tracer.labelling.found
 
 
@@ -74,9 +80,8 @@ class _Tracer(TorchFunctionMode):
         for name, module in net.named_modules():
             module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
             module.register_forward_hook(partial(self._leave, name), with_kwargs=True)
-            if output_side(module) is None:
-                for own, parameter in module.named_parameters(name, recurse=False):
-                    self.labelling.known[id(parameter)] = Source(parameter, own)
+            for own, parameter in module.named_parameters(name, recurse=False):
+                self.labelling.known[id(parameter)] = Source(parameter, own)
 
     def end(self, output: Tensor) -> None:
         """Record the channels that have gone into an output of the network."""
@@ -97,6 +102,9 @@ class _Tracer(TorchFunctionMode):
             out = func(*args, **(kwargs or {}))
         if func in SOFTMAX and out.requires_grad:
             return out + nowhere_flat(args[0])  # the softmax of a single number is always 1
+        if func in SPLITS and args and args[0].requires_grad:
+            with torch._C.DisableTorchFunction():
+                self._split(args[0], *split_sizes(out, args, kwargs or {}))
         if isinstance(out, Tensor) and out.requires_grad:
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
@@ -205,6 +213,13 @@ class _Tracer(TorchFunctionMode):
         self.labelling.occur(name, group_side(layer), firsts)
         return tuple(firsts[channel * groups // out] for channel in range(out))
 
+    def _split(self, x: Tensor, dim: int, sizes: Sequence[int]) -> None:
+        """Note the channels of each part of a split."""
+        labels = iter(self.labelling.channels(x, dim))
+        parts = tuple(tuple(islice(labels, size)) for size in sizes)
+        if any(label >= 0 for part in parts for label in part):
+            self.labelling.found.splits.append(SplitCall(tuple(self.stack), parts))
+
     def _attend(self, out: Tensor, dim: int, shaped: Tensor) -> Tensor:
         """Unite the channels of each attention head, and follow the heads from here."""
         size = shaped.shape[dim]
@@ -224,7 +239,7 @@ class _Tracer(TorchFunctionMode):
                 label = source.labels[channel]
                 if label >= 0 and len(by) == size:
                     self.labelling.found.fixed.append(
-                        ([label], f"all heads of {self.stack[-1]!r} share them")
+                        ([label], f"all heads of {self.stack[-1]!r} depend on each of them")
                     )
                 elif label >= 0:
                     self.labelling.found.partition.join([label, *(labels[head] for head in by)])

@@ -54,6 +54,11 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe ForCausalLM",
         {**_GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40},
     ),
+    "OLMoE": ("Olmoe ForCausalLM", {**_TEXT, "num_experts": 4, "num_experts_per_tok": 2}),
+    "Mamba": (
+        "Mamba ForCausalLM",
+        {"vocab_size": _WORDS, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 4, "pad_token_id": 0},
+    ),
     "T5": ("T5 ForConditionalGeneration", _T5),
     "T5, gated": ("T5 ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
     "Whisper": (

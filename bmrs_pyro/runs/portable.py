@@ -15,6 +15,7 @@ from bmrs_pyro.files import save_tensors
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.experts import compute_one_by_one_
 from bmrs_pyro.network.explicit_attention import make_explicit_
+from bmrs_pyro.network.removal import set_count
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
 
@@ -60,8 +61,10 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
     """
     try:
         sizes, kinds = json.loads(meta[SIZES]), json.loads(meta.get(KINDS, "{}"))
-        # attention with removable heads was saved as linear layers
-        make_explicit_(net, sizes.keys() - {name for name, _ in net.named_modules()})
+        # attention with removable heads was saved as linear layers, and computed weights as plain ones
+        changed = {name for name, kind in _kinds(net).items() if kinds.get(name, kind) != kind}
+        changed |= {name.rpartition(".")[0] for name in net.state_dict().keys() ^ tensors.keys()}
+        make_explicit_(net, changed)
         for module in net.modules():
             compute_one_by_one_(module)
         found = {name: dict(_numbers(module)) for name, module in net.named_modules()}
@@ -72,7 +75,12 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
             if kinds.get(name, kind) != kind:
                 raise ValueError(f"layer {name!r} is a {kind}, in the file it is a {kinds[name]}")
         for name, own in found.items():
-            _compare(f"sizes of {name!r}", own, sizes[name])
+            lists = {one for one in own if "." in one}  # which older files do not have
+            _compare(
+                f"sizes of {name!r}",
+                dict.fromkeys(own.keys() - lists | lists & sizes[name].keys()),
+                sizes[name],
+            )
             if not all(type(number) is int for number in sizes[name].values()):
                 raise ValueError(f"the sizes of {name!r} are not integers")
         for name, tensor in state.items():
@@ -83,7 +91,7 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
         raise RunError(f"{path} does not fit the network it was given ({error})") from None
     for name, module in net.named_modules():
         for attribute, number in sizes[name].items():
-            setattr(module, attribute, number)
+            set_count(module, attribute, number)
     for name, tensor in state.items():
         tensor.data = tensors[name].to(tensor.device)
     return net.eval()
@@ -95,8 +103,12 @@ def _kinds(net: nn.Module) -> dict[str, str]:
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:
     for name, value in vars(module).items():
-        if type(value) is int and not name.startswith("_"):
+        if name.startswith("_"):
+            continue
+        if type(value) is int:
             yield name, value
+        elif type(value) in (tuple, list) and all(type(one) is int for one in value):
+            yield from ((f"{name}.{index}", one) for index, one in enumerate(value))
 
 
 def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

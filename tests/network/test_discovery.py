@@ -101,7 +101,7 @@ def test_what_reorders_or_repeats_channels_is_followed(
         (nn.GroupNorm(1, 5), "GroupNorm '2' normalises over them"),
         (nn.RMSNorm([5, 8, 8]), "RMSNorm '2' normalises over them"),
         (nn.LocalResponseNorm(3), "the outputs change when some of them are removed"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(5, 5, 1)), "computed from other parameters"),
+        (nn.utils.parametrizations.orthogonal(nn.Conv2d(5, 5, 1)), "computed from other parameters"),
     ],
 )
 def test_reasons_name_the_layer(layer: nn.Module, reason: str) -> None:
@@ -359,3 +359,10 @@ def test_single_precision_inside_is_tolerated() -> None:
             return self[1](self[0](x.float()).relu())
 
     assert sizes(find_structures(Single(nn.Linear(4, 5), nn.Linear(5, 2)), torch.randn(2, 4))) == {"0": 5}
+
+
+@pytest.mark.parametrize("side", [14, 5])
+def test_channels_that_pooling_repeats_are_followed_into_many_features(side: int) -> None:
+    pool = nn.MaxPool2d(3, 2) if side == 14 else nn.AdaptiveAvgPool2d(6)  # windows overlap, or are enlarged
+    net = nn.Sequential(nn.Conv2d(1, 120, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4320, 3))
+    assert sizes(find_structures(net, torch.randn(2, 1, side + 2, side + 2))) == {"0": 120}

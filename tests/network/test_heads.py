@@ -505,3 +505,29 @@ def test_heads_are_called_heads_without_an_attribute_that_counts_them() -> None:
     torch.manual_seed(0)
     found = find_structures(Block(), torch.randn(2, 5, 16))
     assert [family.label for family in found] == ["q, 2 heads", "up, 12 neurons"]
+
+
+class CrossCovariance(nn.Module):
+    """Attention between channels, with a temperature per head, as XCiT's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 3
+        self.read, self.write = nn.Linear(10, 36), nn.Linear(12, 10)
+        self.temperature = nn.Parameter(torch.rand(4, 1, 1) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.read(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 4, 1)
+        q, k, v = functional.normalize(parts[0], dim=-1), functional.normalize(parts[1], dim=-1), parts[2]
+        y = (q @ k.transpose(-1, -2) * self.temperature).softmax(-1) @ v
+        return x + self.write(y.permute(0, 3, 1, 2).flatten(2))
+
+
+def test_temperatures_leave_with_their_heads() -> None:
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(CrossCovariance(), nn.Linear(10, 3)).eval()
+    network = NoisyNetwork(net, torch.randn(2, 7, 10))
+    assert sizes(network.structures) == {"0.read": 4}
+    assert removal_error(network, torch.randn(3, 9, 10), seed=0) < 1e-5
+    small: Any = compact(network, {"theta.0.read": torch.tensor([True, False, True, False])})
+    torch.testing.assert_close(small[0].temperature, net[0].temperature[::2])

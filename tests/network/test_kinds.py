@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from bmrs_pyro.network import NoisyNetwork, compact, find_structures
+from bmrs_pyro.runs import load, save
 from tests.network.networks import chain, mlp
 from tests.network.test_discovery import reasons, sizes
 
@@ -111,11 +113,6 @@ def test_compiled_layers_read_no_gains(whole: bool) -> None:
 
 MASKS = [
     (
-        lambda layer: nn.utils.weight_norm(layer),
-        nn.utils.remove_weight_norm,
-        "remove_weight_norm(layer, 'weight')",
-    ),
-    (
         lambda layer: nn.utils.spectral_norm(layer),
         nn.utils.remove_spectral_norm,
         "remove_spectral_norm(layer, 'weight')",
@@ -126,7 +123,7 @@ MASKS = [
         "prune.remove(layer, 'weight')",
     ),
     (
-        lambda layer: parametrizations.weight_norm(layer),
+        lambda layer: parametrizations.orthogonal(layer),
         lambda layer: parametrize.remove_parametrizations(layer, "weight"),
         "parametrize.remove_parametrizations(layer, 'weight')",
     ),
@@ -134,9 +131,7 @@ MASKS = [
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize(
-    ("put", "remove", "advice"), MASKS, ids=["weight norm", "spectral norm", "masked", "parametrized"]
-)
+@pytest.mark.parametrize(("put", "remove", "advice"), MASKS, ids=["spectral norm", "masked", "parametrized"])
 def test_computed_weights_stay_and_the_reason_says_how_they_need_not(
     put: Any, remove: Any, advice: str
 ) -> None:
@@ -154,6 +149,30 @@ def test_computed_weights_stay_and_the_reason_says_how_they_need_not(
     put(plain[2])
     remove(plain[2])
     assert sizes(find_structures(plain, IMAGE)) == {"0": 5, "2": 6}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("put", [nn.utils.weight_norm, parametrizations.weight_norm], ids=["old", "new"])
+def test_weight_norm_becomes_a_plain_weight(put: Any, tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        net = chain(*(put(nn.Conv2d(5, 5, 3)) for _ in range(2)), put(nn.Conv2d(5, 6, 1))).eval()
+        with torch.no_grad():
+            net(IMAGE)  # the old kind of weight norm cannot be copied with a weight that has a history
+        return net
+
+    net = make()
+    expected = net(IMAGE)
+    network = NoisyNetwork(net, IMAGE)
+    assert list(sizes(network.structures).values()) == [5, 5, 5, 6]
+    torch.testing.assert_close(network(IMAGE), expected)
+    keep = {family.name: torch.arange(family.size) % 2 > 0 for family in network.structures}
+    small = compact(network, keep)
+    torch.testing.assert_close(
+        small(IMAGE), network(IMAGE, {name: mask.float() for name, mask in keep.items()})
+    )
+    save(small, tmp_path / "small.safetensors")
+    torch.testing.assert_close(load(tmp_path / "small.safetensors", make())(IMAGE), small(IMAGE))
 
 
 class Remembering(nn.Module):
@@ -225,11 +244,42 @@ def test_subclasses_of_known_layers(layer: Any, found: dict[str, int]) -> None:
         assert (reasons(structures)["0"], reasons(structures)["2"]) == (reason, reason)
 
 
-def test_timm_scaled_convolution() -> None:
-    layers = pytest.importorskip("timm.layers")
-    structures = find_structures(chain(layers.ScaledStdConv2d(5, 6, 3)), IMAGE)
-    assert not structures
-    assert "ScaledStdConv2d with a tensor of its own, 'gain'" in reasons(structures)["0"]
+@pytest.mark.parametrize("name", ["ScaledStdConv2d", "ScaledStdConv2dSame", "StdConv2d"])
+def test_convolutions_that_standardise_their_weights_become_plain(name: str, tmp_path: Path) -> None:
+    kind: Any = getattr(pytest.importorskip("timm.layers"), name)
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return chain(
+            kind(5, 6, 3, padding=0), nn.ReLU(), kind(6, 4, 3, padding=1), nn.ReLU(), kind(4, 6, 1)
+        ).eval()
+
+    net = make()
+    with torch.no_grad():
+        expected = net(IMAGE)
+        network = NoisyNetwork(net, IMAGE)
+        assert list(sizes(network.structures).values()) == [5, 6, 4, 6]
+        torch.testing.assert_close(network(IMAGE), expected, rtol=1e-5, atol=1e-5)
+        keep = {family.name: torch.arange(family.size) % 2 > 0 for family in network.structures}
+        masked = network(IMAGE, {family: mask.float() for family, mask in keep.items()})
+        small = compact(network, keep)
+        torch.testing.assert_close(small(IMAGE), masked)
+        save(small, tmp_path / "small.safetensors")
+        again = load(tmp_path / "small.safetensors", make())
+        torch.testing.assert_close(again(IMAGE), small(IMAGE))
+
+
+class Causal(nn.Conv2d):
+    """Computes its weight by a mask, which training has to keep."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight * (torch.arange(3) < 2), self.bias)
+
+
+def test_masked_convolutions_keep_their_mask() -> None:
+    net: Any = chain(Causal(5, 6, 3))
+    network: Any = NoisyNetwork(net, IMAGE)
+    assert type(network.net[2]) is Causal
 
 
 def test_an_embedding_that_rescales_whole_rows_stays_whole() -> None:
