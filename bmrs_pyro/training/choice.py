@@ -16,6 +16,9 @@ from bmrs_pyro.training.trainee import Refit
 REFITS = 6
 """Largest number of points that are refitted to meet a target."""
 
+SMALLER = 3
+"""Largest number of smaller points that are refitted after that."""
+
 STEP = 1.25
 """After a miss, the next point has at least this many times the parameters."""
 
@@ -97,7 +100,7 @@ def _cut(path: Path, target: Target) -> Refit:
 def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
     """Refit smaller points until one scores more than one standard error below the best; return the one before it."""
     start = refit.start
-    for _ in range(REFITS - 1):
+    for _ in range(SMALLER):
         score, error = target.score_of(refit.point.score)
         best = max(best, score)
         rest = [point for point in path.points if STEP * point.parameters <= start.parameters]
