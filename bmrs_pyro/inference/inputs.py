@@ -44,7 +44,7 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _tensor(y: Any) -> Any:
-    if not hasattr(y, "to"):
+    if y is not None and not hasattr(y, "to"):
         raise TypeError(
             f"the labels of a batch are a {type(y).__name__}; give a tensor, as torch's DataLoader does"
         )
