@@ -148,7 +148,7 @@ class Pruned:
             WriteError: the file cannot be written.
         """
         refuse_unwritable(FilePath(file))
-        page = path_report(self.path, self.choice)
+        page = path_report(self.path, self.choice, self.likelihood)
         write_atomically(FilePath(file), lambda partial: partial.write_text(page, encoding="utf-8"))
 
 

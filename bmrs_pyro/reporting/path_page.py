@@ -12,23 +12,26 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.distributions import TruncatedLogNormal
-from bmrs_pyro.metrics import file_bytes
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.metrics import evaluate, file_bytes
 from bmrs_pyro.reduction import Decision, ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import smaller
+from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.run_evaluation import reduced_of
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Choice, Path
 
 
-def path_report(path: Path, choice: Choice) -> str:
+def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
     """Return a self-contained page about a network of a path.
 
     Args:
         path: the path.
         choice: the choice of a network from the path.
+        likelihood: the likelihood with the small network's parameters.
     """
     trainee, history = path.trainee, choice.refit.history
     criterion, whole = trainee.criterion, trainee.model.network
@@ -61,8 +64,9 @@ def path_report(path: Path, choice: Choice) -> str:
             ),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
         ],
-        evaluations=None,
-        reliability=None,
+        **predictions(
+            {"validation data": evaluate(history.network, trainee.validation, likelihood=likelihood)}
+        ),
         repeat=None,
         versions=[("bmrs_pyro", version("bmrs-pyro")), ("torch", str(torch.__version__))],
         settings=[(name, str(value)) for name, value in settings.items() if name != "callbacks"],

@@ -7,19 +7,17 @@ __all__ = ["html_report", "repeat_command"]
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch.distributions import Distribution
 
-from bmrs_pyro.metrics import ClassEvaluation, Evaluation
+from bmrs_pyro.metrics import Evaluation
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import arguments
-from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
-from bmrs_pyro.reporting.page import chart, render
+from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import smaller
+from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.subject import Subject
-from bmrs_pyro.reporting.tables import evaluation_rows
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
 
 
@@ -77,7 +75,7 @@ def html_report(
     return render(
         "report.html",
         **subject.content(),
-        **_predictions(evaluations or {}),
+        **predictions(evaluations or {}),
         title=f"{NetworkSource(config.model).name} on {data}",
         run=f"run {run.path.resolve().name}",
         cost_note=_cost_note(run, subject.networks),
@@ -136,17 +134,3 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
         ("Compare both networks on the test data:", f"bmrs compare {name}{weights}"),
         ("Ship the small one:", f"bmrs export {name} --format onnx"),
     ]
-
-
-def _predictions(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Return a table of evaluations, and the reliability diagram of the first one."""
-    shown = {name: evaluation_rows(result) for name, result in evaluations.items()}
-    if not shown:
-        return {"evaluations": None, "reliability": None}
-    first = next(iter(evaluations.values()))
-    columns = list(next(iter(shown.values())))
-    rows = [(name, *(row.get(column, "") for column in columns)) for name, row in shown.items()]
-    curve = (
-        chart(plots.plot_reliability(first), "Reliability") if isinstance(first, ClassEvaluation) else None
-    )
-    return {"evaluations": {"header": ["inputs", *columns], "rows": rows}, "reliability": curve}

@@ -64,6 +64,7 @@ def test_the_page_says_what_it_cost_and_shows_the_path(pruned: Pruned, tmp_path:
     assert f"<td>{dense.parameters:,}</td><td>{small.parameters:,}</td>" in page
     assert "result.choose(max_macs=" in page
     assert page.count('class="chosen"') == 1
+    assert "<h2>What its probabilities are worth</h2>" in page
     with pytest.raises(WriteError, match="cannot be written"):
         pruned.report(tmp_path / "none" / "page.html")
 
@@ -87,6 +88,22 @@ def test_a_regression_of_several_inputs_has_a_page_too(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "<h1>Sum</h1>" in page
     assert "validation log-likelihood" in page
+    scored = evaluate(found.network, data, likelihood="normal:1")
+    assert "<h2>What it predicts</h2>" in page
+    assert f"<td>{scored.rmse:.4g}</td>" in page
+
+
+@pytest.mark.filterwarnings("ignore:.*min_keep")
+def test_the_page_of_a_language_model_has_its_perplexity(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(7, (64, 5))
+    data = [(part, part) for part in tokens.split(32)]
+    net = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 7))
+    options = {**QUICK, "epochs": 2, "dense_epochs": 0, "likelihood": "next-token"}
+    found = prune(net, data, validation=data, **options)  # type: ignore[arg-type]
+    found.report(tmp_path / "page.html")
+    perplexity = evaluate(found.network, data, likelihood="next-token").perplexity
+    assert f"<td>{perplexity:.4g}</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_the_path_goes_on_with_the_likelihood_of_the_dense_network(tmp_path: Path) -> None:
