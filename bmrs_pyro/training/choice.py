@@ -76,7 +76,7 @@ def choose(path: Path, target: Target) -> Choice:
         left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
     best, note = max(
         zip(found, notes, strict=True),
-        key=lambda pair: (_is_accurate(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
+        key=lambda pair: (_counted_accuracy(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
     )
     warnings.warn(
         f"{note}, the best of {len(found)}: allow more loss, or fit a longer path",
@@ -119,6 +119,11 @@ def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
 def _is_accurate(path: Path, refit: Refit, target: Target) -> bool:
     accuracy = refit.point.score.accuracy
     return accuracy is None or accuracy >= target.least_accuracy(path.dense)
+
+
+def _counted_accuracy(path: Path, refit: Refit, target: Target) -> float:
+    """Return the accuracy up to the least one that is wanted; above that, networks are told apart by their score."""
+    return min(refit.point.score.accuracy or 0.0, target.least_accuracy(path.dense))
 
 
 def _shortfall(path: Path, refit: Refit, least: float, target: Target) -> str | None:

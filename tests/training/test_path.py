@@ -275,7 +275,8 @@ def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
     accuracies, refit = {100: 0.91, 70: 0.895, 50: 0.87}, pruned.path.refit(points[-1], epochs=2)
 
     def pretended(self: Path, point: PathPoint) -> Refit:
-        score = Score(accuracies[point.parameters], -1.0, None, 0.01, 0.1)
+        # smaller ones have a better log-likelihood
+        score = Score(accuracies[point.parameters], -1.0 - point.parameters / 1000, None, 0.01, 0.1)
         return replace(refit, start=point, point=replace(point, score=score))
 
     monkeypatch.setattr(Path, "refit", pretended)
@@ -285,6 +286,10 @@ def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
     assert (found.refit.start.parameters, found.met) == (70, True)
     assert found.notes == ("a network of 50 parameters has an accuracy of 87.00% and should reach 88.59%",)
     assert choice.choose(path, Target(score="log_likelihood")).refit.start.parameters == 50
+    # if none is accurate enough, the most accurate one is taken
+    accuracies |= {100: 0.88, 70: 0.86, 50: 0.87}
+    with pytest.warns(ScoreMissed, match="an accuracy of 88.00% and should reach 88.59%, the best of 3"):
+        assert choice.choose(path, Target()).refit.start.parameters == 100
 
 
 def test_the_default_is_the_smallest_within_one_standard_error() -> None:
