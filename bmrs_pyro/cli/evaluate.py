@@ -13,7 +13,6 @@ import typer
 from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
-from bmrs_pyro.network.inputs import arguments
 
 
 def evaluate(
@@ -38,7 +37,7 @@ def evaluate(
     batches = runs.serving(test, 500, shuffle=False)
     inputs = batches if corruption is None else metrics.corrupted(batches, corruption, severity)
     result = metrics.evaluate(predict, inputs, likelihood=directory.likelihood())
-    example = arguments(directory.example())
+    example = networks.arguments(directory.example())
     sizes = {
         "dense": networks.complexity(directory.dense(), *example),
         "small": networks.complexity(small, *example),

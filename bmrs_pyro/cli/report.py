@@ -14,7 +14,6 @@ from bmrs_pyro import network as networks
 from bmrs_pyro import reporting, runs
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.files import refuse_unwritable, write_atomically
-from bmrs_pyro.network.inputs import arguments
 
 
 def report(
@@ -52,7 +51,7 @@ def report(
 
 def show_report(run: runs.RunDirectory, output: Output) -> None:
     """Print a run's table, with the sizes of the dense and the small network."""
-    example, decision = arguments(run.example()), run.decision()
+    example, decision = networks.arguments(run.example()), run.decision()
     dense, small = networks.complexity(run.dense(), *example), networks.complexity(run.small(), *example)
     known = {family.name: family for family in run.families()}
     output.show(reporting.family_table(decision, known.values()))

@@ -7,6 +7,7 @@ from .costs import cost_shares as cost_shares
 from .costs import reachable as reachable
 from .discovery import find_structures as find_structures
 from .feature_selection import FeatureSelection as FeatureSelection
+from .inputs import arguments as arguments
 from .noisy import NoisyNetwork as NoisyNetwork
 from .norms import producer_norms as producer_norms
 from .removal import Removal as Removal

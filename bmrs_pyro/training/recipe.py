@@ -8,10 +8,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
-
-from torch import Tensor
 
 from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
@@ -168,7 +166,7 @@ class Hardware:
 
 def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
     """Raise TypeError if a value is neither None nor a number, or not a whole number."""
-    if value is not None and not isinstance(value, Integral if whole else (Real, Tensor)):
+    if value is not None and not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
         raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
 
 
