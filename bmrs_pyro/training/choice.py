@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bmrs_pyro.training.choosing import Target, TargetMissed, smoothed
 from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.trainee import Refit
 
@@ -65,7 +66,7 @@ def choose(path: Path, target: Target) -> Choice:
         return Choice(found[0], target, True, ())
     while left and len(found) < REFITS:
         good = [point for point, score in left if score >= before > -math.inf]
-        refit = path.refit(good[-1] if good else max(left, key=lambda pair: pair[1])[0])
+        refit = path.refit(good[-1] if good else _best(left, target))
         found.append(refit)
         note = _shortfall(path, refit, least, target)
         if note is None:
@@ -84,6 +85,13 @@ def choose(path: Path, target: Target) -> Choice:
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
+
+
+def _best(points: list[tuple[PathPoint, float]], target: Target) -> PathPoint:
+    """Return the largest point that scores within one standard error of the best."""
+    best, score = max(points, key=lambda pair: pair[1])
+    least = score - target.score_of(best.score)[1]
+    return next(point for point, score in points if score >= least)
 
 
 def _cut(path: Path, target: Target) -> Refit:

@@ -38,7 +38,8 @@ class Target:
     """What the network may cost.
 
     Without any maximum, the smallest network within one standard error of the best validation score on the path is
-    chosen (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone, the best network within them is chosen.
+    chosen (Breiman et al. 1984; ``lambda.1se`` of glmnet). With budgets alone, the largest network
+    within them is chosen that scores within one standard error of the best there.
 
     Attributes:
         score: Validation score that counts: accuracy or log_likelihood. By default it is the log-likelihood without

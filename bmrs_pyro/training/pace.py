@@ -117,7 +117,7 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
 
     The KL of all gains should fall by the same factor in every epoch, and by 12 in total. If it fell by less in the
     last epoch, the weight grows, by at most e^½. If it fell by enough, structures are being removed and the weight
-    stays. After the planned epochs smaller networks still score as well, and the KL should fall twice as fast.
+    stays.
 
     Args:
         kls: Σ KL(q ‖ p) after each epoch, nats.
@@ -127,8 +127,6 @@ def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
     wanted = math.log(FALL) / epochs
     weights = [start] * min(len(kls) + 1, 2)
     for before, after in pairwise(kls):
-        if len(weights) == epochs:
-            wanted *= 2
         fall = math.log(before / after) if after > 0 else wanted
         weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
     return weights
