@@ -154,10 +154,11 @@ def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likeliho
         return -evaluate(found.network, data, likelihood=likelihood).nll
 
     assert scored(large, given) == pytest.approx(large.point.score.log_likelihood, rel=1e-5)
-    small = large.choose(max_params="20%")
+    small = large.choose(max_params="40%")
     for found in (small, large):
         assert scored(found, found.likelihood) == pytest.approx(found.point.score.log_likelihood, rel=1e-5)
-    assert abs(scored(large, small.likelihood) - scored(large, large.likelihood)) > 0.01
+    # with shared parameters there would be no difference at all
+    assert abs(scored(large, small.likelihood) - scored(large, large.likelihood)) > 1e-4
 
 
 def test_the_record_of_a_path_is_plain_json(pruned: Pruned) -> None:
