@@ -160,9 +160,6 @@ def test_the_quick_start_prunes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="70 % fewer parameters, but 2 of 359 test images lost where 1 is allowed", strict=True
-)
 def test_the_demo_prunes(tmp_path: Path) -> None:
     execute(partial(command, "bmrs demo --json > demo.json"), tmp_path)
     networks = json.loads((tmp_path / "demo.json").read_text())

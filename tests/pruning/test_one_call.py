@@ -140,6 +140,7 @@ def closure() -> Likelihood:
     return lambda z: inner(z)
 
 
+@pytest.mark.filterwarnings("ignore:.*min_keep")  # so few epochs may empty the layer
 @pytest.mark.parametrize("make", [Noise, lambda: noise, closure, lambda: Noise().forward])
 def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likelihood]) -> None:
     torch.manual_seed(0)
@@ -148,17 +149,16 @@ def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likeliho
     data = [(part, part[:, 0] - part[:, 1]) for part in x.split(32)]
     net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1))
     given = make()
-    large = prune(net, data, validation=data, likelihood=given, **QUICK)  # type: ignore[arg-type]
+    large = prune(net, data, validation=data, likelihood=given, lr=0.003, **QUICK)  # type: ignore[arg-type]
 
     def scored(found: Pruned, likelihood: Likelihood) -> float:
         return -evaluate(found.network, data, likelihood=likelihood).nll
 
     assert scored(large, given) == pytest.approx(large.point.score.log_likelihood, rel=1e-5)
-    small = large.choose(max_params="40%")
+    small = large.choose(max_params=large.path.points[-1].parameters)
     for found in (small, large):
         assert scored(found, found.likelihood) == pytest.approx(found.point.score.log_likelihood, rel=1e-5)
-    # with shared parameters there would be no difference at all
-    assert abs(scored(large, small.likelihood) - scored(large, large.likelihood)) > 1e-4
+    assert abs(scored(large, small.likelihood) - scored(large, large.likelihood)) > 0.01
 
 
 def test_the_record_of_a_path_is_plain_json(pruned: Pruned) -> None:
