@@ -133,10 +133,6 @@ def quick_start_pruned() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="half a point is lost on average, and its initial weights are random: it passes for some",
-    strict=False,
-)
 def test_the_first_example_prunes(tmp_path: Path) -> None:
     (example,) = BLOCK.findall((ROOT / "README.md").read_text())
     execute(partial(readme_pruned, example), tmp_path)
