@@ -52,14 +52,15 @@ def pretrain(
     """Train by SGD with one cycle of the learning rate, in mixed precision, with mirrored and shifted images.
 
     Args:
-        net: the network; trained in place.
+        net: the network; trained in place, on its device.
         splits: the data; the training part is trained on, the validation part is evaluated after every epoch.
         stages: epochs and sizes.
         log: file that takes one JSON record per epoch.
         peak_rate: largest learning rate.
     """
-    train = Batches(splits.train, 128, drop_last=True, augmentation=Augmentation())
-    validation = Batches(splits.validation, 500, shuffle=False)
+    device = next(net.parameters()).device
+    train = Batches(splits.train, 128, drop_last=True, augmentation=Augmentation(), device=device)
+    validation = Batches(splits.validation, 500, shuffle=False, device=device)
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=peak_rate, momentum=0.9, nesterov=True, weight_decay=5e-4

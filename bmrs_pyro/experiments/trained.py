@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["BUDGETS", "CONTENDERS", "EPOCHS", "NETWORKS", "grid", "run"]
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -35,8 +36,8 @@ from bmrs_pyro.training import (
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 CUTS, SHARE, EVIDENCE = 10, 0.2, 8
-SIZE, EXAMPLES, DENSE_EPOCHS = 16, 25_000, 20
-"""Pixels of the images, training examples, and epochs of the dense network."""
+VALIDATION = 2500
+"""Number of images that networks are chosen by."""
 _TORCH_PRUNING = "torch-pruning-"
 CONTENDERS = (
     "dense",
@@ -89,7 +90,18 @@ def resnet20() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-NETWORKS = {"vgg": vgg, "resnet20": resnet20}
+class Setting(NamedTuple):
+    """A network and how it is trained before it is pruned."""
+
+    build: Callable[[], nn.Module]
+    size: int
+    """Pixels of the images."""
+    examples: int
+    """Number of training images."""
+    epochs: int
+
+
+NETWORKS = {"vgg": Setting(vgg, 16, 25_000, 20), "resnet20": Setting(resnet20, 32, 45_000, 60)}
 
 
 def grid(
@@ -116,123 +128,147 @@ def grid(
     ]
 
 
-def _data(data_root: str) -> Splits[Dataset]:
-    """Return half of the training images, 2,500 others to choose by, and the test images."""
-    splits = load("cifar10", data_root=data_root, size=SIZE, validation=0.5)
-    return splits._replace(validation=stratified_split(splits.validation, 0.1)[1])
+@dataclass(frozen=True)
+class _Trial:
+    """One configuration with its data."""
+
+    config: Config
+    data: Splits[Dataset]
+    device: str
+
+    @classmethod
+    def of(cls, config: Config, data_root: str, device: str) -> _Trial:
+        setting = NETWORKS[config["network"]]
+        left_out = round(1 - setting.examples / 50_000, 4)
+        splits = load("cifar10", data_root=data_root, size=setting.size, validation=left_out)
+        share = VALIDATION / len(splits.validation)
+        splits = splits._replace(validation=stratified_split(splits.validation, share)[1])
+        return cls(config, splits, device)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def setting(self) -> Setting:
+        return NETWORKS[self.config["network"]]
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(1, 3, self.setting.size, self.setting.size, device=self.device)
+
+    def augmented(self) -> Batches:
+        return self._batches(drop_last=True, augmentation=Augmentation())
+
+    def still(self) -> Batches:
+        """Return the images as they are, for gradients and batch-norm statistics."""
+        return self._batches()
+
+    def _batches(self, **options: Any) -> Batches:
+        return Batches(self.data.train, 128, seed=self.seed, device=self.device, **options)
+
+    def accuracy(self, net: nn.Module, part: Dataset) -> float:
+        batches = Batches(part, 500, shuffle=False, device=self.device)
+        return 100 * evaluate(net, batches, part.num_classes).accuracy
+
+    def dense(self, cache: Path) -> tuple[nn.Module, float]:
+        """Return the dense network, trained before or now, and its test accuracy in percent."""
+        network, size, examples, epochs = self.config["network"], *self.setting[1:]
+        recipe = run_key({"size": size, "examples": examples, "epochs": epochs})
+        file = cache / f"{network}-{self.seed}-{recipe}.safetensors"
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.seed)
+        net = self.setting.build().to(self.device)
+        with alone(file.with_suffix(".lock"), wait=True):
+            if not file.exists():
+                pretrain(net, self.data, [Stage(epochs, size)], file.with_suffix(".jsonl"), peak_rate=0.1)
+                weights = {name: value.contiguous() for name, value in net.state_dict().items()}
+                note = {"accuracy": str(self.accuracy(net, self.data.test))}
+                write_atomically(file, lambda partial: save_file(weights, partial, note))
+        with safe_open(file, "pt") as kept:
+            net.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
+            return net, float(kept.metadata()["accuracy"])
+
+    def ours(self, net: nn.Module, macs: int) -> nn.Module:
+        """Return the network cut by this package."""
+        model = SupervisedModel(NoisyNetwork(net, self.example), "categorical:0.02", len(self.data.train))
+        reduction = JointReduction(
+            self.augmented(),
+            Batches(self.data.validation, 500, device=self.device),
+            epochs=self.config["epochs"],
+            cycle=Cycle(bfloat16=True),
+            cuts=CUTS,
+            share=SHARE if self.config["contender"] == "bmrs-path" else 0.0,
+            batches=EVIDENCE,
+            seed=self.seed,
+            progress=False,
+        )
+        _, choice = TrainedPath.of(model, reduction).chosen(Target(max_macs=macs))
+        return choice.refit.history.network
+
+    def theirs(self, net: nn.Module, macs: int) -> nn.Module:
+        """Return the network cut by torch-pruning, or the dense network, trained on."""
+        contender = self.config["contender"]
+        name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
+        if kind not in ("local", "iterative"):
+            name, kind = contender.removeprefix(_TORCH_PRUNING), ""
+        cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
+        train, whole = self.augmented(), complexity(net, self.example).macs
+        total = self.config["epochs"] * len(train)
+        steps = _steps(net, train, total)
+        for number in range(1, cuts + 1):
+            budget = macs if number == cuts else whole * (macs / whole) ** (number / cuts)
+            small = cut(
+                steps.net.eval(),
+                self.example,
+                name,
+                budget,
+                local=kind == "local",
+                train=self.still(),
+                batches=EVIDENCE,
+            )
+            after = _steps(small, train, total)
+            after.batches, after.done, steps = steps.batches, steps.done, after
+            if cuts > 1:
+                steps.make(round(total * SHARE * number / cuts))
+                if not total:
+                    reestimate_batch_norm_(steps.net, self.still(), EVIDENCE)
+        steps.make(total)
+        reestimate_batch_norm_(steps.net, self.still())
+        return steps.net.eval()
 
 
-def _augmented(data: Splits[Dataset], seed: int) -> Batches:
-    return Batches(data.train, 128, drop_last=True, augmentation=Augmentation(), seed=seed)
-
-
-def _still(data: Splits[Dataset], seed: int) -> Batches:
-    """Return the images as they are, for gradients and batch-norm statistics."""
-    return Batches(data.train, 128, seed=seed)
-
-
-def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str, cache: str, device: str = "cpu") -> dict[str, Any]:
     """Prune the trained network to a budget and train it on; test data are read once, at the end.
 
     Args:
         config: ``network``, ``contender``, ``budget`` (percent of the MACs), ``epochs`` and ``seed``.
         data_root: folder of CIFAR-10.
         cache: folder that trained networks are kept in.
+        device: where networks are trained.
     """
-    data, seed = _data(data_root), config["seed"]
-    net, dense = _trained(config["network"], seed, data, Path(cache))
-    example = torch.zeros(1, 3, SIZE, SIZE)
-    whole = complexity(net, example).macs
+    trial = _Trial.of(config, data_root, device)
+    net, dense = trial.dense(Path(cache))
+    whole = complexity(net, trial.example).macs
     net.to(memory_format=torch.channels_last)
-    torch.manual_seed(seed)
+    torch.manual_seed(trial.seed)
     start = time.process_time()
     budget = whole * config["budget"] // 100
-    if config["contender"].startswith("bmrs-"):
-        small = _ours(net, example, data, config, budget)
-    else:
-        small = _theirs(net, example, data, config, budget)
-        reestimate_batch_norm_(small, _still(data, seed))
-    seconds, cost = time.process_time() - start, complexity(small, example)
+    small = (trial.ours if config["contender"].startswith("bmrs-") else trial.theirs)(net, budget)
+    seconds, cost = time.process_time() - start, complexity(small, trial.example)
     return {
         "dataset": "cifar10",
-        "accuracy": _accuracy(small, data.test),
-        "validation_accuracy": _accuracy(small, data.validation),
+        "accuracy": trial.accuracy(small, trial.data.test),
+        "validation_accuracy": trial.accuracy(small, trial.data.validation),
         "dense_accuracy": dense,
         "macs": 100 * cost.macs / whole,
         "parameters": cost.parameters,
         "widths": [len(module.weight) for module in small.modules() if isinstance(module, nn.Conv2d)],
         "seconds": seconds,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "version": version("bmrs-pyro"),
     }
 
 
-def _ours(net: nn.Module, example: Tensor, data: Splits[Dataset], config: Config, macs: int) -> nn.Module:
-    model = SupervisedModel(NoisyNetwork(net, example), "categorical:0.02", len(data.train))
-    reduction = JointReduction(
-        _augmented(data, config["seed"]),
-        Batches(data.validation, 500),
-        epochs=config["epochs"],
-        cycle=Cycle(bfloat16=True),
-        cuts=CUTS,
-        share=SHARE if config["contender"] == "bmrs-path" else 0.0,
-        batches=EVIDENCE,
-        seed=config["seed"],
-    )
-    _, choice = TrainedPath.of(model, reduction).chosen(Target(max_macs=macs))
-    return choice.refit.history.network
-
-
-def _theirs(net: nn.Module, example: Tensor, data: Splits[Dataset], config: Config, macs: int) -> nn.Module:
-    contender, seed = config["contender"], config["seed"]
-    name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
-    if kind not in ("local", "iterative"):
-        name, kind = contender.removeprefix(_TORCH_PRUNING), ""
-    cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
-    train, whole = _augmented(data, seed), complexity(net, example).macs
-    total = config["epochs"] * len(train)
-    steps = _steps(net, train, total)
-    for number in range(1, cuts + 1):
-        budget = macs if number == cuts else whole * (macs / whole) ** (number / cuts)
-        small = cut(
-            steps.net.eval(),
-            example,
-            name,
-            budget,
-            local=kind == "local",
-            train=_still(data, seed),
-            batches=EVIDENCE,
-        )
-        after = _steps(small, train, total)
-        after.batches, after.done, steps = steps.batches, steps.done, after
-        if cuts > 1:
-            steps.make(round(total * SHARE * number / cuts))
-            if not total:
-                reestimate_batch_norm_(steps.net, _still(data, seed), EVIDENCE)
-    steps.make(total)
-    return steps.net.eval()
-
-
 def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
     return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
-
-
-def _trained(network: str, seed: int, data: Splits[Dataset], cache: Path) -> tuple[nn.Module, float]:
-    """Return the dense network, trained before or now, and its test accuracy in percent."""
-    recipe = run_key({"size": SIZE, "examples": len(data.train), "epochs": DENSE_EPOCHS})
-    file = cache / f"{network}-{seed}-{recipe}.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    net = NETWORKS[network]()
-    with alone(file.with_suffix(".lock"), wait=True):
-        if not file.exists():
-            pretrain(net, data, [Stage(DENSE_EPOCHS, SIZE)], file.with_suffix(".jsonl"), peak_rate=0.1)
-            weights = {name: value.contiguous() for name, value in net.state_dict().items()}
-            note = {"accuracy": str(_accuracy(net, data.test))}
-            write_atomically(file, lambda partial: save_file(weights, partial, note))
-    with safe_open(file, "pt") as kept:
-        net.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
-        return net, float(kept.metadata()["accuracy"])
-
-
-def _accuracy(net: nn.Module, part: Dataset) -> float:
-    return 100 * evaluate(net, Batches(part, 500, shuffle=False), part.num_classes).accuracy

@@ -125,14 +125,8 @@ def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tenso
         prior: prior of the gains.
         kl_scales: λ, the weight of every structure's KL.
     """
-    information = curvature.information.clamp(min=torch.finfo(torch.float64).tiny)
-    widest = WIDE * prior.log_width
-    mode = (1 + curvature.slope / information).clamp(prior.low, prior.high)
-    locs = torch.stack([torch.zeros_like(mode), mode.log(), torch.zeros_like(mode)])
-    scales = (kl_scales.double() / information).sqrt() / locs.exp()
-    scales[-1] = widest
-    scales = torch.minimum(scales, widest)
-    q = TruncatedLogNormal(locs, scales, prior.low, prior.high)
+    locs, scales = candidates(curvature, prior, kl_scales)
+    q = TruncatedLogNormal(locs, scales, prior.low.to(locs.device), prior.high.to(locs.device))
     away = q.mean - 1
     expected = curvature.slope * away - curvature.information * (away.square() + q.variance) / 2
     energy = expected - kl_scales * kl_divergence(q, prior)
@@ -140,3 +134,14 @@ def laplace_parameters(curvature: Curvature, prior: LogUniform, kl_scales: Tenso
     narrow = (at_mode > at_one + SHIFT * kl_scales).long()
     best = torch.where(wide > torch.maximum(at_one, at_mode) - 1e-3 * kl_scales, 2, narrow)[None]
     return locs.gather(0, best)[0], scales.gather(0, best)[0]
+
+
+def candidates(curvature: Curvature, prior: LogUniform, kl_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loc and scale of three posteriors for every gain, ``(3, Σ C_f)``: around 1, around the mode, the prior."""
+    information = curvature.information.clamp(min=torch.finfo(torch.float64).tiny)
+    low, high = prior.low.to(information.device), prior.high.to(information.device)
+    mode = (1 + curvature.slope / information).clamp(low, high)
+    locs = torch.stack([torch.zeros_like(mode), mode.log(), torch.zeros_like(mode)])
+    scales = (kl_scales.double() / information).sqrt() / locs.exp()
+    scales[-1] = widest = WIDE * (high / low).log()
+    return locs, torch.minimum(scales, widest)

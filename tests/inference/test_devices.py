@@ -6,6 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bmrs_pyro import LogUniform, TruncatedLogNormal
+from bmrs_pyro.inference.laplace import Curvature, candidates
 
 CUDA = torch.device("cuda:0")
 
@@ -20,4 +21,12 @@ def test_distributions_take_numbers_from_the_cpu() -> None:
             prior = LogUniform(low, 1.0, validate_args=False)
             values = torch.rand(3, device=CUDA)
             found += [prior.log_prob(values), prior.cdf(values), prior.icdf(values)]
+        assert all(tensor.device == CUDA for tensor in found)
+
+
+def test_laplace_candidates_stay_on_the_device() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        slope, information = torch.zeros(3, device=CUDA).double(), torch.ones(3, device=CUDA).double()
+        prior = LogUniform(torch.tensor(1e-8), torch.tensor(1.0), validate_args=False)
+        found = candidates(Curvature(slope, information), prior, torch.ones(3, device=CUDA).double())
         assert all(tensor.device == CUDA for tensor in found)
