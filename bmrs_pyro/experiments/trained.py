@@ -36,8 +36,8 @@ from bmrs_pyro.training import (
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 CUTS, SHARE, EVIDENCE = 10, 0.2, 8
-VALIDATION = 2500
-"""Number of images that networks are chosen by."""
+VALIDATION = 0.05
+"""Share of the training images that networks are chosen by."""
 _TORCH_PRUNING = "torch-pruning-"
 CONTENDERS = (
     "dense",
@@ -96,12 +96,12 @@ class Setting(NamedTuple):
     build: Callable[[], nn.Module]
     size: int
     """Pixels of the images."""
-    examples: int
-    """Number of training images."""
+    share: float
+    """Share of the training images that networks are trained on."""
     epochs: int
 
 
-NETWORKS = {"vgg": Setting(vgg, 16, 25_000, 20), "resnet20": Setting(resnet20, 32, 45_000, 60)}
+NETWORKS = {"vgg": Setting(vgg, 16, 0.5, 20), "resnet20": Setting(resnet20, 32, 0.9, 60)}
 
 
 def grid(
@@ -139,10 +139,11 @@ class _Trial:
     @classmethod
     def of(cls, config: Config, data_root: str, device: str) -> _Trial:
         setting = NETWORKS[config["network"]]
-        left_out = round(1 - setting.examples / 50_000, 4)
+        left_out = 1 - setting.share
         splits = load("cifar10", data_root=data_root, size=setting.size, validation=left_out)
-        share = VALIDATION / len(splits.validation)
-        splits = splits._replace(validation=stratified_split(splits.validation, share)[1])
+        if left_out > VALIDATION:
+            held_out = stratified_split(splits.validation, round(VALIDATION / left_out, 9))[1]
+            splits = splits._replace(validation=held_out)
         return cls(config, splits, device)
 
     @property
@@ -173,8 +174,8 @@ class _Trial:
 
     def dense(self, cache: Path) -> tuple[nn.Module, float]:
         """Return the dense network, trained before or now, and its test accuracy in percent."""
-        network, size, examples, epochs = self.config["network"], *self.setting[1:]
-        recipe = run_key({"size": size, "examples": examples, "epochs": epochs})
+        network, size, epochs = self.config["network"], self.setting.size, self.setting.epochs
+        recipe = run_key({"size": size, "examples": len(self.data.train), "epochs": epochs})
         file = cache / f"{network}-{self.seed}-{recipe}.safetensors"
         cache.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed)

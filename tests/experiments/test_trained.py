@@ -19,8 +19,8 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     y = np.arange(800) % 10
     x = (random.integers(0, 60, (800, 32, 32, 3)) + 19 * y[:, None, None, None]).astype(np.uint8)
     np.savez(tmp_path / "cifar10.npz", x_train=x[:600], y_train=y[:600], x_test=x[600:], y_test=y[600:])
-    monkeypatch.setattr(trained, "NETWORKS", {"vgg": lambda: trained.vgg((4, 6, 6, 8, 8, 12))})
-    monkeypatch.setattr(trained, "DENSE_EPOCHS", 6)
+    small = trained.Setting(lambda: trained.vgg((4, 6, 6, 8, 8, 12)), 16, 0.5, 6)
+    monkeypatch.setattr(trained, "NETWORKS", {"vgg": small})
     monkeypatch.setattr(trained, "CUTS", 2)
     return str(tmp_path)
 
