@@ -7,6 +7,7 @@ __all__ = ["BUDGETS", "CONTENDERS", "EPOCHS", "NETWORKS", "grid", "run"]
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +102,11 @@ class Setting(NamedTuple):
     epochs: int
 
 
-NETWORKS = {"vgg": Setting(vgg, 16, 0.5, 20), "resnet20": Setting(resnet20, 32, 0.9, 60)}
+NETWORKS = {
+    "vgg": Setting(vgg, 16, 0.5, 20),
+    "vgg-wide": Setting(partial(vgg, (64, 128, 128, 256, 256, 512)), 16, 0.5, 20),
+    "resnet20": Setting(resnet20, 32, 0.9, 60),
+}
 
 
 def grid(
