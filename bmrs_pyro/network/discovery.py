@@ -48,8 +48,8 @@ def find_structures(
 
     Args:
         net: the network.
-        *example_inputs: the arguments of a call; one or two examples suffice. If the last one is a dict whose keys are
-            parameters of ``forward``, its items are passed by name.
+        *example_inputs: the arguments of a call, on any device; one or two examples suffice. If the last one is a dict
+            whose keys are parameters of ``forward``, its items are passed by name.
         include: names of modules (each includes the modules inside it), or a predicate of a layer's name; a family
             is offered only if one of its producers is included.
         exclude: likewise; a family is left out if one of its producers is excluded.
@@ -61,7 +61,7 @@ def find_structures(
     """
     refuse_unfit(net)
     Gates.refuse_gated(net)
-    call = Call.of(net, example_inputs)
+    call = Call.of(net, example_inputs).on(net)
     if batch_size(example_inputs) == 0:
         raise ValueError(f"the example inputs ({call}) hold no example; give one or two")
     included, excluded = _selector(net, include, "include"), _selector(net, exclude, "exclude")

@@ -64,6 +64,18 @@ class Call(NamedTuple):
         )
         return Call(args, kwargs)
 
+    def on(self, net: nn.Module) -> Call:
+        """Return the call with all tensors on the device of the network's weights, if none is there yet.
+
+        Otherwise they stay as they are: some networks want lengths on the CPU, or have weights on several devices.
+        """
+        devices = {tensor.device for tensor in (*net.parameters(), *net.buffers())}
+        given = {tensor.device for tensor in tensors_in((self.args, self.kwargs))}
+        if devices & given or len(devices) != 1:
+            return self
+        device = devices.pop()
+        return self.map(lambda x: x.to(device))
+
     def fresh(self, net: Callable[..., Any]) -> Any:
         """Call a network with copies of the tensors, because some networks change their inputs."""
         return self.map(lambda x: x.detach().clone().requires_grad_(x.requires_grad))(net)

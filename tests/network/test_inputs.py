@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures
+from bmrs_pyro.network.inputs import Call
 from tests.network.networks import gains
 
 Batch = dict[str, Tensor]
@@ -173,3 +174,12 @@ def test_the_example_stays_as_it_is() -> None:
     assert [family.size for family in network.structures] == [6]
     assert complexity(network).macs > 0
     assert torch.equal(example["x"], x)
+
+
+def test_inputs_go_to_the_device_of_the_network() -> None:
+    call = Call((torch.zeros(1, 3), None), {"mask": torch.ones(1)})
+    moved = call.on(nn.Linear(3, 2, device="meta"))
+    assert moved.args[0].device.type == moved.kwargs["mask"].device.type == "meta"
+    assert call.on(nn.Identity()) is call
+    lengths = Call((torch.zeros(1, 3, device="meta"), torch.ones(1)), {})
+    assert lengths.on(nn.Linear(3, 2, device="meta")) is lengths
