@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments
+from bmrs_pyro import experiments, training
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
 from bmrs_pyro.cli.reproduce_poster import Cache, DataRoot, Rebuild, required_root
@@ -36,6 +36,7 @@ def trained(
         typer.Option(help="Epochs of training during and after pruning; repeat for several."),
     ] = None,
     seeds: Seeds = 1,
+    device: Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")] = "cpu",
     cache: Cache = Path("runs/trained"),
     out: Annotated[
         Path | None, typer.Option(help="Folder for trained.json and its page, trained.md.")
@@ -54,7 +55,10 @@ def trained(
         epochs or trained_runs.EPOCHS,
         seeds,
     )
-    run = functools.partial(trained_runs.run, data_root=required_root(data_root, rebuild), cache=str(cache))
+    training.refuse_unusable(device)
+    run = functools.partial(
+        trained_runs.run, data_root=required_root(data_root, rebuild), cache=str(cache), device=device
+    )
     sweep = experiments.sweep.Sweep(run, cache, workers)
     if out is not None:
         prepare(out / "trained.json", _KEYS)
