@@ -3,6 +3,7 @@ from .batches import Batches as Batches
 from .dataset import DataError as DataError
 from .dataset import Dataset as Dataset
 from .dataset import Splits as Splits
+from .folder import read_folder as read_folder
 from .items import Items as Items
 from .items import split_items as split_items
 from .loading import load as load
@@ -10,3 +11,5 @@ from .saved_dataset import is_saved_dataset as is_saved_dataset
 from .saved_dataset import read_saved_dataset as read_saved_dataset
 from .source import DataSource as DataSource
 from .splitting import stratified_split as stratified_split
+from .tables import read_table as read_table
+from .torchvision_sets import read_torchvision as read_torchvision

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
+from bmrs_pyro import data  # what imports torchvision or pandas is looked up here when it reads something
 from bmrs_pyro.data.arrays import read_npz
 from bmrs_pyro.data.dataset import DataError, Dataset, Splits
-from bmrs_pyro.data.folder import read_folder
-from bmrs_pyro.data.named import NAMES, known_name, read_digits, read_torchvision
+from bmrs_pyro.data.named import NAMES, known_name, read_digits
 from bmrs_pyro.data.preparation import channel_moments, resized, with_channels
 from bmrs_pyro.data.splitting import TEST_SHARE, stratified_split
-from bmrs_pyro.data.tables import read_table
 
 _TABLES = (".csv", ".parquet")
 
@@ -64,7 +63,7 @@ def load(
         raise DataError(f"{name_or_path}: a target is a column of a .csv or .parquet file; leave it out")
     if table and Path(name_or_path).is_file():
         path = Path(name_or_path)
-        name, parts = path.stem, read_table(path, target, values=values)
+        name, parts = path.stem, data.read_table(path, target, values=values)
     else:
         name, parts = _read(name_or_path, Path(data_root or "data"), download, size, channels, values)
     if "test" not in parts:
@@ -109,11 +108,11 @@ def _read(
     if known == "digits":
         return known, read_digits()
     if known:
-        return known, read_torchvision(known, root, download=download)
+        return known, data.read_torchvision(known, root, download=download)
     if path.suffix.lower() == ".npz" and path.is_file():
         return path.stem, read_npz(path, values=values)
     if path.is_dir():
-        return path.resolve().name, read_folder(path, size, channels)
+        return path.resolve().name, data.read_folder(path, size, channels)
     raise DataError(
         f"{name_or_path}: no such data; give one of {', '.join(NAMES)}, a .npz, .csv or .parquet file, or a folder of "
         "images"

@@ -6,7 +6,7 @@ __all__ = ["MAX_BYTES", "channel_moments", "check_room", "check_size", "resized"
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torch.nn.functional import interpolate
 
 from bmrs_pyro.data.dataset import DataError, Dataset
 
@@ -63,8 +63,12 @@ def resized(dataset: Dataset, size: int) -> Tensor:
     shape = (*images.shape[:2], size, size)
     check_room(dataset.name, shape, images.itemsize)
     result = images.new_empty(shape)
+    shorter = min(images.shape[2:])
+    height, width = (size * side // shorter for side in images.shape[2:])
+    top, left = (round((side - size) / 2) for side in (height, width))
     for source, target in zip(images.split(_CHUNK), result.split(_CHUNK), strict=True):
-        target.copy_(functional.center_crop(functional.resize(source, [size]), [size, size]))
+        scaled = interpolate(source, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        target.copy_(scaled[..., top : top + size, left : left + size])
     return result
 
 
@@ -89,7 +93,7 @@ def with_channels(dataset: Dataset, channels: int) -> Tensor:
         case 1, 3:
             return images.expand(-1, 3, -1, -1)
         case 3, 1:
-            return torch.cat([functional.rgb_to_grayscale(part) for part in images.split(_CHUNK)])
+            return torch.cat([_grey(part) for part in images.split(_CHUNK)])
         case present, wanted:
             raise DataError(
                 f"{dataset.name}: images have {present} channels, not {wanted}; only 1 and 3 convert"
@@ -114,6 +118,11 @@ def channel_moments(images: Tensor, axis: int = 1) -> tuple[tuple[float, ...], t
     variance = torch.stack([(part.double() - centre).square_().sum(axes) for part in parts]).sum(0) / count
     std = variance.sqrt()
     return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = images.float().split(1, dim=1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).to(images.dtype)
 
 
 def _check_images(dataset: Dataset, request: str) -> None:

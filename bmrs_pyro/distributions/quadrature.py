@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-@torch.compiler.assume_constant_result
+@cache
 def gauss_legendre(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rule ∫₀¹ f(x) dx ≈ Σᵢ wᵢ f(xᵢ), exact for polynomials of degree below 2·count.
 
@@ -22,10 +22,5 @@ def gauss_legendre(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     Returns:
         Nodes and weights, each of shape `(count,)` in float64.
     """
-    return _rule(count, device)
-
-
-@cache
-def _rule(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return torch.from_numpy((nodes + 1) / 2).to(device), torch.from_numpy(weights / 2).to(device)

@@ -17,7 +17,7 @@ from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, batch_size, unknown_names
-from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit
+from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit, uncompiled
 from bmrs_pyro.network.nested import is_empty
 from bmrs_pyro.network.proposal import propose
 from bmrs_pyro.network.random_inputs import smaller_images
@@ -69,7 +69,7 @@ def find_structures(
         torch.inference_mode(False),
         random_state_kept(net),
         torch.enable_grad(),
-        torch.compiler.set_stance("force_eager"),
+        uncompiled(),
     ):
         call = call.map(lambda x: x.clone() if x.is_inference() else x)
         copy = shared_copy(net)

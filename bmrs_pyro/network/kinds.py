@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["compiled_layers", "refuse_unfit"]
+__all__ = ["compiled_layers", "refuse_unfit", "uncompiled"]
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -49,6 +51,12 @@ def refuse_unfit(net: object) -> None:
 
 def compiled_layers(net: nn.Module) -> Iterator[str]:
     """Name the modules that torch.compile has compiled."""
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds; before that nothing is compiled
     for name, module in net.named_modules():
-        if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
+        if (dynamo and isinstance(module, dynamo.OptimizedModule)) or module._compiled_call_impl is not None:
             yield name
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Return a context in which compiled functions run as they were before."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

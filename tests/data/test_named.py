@@ -13,7 +13,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from bmrs_pyro.data import DataError, load
-from bmrs_pyro.data.named import known_name, read_digits, read_torchvision
+from bmrs_pyro.data.named import known_name, read_digits
+from bmrs_pyro.data.torchvision_sets import read_torchvision
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside the checkout")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import functional
 
 from bmrs_pyro.data import DataError, Dataset, preparation
 from bmrs_pyro.data.preparation import channel_moments, resized, with_channels
@@ -14,6 +15,16 @@ from bmrs_pyro.data.preparation import channel_moments, resized, with_channels
 def random_images(*shape: int) -> Dataset:
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Dataset(images, torch.zeros(len(images), dtype=torch.int64), 1, "toy")
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (3, 1, 20, 31), (2, 3, 17, 40)])
+@pytest.mark.parametrize("size", [5, 8, 13, 32])
+def test_sizes_and_greys_are_those_of_torchvision(shape: tuple[int, ...], size: int) -> None:
+    data = random_images(*shape)
+    expected = functional.center_crop(functional.resize(data.images, [size]), [size, size])
+    assert torch.equal(resized(data, size), expected)
+    if shape[1] == 3:
+        assert torch.equal(with_channels(data, 1), functional.rgb_to_grayscale(data.images))
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 32), (28, 32), (32, 14)])
