@@ -303,3 +303,32 @@ def test_the_page_counts_what_the_rows_say() -> None:
     assert f"| plain | before | {2 * plain} | {3 * plain} | {plain} |" in text
     assert f"| plain | now | {2 * plain} | {3 * plain} | 0 |" in text
     assert "| perceptron | 3, 1 | 3, 0 |" in text
+
+
+class Amplifying(nn.Module):
+    """Its outputs move by far more than rounding; one channel is scaled by its place where ``excess`` is not 0."""
+
+    def __init__(self, amplification: float, excess: float) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 32), nn.Linear(32, 24), nn.Linear(24, 4)
+        self.amplification, self.excess = amplification, excess
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if self.excess:
+            h = torch.cat([h[:, :1] * (1 + self.excess), h[:, 1:]], 1)
+        return (self.amplification * self.c(self.b(h).relu())).sin()
+
+
+@pytest.mark.parametrize(
+    ("amplification", "excess", "offered"), [(1e8, 0.0, {"a": 32, "b": 24}), (1.0, 1e-8, {"b": 24})]
+)
+def test_errors_of_rounding_are_told_from_small_ones_of_place(
+    amplification: float, excess: float, offered: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = Amplifying(amplification, excess)
+    assert sizes(find_structures(net, torch.randn(2, 6))) == offered
+    monkeypatch.setattr(Verification, "_sensitivity", lambda *_: 0.0)
+    refused = sizes(find_structures(net, torch.randn(2, 6)))
+    assert refused == (offered if excess else {})  # the sensitivity makes the difference, and only there
