@@ -21,7 +21,7 @@ SMALLER = 3
 """Largest number of smaller points that are refitted after that."""
 
 STEP = 1.25
-"""After a miss, the next point has at least this many times the parameters."""
+"""After the k-th miss, the next point has at least this number to the power of k times the parameters, if one has."""
 
 
 class ScoreMissed(UserWarning):
@@ -74,7 +74,9 @@ def choose(path: Path, target: Target) -> Choice:
                 refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
         notes.append(note)
-        left = [pair for pair in left if pair[0].parameters >= STEP * refit.start.parameters]
+        left = _larger(left, STEP ** len(notes) * refit.start.parameters) or _larger(
+            left, STEP * refit.start.parameters
+        )
     best, note = max(
         zip(found, notes, strict=True),
         key=lambda pair: (_counted_accuracy(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
@@ -85,6 +87,10 @@ def choose(path: Path, target: Target) -> Choice:
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
+
+
+def _larger(points: list[tuple[PathPoint, float]], parameters: float) -> list[tuple[PathPoint, float]]:
+    return [pair for pair in points if pair[0].parameters >= parameters]
 
 
 def _best(points: list[tuple[PathPoint, float]], target: Target) -> PathPoint:
