@@ -21,12 +21,13 @@ Made by `bmrs reproduce trained --data-root DATA --out docs/results`, with `pip 
 is cached, and can be stopped and started again. [trained.json](trained.json) has one object for each run. With
 `--rebuild` the command makes this page from them alone.
 
-`vgg` has six convolutions of 32 to 256 channels and 0.58 million parameters, `vgg-wide` twice the channels and 2.3 million.
-Both are trained on half of CIFAR-10's training images, scaled to 16 × 16 pixels: 25,000 images, 20 epochs. `resnet20` takes
-the images as they are: 45,000, 60 epochs. Each contender cuts a network to a share of its multiply-accumulates and trains it
-further, for the same number of epochs and in the same way: SGD with momentum, one cycle of the learning rate that ends at
-0, and batch-norm statistics estimated anew at the end. With 0 epochs only these are estimated. Numbers are percent of test
-accuracy, mean ± standard deviation over the seeds; each seed trains a network of its own.
+`vgg` has six convolutions of 32 to 256 channels and 0.58 million parameters, `vgg-wide` twice the channels and 2.3
+million. Both are trained on half of CIFAR-10's training images, scaled to 16 × 16 pixels: 25,000 images, 20 epochs.
+`resnet20` takes the images as they are: 45,000, 60 epochs. Each contender cuts a network to a share of its
+multiply-accumulates and trains it further, for the same number of epochs and in the same way: SGD with momentum, one
+cycle of the learning rate that ends at 0, and batch-norm statistics estimated anew at the end. With 0 epochs only these
+are estimated. Numbers are percent of test accuracy, mean ± standard deviation over the seeds; each seed trains a
+network of its own.
 
 * `bmrs-path`: ten cuts in the first fifth of the epochs, by the evidence at the weights as they are then.
 * `bmrs-laplace`: the same ten cuts before the first epoch.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # the command's help does not import torch
 
 Quantity = float | str
 
+MARGIN = 0.02
+"""Nats per example by which training with random gains may change the log-likelihood of as accurate a network."""
+
 _BUDGETS = {"max_macs": "macs", "max_params": "parameters", "max_bytes": "bytes"}
 
 
@@ -115,20 +118,23 @@ class Target:
         """Return the least score of a point on the path, and the least score of a network after its refit.
 
         On the path, ``max_loss`` is subtracted from the best point's score; after the refit, :meth:`least_of` counts.
-        Without ``max_loss``, one standard error is subtracted in place of the loss, and two after the refit, because
-        the chosen point lies at the limit. With budgets alone, any score is enough.
-        By default, if there is an accuracy, that is compared with the unpruned network's (:meth:`least_accuracy`), and
-        the log-likelihood only with the best point's: training with random gains changes the log-likelihood by itself.
+        With budgets alone, any score is enough.
+
+        By default, one standard error is subtracted in place of the loss, from the score of the best point or of the
+        unpruned network. If there is an accuracy, :meth:`least_accuracy` counts too, and the log-likelihood may fall
+        further after the refit: by two standard errors and 0.02 nats below the unpruned network's, because training
+        with random gains changes it by itself.
         """
-        scores, dense = smoothed(path.points, self), self.score_of(path.dense.score)[0]
+        scores, (dense, error) = smoothed(path.points, self), self.score_of(path.dense.score)
         best = max(scores)
         if self.max_loss is not None:
             return best - self._loss(path.dense.score), self.least_of(path.dense)
         if not self.loses_nothing:
             return -math.inf, -math.inf
-        error = self.score_of(path.points[scores.index(best)].score)[1]
-        reference = best if math.isfinite(self.least_accuracy(path.dense)) else max(dense, best)
-        return best - error, reference - 2 * error
+        one = self.score_of(path.points[scores.index(best)].score)[1]
+        if math.isfinite(self.least_accuracy(path.dense)):
+            return best - one, max(best - 2 * one, dense - 2 * error - MARGIN)
+        return best - one, max(best - one, dense - error)
 
     def least_accuracy(self, dense: PathPoint) -> float:
         """Return the least accuracy of a network chosen by default.
@@ -198,7 +204,8 @@ class Target:
 
 def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
     """Return the points' scores as medians of three neighbours, because single scores at constant rates are noisy."""
-    return medians_of_three([target.score_of(point.score)[0] for point in points])
+    scores = (target.score_of(point.score)[0] for point in points)
+    return medians_of_three([-math.inf if math.isnan(score) else score for score in scores])
 
 
 def medians_of_three(values: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
 from bmrs_pyro.training.limits import Limits
 
 ALIKE = 0.98
-"""A state with more than this share of the previous state's structures replaces it."""
+"""Of two states in a row, only the better one is kept if the later one has more than this share of the structures."""
 
 
 @dataclass
@@ -31,16 +31,21 @@ class Shelf:
         return None if last is None else self[last]
 
     def save(self, state: TrainingState) -> None:
-        """Save a state; it replaces the previous one if that had about as many structures."""
-        last, epoch = max(self.epochs(), default=None), len(state.epochs)
+        """Save a state; of the two before it, drop the one with the worse score if they have about as many structures.
+
+        The last state is always kept, to go on from.
+        """
+        epoch = len(state.epochs)
+        before = [each for each in self.epochs() if each != epoch][-2:]
         state = _without_best(state)
         if self.directory is None:
             self.states[epoch] = state
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._file(epoch).save(state)
-        if last is not None and last != epoch and state.epochs[-1].size > ALIKE * state.epochs[last - 1].size:
-            self._drop(last)
+        earlier = [state.epochs[each - 1] for each in before]
+        if len(earlier) == 2 and earlier[1].size > ALIKE * earlier[0].size:
+            self._drop(before[0] if earlier[1].log_likelihood >= earlier[0].log_likelihood else before[1])
 
     def epochs(self) -> list[int]:
         """Return the epochs of the saved states, in order."""

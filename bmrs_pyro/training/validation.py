@@ -17,6 +17,7 @@ from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.inference.outcomes import Outcome
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
 from bmrs_pyro.training.labels import misfit_of
 
@@ -93,7 +94,7 @@ def validate_predictions(
         batches: batches as for :func:`fit`.
 
     Raises:
-        ValueError: there are no examples.
+        ValueError: there are no examples, or NaN or inf among their numbers.
     """
     device = next(model.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
@@ -103,7 +104,14 @@ def validate_predictions(
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            total += torch.tensor(_sums(predict(x), y), dtype=torch.float64)
+            try:
+                sums = _sums(predict(x), y)
+            except ValueError:  # a distribution may refuse what a network makes of NaN
+                _refuse_gaps(x, y)
+                raise
+            if not math.isfinite(sums.log_likelihood):
+                _refuse_gaps(x, y)
+            total += torch.tensor(sums, dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError(
@@ -121,6 +129,11 @@ def validate_predictions(
         else None,
         log_likelihood_error=_standard_error(sums.examples, sums.log_likelihood, sums.log_likelihood_squared),
     )
+
+
+def _refuse_gaps(*values: Any) -> None:
+    if not all(tensor.isfinite().all() for tensor in tensors_in(values)):
+        raise ValueError("the validation data hold NaN or inf; leave these examples out, or fill the gaps")
 
 
 def _sums(distribution: dist.TorchDistribution, y: Tensor) -> _Sums:

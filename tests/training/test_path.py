@@ -317,17 +317,18 @@ def test_the_default_is_the_smallest_within_one_standard_error() -> None:
 
     points = tuple(point(epoch, value) for epoch, value in enumerate((0.90, 0.95, 0.95, 0.944, 0.92, 0.92)))
     path = Path(point(0, 0.99), points, None, None, None)  # type: ignore[arg-type]
-    # refits are to come close to the unpruned network
-    assert Target(score="accuracy").least_scores(path) == pytest.approx((0.94, 0.97))
+    # a refit is to come within one standard error of the unpruned network
+    assert Target(score="accuracy").least_scores(path) == pytest.approx((0.94, 0.98))
     # by default the log-likelihood counts, because the accuracy of few examples is coarse
-    assert Target().least_scores(path) == pytest.approx((-0.07, -0.09))
+    # it may fall further if the accuracy holds
+    assert Target().least_scores(path) == pytest.approx((-0.07, -0.07))
     assert Target().least_accuracy(path.dense) == pytest.approx(0.99 - 0.01 * math.sqrt(2))
     # without an accuracy, it is compared with the unpruned network's too
     values = [
         replace(point, score=point.score._replace(accuracy=None)) for point in (path.dense, *path.points)
     ]
     regression = replace(path, dense=values[0], points=tuple(values[1:]))
-    assert Target().least_scores(regression) == pytest.approx((-0.07, -0.05))
+    assert Target().least_scores(regression) == pytest.approx((-0.07, -0.03))
     # max_loss is in points of accuracy; a refit may lose that less a standard error, against the unpruned network
     assert Target(max_loss=3).least_scores(path) == pytest.approx((0.92, 0.97))
     assert Target(max_loss=0.5).least_scores(path) == pytest.approx(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -48,6 +49,18 @@ def test_a_batch_without_examples_counts_nothing() -> None:
         validate(model, {}, [empty])
     with pytest.raises(ValueError, match="the validation data hold no examples"):
         validate(model, {}, DataLoader(TensorDataset(*empty), batch_size=4))
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_gaps_in_the_data_are_refused(validated: bool) -> None:
+    model, _ = program()
+    x, y = blobs(count=64)
+    x[5, 0] = math.nan
+    with (
+        pyro.validation_enabled(validated),
+        pytest.raises(ValueError, match="validation data hold NaN or inf"),
+    ):
+        validate(model, {}, [(x, y)])
 
 
 class Reshaped(nn.Module):
