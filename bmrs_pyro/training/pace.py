@@ -112,29 +112,47 @@ class Passes:
             yield from self.loader
 
 
-def kl_weights(kls: Sequence[float], start: float, epochs: int) -> list[float]:
+def kl_weights(records: Sequence[Epoch], start: float, epochs: int, num_data: int) -> list[float]:
     """Return the KL weight of every epoch so far and of the next one.
 
     The KL of all gains should fall by the same factor in every epoch, and by 12 in total. If it fell by less in the
     last epoch, the weight grows, by at most e^½. If it fell by enough, structures are being removed and the weight
-    stays.
+    stays, unless the network :func:`overfits`: then a larger weight is needed, and it grows by e^½.
 
     Args:
-        kls: Σ KL(q ‖ p) after each epoch, nats.
+        records: the epochs so far.
         start: the first weight.
         epochs: planned epochs of the path.
+        num_data: number of training examples.
     """
     wanted = math.log(FALL) / epochs
-    weights = [start] * min(len(kls) + 1, 2)
-    for before, after in pairwise(kls):
-        fall = math.log(before / after) if after > 0 else wanted
-        weights.append(weights[-1] * GROWTH ** min(1.0, max(0.0, 1.0 - fall / wanted)))
+    weights = [start] * min(len(records) + 1, 2)
+    for number, (before, after) in enumerate(pairwise(records), 2):
+        fall = math.log(before.kl / after.kl) if after.kl > 0 else wanted
+        grow = 1.0 if overfits(records[:number], num_data) else min(1.0, max(0.0, 1.0 - fall / wanted))
+        weights.append(weights[-1] * GROWTH**grow)
     return weights
 
 
-def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
-    """Whether a path can stop: it is as long as planned, and smaller networks have begun to score less.
+def overfits(records: Sequence[Epoch], num_data: int) -> bool:
+    """Whether the last epoch predicts its training data better than the validation data, which it did better before.
 
+    Both differences are more than two standard errors. For the training data this is the ELBO per example, which is at
+    most their log-likelihood.
+
+    Args:
+        records: the epochs so far.
+        num_data: number of training examples.
+    """
+    scores = _scores(records)
+    error = 2 * (records[-1].log_likelihood_error or 0.0)
+    return scores[-1] < max(scores) - error and records[-1].elbo / num_data > scores[-1] + error
+
+
+def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
+    """Whether a path can stop: it is as long as planned, and smaller networks score less, or there are none.
+
+    There are none if no structure has left for a third of the planned epochs.
     The score is the validation log-likelihood, as a median of three epochs. It has begun to fall if its last three
     values are more than two standard errors below its best one. After twice the planned epochs the path stops in any
     case.
@@ -145,10 +163,15 @@ def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
     """
     if not epochs <= len(records) < LONGEST * epochs:
         return len(records) > epochs
-    scores = [-math.inf if record.log_likelihood is None else record.log_likelihood for record in records]
-    medians = medians_of_three(scores)
+    if records[-1].size == records[-1 - max(1, epochs // 3)].size:
+        return True
+    medians = medians_of_three(_scores(records))
     error = records[medians.index(max(medians))].log_likelihood_error or 0.0
     return not max(medians[-3:]) >= max(medians) - 2 * error
+
+
+def _scores(records: Sequence[Epoch]) -> list[float]:
+    return [-math.inf if record.log_likelihood is None else record.log_likelihood for record in records]
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:

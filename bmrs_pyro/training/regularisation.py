@@ -184,7 +184,7 @@ def fit_path(
     records = [] if known is None else [*known.epochs]
 
     def weights() -> list[float]:
-        return kl_weights([record.kl for record in records], start, epochs)
+        return kl_weights(records, start, epochs, model.num_data)
 
     def press(record: Epoch) -> None:
         records.append(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -481,15 +481,40 @@ def test_examples_of_dicts_are_counted() -> None:
     assert result.path.trainee.model.num_data == 13
 
 
+def epochs_with(kls: Sequence[float], elbo: float = -2.0, scores: Sequence[float] = ()) -> list[Epoch]:
+    """Return records of a model of one example, with standard errors of 0.1."""
+    scores = scores or [-1.0] * len(kls)
+    return [
+        Epoch(n, "prune", elbo, kl, None, score, 0, {"a": 1}, 1e-3, 1.0, (1,), log_likelihood_error=0.1)
+        for n, (kl, score) in enumerate(zip(kls, scores, strict=True), 1)
+    ]
+
+
 def test_the_weight_waits_while_the_divergence_falls() -> None:
     epochs, fall = 10, FALL ** (1 / 10)
-    falling = [100.0, 100.0 / fall, 100.0 / fall**2, 100.0 / fall**3]
-    assert kl_weights(falling, 0.01, epochs) == pytest.approx([0.01] * 5)
-    standing = kl_weights([100.0] * 4, 0.01, epochs)
+    falling = epochs_with([100.0, 100.0 / fall, 100.0 / fall**2, 100.0 / fall**3])
+    assert kl_weights(falling, 0.01, epochs, 1) == pytest.approx([0.01] * 5)
+    standing = kl_weights(epochs_with([100.0] * 4), 0.01, epochs, 1)
     assert standing == pytest.approx([0.01, 0.01, 0.01 * GROWTH, 0.01 * GROWTH**2, 0.01 * GROWTH**3])
     # what an interrupted run knows of its weights is what the whole run used
-    assert kl_weights(falling[:2], 0.01, epochs) == kl_weights(falling, 0.01, epochs)[:3]
-    assert kl_weights([], 0.01, epochs) == [0.01]
+    assert kl_weights(falling[:2], 0.01, epochs, 1) == kl_weights(falling, 0.01, epochs, 1)[:3]
+    assert kl_weights([], 0.01, epochs, 1) == [0.01]
+
+
+@pytest.mark.parametrize(
+    ("elbo", "score", "grows"),
+    [
+        (-1.0, -1.3, True),  # training data are predicted better, validation data worse than before
+        (-1.2, -1.3, False),  # by less than two standard errors
+        (-1.0, -1.1, False),  # hardly worse than before
+        (-2.0, -1.3, False),  # worse, as a network that is too small
+    ],
+)
+def test_the_weight_grows_while_the_network_overfits(elbo: float, score: float, grows: bool) -> None:
+    epochs, fall = 10, FALL ** (1 / 10)
+    records = epochs_with([100.0, 100.0 / fall, 100.0 / fall**2], elbo, [-1.0, -1.0, score])
+    wanted = [0.01, 0.01, 0.01, 0.01 * GROWTH if grows else 0.01]
+    assert kl_weights(records, 0.01, epochs, 1) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -506,10 +531,11 @@ def test_the_weight_waits_while_the_divergence_falls() -> None:
     ],
 )
 def test_a_path_goes_on_while_nothing_is_lost(scores: list[float], ended: bool) -> None:
-    def record(score: float) -> Epoch:
-        return Epoch(1, "prune", 0.0, 1.0, None, score, 0, {}, 1e-3, 1.0, log_likelihood_error=0.1)
-
-    assert has_ended([record(score) for score in scores], 4) == ended
+    records = epochs_with([1.0] * len(scores), scores=scores)
+    smaller = [replace(record, structures={"a": 20 - record.epoch}) for record in records]
+    assert has_ended(smaller, 4) == ended
+    # nothing has left in the last epoch, a third of those planned
+    assert has_ended(records, 4) == (len(scores) >= 4)
 
 
 def test_a_path_stops_where_it_has_ended_and_is_then_finished(
