@@ -15,6 +15,7 @@ from torch import Tensor
 from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.history import Epoch, Record
+from bmrs_pyro.training.path_point import PathPoint
 
 
 class CheckpointError(ValueError):
@@ -56,11 +57,11 @@ class Checkpoint:
 
     Args:
         path: the file, which the first save creates.
-        record: class of the epochs' records.
+        record: class of the epochs' records, or of the cuts'.
     """
 
     path: Path
-    record: type[Record] = Epoch
+    record: type[Record | PathPoint] = Epoch
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -82,7 +83,7 @@ class Checkpoint:
             best = parse_json(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
-                tuple(self.record(**record) for record in parse_json(meta["epochs"])),
+                tuple(self.record.from_json(record) for record in parse_json(meta["epochs"])),
                 tuple(best) if best is not None else None,
                 tensors,
             )

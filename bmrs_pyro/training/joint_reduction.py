@@ -12,6 +12,7 @@ from itertools import islice
 from operator import length_hint
 
 import torch
+from torch import nn
 
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
@@ -22,11 +23,12 @@ from bmrs_pyro.network import compact, complexity, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.reduction import JointLoss, KeepMask, ModelReduction, bmrs_n, score_structures
 from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
+from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.plain_steps import Cycle, PlainSteps
+from bmrs_pyro.training.plain_steps import PlainSteps
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import validate
@@ -48,6 +50,7 @@ class JointReduction:
         validation: batches that networks are scored on.
         epochs: total number of passes over the data; 0 makes the cuts without training.
         cycle: optimiser and learning rates of the steps.
+        teacher: network for distillation, with half the weight of the loss; None for no distillation.
         criterion: scores single structures, for reports.
         cuts: number of cuts.
         share: share of the cycle that contains the cuts.
@@ -57,12 +60,14 @@ class JointReduction:
 
     Raises:
         ValueError: a number is out of range, or several processes are running.
+        TypeError: the teacher is no network.
     """
 
     loader: Batches
     validation: Batches
     epochs: int = 15
     cycle: Cycle = field(default_factory=Cycle)
+    teacher: nn.Module | None = None
     criterion: ModelReduction = field(default_factory=bmrs_n)
     cuts: int = 10
     share: float = 0.2
@@ -76,6 +81,10 @@ class JointReduction:
                 f"epochs={self.epochs}, cuts={self.cuts}, batches={self.batches} and share={self.share}; there must be "
                 "at least 0 epochs, 1 cut and 1 batch, and the share lies between 0 and 1"
             )
+        if not isinstance(self.teacher, nn.Module | None):
+            raise TypeError(
+                f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
+            )
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")
 
@@ -85,7 +94,7 @@ class JointReduction:
         return length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
 
     def run(
-        self, model: SupervisedModel, limits: Limits, start: PathPoint, keep: KeepMask
+        self, model: SupervisedModel, limits: Limits, start: PathPoint, before: History
     ) -> tuple[Refit, tuple[PathPoint, ...]]:
         """Reduce a copy of a model's network to budgets; return the refit, and a point for every cut.
 
@@ -93,9 +102,11 @@ class JointReduction:
             model: the trained model, which is not changed.
             limits: budgets that can be met, and multiples.
             start: costs and score of the network.
-            keep: masks of the structures that the network has, numbered as in the original network.
+            before: masks of the structures that the network has, numbered as in the original network, and the scores
+                of those that were removed earlier.
         """
-        model, history = copy.deepcopy(model), History(keep)
+        model = copy.deepcopy(model)
+        history = History(before.keep, scores={name: values.clone() for name, values in before.scores.items()})
         with generators_kept() if self.seed is not None else nullcontext():
             if self.seed is not None:
                 seed_generators(self.seed)
@@ -140,23 +151,24 @@ class JointReduction:
         self, model: SupervisedModel, limits: Limits, history: History, bar: EpochBar
     ) -> Iterator[PathPoint]:
         """Make the cuts and the training steps, and yield a point after each cut."""
-        net, total, gone = model.network.net, self.epochs * self.steps_per_epoch, 0.0
-        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle, bar.step)
+        net, total = model.network.net, self.epochs * self.steps_per_epoch
+        steps = PlainSteps(net, model.likelihood, self.loader, total, self.cycle, bar.step, self.teacher)
         for number, target in enumerate(_shares(model, limits, self.cuts), 1):
             loss = self.loss(model)
             scores = score_structures(_posteriors(model, loss).posteriors(), model.prior, self.criterion)
             history.note_scores(scores)
             whole = KeepMask({name: torch.ones(len(q), dtype=torch.bool) for name, q in scores.items()})
             keep = target.applied(model.network, whole, loss)
-            gone += sum(
-                float(scores[name][~mask.to(scores[name].device)].sum()) for name, mask in keep.items()
-            )
-            gone -= keep.removed * self.criterion.log_prior_odds
             steps.cut_(model.network.remove_(keep))
             history.keep = history.keep.then(keep)
             steps.make(round(total * self.share * number / self.cuts))
             reestimate_batch_norm_(net, self.loader, self.batches)
-            yield self.point(model, list(islice(self.validation, self.batches)), number, gone)
+            gone = [
+                values[~history.keep[name]] - self.criterion.log_prior_odds
+                for name, values in history.scores.items()
+            ]
+            delta_f = sum(float(values.sum()) for values in gone)
+            yield self.point(model, list(islice(self.validation, self.batches)), number, delta_f)
         steps.make(total)
         reestimate_batch_norm_(net, self.loader)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["TrainedPath"]
 
+import copy
 import warnings
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -11,9 +12,11 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.network import compact
+from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.choice import Choice, ScoreMissed
 from bmrs_pyro.training.choosing import Target, TargetMissed
 from bmrs_pyro.training.history import History
@@ -22,6 +25,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.pace import Pace
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
+from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee
 
@@ -42,15 +46,14 @@ class TrainedPath(Path):
     round_to: int = 1
 
     @classmethod
-    def of(cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1) -> TrainedPath:
-        """Return the path of a model before any reduction."""
+    def of(
+        cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
+    ) -> TrainedPath:
+        """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
         dense = reduction.point(model, reduction.validation)
-        keep = KeepMask(
-            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
-        )
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
-        return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
+        return cls(dense, (), _whole(model), trainee, shelf or Shelf(), reduction, round_to)
 
     def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> NoReturn:
         """Raise ValueError: only the last point of this path is fully trained."""
@@ -84,18 +87,15 @@ class TrainedPath(Path):
             target = replace(target, score="accuracy")
         least, budgets = target.least_of(self.dense), target.budgets(self.dense)
         model = self.trainee.model
-        keep = KeepMask(
-            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
-        )
         if any(budgets):
             limits = Limits(self.round_to, *budgets)
             try:
                 limits.refuse_impossible(model.network)
             except ValueError as error:
                 raise TargetMissed(str(error)) from None
-            refit, points = self.reduction.run(model, limits, self.dense, keep)
+            refit, points = self._reduced(model, limits, _whole(model))
         else:
-            refit, points = self._rounds(target, least, keep)
+            refit, points = self._rounds(target, least)
         score = target.score_of(refit.point.score)[0]
         notes: tuple[str, ...] = ()
         if score < least:
@@ -106,8 +106,9 @@ class TrainedPath(Path):
             refit, target, score >= least, notes
         )
 
-    def _rounds(self, target: Target, least: float, whole: KeepMask) -> tuple[Refit, tuple[PathPoint, ...]]:
-        model, keep, macs = self.trainee.model, whole, float(self.dense.macs)
+    def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
+        model, macs = self.trainee.model, float(self.dense.macs)
+        history = _whole(model)
         best: tuple[Refit, tuple[PathPoint, ...]] | None = None
         while True:
             limits = Limits(self.round_to, int(macs * ROUND))
@@ -117,9 +118,45 @@ class TrainedPath(Path):
                 if best is None:
                     raise
                 return best
-            refit, points = self.reduction.run(model, limits, self.dense, keep)
+            refit, points = self._reduced(model, limits, history)
             if target.score_of(refit.point.score)[0] < least:
                 return best or (refit, points)
             before = best[1] if best else ()
-            best = refit, (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
-            model, keep, macs = refit.model, refit.history.keep, float(refit.point.macs)
+            points = (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
+            best = replace(refit, point=replace(refit.point, epoch=points[-1].epoch)), points
+            model, history, macs = refit.model, refit.history, float(refit.point.macs)
+
+    def _reduced(
+        self, model: SupervisedModel, limits: Limits, history: History
+    ) -> tuple[Refit, tuple[PathPoint, ...]]:
+        """Make a reduction and keep its result in a file, or load a result that was kept."""
+        file = self.shelf.reduction(complexity(model.network).macs, limits)
+        state = None if file is None else file.load()
+        if state is not None:
+            return self._kept(state)
+        refit, points = self.reduction.run(model, limits, self.dense, history)
+        if file is not None:
+            tensors = {
+                "model": refit.model.state_dict(),
+                "guide": refit.guide.state_dict(),
+                "scores": refit.history.scores,
+            }
+            file.save(TrainingState(refit.history.keep, (*points, refit.point), None, tensors))
+        return refit, points
+
+    def _kept(self, state: TrainingState) -> tuple[Refit, tuple[PathPoint, ...]]:
+        model = copy.deepcopy(self.trainee.model)
+        guide = AutoTruncatedLogNormal(model)
+        remove_structures_(model, guide, state.keep)
+        model.load_state_dict(state.tensors["model"])
+        guide.load_state_dict(state.tensors["guide"])
+        history = History(state.keep, scores=dict(state.tensors["scores"]))
+        history.network = compact(model.network, {})
+        *points, point = state.epochs
+        return Refit(self.dense, point, model, guide, history), tuple(points)
+
+
+def _whole(model: SupervisedModel) -> History:
+    """Return the history of a model that has all its structures."""
+    sizes = {family.name: family.size for family in model.structures}
+    return History(KeepMask({name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bmrs_pyro import NoisyNetwork, complexity, load, prune
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
-from bmrs_pyro.training import Cycle, PlainSteps, ScoreMissed, TargetMissed
+from bmrs_pyro.training import Cycle, JointReduction, PlainSteps, ScoreMissed, TargetMissed
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 
 
@@ -157,7 +157,7 @@ def test_a_teacher_is_imitated() -> None:
         return (net(x).softmax(1) - teacher(x).softmax(1)).abs().mean().detach()
 
     alone = copy.deepcopy(student)
-    PlainSteps(student, categorical, data, 60, Cycle(lr=0.1, teacher=teacher)).make(60)
+    PlainSteps(student, categorical, data, 60, Cycle(lr=0.1), teacher=teacher).make(60)
     PlainSteps(alone, categorical, data, 60, Cycle(lr=0.1)).make(60)
     assert distance(student) < 0.8 * distance(alone)
     assert all(math.isfinite(value) for value in student(x).flatten().tolist())
@@ -198,7 +198,7 @@ def test_the_teacher_stays_as_it_was_given(trained: nn.Module) -> None:
     assert net.training
     assert all(weight.requires_grad for weight in net.parameters())
     with pytest.raises(TypeError, match="teacher is a bool; give a network"):
-        Cycle(teacher=True)  # type: ignore[arg-type]
+        JointReduction([], [], teacher=True)  # type: ignore[arg-type]
 
 
 def test_values_that_diverge_are_a_loss_that_does() -> None:
