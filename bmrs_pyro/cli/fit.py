@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bmrs_pyro import distributed, files, runs, training
-from bmrs_pyro.cli.options import with_options_of
+from bmrs_pyro.cli.options import given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.data.source import DataSource
@@ -71,7 +71,7 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train and prune a network, to the smallest size that predicts as well or to a target; write a run directory."""
-    given = _given(context)
+    given = given_options(context)
     plan = _plan(recipe, target, cycle, weights, epochs, dense_epochs, given)
     run = runs.RunDirectory(out, trust_source=True)  # the user names the source here
 
@@ -108,12 +108,6 @@ def fit(
             show_report(run, output)
 
 
-def _given(context: typer.Context) -> set[str]:
-    """Return the names of the options on the command line."""
-    origins = {str(one.name): context.get_parameter_source(str(one.name)) for one in context.command.params}
-    return {name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"}
-
-
 def _plan(
     recipe: Recipe,
     target: Target,
@@ -135,7 +129,11 @@ def _plan(
         recipe = replace(recipe, epochs=_EPOCHS if epochs is None else epochs)
         dense_epochs = _DENSE_EPOCHS if dense_epochs is None else dense_epochs
         return {"recipe": recipe, "target": target, "dense_epochs": dense_epochs}
-    useless = {"dense_epochs", *(field.name for field in fields(Recipe))} - {*REDUCTION, "max_macs", "max_params"}
+    useless = {"dense_epochs", *(field.name for field in fields(Recipe))} - {
+        *REDUCTION,
+        "max_macs",
+        "max_params",
+    }
     if names := _flags(given & useless):
         raise ValueError(f"{names} has no effect on a trained network (--weights): leave it out")
     cycle = replace(cycle, lr=recipe.lr if "lr" in given else None, bfloat16=recipe.bfloat16)

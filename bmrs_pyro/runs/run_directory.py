@@ -151,12 +151,16 @@ class RunDirectory(RunInputs):
 
     def likelihood(self) -> str | Likelihood:
         """Return the likelihood that scores predictions: its name, or the likelihood with its trained parameters."""
+        return scored_by(self.config, self.trained_likelihood())
+
+    def trained_likelihood(self) -> Likelihood:
+        """Return the likelihood that the run was trained with, with its trained parameters."""
         likelihood = likelihood_of(self.config)
         if isinstance(likelihood, nn.Module):
             file = self._file("network.safetensors")
             with fitting(file):
                 likelihood.load_state_dict(part(read_tensors(file)[0], "likelihood"))
-        return scored_by(self.config, likelihood)
+        return likelihood
 
     def save_dense(self, dense: nn.Module) -> None:
         """Write the trained dense network."""

@@ -112,11 +112,9 @@ def begin_run(
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
     program = program_of(dense, config, len(splits.train), None if plain else example)
-    if target is None:
-        limits = Limits.of(recipe)
-    else:
-        limits = Limits.of_target(target, program.network, recipe.round_to)
-    limits.refuse_impossible(program.network)
+    noisy = program.network
+    limits = Limits.of(recipe) if target is None else Limits.of_target(target, noisy, recipe.round_to)
+    limits.refuse_impossible(noisy)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
     if classes == 1:

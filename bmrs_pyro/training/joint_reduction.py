@@ -106,7 +106,9 @@ class JointReduction:
                 of those that were removed earlier.
         """
         model = copy.deepcopy(model)
-        history = History(before.keep, scores={name: values.clone() for name, values in before.scores.items()})
+        history = History(
+            before.keep, scores={name: values.clone() for name, values in before.scores.items()}
+        )
         with generators_kept() if self.seed is not None else nullcontext():
             if self.seed is not None:
                 seed_generators(self.seed)
