@@ -79,7 +79,6 @@ def fit(
         nonlocal run
         if resume and run.exists():
             _refuse_another(run, context, given)
-            output.show(*_taken_up(run))
         else:
             run = runs.begin_run(
                 out,
@@ -95,9 +94,9 @@ def fit(
         training.refuse_unusable(own.device or "cpu")
         if hardware.cuda_graphs:
             training.refuse_unrecordable(own.device or "cpu")
+        distributed.main_process_first(prepare)
         first = distributed.rank() == 0
         output = Output(json and first, quiet or not first)
-        distributed.main_process_first(prepare)
         try:
             runs.train_run(run, hardware=own, progress=output.progress)
         except files.WriteError as error:
@@ -143,16 +142,6 @@ def _plan(
 
 def _flags(names: set[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
-
-
-def _taken_up(run: runs.RunDirectory) -> list[str]:
-    """Say what of an interrupted reduction is used again; nothing for other runs."""
-    if run.config.cycle is None:
-        return []
-    kept = len(run.shelf.reductions())
-    if not kept:
-        return ["No reduction was finished: it starts again from the given weights."]
-    return [f"Finished reductions that are kept: {kept}. One that was interrupted starts again."]
 
 
 def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:

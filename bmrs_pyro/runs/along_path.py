@@ -81,7 +81,7 @@ def _path(
 ) -> Path:
     config, recipe = run.config, run.config.recipe
     if config.cycle is not None:
-        return reduction_of(run, hardware, progress)
+        return reduction_of(run, hardware, progress, callbacks)
     prepared = Prepared.of(run, hardware.device or "cpu")
     return fit_path(
         prepared.model,

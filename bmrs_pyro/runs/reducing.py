@@ -4,11 +4,13 @@ from __future__ import annotations
 
 __all__ = ["reduction_of", "refuse_unreducible"]
 
+from collections.abc import Callable, Sequence
+
 from bmrs_pyro.distributed import world_size
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.runs.preparing import Prepared
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.training import Hardware, JointReduction, Recipe, Target, TrainedPath
+from bmrs_pyro.training import Epoch, Hardware, JointReduction, Recipe, Target, TrainedPath
 
 
 def refuse_unreducible(recipe: Recipe, target: Target, hardware: Hardware) -> None:
@@ -26,13 +28,19 @@ def refuse_unreducible(recipe: Recipe, target: Target, hardware: Hardware) -> No
             raise ValueError(f"--{name.replace('_', '-')} has no effect on a trained network; leave it out")
 
 
-def reduction_of(run: RunDirectory, hardware: Hardware, progress: bool) -> TrainedPath:
+def reduction_of(
+    run: RunDirectory,
+    hardware: Hardware,
+    progress: bool,
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+) -> TrainedPath:
     """Return the path of a run's trained network before any reduction.
 
     Args:
         run: the run, whose configuration has a cycle.
         hardware: the hardware to train on.
         progress: show a progress bar.
+        callbacks: called with every epoch's record.
     """
     config, recipe = run.config, run.config.recipe
     assert config.cycle is not None
@@ -50,5 +58,6 @@ def reduction_of(run: RunDirectory, hardware: Hardware, progress: bool) -> Train
         criterion=criterion,
         seed=recipe.seed,
         progress=progress,
+        callbacks=callbacks,
     )
     return TrainedPath.of(prepared.model, reduction, recipe.round_to, run.shelf)

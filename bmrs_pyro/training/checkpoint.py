@@ -33,12 +33,14 @@ class TrainingState:
         tensors: state dicts by part: ``network``, ``guide``, ``likelihood`` (if it is an nn.Module), ``stored``
             (parameters that are only in Pyro's store), each again as ``best/<part>``, ``scores`` and
             ``optim/<parameter>``.
+        points: the cuts so far of a trained network.
     """
 
     keep: KeepMask
     epochs: tuple[Any, ...]
     best: tuple[int, float] | None
     tensors: Mapping[str, Mapping[str, Tensor]]
+    points: tuple[PathPoint, ...] = ()
 
 
 class StateStore(Protocol):
@@ -57,11 +59,11 @@ class Checkpoint:
 
     Args:
         path: the file, which the first save creates.
-        record: class of the epochs' records, or of the cuts'.
+        record: class of the epochs' records.
     """
 
     path: Path
-    record: type[Record | PathPoint] = Epoch
+    record: type[Record] = Epoch
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -83,9 +85,10 @@ class Checkpoint:
             best = parse_json(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
-                tuple(self.record.from_json(record) for record in parse_json(meta["epochs"])),
+                tuple(self.record(**record) for record in parse_json(meta["epochs"])),
                 tuple(best) if best is not None else None,
                 tensors,
+                tuple(map(PathPoint.from_json, parse_json(meta.get("points", "[]")))),
             )
         except NewerFormat as error:
             raise CheckpointError(f"{self.path} cannot be read ({error})") from None
@@ -106,6 +109,7 @@ class Checkpoint:
             "keep": state.keep.to_json(),
             "epochs": json.dumps([epoch.to_json() for epoch in state.epochs]),
             "best": json.dumps(state.best),
+            "points": json.dumps([point.to_json() for point in state.points]),
         }
         tensors = {
             f"{part}::{name}": value

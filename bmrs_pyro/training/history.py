@@ -6,7 +6,7 @@ __all__ = ["Epoch", "History", "Record"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,6 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""
         return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """Return the record that :meth:`to_json` made plain."""
-        return cls(**record)
 
 
 @dataclass(frozen=True)

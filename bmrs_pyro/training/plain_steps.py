@@ -7,7 +7,7 @@ __all__ = ["PlainSteps"]
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class PlainSteps:
     ) -> None:
         self.net, self.likelihood, self.total, self.cycle = net, likelihood, total, cycle
         self.watch, self.done = watch, 0
-        self.batches = _endless(loader)
+        self.loader, self.batches, self.rate = loader, _endless(loader, 0), 0.0
         self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
         weights = [{"params": [*self.names, *extra]}]  # a group, which may be empty
@@ -82,8 +82,9 @@ class PlainSteps:
         device = next(self.net.parameters()).device
         while self.done < until:
             x, y = next(self.batches)
+            self.rate = self.cycle.rate((self.done + 1) / (self.total + 1))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
+                group["lr"] = self.rate
             self.optimizer.zero_grad()
             try:
                 loss = self._loss(inputs_on(device, x), y.to(device))
@@ -111,6 +112,20 @@ class PlainSteps:
                 for key, value in state.items():
                     if isinstance(value, Tensor) and value.dim():
                         state[key] = removal.cut(name, value)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimiser's moments, by the number of the parameter."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            str(number): {name: value for name, value in moments.items() if value is not None}
+            for number, moments in state.items()
+        }
+
+    def resume_(self, done: int, epoch: int, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue after a number of steps and epochs, with the optimiser's moments of that time."""
+        self.done, self.batches = done, _endless(self.loader, epoch)
+        moments = {int(number): dict(values) for number, values in state.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def _loss(self, x: Any, y: Tensor) -> Tensor:
         """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
@@ -143,8 +158,8 @@ def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Ten
     return -learned.log_prob(one.mean).mean()
 
 
-def _endless(loader: Batches) -> Iterator[tuple[Any, Tensor]]:
-    for epoch in itertools.count():
+def _endless(loader: Batches, first: int) -> Iterator[tuple[Any, Tensor]]:
+    for epoch in itertools.count(first):
         set_epoch(loader, epoch)
         found = False
         for found_x, y in pairs(loader):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.path_point import PathPoint
 
 ALIKE = 0.98
 """Of two states in a row, only the better one is kept if the later one has more than this share of the structures."""
@@ -78,12 +77,8 @@ class Shelf:
             file = Checkpoint(self.directory / f"refit-{epoch:04}-{epochs}{budgets}.safetensors")
         return Resumed(self[epoch], file)
 
-    def reductions(self) -> list[Path]:
-        """Return the files of all finished reductions of a trained network."""
-        return [] if self.directory is None else sorted(self.directory.glob("reduced-*.safetensors"))
-
     def reduction(self, macs: int, limits: Limits) -> Checkpoint | None:
-        """Return the file of a finished reduction of a trained network; None if states are kept in memory.
+        """Return the file of a reduction of a trained network; None if states are kept in memory.
 
         Args:
             macs: multiply-accumulates of the network before it.
@@ -93,7 +88,7 @@ class Shelf:
             return None
         self.directory.mkdir(parents=True, exist_ok=True)
         budgets = f"{limits.max_macs}-{limits.max_parameters}-{limits.round_to}"
-        return Checkpoint(self.directory / f"reduced-{macs}-{budgets}.safetensors", PathPoint)
+        return Checkpoint(self.directory / f"reduced-{macs}-{budgets}.safetensors")
 
     def _drop(self, epoch: int) -> None:
         if self.directory is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["TrainedPath"]
 
-import copy
 import warnings
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -12,11 +11,9 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.choice import Choice, ScoreMissed
 from bmrs_pyro.training.choosing import Target, TargetMissed
 from bmrs_pyro.training.history import History
@@ -25,7 +22,6 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.pace import Pace
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
-from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee
 
@@ -129,31 +125,9 @@ class TrainedPath(Path):
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History
     ) -> tuple[Refit, tuple[PathPoint, ...]]:
-        """Make a reduction and keep its result in a file, or load a result that was kept."""
-        file = self.shelf.reduction(complexity(model.network).macs, limits)
-        state = None if file is None else file.load()
-        if state is not None:
-            return self._kept(state)
-        refit, points = self.reduction.run(model, limits, self.dense, history)
-        if file is not None:
-            tensors = {
-                "model": refit.model.state_dict(),
-                "guide": refit.guide.state_dict(),
-                "scores": refit.history.scores,
-            }
-            file.save(TrainingState(refit.history.keep, (*points, refit.point), None, tensors))
-        return refit, points
-
-    def _kept(self, state: TrainingState) -> tuple[Refit, tuple[PathPoint, ...]]:
-        model = copy.deepcopy(self.trainee.model)
-        guide = AutoTruncatedLogNormal(model)
-        remove_structures_(model, guide, state.keep)
-        model.load_state_dict(state.tensors["model"])
-        guide.load_state_dict(state.tensors["guide"])
-        history = History(state.keep, scores=dict(state.tensors["scores"]))
-        history.network = compact(model.network, {})
-        *points, point = state.epochs
-        return Refit(self.dense, point, model, guide, history), tuple(points)
+        """Make a reduction, continue an interrupted one, or load a finished one."""
+        store = self.shelf.reduction(complexity(model.network).macs, limits)
+        return self.reduction.run(model, limits, self.dense, history, store)
 
 
 def _whole(model: SupervisedModel) -> History:
