@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from operator import length_hint
 
+import torch
 from torch import nn
 
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import KLWeight
+from bmrs_pyro.inference import KLWeight, SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
 from bmrs_pyro.network.generators import generators_kept, seed_generators
@@ -32,7 +33,7 @@ from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.preparing import batches_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
-from bmrs_pyro.training import Cycle, History, Limits, PlainSteps, reestimate_batch_norm_
+from bmrs_pyro.training import Cycle, History, JointReduction, Limits, PlainSteps, reestimate_batch_norm_
 from bmrs_pyro.training.progress import EpochBar
 
 RANKED = ("expected", "l2")
@@ -100,13 +101,34 @@ def _decided(
     scores = score_structures(posteriors, prior, decide)
     budgets = limits.max_macs or limits.max_parameters
     units = _units(directory) if budgets and isinstance(decide, ModelReduction) else None
-    keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
+    reduced = directory.config.cycle is not None  # a trained network, trained with gains of 1
+    if reduced and isinstance(decide, ModelReduction):
+        keep = _jointly(directory, network, limits)
+    else:
+        keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
     history = History(kept)
     history.note_scores(scores)
-    # a trained network was trained with gains of 1
-    reduced = directory.config.cycle is not None
     theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
     return compact(network, keep, theta), Decision.by(decide, criterion, kept.then(keep), history.scores)
+
+
+def _jointly(run: RunDirectory, network: NoisyNetwork, limits: Limits) -> KeepMask:
+    """Return the structures of a trained network that a budget leaves, by the loss of removing them together.
+
+    The evidence of single structures is not enough: where the network fits its data, it is next to nothing for all.
+
+    Raises:
+        ValueError: there is no budget.
+    """
+    if limits.max_macs is None and limits.max_parameters is None:
+        raise ValueError(
+            f"{run.path} reduces a trained network, which is pruned again to a budget: give --max-macs or --max-params"
+        )
+    train = run_data(run).train
+    model = SupervisedModel(network, run.trained_likelihood(), len(train), kl_weight="elbo")
+    loss = JointReduction(batches_of(train, run.config.recipe), [], epochs=0).loss(model)
+    whole = {family.name: torch.ones(family.size, dtype=torch.bool) for family in network.structures}
+    return limits.applied(network, KeepMask(whole), loss)
 
 
 def _fine_tune_(

@@ -55,7 +55,7 @@ class RunDirectory(RunInputs):
     ``example.safetensors``  the inputs of one example, unless they are one array of real numbers
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
-    ``path/``                the networks on the path, and their refits
+    ``path/``                the networks on the path and their refits, or the reductions of a trained network
     ``path.json``            the costs and scores of these networks, and the chosen one
     ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
     ``reduction.json``       criterion, keep masks, score of every structure, accuracy
