@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bmrs_pyro import network, runs, training
+from bmrs_pyro import runs, training
 from bmrs_pyro.cli.options import given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
@@ -62,12 +62,12 @@ def prune(
     target = Target(max_macs=max_macs, max_params=max_params)
     training.refuse_unusable(device)
     directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
-    dense = network.complexity(directory.dense(), *network.arguments(directory.example()))
     runs.prune_run(
         directory,
         criterion,
         fraction,
-        training.Limits(round_to, *target.budgets(dense)),
+        training.Limits(round_to),
+        target=target,
         epochs=fine_tune_epochs,
         cycle=cycle,
         device=device,

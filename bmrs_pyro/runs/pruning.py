@@ -15,7 +15,7 @@ from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import KLWeight, SupervisedModel
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import (
@@ -33,7 +33,15 @@ from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.preparing import batches_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
-from bmrs_pyro.training import Cycle, History, JointReduction, Limits, PlainSteps, reestimate_batch_norm_
+from bmrs_pyro.training import (
+    Cycle,
+    History,
+    JointReduction,
+    Limits,
+    PlainSteps,
+    Target,
+    reestimate_batch_norm_,
+)
 from bmrs_pyro.training.progress import EpochBar
 
 RANKED = ("expected", "l2")
@@ -45,6 +53,7 @@ def prune_run(
     fraction: float | None = None,
     limits: Limits | None = None,
     *,
+    target: Target | None = None,
     epochs: int = 0,
     cycle: Cycle | None = None,
     device: str = "cpu",
@@ -59,6 +68,7 @@ def prune_run(
         criterion: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``, ``expected`` or ``l2``.
         fraction: for ``expected`` and ``l2``, share of the remaining structures to remove; None takes BMRS_N's share.
         limits: multiples and budgets.
+        target: budgets that may be shares of the dense network; they replace those of the limits.
         epochs: epochs that the small network is trained for, without gains.
         cycle: optimiser and learning rates of these epochs.
         device: the device of these epochs.
@@ -74,8 +84,12 @@ def prune_run(
         )
     if epochs < 0:
         raise ValueError(f"there are {epochs} epochs of fine-tuning; give 0 or more")
+    limits = limits or Limits()
     with directory.locked():
-        small, decision = _decided(directory, criterion, fraction, limits or Limits())
+        if target is not None:
+            dense = complexity(directory.dense(), *arguments(directory.example()))
+            limits = Limits(limits.round_to, *target.budgets(dense))
+        small, decision = _decided(directory, criterion, fraction, limits)
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))

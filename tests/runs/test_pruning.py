@@ -62,7 +62,8 @@ def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) ->
         held_out = Batches(run_data(run).train, 200, shuffle=False)
         found = evaluate(run.small(), held_out, likelihood=run.likelihood())
         assert isinstance(found, ValueEvaluation)
-        return found.rmse or 0.0
+        assert found.rmse is not None
+        return found.rmse
 
     prune_run(run, "bmrs-n", limits=Limits(max_parameters=30))
     before = error()
