@@ -4,32 +4,34 @@ from __future__ import annotations
 
 __all__ = ["fit"]
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bmrs_pyro import distributed, files, runs, training
-from bmrs_pyro.cli.options import with_options_of
+from bmrs_pyro.cli.options import given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.data.source import DataSource
 from bmrs_pyro.training.choosing import Target
-from bmrs_pyro.training.recipe import ONE_WEIGHT, Hardware, Recipe
+from bmrs_pyro.training.cycle import Cycle
+from bmrs_pyro.training.recipe import ONE_WEIGHT, REDUCTION, Hardware, Recipe
 
-_COST, _ONE_WEIGHT = (
-    "What the network may cost (run along the path)",
-    "One KL weight (any of these options replaces the path)",
-)
-_EPOCHS, _DENSE_EPOCHS = 36, 12
+_PANELS = {
+    "Target": "What the network may cost",
+    "Cycle": "A trained network (--weights)",
+    "one weight": "One KL weight (any of these options makes a single run)",
+}
+_EPOCHS, _DENSE_EPOCHS, _REDUCTION_EPOCHS = 36, 12, 15
 
 
 def _panel(kind: str, field: str) -> str:
-    return _COST if kind == "Target" else _ONE_WEIGHT if field in ONE_WEIGHT else kind
+    return _PANELS.get("one weight" if field in ONE_WEIGHT else kind, kind)
 
 
-@with_options_of(_panel, source=DataSource, target=Target, recipe=Recipe, hardware=Hardware)
+@with_options_of(_panel, source=DataSource, target=Target, recipe=Recipe, cycle=Cycle, hardware=Hardware)
 def fit(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="FILE.py, module:callable, torchvision:NAME or timm:NAME.")],
@@ -37,24 +39,29 @@ def fit(
     source: DataSource,
     target: Target,
     recipe: Recipe,
+    cycle: Cycle,
     hardware: Hardware,
     epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Epochs of the path, by default {_EPOCHS}; at one KL weight, epochs with pruning, by default 20.",
+            help=f"Epochs of the path, by default {_EPOCHS}; with --weights, all epochs of the reduction, by default "
+            f"{_REDUCTION_EPOCHS}; at one KL weight, epochs with pruning, by default 20.",
             rich_help_panel="Recipe",
         ),
     ] = None,
     dense_epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Epochs without gains before the path, by default {_DENSE_EPOCHS}, or 0 with --weights.",
-            rich_help_panel=_COST,
+            help=f"Epochs without gains before the path, by default {_DENSE_EPOCHS}.",
+            rich_help_panel=_PANELS["Target"],
         ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from trained weights: FILE.safetensors, or FILE.pt of a state dict."),
+        typer.Option(
+            help="Reduce a trained network: FILE.safetensors, or FILE.pt of a state dict.",
+            rich_help_panel=_PANELS["Cycle"],
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -64,14 +71,8 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train and prune a network, to the smallest size that predicts as well or to a target; write a run directory."""
-    given = _given(context)
-    along = not (given & {*ONE_WEIGHT}) and recipe.prunes
-    if along:
-        recipe = replace(recipe, epochs=_EPOCHS if epochs is None else epochs)
-        if dense_epochs is None:
-            dense_epochs = 0 if weights else _DENSE_EPOCHS
-    else:
-        recipe = _at_one_weight(recipe, epochs, target, given)
+    given = given_options(context)
+    plan = _plan(recipe, target, cycle, weights, epochs, dense_epochs, given)
     run = runs.RunDirectory(out, trust_source=True)  # the user names the source here
 
     def prepare() -> None:
@@ -83,11 +84,9 @@ def fit(
                 out,
                 model,
                 source,
-                recipe,
-                target=target if along else None,
-                dense_epochs=dense_epochs or 0,
                 weights=weights,
                 hardware=own,
+                **plan,
             )
 
     with distributed.init_distributed(hardware.device) as device:
@@ -108,10 +107,41 @@ def fit(
             show_report(run, output)
 
 
-def _given(context: typer.Context) -> set[str]:
-    """Return the names of the options on the command line."""
-    origins = {str(one.name): context.get_parameter_source(str(one.name)) for one in context.command.params}
-    return {name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"}
+def _plan(
+    recipe: Recipe,
+    target: Target,
+    cycle: Cycle,
+    weights: Path | None,
+    epochs: int | None,
+    dense_epochs: int | None,
+    given: set[str],
+) -> dict[str, Any]:
+    """Return the options of a run: along the path, at one KL weight, or the reduction of a trained network."""
+    single = given & {*ONE_WEIGHT} - ({"round_to"} if weights else set())
+    trained = weights is not None and not single and recipe.prunes
+    own = {field.name for field in fields(Cycle)} - {field.name for field in fields(Recipe)}
+    if not trained and (names := _flags(given & own)):
+        raise ValueError(f"{names} is for a trained network: give its --weights, and no KL weight")
+    if single or not recipe.prunes:
+        return {"recipe": _at_one_weight(recipe, epochs, target, given)}
+    if not trained:
+        recipe = replace(recipe, epochs=_EPOCHS if epochs is None else epochs)
+        dense_epochs = _DENSE_EPOCHS if dense_epochs is None else dense_epochs
+        return {"recipe": recipe, "target": target, "dense_epochs": dense_epochs}
+    useless = {"dense_epochs", *(field.name for field in fields(Recipe))} - {
+        *REDUCTION,
+        "max_macs",
+        "max_params",
+    }
+    if names := _flags(given & useless):
+        raise ValueError(f"{names} has no effect on a trained network (--weights): leave it out")
+    cycle = replace(cycle, lr=recipe.lr if "lr" in given else None, bfloat16=recipe.bfloat16)
+    recipe = replace(recipe, epochs=_REDUCTION_EPOCHS if epochs is None else epochs)
+    return {"recipe": recipe, "target": target, "cycle": cycle}
+
+
+def _flags(names: set[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:

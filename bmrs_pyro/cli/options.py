@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["field_helps", "with_options_of"]
+__all__ = ["field_helps", "given_options", "with_options_of"]
 
 import functools
 import inspect
@@ -56,6 +56,12 @@ def with_options_of(
         return with_records
 
     return decorate
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Return the names of the options on the command line."""
+    origins = {str(one.name): context.get_parameter_source(str(one.name)) for one in context.command.params}
+    return {name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"}
 
 
 def field_helps(kind: type) -> dict[str, str]:

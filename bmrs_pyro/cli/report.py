@@ -95,6 +95,9 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
 
 def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     whole, points = path.dense, path.points
+    what, another = "Networks on the path", "chooses another one"
+    if path.of_cuts:
+        what, another = "Cuts", "reduces the given weights to another target"
     lines = []
     if whole.score.accuracy is not None:
         lines.append(f"validation accuracy of the dense network: {whole.score.accuracy:.2%}")
@@ -103,8 +106,8 @@ def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     return [
         *lines,
         *reporting.choice_in_words(path),
-        f"Networks on the path: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
-        f"bmrs choose {run.path} chooses another one.",
+        f"{what}: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
+        f"bmrs choose {run.path} {another}.",
     ]
 
 

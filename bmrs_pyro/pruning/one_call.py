@@ -179,8 +179,8 @@ def prune(
         trained: whether the network is trained already.
         **options: fields of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``, and options of
             :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
-            ``trained=True``: fields of :class:`Target`, of :class:`JointReduction`, such as ``epochs``, and of its
-            :class:`Cycle`, such as ``lr``, ``optimizer`` and ``teacher``; also ``round_to`` and ``device``.
+            ``trained=True``: fields of :class:`Target`, of :class:`JointReduction`, such as ``epochs`` and
+            ``teacher``, and of its :class:`Cycle`, such as ``lr`` and ``optimizer``; also ``round_to`` and ``device``.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough; its ``path`` is the path.

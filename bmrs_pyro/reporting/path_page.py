@@ -37,6 +37,7 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
     criterion, whole = trainee.criterion, trainee.model.network
     posteriors = {name: _on_cpu(q) for name, q in choice.refit.guide.posteriors().items()}
     reduced = reduced_of(criterion, posteriors) if isinstance(criterion, ModelReduction) else None
+    record = PathRecord.of(path, choice)
     subject = Subject(
         dense=whole,
         networks=_measured(path, choice),
@@ -46,9 +47,9 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         epochs=history.epochs,
         reduced=reduced,
         accuracy=choice.refit.point.score.accuracy,
-        path=PathRecord.of(path, choice),
+        path=record,
     )
-    share = smaller(path, choice.refit.point.macs)
+    share = smaller(record, choice.refit.point.macs)
     data = getattr(getattr(trainee.loader, "dataset", None), "name", None)
     settings = {**vars(trainee.pace), **trainee.options, "criterion": criterion_name(criterion)}
     return render(
@@ -59,7 +60,9 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         cost_note="Latencies are medians for one batch, on the machine that made this page.",
         next_steps=[
             (
-                "Choose another network of the same path:",
+                "Reduce the network to another size:"
+                if record.of_cuts
+                else "Choose another network of the same path:",
                 f'result.choose(max_macs="{share}")',
             ),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),

@@ -78,15 +78,15 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
         "log-likelihood",
         "MACs",
         "structures",
-        "KL weight",
+        *([] if path.of_cuts else ["KL weight"]),
         "Σ ΔF",
     ]
-    rows = [_row(point, str(point.epoch)) for point in path.points]
+    rows = [_row(path, point, str(point.epoch)) for point in path.points]
     spoken = [f"{row[1]} parameters, {title} {row[2]}" for row in rows]
     places = [i for i, point in enumerate(path.points) if chosen is not None and point.epoch == chosen.epoch]
-    rows.append(_row(path.dense, "unpruned"))
+    rows.append(_row(path, path.dense, "unpruned"))
     if chosen is not None:
-        rows.append(_row(chosen, f"{chosen.epoch}, {'trained on' if path.of_cuts else 'refitted'}"))
+        rows.append(_row(path, chosen, f"{chosen.epoch}, {'trained on' if path.of_cuts else 'refitted'}"))
     picture = chart(plot_path(path, chosen), f"Validation {title} against size", rows=spoken)
     return {
         **{"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)},
@@ -106,12 +106,15 @@ def choice_in_words(path: PathRecord) -> list[str]:
     ]
     if target.loses_nothing:
         score = (target.score or "log_likelihood").replace("_", "-")
-        asked = [f"the smallest network whose {score} is within one standard error of the best"]
-    words = [f"Asked for: {', '.join(asked)}.{'' if path.met else ' No network that was refitted meets it.'}"]
-    return [*words, *(f"Tried before: {note}." for note in path.notes)]
+        best = "the unpruned network's" if path.of_cuts else "the best"
+        asked = [f"the smallest network whose {score} is within one standard error of {best}"]
+    missed = " It was missed." if path.of_cuts else " No network that was refitted meets it."
+    words = [f"Asked for: {', '.join(asked)}.{'' if path.met else missed}"]
+    before = "Reached" if path.of_cuts else "Tried before"
+    return [*words, *(f"{before}: {note}." for note in path.notes)]
 
 
-def _row(point: PathPoint, name: str) -> tuple[str, ...]:
+def _row(path: PathRecord, point: PathPoint, name: str) -> tuple[str, ...]:
     delta_f = "" if point.delta_f is None else f"{point.delta_f:,.1f}"
     macs, structures = f"{point.macs:,}", f"{point.size:,}"
     return (
@@ -121,7 +124,7 @@ def _row(point: PathPoint, name: str) -> tuple[str, ...]:
         *([] if point.score.accuracy is None else [told(point.score._replace(accuracy=None))]),
         macs,
         structures,
-        f"{point.kl_weight:.3g}",
+        *([] if path.of_cuts else [f"{point.kl_weight:.3g}"]),
         delta_f,
     )
 
@@ -136,12 +139,14 @@ def told(score: Score, *, bare: bool = False) -> str:
     return value if bare or error is None else f"{value} ± {error}"
 
 
-def smaller(path: _Points, macs: int) -> str:
+def smaller(path: PathRecord, macs: int) -> str:
     """Return a MACs budget for a smaller network, as a share: half of ``macs``, but no less than the path's smallest.
+
+    A trained network can be reduced to less than the last cut.
 
     Args:
         path: the path.
         macs: MACs of the present network.
     """
-    share = max(macs / 2, path.points[-1].macs) / max(path.dense.macs, 1)
+    share = max(macs / 2, 0 if path.of_cuts else path.points[-1].macs) / max(path.dense.macs, 1)
     return f"{math.ceil(1e4 * share) / 100:g}%"

@@ -60,13 +60,17 @@ def compare_run(
 
 
 def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
-    """Evaluate a run on its test data: the small network, the mean over draws of the gains, and corrupted inputs."""
+    """Evaluate a run on its test data: the small network, the mean over draws of the gains, and corrupted inputs.
+
+    Gains that were not trained, as in the reduction of a trained network, are not drawn.
+    """
     test = run_data(run).test
     batches, small = serving(test, 500, shuffle=False), run.small()
     likelihood = run.likelihood()
     yield "test data", evaluate(small, batches, likelihood=likelihood)
-    predicted = predictor_of(run, _DRAWS)
-    yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, likelihood=likelihood)
+    if run.config.cycle is None:
+        predicted = predictor_of(run, _DRAWS)
+        yield f"mean of {_DRAWS} draws of the gains", evaluate(predicted, batches, likelihood=likelihood)
     if run.stored_example() is not None:
         return  # tokens and several inputs are not corrupted
     for corruption in CORRUPTIONS if len(test.input_shape) == 3 else ("noise", "contrast"):

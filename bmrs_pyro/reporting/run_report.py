@@ -85,7 +85,7 @@ def html_report(
         settings=[
             (name, str(value))
             for name, value in {**vars(config), **config.options()}.items()
-            if name not in ("recipe", "versions", "target")
+            if name not in ("recipe", "versions", "target", "cycle")
         ],
     )
 
@@ -124,9 +124,12 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
             )
         ]
     else:
+        less = "Choose a network of the same path that loses less:"
+        if path.of_cuts:
+            less = "Reduce the given weights again, so that less is lost:"
         another = [
-            ("Choose a network of the same path that loses less:", f"bmrs choose {name} --max-loss 0.1"),
-            ("Or a smaller one:", f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
+            (less, f"bmrs choose {name} --max-loss 0.1"),
+            ("Or to a smaller size:", f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
         ]
     weights = "" if _dense_is_trained(run, subject.networks) else " --weights DENSE.safetensors"
     return [

@@ -147,10 +147,12 @@ class Subject:
 
     def training(self) -> list[Chart]:
         """Draw the curves of the training."""
+        of_gains = ("elbo", "kl") if self.path is not None and self.path.of_cuts else ()
         charts = [
             chart(plots.plot_training(self.epochs, curve), title)
             for curve, title in _CURVES.items()
-            if any(plots.CURVES[curve][1](epoch) is not None for epoch in self.epochs)
+            if curve not in of_gains
+            and any(plots.CURVES[curve][1](epoch) is not None for epoch in self.epochs)
         ]
         scored = [epoch for epoch in self.epochs if epoch.accuracy is not None]
         if scored and self.path is None:  # the path shows it better

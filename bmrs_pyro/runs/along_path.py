@@ -12,14 +12,17 @@ from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.preparing import Prepared
+from bmrs_pyro.runs.reducing import reduction_of
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.training import Epoch, Hardware, Path, Target, TargetMissed, choose, fit_path
+from bmrs_pyro.training import Epoch, Hardware, Path, Target, TargetMissed, TrainedPath, choose, fit_path
 
 
 def choose_run(
     run: RunDirectory, target: Target, *, hardware: Hardware | None = None, progress: bool = True
 ) -> None:
     """Choose another network of a run's path, and train its refit if there is none yet.
+
+    If the run reduces a trained network, the given weights are reduced to the target, unless they were before.
 
     Args:
         run: the run; its small network is replaced. Refits of earlier choices are kept and can be chosen again.
@@ -37,11 +40,13 @@ def choose_run(
             "without training, and bmrs fit without --kl-weight makes a run along the path"
         )
     with run.locked():
-        _choose(run, _fitted(run, hardware or Hardware(), progress), target)
+        _choose(run, _path(run, hardware or Hardware(), progress), target)
 
 
 def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     """Fit a run's path, or continue it, and choose the network that meets the target in the run's configuration.
+
+    A trained network is reduced to the target instead.
 
     Args:
         run: the run.
@@ -52,8 +57,11 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     callbacks = [run.append_metrics] if rank() == 0 else []
-    path, target = _fitted(run, hardware, progress, callbacks), run.config.target
+    path, target = _path(run, hardware, progress, callbacks), run.config.target
     assert target is not None
+    if isinstance(path, TrainedPath):
+        _choose(run, path, target)
+        return
     if rank() == 0:
         run.save_dense(path.network(path.dense).cpu())
         run.save_path_record(PathRecord.of(path))
@@ -65,13 +73,15 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         ) from None
 
 
-def _fitted(
+def _path(
     run: RunDirectory,
     hardware: Hardware,
     progress: bool,
     callbacks: Sequence[Callable[[Epoch], object]] = (),
 ) -> Path:
     config, recipe = run.config, run.config.recipe
+    if config.cycle is not None:
+        return reduction_of(run, hardware, progress, callbacks)
     prepared = Prepared.of(run, hardware.device or "cpu")
     return fit_path(
         prepared.model,
@@ -90,7 +100,10 @@ def _fitted(
 
 
 def _choose(run: RunDirectory, path: Path, target: Target) -> None:
-    choice = choose(path, target)
+    if isinstance(path, TrainedPath):
+        path, choice = path.chosen(target)
+    else:
+        choice = choose(path, target)
     if rank() > 0:
         return
     refit, name = choice.refit, run.config.recipe.criterion

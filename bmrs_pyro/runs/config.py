@@ -10,7 +10,7 @@ from typing import Any
 
 from bmrs_pyro.data import DataSource
 from bmrs_pyro.files import from_record
-from bmrs_pyro.training import ONE_WEIGHT, Recipe, Target
+from bmrs_pyro.training import ONE_WEIGHT, REDUCTION, Cycle, Recipe, Target
 
 # names that fields had in runs of earlier versions
 _RENAMED = {"variational_rate": "posterior_lr_factor"}
@@ -33,6 +33,7 @@ class RunConfig:
             numbers.
         target: what the network may cost, for a run along the path; None for a run at one KL weight.
         dense_epochs: epochs without gains before the path.
+        cycle: how the weights of a trained network are trained while it is reduced; None for other runs.
         weights: file of the dense network's initial weights, which the run has a copy of; None for random ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
         versions: versions of bmrs_pyro, torch, pyro and Python.
@@ -50,6 +51,7 @@ class RunConfig:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target: Target | None = None
     dense_epochs: int = 0
+    cycle: Cycle | None = None
     weights: str | None = None
     source_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -76,8 +78,12 @@ class RunConfig:
         """Return the run's options of ``bmrs fit`` by name; None for options that have no effect on it."""
         recipe, target = asdict(self.recipe), asdict(self.target or Target())
         batch = target.pop("batch_size")
-        own: dict[str, Any] = {**target, **recipe, "latency_batch_size": None, "dense_epochs": None}
-        if self.target is not None:
+        cycle = dict.fromkeys(one.name for one in fields(Cycle) if one.name not in recipe)
+        own: dict[str, Any] = {**target, **recipe, "latency_batch_size": None, "dense_epochs": None, **cycle}
+        if self.cycle is not None:
+            used = {name: recipe[name] for name in REDUCTION}
+            own = {**dict.fromkeys(own), **target, **used, **asdict(self.cycle)}
+        elif self.target is not None:
             own |= {**dict.fromkeys(ONE_WEIGHT), **target, "dense_epochs": self.dense_epochs}
             own["latency_batch_size"] = None if self.target.max_latency is None else batch
         record = {"model": self.model, **asdict(self.data), **own, "weights": self.weights}

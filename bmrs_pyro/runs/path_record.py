@@ -10,7 +10,6 @@ from typing import Any
 
 from bmrs_pyro.files import from_record
 from bmrs_pyro.training import Choice, Pace, Path, PathPoint, Target
-from bmrs_pyro.training.validation import Score
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class PathRecord:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {
-            "dense": _point_to_json(self.dense),
-            "points": [_point_to_json(point) for point in self.points],
+            "dense": self.dense.to_json(),
+            "points": [point.to_json() for point in self.points],
             "pace": asdict(self.pace),
-            "chosen": self.chosen and _point_to_json(self.chosen),
+            "chosen": self.chosen and self.chosen.to_json(),
             "target": self.target and asdict(self.target),
             "met": self.met,
             "notes": list(self.notes),
@@ -71,21 +70,13 @@ class PathRecord:
         try:
             chosen, target = record["chosen"], record["target"]
             return cls(
-                _point_from_json(record["dense"]),
-                tuple(map(_point_from_json, record["points"])),
+                PathPoint.from_json(record["dense"]),
+                tuple(map(PathPoint.from_json, record["points"])),
                 from_record(Pace, record["pace"]),
-                chosen and _point_from_json(chosen),
+                chosen and PathPoint.from_json(chosen),
                 target and from_record(Target, target),
                 bool(record["met"]),
                 tuple(map(str, record["notes"])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed path ({type(error).__name__}: {error})") from None
-
-
-def _point_to_json(point: PathPoint) -> dict[str, Any]:
-    return {**vars(point), "structures": dict(point.structures), "score": point.score._asdict()}
-
-
-def _point_from_json(record: Mapping[str, Any]) -> PathPoint:
-    return PathPoint(**{**record, "score": Score(**record["score"])})

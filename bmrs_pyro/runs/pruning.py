@@ -1,18 +1,22 @@
-"""Pruning a finished run again, without training."""
+"""Pruning a finished run again from its posteriors, and training of the small network."""
 
 from __future__ import annotations
 
 __all__ = ["prune_run"]
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from operator import length_hint
 
+import torch
 from torch import nn
 
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference import KLWeight
+from bmrs_pyro.inference import KLWeight, SupervisedModel
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.network import NoisyNetwork, compact, producer_norms
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
+from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import (
     Criterion,
@@ -26,36 +30,76 @@ from bmrs_pyro.reduction import (
     select,
 )
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.preparing import batches_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
-from bmrs_pyro.training import History, Limits, reestimate_batch_norm_
+from bmrs_pyro.training import (
+    Cycle,
+    History,
+    JointReduction,
+    Limits,
+    PlainSteps,
+    Target,
+    reestimate_batch_norm_,
+)
+from bmrs_pyro.training.progress import EpochBar
 
 RANKED = ("expected", "l2")
 
 
 def prune_run(
-    directory: RunDirectory, criterion: str, fraction: float | None = None, limits: Limits | None = None
+    directory: RunDirectory,
+    criterion: str,
+    fraction: float | None = None,
+    limits: Limits | None = None,
+    *,
+    target: Target | None = None,
+    epochs: int = 0,
+    cycle: Cycle | None = None,
+    device: str = "cpu",
+    progress: bool = False,
 ) -> None:
     """Apply a criterion to the posteriors at the end of training, and write the resulting small network.
+
+    The posteriors are kept, so that a run can be pruned to several budgets.
 
     Args:
         directory: the finished run; its decision and small network are replaced.
         criterion: ``bmrs-n``, ``bmrs-u-BITS``, ``snr``, ``expected`` or ``l2``.
         fraction: for ``expected`` and ``l2``, share of the remaining structures to remove; None takes BMRS_N's share.
         limits: multiples and budgets.
+        target: budgets that may be shares of the dense network; they replace those of the limits.
+        epochs: epochs that the small network is trained for, without gains.
+        cycle: optimiser and learning rates of these epochs.
+        device: the device of these epochs.
+        progress: show a progress bar.
 
     Raises:
         ValueError: the criterion is unknown, or a fraction is given to a criterion that decides how much to remove.
+        NonFiniteLoss: the training diverges; the run's small network is kept.
     """
     if fraction is not None and criterion not in RANKED:
         raise ValueError(
             f"--fraction is for {' and '.join(RANKED)}; {criterion!r} decides by itself how much to remove"
         )
+    if epochs < 0:
+        raise ValueError(f"there are {epochs} epochs of fine-tuning; give 0 or more")
+    limits = limits or Limits()
     with directory.locked():
-        _decide(directory, criterion, fraction, limits or Limits())
+        if target is not None:
+            dense = complexity(directory.dense(), *arguments(directory.example()))
+            limits = Limits(limits.round_to, *target.budgets(dense))
+        small, decision = _decided(directory, criterion, fraction, limits)
+        if epochs:
+            _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
+        reestimate_batch_norm_(small, training_batches(directory))
+        directory.save_decision(decision, small, _validation_accuracy(directory, small))
 
 
-def _decide(directory: RunDirectory, criterion: str, fraction: float | None, limits: Limits) -> None:
+def _decided(
+    directory: RunDirectory, criterion: str, fraction: float | None, limits: Limits
+) -> tuple[nn.Module, Decision]:
+    """Return the small network before any further training, and the decision about its structures."""
     network, posteriors, kept = directory.network()
     first = next(iter(posteriors.values()))
     prior = LogUniform(first.low, first.high)
@@ -71,13 +115,53 @@ def _decide(directory: RunDirectory, criterion: str, fraction: float | None, lim
     scores = score_structures(posteriors, prior, decide)
     budgets = limits.max_macs or limits.max_parameters
     units = _units(directory) if budgets and isinstance(decide, ModelReduction) else None
-    keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
+    reduced = directory.config.cycle is not None  # a trained network, trained with gains of 1
+    if reduced and isinstance(decide, ModelReduction):
+        keep = _jointly(directory, network, limits)
+    else:
+        keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
     history = History(kept)
     history.note_scores(scores)
-    small = compact(network, keep, {name: posterior.mean for name, posterior in posteriors.items()})
-    reestimate_batch_norm_(small, training_batches(directory))
-    decision = Decision.by(decide, criterion, kept.then(keep), history.scores)
-    directory.save_decision(decision, small, _validation_accuracy(directory, small))
+    theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
+    return compact(network, keep, theta), Decision.by(decide, criterion, kept.then(keep), history.scores)
+
+
+def _jointly(run: RunDirectory, network: NoisyNetwork, limits: Limits) -> KeepMask:
+    """Return the structures of a trained network that a budget leaves, by the loss of removing them together.
+
+    The evidence of single structures is not enough: where the network fits its data, it is next to nothing for all.
+
+    Raises:
+        ValueError: there is no budget.
+    """
+    if limits.max_macs is None and limits.max_parameters is None:
+        raise ValueError(
+            f"{run.path} reduces a trained network, which is pruned again to a budget: give --max-macs or --max-params"
+        )
+    train = run_data(run).train
+    model = SupervisedModel(network, run.trained_likelihood(), len(train), kl_weight="elbo")
+    loss = JointReduction(batches_of(train, run.config.recipe), [], epochs=0).loss(model)
+    whole = {family.name: torch.ones(family.size, dtype=torch.bool) for family in network.structures}
+    return limits.applied(network, KeepMask(whole), loss)
+
+
+def _fine_tune_(
+    run: RunDirectory, small: nn.Module, epochs: int, cycle: Cycle, device: str, progress: bool
+) -> None:
+    """Train a small network on the run's training data, in place; it is on the CPU afterwards."""
+    recipe, likelihood = run.config.recipe, run.trained_likelihood()
+    if isinstance(likelihood, nn.Module):  # its parameters are those of the run
+        likelihood.to(device).requires_grad_(False)
+    loader = batches_of(run_data(run).train, recipe, device)
+    with (
+        generators_kept() if recipe.seed is not None else nullcontext(),
+        EpochBar(epochs, loader, enabled=progress, title="fine-tuning") as bar,
+    ):
+        if recipe.seed is not None:
+            seed_generators(recipe.seed)
+        total = epochs * (length_hint(loader) or sum(1 for _ in loader))
+        PlainSteps(small.to(device), likelihood, loader, total, cycle, bar.step).make(total)
+    small.cpu().eval()
 
 
 def _units(run: RunDirectory) -> Mapping[str, float]:

@@ -55,7 +55,7 @@ class RunDirectory(RunInputs):
     ``example.safetensors``  the inputs of one example, unless they are one array of real numbers
     ``metrics.jsonl``        one record per epoch
     ``state.safetensors``    state after the last epoch, for resuming a run at one KL weight
-    ``path/``                the networks on the path, and their refits
+    ``path/``                the networks on the path and their refits, or the reductions of a trained network
     ``path.json``            the costs and scores of these networks, and the chosen one
     ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
     ``reduction.json``       criterion, keep masks, score of every structure, accuracy
@@ -151,12 +151,16 @@ class RunDirectory(RunInputs):
 
     def likelihood(self) -> str | Likelihood:
         """Return the likelihood that scores predictions: its name, or the likelihood with its trained parameters."""
+        return scored_by(self.config, self.trained_likelihood())
+
+    def trained_likelihood(self) -> Likelihood:
+        """Return the likelihood that the run was trained with, with its trained parameters."""
         likelihood = likelihood_of(self.config)
         if isinstance(likelihood, nn.Module):
             file = self._file("network.safetensors")
             with fitting(file):
                 likelihood.load_state_dict(part(read_tensors(file)[0], "likelihood"))
-        return scored_by(self.config, likelihood)
+        return likelihood
 
     def save_dense(self, dense: nn.Module) -> None:
         """Write the trained dense network."""

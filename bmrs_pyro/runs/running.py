@@ -25,11 +25,13 @@ from bmrs_pyro.runs.along_path import train_path
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.likelihoods import scored_by
 from bmrs_pyro.runs.preparing import Prepared, batches_of, program_of
+from bmrs_pyro.runs.reducing import refuse_unreducible
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.source import NetworkSource
 from bmrs_pyro.runs.splits import load_splits, outputs_for, serving
 from bmrs_pyro.runs.weight_files import load_weights_
 from bmrs_pyro.training import (
+    Cycle,
     Hardware,
     Limits,
     Recipe,
@@ -53,6 +55,7 @@ def begin_run(
     target: Target | None = None,
     dense_epochs: int = 12,
     weights: Path | None = None,
+    cycle: Cycle | None = None,
     hardware: Hardware | None = None,
 ) -> RunDirectory:
     """Make a run's directory, after checking that network, data and options fit together.
@@ -65,13 +68,17 @@ def begin_run(
         target: what the network may cost, for a run along the path; None makes a run at one KL weight.
         dense_epochs: epochs without gains before the path.
         weights: file of trained weights to start from; None for random ones.
+        cycle: how the weights of a trained network are trained while it is reduced to the target; None for other runs.
         hardware: the hardware that the run will be trained on.
 
     Raises:
         ValueError: network, data, weights and recipe do not fit together, or the directory holds a run.
     """
     hardware = hardware or Hardware()
-    if target is not None:
+    if target is not None and cycle is not None:
+        refuse_unreducible(recipe, target, hardware)
+        recipe = replace(recipe, kl_weight="elbo")  # evidence in nats of the likelihood
+    elif target is not None:
         refuse_short(recipe.epochs, dense_epochs)
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())
@@ -89,7 +96,8 @@ def begin_run(
         target_std=target_std,
         columns=splits.train.columns,
         target=target,
-        dense_epochs=0 if target is None else dense_epochs,
+        dense_epochs=0 if target is None or cycle is not None else dense_epochs,
+        cycle=cycle,
         weights=str(weights) if weights else None,
         versions={
             "bmrs_pyro": version("bmrs-pyro"),
@@ -104,8 +112,9 @@ def begin_run(
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
     program = program_of(dense, config, len(splits.train), None if plain else example)
-    limits = Limits.of(recipe) if target is None else Limits.of_target(target, program.network)
-    limits.refuse_impossible(program.network)
+    noisy = program.network
+    limits = Limits.of(recipe) if target is None else Limits.of_target(target, noisy, recipe.round_to)
+    limits.refuse_impossible(noisy)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None
     if classes == 1:

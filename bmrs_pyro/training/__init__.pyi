@@ -12,6 +12,7 @@ from .choosing import TargetMissed as TargetMissed
 from .compilation import CompileError as CompileError
 from .compilation import compile_network_ as compile_network_
 from .compilation import compile_steps_ as compile_steps_
+from .cycle import Cycle as Cycle
 from .devices import refuse_unusable as refuse_unusable
 from .fitting import default_optim as default_optim
 from .fitting import fit as fit
@@ -27,9 +28,9 @@ from .pace import NothingLeft as NothingLeft
 from .pace import Pace as Pace
 from .pace import SlowPosteriors as SlowPosteriors
 from .path_point import PathPoint as PathPoint
-from .plain_steps import Cycle as Cycle
 from .plain_steps import PlainSteps as PlainSteps
 from .recipe import ONE_WEIGHT as ONE_WEIGHT
+from .recipe import REDUCTION as REDUCTION
 from .recipe import Hardware as Hardware
 from .recipe import Recipe as Recipe
 from .recipe import with_options as with_options

@@ -54,8 +54,9 @@ class Epoch(Record):
     Attributes:
         epoch: number, from 1.
         phase: ``"prune"`` or ``"fine-tune"``.
-        elbo: mean over steps of the (weighted) evidence lower bound, nats for all N examples.
-        kl: Σ KL(q ‖ p) over all structures left, unweighted, nats.
+        elbo: mean over steps of the (weighted) evidence lower bound, nats for all N examples; the log-likelihood while
+            a trained network is reduced, where all gains are 1.
+        kl: Σ KL(q ‖ p) over all structures left, unweighted, nats; 0 while a trained network is reduced.
         accuracy: validation accuracy at E[θ], None without validation data or without classes.
         log_likelihood: mean validation log p(y | x, E[θ]), nats per example.
         removed: structures removed at the end of this epoch.

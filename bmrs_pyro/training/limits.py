@@ -44,14 +44,28 @@ class Limits:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Limits:
-        """Return the limits of a recipe."""
+        """Return the limits of a recipe.
+
+        Raises:
+            ValueError: nothing is pruned, so they would have no effect.
+        """
+        named = {name: getattr(recipe, name) for name in ("round_to", "max_macs", "max_params")}
+        given = ", ".join(f"{name}={value}" for name, value in named.items() if value not in (None, 1))
+        if given and (not recipe.prunes or recipe.epochs < recipe.prune_every):
+            why = (
+                f"prune_every={recipe.prune_every} of {recipe.epochs} epochs"
+                if recipe.prunes
+                else "there is no criterion"
+            )
+            raise ValueError(
+                f"{given} would have no effect, because nothing is pruned ({why}); prune, or drop the limits"
+            )
         return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
 
     @classmethod
-    def of_target(cls, target: Target, network: NoisyNetwork) -> Limits:
-        """Return the budgets of a target, for a network that is not pruned yet."""
-        macs, parameters = target.budgets(complexity(network))
-        return cls(max_macs=macs, max_parameters=parameters)
+    def of_target(cls, target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:
+        """Return multiples, and the budgets of a target, for a network that is not pruned yet."""
+        return cls(round_to, *target.budgets(complexity(network)))
 
     def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
         """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""

@@ -6,6 +6,7 @@ __all__ = ["PathPoint"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bmrs_pyro.training.validation import Score
 
@@ -38,3 +39,12 @@ class PathPoint:
     def size(self) -> int:
         """Structures left in all families."""
         return sum(self.structures.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**vars(self), "structures": dict(self.structures), "score": self.score._asdict()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PathPoint:
+        """Return the point of a record."""
+        return cls(**{**record, "score": Score(**record["score"])})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Cycle", "PlainSteps"]
+__all__ = ["PlainSteps"]
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,62 +21,9 @@ from bmrs_pyro.inference.observations import log_likelihoods
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.shuffling import set_epoch
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """The optimiser of plain steps; its learning rate rises to a peak, and falls to 0 by the last step.
-
-    Attributes:
-        optimizer: ``"sgd"`` (Nesterov's momentum of 0.9) or ``"adamw"``.
-        lr: peak learning rate; None uses 0.05 for SGD and 1e-3 for AdamW.
-        weight_decay: weight decay of all weights.
-        warm_up: share of the steps in which the rate rises.
-        clip: largest norm of the gradient; None does not clip.
-        bfloat16: train in mixed precision.
-        teacher: network for distillation, with half the weight of the loss; None for no distillation.
-
-    Raises:
-        ValueError: a value is out of range.
-        TypeError: the teacher is no network.
-    """
-
-    optimizer: str = "sgd"
-    lr: float | None = None
-    weight_decay: float = 5e-4
-    warm_up: float = 0.1
-    clip: float | None = None
-    bfloat16: bool = False
-    teacher: nn.Module | None = None
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
-        for name in ("lr", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be finite and above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
-        if not 0 <= self.warm_up < 1:
-            raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
-        if not isinstance(self.teacher, nn.Module | None):
-            raise TypeError(
-                f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
-            )
-
-    @property
-    def peak(self) -> float:
-        """The largest learning rate."""
-        return self.lr or (0.05 if self.optimizer == "sgd" else 1e-3)
-
-    def rate(self, progress: float) -> float:
-        """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""
-        if progress < self.warm_up:
-            return self.peak * progress / self.warm_up
-        return self.peak * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
 
 
 class PlainSteps:
@@ -90,6 +36,7 @@ class PlainSteps:
         total: number of steps in the cycle.
         cycle: optimiser and learning rates.
         watch: called with every step's loss.
+        teacher: network for distillation, with half the weight of the loss; None for no distillation.
 
     Raises:
         ValueError: there are steps, but no weights to train.
@@ -103,10 +50,11 @@ class PlainSteps:
         total: int,
         cycle: Cycle,
         watch: Callable[[float], object] = lambda loss: None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.net, self.likelihood, self.total, self.cycle = net, likelihood, total, cycle
         self.watch, self.done = watch, 0
-        self.batches = _endless(loader)
+        self.loader, self.batches, self.rate = loader, _endless(loader, 0), 0.0
         self.names = {weight: name for name, weight in net.named_parameters() if weight.requires_grad}
         extra = likelihood.parameters() if isinstance(likelihood, nn.Module) else ()
         weights = [{"params": [*self.names, *extra]}]  # a group, which may be empty
@@ -119,7 +67,7 @@ class PlainSteps:
             if cycle.optimizer == "sgd"
             else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
         )
-        self.teacher = copy.deepcopy(cycle.teacher)  # the caller may go on training it
+        self.teacher = copy.deepcopy(teacher)  # the caller may go on training it
         if self.teacher is not None:
             self.teacher.to(next(net.parameters()).device).eval().requires_grad_(False)
 
@@ -134,8 +82,9 @@ class PlainSteps:
         device = next(self.net.parameters()).device
         while self.done < until:
             x, y = next(self.batches)
+            self.rate = self.cycle.rate((self.done + 1) / (self.total + 1))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.cycle.rate((self.done + 1) / (self.total + 1))
+                group["lr"] = self.rate
             self.optimizer.zero_grad()
             try:
                 loss = self._loss(inputs_on(device, x), y.to(device))
@@ -163,6 +112,20 @@ class PlainSteps:
                 for key, value in state.items():
                     if isinstance(value, Tensor) and value.dim():
                         state[key] = removal.cut(name, value)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimiser's moments, by the number of the parameter."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            str(number): {name: value for name, value in moments.items() if value is not None}
+            for number, moments in state.items()
+        }
+
+    def resume_(self, done: int, epoch: int, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue after a number of steps and epochs, with the optimiser's moments of that time."""
+        self.done, self.batches = done, _endless(self.loader, epoch)
+        moments = {int(number): dict(values) for number, values in state.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def _loss(self, x: Any, y: Tensor) -> Tensor:
         """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
@@ -195,8 +158,8 @@ def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Ten
     return -learned.log_prob(one.mean).mean()
 
 
-def _endless(loader: Batches) -> Iterator[tuple[Any, Tensor]]:
-    for epoch in itertools.count():
+def _endless(loader: Batches, first: int) -> Iterator[tuple[Any, Tensor]]:
+    for epoch in itertools.count(first):
         set_epoch(loader, epoch)
         found = False
         for found_x, y in pairs(loader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ONE_WEIGHT", "Hardware", "Recipe", "refuse_no_number", "with_options"]
+__all__ = ["ONE_WEIGHT", "REDUCTION", "Hardware", "Recipe", "refuse_no_number", "with_options"]
 
 import math
 import re
@@ -19,6 +19,12 @@ ONE_WEIGHT = (
     *("gains_only", "round_to"),
 )
 """Fields of a recipe that a run along the path ignores."""
+
+REDUCTION = (
+    *("criterion", "epochs", "batch_size", "lr", "likelihood", "label_smoothing", "augment", "bfloat16"),
+    *("round_to", "seed"),
+)
+"""Fields of a recipe that the reduction of a trained network uses."""
 
 _LIKELIHOOD = re.compile(
     r"(categorical|next-token)(:[\d.]+)?|bernoulli|poisson|(normal|student-t)(:[\w.+-]+)?"
@@ -41,7 +47,7 @@ class Recipe:
         prune_every: Epochs between pruning events.
         min_keep: Least number of structures that every family keeps.
         batch_size: Examples per step.
-        lr: Adam's learning rate for the weights.
+        lr: Adam's learning rate for the weights; for a trained network (--weights) the peak rate of its optimizer.
         posterior_lr_factor: The posteriors' learning rate, relative to the weights'.
         schedule: linear-decay (rates fall to 0 over the second half) or constant.
         draws: Draws of the gains per batch: 'auto', one per 'example', one per 'batch', or a number.
@@ -57,7 +63,7 @@ class Recipe:
         seed: Seed of the split, the weights and every epoch.
 
     Raises:
-        ValueError: a value is out of range, or would have no effect.
+        ValueError: a value is out of range.
     """
 
     criterion: Any = "bmrs-n"
@@ -88,18 +94,6 @@ class Recipe:
             raise ValueError(
                 f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one epoch, "
                 "and neither number may be negative"
-            )
-        limits = {name: getattr(self, name) for name in ("round_to", "max_macs", "max_params")}
-        limits = {name: value for name, value in limits.items() if value not in (None, 1)}
-        if limits and (not self.prunes or self.epochs < self.prune_every):
-            why = (
-                f"prune_every={self.prune_every} of {self.epochs} epochs"
-                if self.prunes
-                else "there is no criterion"
-            )
-            given = ", ".join(f"{name}={value}" for name, value in limits.items())
-            raise ValueError(
-                f"{given} would have no effect, because nothing is pruned ({why}); prune, or drop the limits"
             )
 
     @property

@@ -77,6 +77,19 @@ class Shelf:
             file = Checkpoint(self.directory / f"refit-{epoch:04}-{epochs}{budgets}.safetensors")
         return Resumed(self[epoch], file)
 
+    def reduction(self, macs: int, limits: Limits) -> Checkpoint | None:
+        """Return the file of a reduction of a trained network; None if states are kept in memory.
+
+        Args:
+            macs: multiply-accumulates of the network before it.
+            limits: budgets and multiples.
+        """
+        if self.directory is None:
+            return None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        budgets = f"{limits.max_macs}-{limits.max_parameters}-{limits.round_to}"
+        return Checkpoint(self.directory / f"reduced-{macs}-{budgets}.safetensors")
+
     def _drop(self, epoch: int) -> None:
         if self.directory is None:
             del self.states[epoch]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.network import compact
+from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.choice import Choice, ScoreMissed
 from bmrs_pyro.training.choosing import Target, TargetMissed
@@ -42,15 +42,14 @@ class TrainedPath(Path):
     round_to: int = 1
 
     @classmethod
-    def of(cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1) -> TrainedPath:
-        """Return the path of a model before any reduction."""
+    def of(
+        cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
+    ) -> TrainedPath:
+        """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
         dense = reduction.point(model, reduction.validation)
-        keep = KeepMask(
-            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
-        )
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
-        return cls(dense, (), History(keep), trainee, Shelf(), reduction, round_to)
+        return cls(dense, (), _whole(model), trainee, shelf or Shelf(), reduction, round_to)
 
     def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> NoReturn:
         """Raise ValueError: only the last point of this path is fully trained."""
@@ -84,18 +83,15 @@ class TrainedPath(Path):
             target = replace(target, score="accuracy")
         least, budgets = target.least_of(self.dense), target.budgets(self.dense)
         model = self.trainee.model
-        keep = KeepMask(
-            {family.name: torch.ones(family.size, dtype=torch.bool) for family in model.structures}
-        )
         if any(budgets):
             limits = Limits(self.round_to, *budgets)
             try:
                 limits.refuse_impossible(model.network)
             except ValueError as error:
                 raise TargetMissed(str(error)) from None
-            refit, points = self.reduction.run(model, limits, self.dense, keep)
+            refit, points = self._reduced(model, limits, _whole(model))
         else:
-            refit, points = self._rounds(target, least, keep)
+            refit, points = self._rounds(target, least)
         score = target.score_of(refit.point.score)[0]
         notes: tuple[str, ...] = ()
         if score < least:
@@ -106,8 +102,9 @@ class TrainedPath(Path):
             refit, target, score >= least, notes
         )
 
-    def _rounds(self, target: Target, least: float, whole: KeepMask) -> tuple[Refit, tuple[PathPoint, ...]]:
-        model, keep, macs = self.trainee.model, whole, float(self.dense.macs)
+    def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
+        model, macs = self.trainee.model, float(self.dense.macs)
+        history = _whole(model)
         best: tuple[Refit, tuple[PathPoint, ...]] | None = None
         while True:
             limits = Limits(self.round_to, int(macs * ROUND))
@@ -117,9 +114,23 @@ class TrainedPath(Path):
                 if best is None:
                     raise
                 return best
-            refit, points = self.reduction.run(model, limits, self.dense, keep)
+            refit, points = self._reduced(model, limits, history)
             if target.score_of(refit.point.score)[0] < least:
                 return best or (refit, points)
             before = best[1] if best else ()
-            best = refit, (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
-            model, keep, macs = refit.model, refit.history.keep, float(refit.point.macs)
+            points = (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
+            best = replace(refit, point=replace(refit.point, epoch=points[-1].epoch)), points
+            model, history, macs = refit.model, refit.history, float(refit.point.macs)
+
+    def _reduced(
+        self, model: SupervisedModel, limits: Limits, history: History
+    ) -> tuple[Refit, tuple[PathPoint, ...]]:
+        """Make a reduction, continue an interrupted one, or load a finished one."""
+        store = self.shelf.reduction(complexity(model.network).macs, limits)
+        return self.reduction.run(model, limits, self.dense, history, store)
+
+
+def _whole(model: SupervisedModel) -> History:
+    """Return the history of a model that has all its structures."""
+    sizes = {family.name: family.size for family in model.structures}
+    return History(KeepMask({name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}))

@@ -179,17 +179,49 @@ def test_an_interrupted_refit_is_taken_up(copy: Path) -> None:
     assert answers(copy) == whole
 
 
-def test_trained_weights_start_the_path(folder: Path, tmp_path: Path) -> None:
-    dense = RunDirectory(folder / "run").dense()
-    torch.save(dense.state_dict(), tmp_path / "trained.pt")
-    weights = tmp_path / "trained.pt"
-    options = [*DATA, "--weights", weights, "--epochs", 4, "--max-params", "100%", "--quiet"]
-    result = command("fit", "net.py", "--out", tmp_path / "run", *options, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    run = RunDirectory(tmp_path / "run")
-    assert run.config.dense_epochs == 0
-    again = run.dense().state_dict()
-    assert all(torch.equal(again[name], value) for name, value in dense.state_dict().items())
+def test_one_posterior_is_pruned_to_several_budgets_and_each_network_trained(copy: Path) -> None:
+    posteriors = (copy / "network.safetensors").read_bytes()
+    train = Batches(run_data(RunDirectory(copy)).train, 500, shuffle=False)
+
+    def pruned(*words: object) -> tuple[dict[str, float], float]:
+        result = command("prune", copy, *words, "--json")
+        assert result.returncode == 0, result.stderr
+        answer = json.loads(result.stdout)
+        shares = {cost: answer["small"][cost] / answer["dense"][cost] for cost in ("macs", "parameters")}
+        return shares, evaluate(load(copy), train, 3).nll
+
+    assert pruned("--max-params", "30%")[0]["parameters"] <= 0.3
+    shares, before = pruned("--max-macs", "40%")
+    assert shares["macs"] <= 0.4
+    tuned, after = pruned("--max-macs", "40%", "--fine-tune-epochs", 5)
+    assert tuned == shares
+    assert after < before
+    adamw = pruned("--max-macs", "40%", "--fine-tune-epochs", 5, "--optimizer", "adamw", "--lr", 1e-2)[1]
+    assert after != adamw < before
+    assert (copy / "network.safetensors").read_bytes() == posteriors
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
+        (["--max-params", 3], "a budget of 3 cannot be met"),
+        (["--fine-tune-epochs", -1], "there are -1 epochs of fine-tuning; give 0 or more"),
+        (
+            ["--lr", 0.1, "--clip", 1],
+            "--clip, --lr has no effect without training; give --fine-tune-epochs too",
+        ),
+        (["--fine-tune-epochs", 1, "--optimizer", "adam"], "optimizer is 'adam'; use 'sgd' or 'adamw'"),
+        (["--fine-tune-epochs", 9, "--lr", 1e9], "lower the learning rate (1000000000.0)"),
+    ],
+)
+def test_a_refused_pruning_leaves_the_small_network(words: list[object], expected: str, copy: Path) -> None:
+    before = (copy / "compact.safetensors").read_bytes(), (copy / "reduction.json").read_bytes()
+    result = command("prune", copy, *words, "--quiet")
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert ((copy / "compact.safetensors").read_bytes(), (copy / "reduction.json").read_bytes()) == before
 
 
 @pytest.mark.parametrize(

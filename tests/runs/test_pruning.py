@@ -6,11 +6,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from bmrs_pyro.data import Batches, DataSource
+from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.runs import RunDirectory, prune_run
-from bmrs_pyro.training import Limits
+from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
+from bmrs_pyro.training import Cycle, Limits, Recipe
+
+VALUES = """
+from torch import nn
+
+def network(input_shape, num_outputs):
+    return nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, num_outputs))
+"""
 
 
 @pytest.mark.parametrize("criterion", ["bmrs-n", "snr"])
@@ -32,3 +44,35 @@ def test_a_budget_compares_evidence_in_nats_of_the_likelihood(
     else:  # mean:0.3 divides by the 12 and 8 structures that the families had before training
         first, second = given["units"].values()
         assert first / second == pytest.approx(8 / 12)
+
+
+def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(VALUES)
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    y = (np.maximum(x[:, :1], 0) - x[:, 1:2] + 3).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
+    source = DataSource(str(tmp_path / "data.npz"))
+    recipe = Recipe(epochs=5, fine_tune_epochs=2, batch_size=20, likelihood="normal:learned", lr=1e-2)
+    run = begin_run(tmp_path / "run", str(tmp_path / "net.py"), source, recipe)
+    train_run(run, progress=False)
+    scale = {name: value.clone() for name, value in scale_of(run).items()}
+    assert scale
+
+    def error() -> float:
+        held_out = Batches(run_data(run).train, 200, shuffle=False)
+        found = evaluate(run.small(), held_out, likelihood=run.likelihood())
+        assert isinstance(found, ValueEvaluation)
+        assert found.rmse is not None
+        return found.rmse
+
+    prune_run(run, "bmrs-n", limits=Limits(max_parameters=30))
+    before = error()
+    prune_run(run, "bmrs-n", limits=Limits(max_parameters=30), epochs=5, cycle=Cycle(lr=0.02))
+    assert error() < before
+    assert all(torch.equal(value, scale[name]) for name, value in scale_of(run).items())
+
+
+def scale_of(run: RunDirectory) -> dict[str, torch.Tensor]:
+    likelihood = run.trained_likelihood()
+    assert isinstance(likelihood, nn.Module)
+    return likelihood.state_dict()

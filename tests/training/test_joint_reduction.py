@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro import NoisyNetwork, complexity, load, prune
+from bmrs_pyro import NoisyNetwork, SupervisedModel, complexity, load, prune
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
-from bmrs_pyro.training import Cycle, PlainSteps, ScoreMissed, TargetMissed
+from bmrs_pyro.training import (
+    Cycle,
+    Epoch,
+    JointReduction,
+    PlainSteps,
+    Refit,
+    ScoreMissed,
+    Target,
+    TargetMissed,
+    TrainedPath,
+)
+from bmrs_pyro.training.shelf import Shelf
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 
 
 @pytest.fixture(scope="module")
-def trained() -> nn.Module:
+def trained() -> nn.Sequential:
     torch.manual_seed(0)
     net = mlp(16)
     PlainSteps(net, categorical, batches(), 150, Cycle(lr=0.1)).make(150)
@@ -157,7 +169,7 @@ def test_a_teacher_is_imitated() -> None:
         return (net(x).softmax(1) - teacher(x).softmax(1)).abs().mean().detach()
 
     alone = copy.deepcopy(student)
-    PlainSteps(student, categorical, data, 60, Cycle(lr=0.1, teacher=teacher)).make(60)
+    PlainSteps(student, categorical, data, 60, Cycle(lr=0.1), teacher=teacher).make(60)
     PlainSteps(alone, categorical, data, 60, Cycle(lr=0.1)).make(60)
     assert distance(student) < 0.8 * distance(alone)
     assert all(math.isfinite(value) for value in student(x).flatten().tolist())
@@ -174,7 +186,8 @@ def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
     assert f"{found.point.parameters:,}" in page
     assert "Each cut removed" in page
-    for words in ("KL divergence grew", "posteriors move", "refitted", "is folded", "How it was trained"):
+    assert "How it was trained" in page
+    for words in ("KL divergence grew", "posteriors move", "refitted", "is folded", "Evidence lower bound"):
         assert words not in page
     gone = sum(family.size for family in found.path.trainee.model.structures) - found.point.size
     assert found.choice.refit.history.keep.removed == gone
@@ -198,7 +211,7 @@ def test_the_teacher_stays_as_it_was_given(trained: nn.Module) -> None:
     assert net.training
     assert all(weight.requires_grad for weight in net.parameters())
     with pytest.raises(TypeError, match="teacher is a bool; give a network"):
-        Cycle(teacher=True)  # type: ignore[arg-type]
+        JointReduction([], [], teacher=True)  # type: ignore[arg-type]
 
 
 def test_values_that_diverge_are_a_loss_that_does() -> None:
@@ -206,3 +219,49 @@ def test_values_that_diverge_are_a_loss_that_does() -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
     with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
         PlainSteps(net, as_likelihood("normal:0.1"), data, 50, Cycle(lr=1e9)).make(50)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "target", "ends"),
+    [("sgd", Target(max_loss=1), (2, 4)), ("adamw", Target(max_macs="50%"), (2,))],
+)
+def test_it_continues_after_an_interruption_between_cuts_and_between_rounds(
+    trained: nn.Sequential, optimizer: str, target: Target, ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    net = nn.Sequential(*copy.deepcopy(trained), nn.Dropout(0.2))  # draws random numbers
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, FEATURES)), categorical, NUM_DATA)
+
+    def reduce(folder: Path | None, last: int = 99) -> Refit:
+        def interrupt(record: Epoch) -> None:
+            if record.epoch == last:
+                raise KeyboardInterrupt
+
+        plan = JointReduction(
+            batches(),
+            batches(seed=1),
+            2,
+            Cycle(optimizer),
+            cuts=3,
+            share=1.0,
+            progress=False,
+            callbacks=[interrupt],
+        )
+        return TrainedPath.of(model, plan, shelf=Shelf(folder)).chosen(target)[1].refit
+
+    whole = reduce(None)
+    for last in ends:  # after one epoch of the first round, and of the second
+        with pytest.raises(KeyboardInterrupt):
+            reduce(tmp_path, last)
+    again = reduce(tmp_path)
+    weights = again.history.network.state_dict()
+    assert weights["0.weight"].shape[0] < 16
+    for name, value in whole.history.network.state_dict().items():
+        assert torch.equal(weights[name], value)
+    assert again.point == whole.point
+    records = [[replace(epoch, seconds=0.0, examples=()) for epoch in one.history] for one in (again, whole)]
+    assert records[0] == records[1]
+    for name, q in whole.guide.posteriors().items():
+        assert torch.equal(again.guide.posteriors()[name].scale, q.scale)
+    state = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert reduce(tmp_path, 1).point == whole.point  # finished: no epoch is made
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == state

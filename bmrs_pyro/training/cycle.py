@@ -1,0 +1,55 @@
+"""The optimiser of training without gains, and one cycle of its learning rate that ends at 0."""
+
+from __future__ import annotations
+
+__all__ = ["Cycle"]
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """The optimiser of plain steps; its learning rate rises to a peak, and falls to 0 by the last step.
+
+    Attributes:
+        optimizer: sgd (Nesterov's momentum of 0.9; lr 0.05 by default) or adamw (lr 1e-3).
+        lr: Peak learning rate; by default the optimiser's.
+        weight_decay: Weight decay of all weights.
+        warm_up: Share of the steps in which the learning rate rises.
+        clip: Largest norm of the gradient; by default it is not clipped.
+        bfloat16: Train in mixed precision.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    optimizer: str = "sgd"
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    warm_up: float = 0.1
+    clip: float | None = None
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be finite and above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
+
+    @property
+    def peak(self) -> float:
+        """The largest learning rate."""
+        return self.lr or (0.05 if self.optimizer == "sgd" else 1e-3)
+
+    def rate(self, progress: float) -> float:
+        """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""
+        if progress < self.warm_up:
+            return self.peak * progress / self.warm_up
+        return self.peak * (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
