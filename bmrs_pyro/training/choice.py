@@ -21,7 +21,7 @@ SMALLER = 3
 """Largest number of smaller points that are refitted after that."""
 
 STEP = 1.25
-"""After the k-th miss, the next point has at least this number to the power of k times the parameters, if one has."""
+"""After the k-th miss, the next point is larger or smaller by at least this number to the power of k, if one is."""
 
 
 class ScoreMissed(UserWarning):
@@ -46,12 +46,12 @@ class Choice:
 
 
 def choose(path: Path, target: Target) -> Choice:
-    """Refit larger and larger points of a path until one meets the target, then smaller ones while they lose nothing.
+    """Refit points of a path until one meets the target, then smaller ones while they lose nothing.
 
-    The second part is for the default target alone: points score lower on the path than after their refit, and small
-    ones more so. A refit loses nothing if it is within one standard error of the best score, on the path or of a refit,
-    and its accuracy is at least :meth:`Target.least_accuracy`. If the budgets are smaller than the
-    smallest point, its refit cuts it to them.
+    After a miss, a larger point is refitted, or a smaller one if the refit has overfitted. The second part is for the
+    default target alone: points score lower on the path than after their refit, and small ones more so. A refit loses
+    nothing if it is within one standard error of the best score, on the path or of a refit, and its accuracy is at
+    least :meth:`Target.least_accuracy`. If the budgets are smaller than the smallest point, its refit cuts it to them.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
@@ -74,23 +74,30 @@ def choose(path: Path, target: Target) -> Choice:
                 refit = _smaller(path, refit, max(*scores, target.score_of(path.dense.score)[0]), target)
             return Choice(refit, target, True, tuple(notes))
         notes.append(note)
-        left = _larger(left, STEP ** len(notes) * refit.start.parameters) or _larger(
-            left, STEP * refit.start.parameters
-        )
+        left = _next(left, refit, target, STEP ** len(notes)) or _next(left, refit, target, STEP)
     best, note = max(
         zip(found, notes, strict=True),
         key=lambda pair: (_counted_accuracy(path, pair[0], target), target.score_of(pair[0].point.score)[0]),
     )
     warnings.warn(
-        f"{note}, the best of {len(found)}: allow more loss, or fit a longer path",
+        f"{note}, the best of {len(found)}: allow more loss, give more data, or change the path's epochs",
         ScoreMissed,
         stacklevel=3,
     )
     return Choice(best, target, False, tuple(notes))
 
 
-def _larger(points: list[tuple[PathPoint, float]], parameters: float) -> list[tuple[PathPoint, float]]:
-    return [pair for pair in points if pair[0].parameters >= parameters]
+def _next(
+    points: list[tuple[PathPoint, float]], missed: Refit, target: Target, step: float
+) -> list[tuple[PathPoint, float]]:
+    """Return the points to try after a refit that misses: larger ones, or smaller ones if it overfits.
+
+    A refit overfits if it scores less than its point did on the path, by more than one standard error.
+    """
+    (before, error), size = target.score_of(missed.start.score), missed.start.parameters
+    if target.score_of(missed.point.score)[0] < before - error:
+        return [pair for pair in points if step * pair[0].parameters <= size]
+    return [pair for pair in points if pair[0].parameters >= step * size]
 
 
 def _best(points: list[tuple[PathPoint, float]], target: Target) -> PathPoint:

@@ -240,7 +240,8 @@ def test_a_score_that_a_refit_misses_takes_a_larger_network(
     def pretended(self: Path, point: PathPoint) -> Refit:
         tried.append(point.parameters)
         value = 0.0 if point.parameters >= enough else -9.0
-        return replace(refit, start=point, point=replace(point, score=Score(None, value, None, None, 0.01)))
+        same = replace(point, score=Score(None, value, None, None, 0.01))
+        return replace(refit, start=same, point=same)
 
     monkeypatch.setattr(Path, "refit", pretended)
     target = {"score": "log_likelihood", "max_loss": 8.0}
@@ -253,6 +254,28 @@ def test_a_score_that_a_refit_misses_takes_a_larger_network(
     with pytest.warns(ScoreMissed, match="parameters scores -9 and should reach .*, the best of"):
         missed = pruned.choose(**target)
     assert not missed.met
+
+
+def test_a_refit_that_overfits_is_followed_by_smaller_ones(
+    pruned: Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, refit = pruned.path.points, pruned.path.refit(pruned.path.points[-1], epochs=2)
+    on_path, refitted = {100: -1.0, 80: -1.1, 40: -1.3, 20: -1.8}, {100: -3.0, 80: -3.0, 40: -1.1, 20: -1.8}
+
+    def scored(parameters: int, score: float) -> PathPoint:
+        return replace(points[0], parameters=parameters, score=Score(None, score, None, None, 0.15))
+
+    smaller = tuple(scored(parameters, score) for parameters, score in on_path.items())
+    path = replace(pruned.path, dense=scored(100, -1.0), points=smaller)
+    tried = []
+
+    def pretended(self: Path, point: PathPoint) -> Refit:
+        tried.append(point.parameters)
+        return replace(refit, start=point, point=scored(point.parameters, refitted[point.parameters]))
+
+    monkeypatch.setattr(Path, "refit", pretended)
+    found = choice.choose(path, Target(score="log_likelihood"))
+    assert (found.refit.start.parameters, found.met, tried) == (40, True, [80, 40])
 
 
 def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
@@ -295,7 +318,8 @@ def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
     def pretended(self: Path, point: PathPoint) -> Refit:
         # smaller ones have a better log-likelihood
         score = Score(accuracies[point.parameters], -1.0 - point.parameters / 1000, None, 0.01, 0.1)
-        return replace(refit, start=point, point=replace(point, score=score))
+        same = replace(point, score=score)
+        return replace(refit, start=same, point=same)
 
     monkeypatch.setattr(Path, "refit", pretended)
     monkeypatch.setattr(choice, "smoothed", lambda points, target: [-1.0] * 3)
