@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.distributed import all_gather_int, broadcast_, rank, world_size
+from bmrs_pyro.distributed import all_gather_int, all_reduce_sum_, broadcast_, rank, world_size
 from bmrs_pyro.files import make_folder
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.inference.inputs import on_device_of, refuse_generator
+from bmrs_pyro.inference.inputs import on_device_of, pairs, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.history import Epoch, History
@@ -211,12 +211,18 @@ def fit_path(
 def _settings(trainee: Trainee) -> dict[str, Any]:
     """Return what a path in a folder is continued with, as plain JSON types."""
     model, usual = trainee.model, Recipe()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for x, y in pairs(trainee.validation):
+        numbers = tensors_in((x, y))
+        sums += torch.tensor([sum(float(part.double().sum()) for part in numbers), len(y)])
+    total, count = all_reduce_sum_(sums).tolist()
     names = ("lr", "seed", "min_keep", "round_to")
     return {
         **{name: trainee.options.get(name, getattr(usual, name)) for name in names},
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.kind,
         "structures": {family.name: family.size for family in model.structures},
+        "a mean of validation examples of": f"{total / max(count, 1):.6g}",
     }
 
 

@@ -41,9 +41,9 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     if file.exists():
         known = unseal(file.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if known.get(name) != value:
+            if known.get(name, value) != value:
                 raise ValueError(
-                    f"{folder} holds a path with {name} {known.get(name)!r}, not {value!r}; give another directory, or "
+                    f"{folder} holds a path with {name} {known[name]!r}, not {value!r}; give another directory, or "
                     "the same settings"
                 )
     elif write:

@@ -176,6 +176,7 @@ def test_a_folder_is_for_one_path(tmp_path: FilePath) -> None:
         ({"seed": 7}, "holds a path with seed 0, not 7; give another directory"),
         ({"lr": 0.1}, "holds a path with lr 0.0015, not 0.1"),
         ({"criterion": "snr"}, "holds a path with criterion 'bmrs-n', not 'snr'"),
+        ({"validation": batches(seed=2)}, "holds a path with a mean of validation examples of"),
     ):
         with pytest.raises(ValueError, match=match):
             fitted(tmp_path, **{"epochs": 2, **options})
