@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-__all__ = ["inputs_on", "on_device_of", "outputs_of", "pairs", "refuse_generator"]
+__all__ = [
+    "count_batches",
+    "inputs_on",
+    "on_device_of",
+    "one_pass",
+    "outputs_of",
+    "pairs",
+    "refuse_generator",
+]
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from operator import length_hint
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
 
+MOST_BATCHES = 1_000_000
+"""A pass over a loader without a length that has more batches than this is taken as endless."""
+
 _LABELS = "labels"
+_WRAP = (
+    "wrap the data set in a loader, such as torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)"
+)
 
 
 def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -25,7 +41,7 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
     Raises:
         ValueError: a batch is neither.
-        TypeError: y is no tensor.
+        TypeError: y is no tensor, or the label of a single example.
     """
     for batch in batches:
         if isinstance(batch, Mapping) and _LABELS in batch:
@@ -44,6 +60,8 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _tensor(y: Any) -> Any:
+    if isinstance(y, int | float) or (isinstance(y, torch.Tensor) and not y.dim()):
+        raise TypeError(f"the labels of a batch are {y}, the label of one example; {_WRAP}")
     if y is not None and not hasattr(y, "to"):
         raise TypeError(
             f"the labels of a batch are a {type(y).__name__}; give a tensor, as torch's DataLoader does"
@@ -56,14 +74,46 @@ def refuse_generator(name: str, batches: Iterable[Any]) -> None:
 
     Raises:
         ValueError: they can be read only once, as those of a generator.
-        TypeError: they cannot be read at all.
+        TypeError: they cannot be read at all, or are a data set of single examples.
     """
+    if isinstance(batches, TensorDataset):
+        raise TypeError(f"{name} is a TensorDataset, which holds single examples; {_WRAP}")
     if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
         raise TypeError(f"{name} is {batches!r}; give a loader, or a list of batches")
     if isinstance(batches, Iterator):
         raise ValueError(
             f"{name} is a {type(batches).__name__}, which can be read only once; give a loader, or a list of batches"
         )
+
+
+def one_pass(name: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of a pass.
+
+    Raises:
+        ValueError: there are no batches, or too many to have an end.
+    """
+    count = 0
+    for count, batch in enumerate(batches, 1):
+        if count > MOST_BATCHES:
+            raise ValueError(
+                f"{name} has no length, and gave {MOST_BATCHES:,} batches without an end; give a loader whose passes "
+                "end"
+            )
+        yield batch
+    if not count:
+        raise ValueError(
+            f"{name} gives no batches; give a loader that can be read several times, and with drop_last a data set of "
+            "at least one batch"
+        )
+
+
+def count_batches(name: str, batches: Iterable[Any]) -> int:
+    """Return the number of batches in a pass; if the loader does not know its length, they are counted.
+
+    Raises:
+        ValueError: there are no batches, or too many to have an end.
+    """
+    return length_hint(batches) or sum(1 for _ in one_pass(name, batches))
 
 
 def inputs_on(device: torch.device, x: Any) -> Any:

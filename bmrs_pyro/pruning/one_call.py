@@ -19,7 +19,7 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import refuse_unwritable, write_atomically
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.inference.function_parameters import with_parameters
-from bmrs_pyro.inference.inputs import pairs, refuse_generator
+from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_generator
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
@@ -38,9 +38,13 @@ from bmrs_pyro.training import (
     TrainedPath,
     choose,
     fit_path,
+    refuse_unusable,
 )
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.path_point import told
+from bmrs_pyro.training.settings import OPTIONS, refuse_without_effect
 from bmrs_pyro.training.validation import validate
 
 CLASSES = "categorical:0.02"
@@ -48,7 +52,8 @@ CLASSES = "categorical:0.02"
 
 _TARGET = {field.name for field in fields(Target)}
 _CYCLE = {field.name for field in fields(Cycle)}
-_REDUCTION = {field.name for field in fields(JointReduction)} - {"loader", "validation", "cycle"}
+_TRAINED = {*_CYCLE, *(field.name for field in fields(JointReduction)), "device", "round_to"}
+_TRAINED -= {"loader", "validation", "cycle"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Pruned:
 
     path: Path
     choice: Choice
+
+    def __repr__(self) -> str:
+        met = "meets its target" if self.met else "misses its target, the best that was found"
+        lines = told({"unpruned": self.path.dense, "pruned": self.point})
+        return "\n  ".join([f"Pruned network; it {met}", *lines])
 
     @property
     def network(self) -> nn.Module:
@@ -116,6 +126,7 @@ class Pruned:
         Args:
             **target: fields of :class:`Target`, such as ``max_macs="30%"``.
         """
+        refuse_unknown(target, _TARGET, "choose()")
         return _chosen(self.path, Target(**target))
 
     def save(self, directory: str | FilePath) -> None:
@@ -189,11 +200,14 @@ def prune(
     """
     refuse_unfit(net)
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
+    if trained:
+        refuse_unknown(options, _TRAINED | _TARGET, "prune() of a trained network")
+    else:
+        refuse_without_effect(options, OPTIONS | _TARGET, "prune()")
     refuse_generator("train", train)
     refuse_generator("validation", validation)
-    x, y = next(pairs(train), (None, None))
-    if y is None:
-        raise ValueError("there are no training batches; give a loader that can be read several times")
+    count_batches("validation", validation)
+    x, y = next(pairs(one_pass("train", train)))
     if likelihood is None and y.is_floating_point():
         raise ValueError(
             f"the labels are {y.dtype}, not classes; give their likelihood, such as likelihood='normal'"
@@ -235,20 +249,12 @@ def _chosen(path: Path, target: Target) -> Pruned:
 def _trained_path(
     model: SupervisedModel, train: Batches, validation: Batches, options: dict[str, Any]
 ) -> TrainedPath:
-    """Return the path of a trained network, with the options of its reduction.
-
-    Raises:
-        TypeError: an option is unknown.
-    """
+    """Return the path of a trained network, with the options of its reduction."""
     if (device := options.pop("device", None)) is not None:
+        refuse_unusable(device)
         model.to(device)
     round_to = options.pop("round_to", 1)
     cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
-    if unknown := set(options) - _REDUCTION:
-        known = sorted({*_REDUCTION, *_CYCLE, *_TARGET, "device", "round_to"})
-        raise TypeError(
-            f"unknown option {', '.join(sorted(unknown))} of a trained network; there are {', '.join(known)}"
-        )
     return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
 
 
@@ -257,7 +263,7 @@ def _num_data(loader: Batches) -> int:
         if hasattr(holder, count):
             found = getattr(holder, count)
             return int(found() if callable(found) else found)
-    return sum(len(y) for _, y in pairs(loader))
+    return sum(len(y) for _, y in pairs(one_pass("train", loader)))
 
 
 def _one_example(x: Any) -> tuple[Any, ...]:

@@ -89,7 +89,7 @@ def within_budget(
         }
         if not worth:
             raise ValueError(
-                f"a budget of {budget:,.0f} cannot be met: with {min_keep} structures in every family the cost is "
+                f"a budget of {budget:,.0f} cannot be met: with {min_keep} kept in every family the cost is "
                 f"{cost(counts):,.0f}"
             )
         weakest = min(worth, key=lambda name: worth[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["reestimate_batch_norm_"]
+__all__ = ["lone_example", "reestimate_batch_norm_"]
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -14,6 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bmrs_pyro.inference.inputs import on_device_of, outputs_of
 from bmrs_pyro.network.untouched import modes_kept
+
+
+def lone_example(error: Exception) -> str | None:
+    """Say what to do if batch norm has refused a batch in training because it is one example; else None."""
+    if "more than 1 value per channel" not in str(error):
+        return None
+    return (
+        "a batch of one example, of which batch norm has no variance: give the loader drop_last=True, or another batch "
+        "size"
+    )
 
 
 @torch.no_grad()
@@ -50,6 +60,10 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[Any], limit: int = 
         try:
             for x, _ in chain([first], rest):
                 outputs_of(net, x)
+        except ValueError as error:
+            if lone := lone_example(error):
+                raise ValueError(lone) from None
+            raise
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

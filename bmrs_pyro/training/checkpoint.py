@@ -6,7 +6,7 @@ __all__ = ["Checkpoint", "CheckpointError", "StateStore", "TrainingState"]
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,10 +37,10 @@ class TrainingState:
     """
 
     keep: KeepMask
-    epochs: tuple[Any, ...]
+    epochs: tuple[Any, ...] = field(repr=False)
     best: tuple[int, float] | None
-    tensors: Mapping[str, Mapping[str, Tensor]]
-    points: tuple[PathPoint, ...] = ()
+    tensors: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    points: tuple[PathPoint, ...] = field(default=(), repr=False)
 
 
 class StateStore(Protocol):

@@ -10,6 +10,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command's help does not import torch
@@ -23,6 +24,7 @@ Quantity = float | str
 MARGIN = 0.02
 """Nats per example by which training with random gains may change the log-likelihood of as accurate a network."""
 
+_UNITS = "seconds, or a text such as '2ms' (units: s, ms, us) or '50%'"
 _BUDGETS = {"max_macs": "macs", "max_params": "parameters", "max_bytes": "bytes"}
 
 
@@ -53,11 +55,12 @@ class Target:
         max_macs: Most multiply-accumulates for one example: a number, or a share of the unpruned network's such as 50%.
         max_params: Most parameters: a number, or a share such as 50%.
         max_bytes: Most bytes of weights and buffers: a number, or a share such as 50%.
-        max_latency: Longest time for one batch, measured on this machine: seconds, or a text such as 2ms.
+        max_latency: Longest time for one batch, measured on this machine: seconds, a text such as 2ms, or a share of
+            the unpruned network's such as 50%.
         batch_size: Examples in the batch with which max_latency is measured.
 
     Raises:
-        ValueError: a quantity is not a positive number.
+        ValueError: a quantity is not a positive number, or a share is above 100 %.
     """
 
     score: str | None = None
@@ -71,9 +74,9 @@ class Target:
     def __post_init__(self) -> None:
         if self.score not in (None, "accuracy", "log_likelihood"):
             raise ValueError(f"score is {self.score!r}; use 'accuracy' or 'log_likelihood'")
-        loss = self.max_loss
-        if loss is not None and (isinstance(loss, str) or not 0 <= loss < math.inf):
-            raise ValueError(f"max_loss is {loss!r}; it must be at least 0, and a finite number")
+        _refuse_no_loss(self.max_loss)
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size!r}; it must be at least 1, and a whole number")
         if self.batch_size != 1 and self.max_latency is None:
             raise ValueError(
                 f"batch_size is {self.batch_size}, but it belongs to max_latency, which is not given; the loader sets "
@@ -86,9 +89,7 @@ class Target:
                 raise ValueError(
                     f"{name} is {value!r}, less than 1; a share has a percent sign: '{100 * number:g}%'"
                 )
-        seconds(self.max_latency)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        seconds(self.max_latency, 1.0)
 
     @property
     def loses_nothing(self) -> bool:
@@ -170,7 +171,30 @@ class Target:
         )
         if size is not None:
             parameters = min(size * dense.parameters / dense.bytes, parameters or math.inf)
-        return None if macs is None else int(macs), None if parameters is None else int(parameters)
+        most_macs, most_parameters = (
+            None if budget is None else max(1, int(budget)) for budget in (macs, parameters)
+        )
+        return most_macs, most_parameters
+
+    def unmet(self, dense: Complexity, macs: float, parameters: float) -> str | None:
+        """Say which budget the smallest network exceeds, and which could be met; None if it exceeds none.
+
+        Args:
+            dense: costs of the unpruned network.
+            macs: multiply-accumulates of the smallest network.
+            parameters: parameters of the smallest network.
+        """
+        least = {"macs": macs, "parameters": parameters, "bytes": parameters * dense.bytes / dense.parameters}
+        for name, cost in _BUDGETS.items():
+            asked, value, whole = getattr(self, name), math.ceil(least[cost]), getattr(dense, cost)
+            budget = _number(name, asked, whole)
+            if budget is not None and budget < value:
+                share = f" or '{math.ceil(1e4 * value / whole) / 100:g}%'" if _is_share(asked) else ""
+                return (
+                    f"{name} is {asked!r}: a budget of {budget:,.0f} {cost} cannot be met, because the smallest "
+                    f"network, with one structure in every family, has {value:,}; allow {value:,}{share}"
+                )
+        return None
 
     def fitting(self, path: Path) -> list[PathPoint]:
         """Return the points within the budgets, largest first; none if the budgets are smaller than the last point.
@@ -179,17 +203,20 @@ class Target:
             TargetMissed: every point within the budgets takes longer than the latency.
         """
         points = [point for point in path.points if self.exceeded(point, path.dense) is None]
-        limit = seconds(self.max_latency)
-        if limit is None:
+        if self.max_latency is None:
             return points
+        dense = path.latency(path.dense, self.batch_size)
+        limit = seconds(self.max_latency, dense) or 0.0
         # networks get faster along the path, and so is one that is cut from its last point
         timed = points or path.points[-1:]
         first = bisect_left(timed, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
         if first == len(timed):
             least = path.points[-1]
+            time = path.latency(least, self.batch_size)
             raise TargetMissed(
                 f"no network of the path is fast enough. The smallest has {least.parameters:,} parameters and takes "
-                f"{1e3 * path.latency(least, self.batch_size):.3g} ms for a batch: allow that, or fit a longer path"
+                f"{1e3 * time:.3g} ms for a batch, {time / dense:.0%} of the unpruned network's time: allow that, or "
+                "fit a longer path"
             )
         return points[first:]
 
@@ -213,32 +240,64 @@ def medians_of_three(values: Sequence[float]) -> list[float]:
     return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
 
 
-def seconds(text: Quantity | None) -> float | None:
-    """Read a time such as ``0.002``, ``"2ms"``, ``"150us"`` or ``"1s"``.
+def seconds(time: Quantity | None, dense: float = math.nan) -> float | None:
+    """Read a time such as ``0.002``, ``"2ms"``, ``"150us"``, ``"1s"`` or ``"50%"``.
+
+    Args:
+        time: seconds, a text with a unit, or a share.
+        dense: seconds of the unpruned network, which a share refers to.
 
     Raises:
-        ValueError: the text is not a positive time.
+        ValueError: it is not a positive time, or a text without a unit.
     """
-    for unit, factor in (("ms", 1e-3), ("us", 1e-6), ("s", 1.0)):
-        if isinstance(text, str) and re.fullmatch(rf"\s*[\d.e+-]+\s*{unit}\s*", text):
-            number = _number("max_latency", text.strip().removesuffix(unit), 1)
-            return None if number is None else factor * number
-    return _number("max_latency", text, 1)
+    if not isinstance(time, str) or _is_share(time):
+        return _number("max_latency", time, dense)
+    found = re.fullmatch(r"\s*([\d.e+-]+)\s*(ms|us|s)?\s*", time)
+    number = _read(found[1]) if found else -1.0
+    if found is None or not 0 < number < math.inf:
+        raise ValueError(f"max_latency is {time!r}; give {_UNITS}, above 0")
+    if found[2] is None:
+        raise ValueError(
+            f"max_latency is {time!r}, a text without a unit; write '{found[1]}ms' or '{found[1]}s', or give a number "
+            "of seconds"
+        )
+    return {"ms": 1e-3, "us": 1e-6, "s": 1.0}[found[2]] * number
 
 
 def _number(name: str, value: Quantity | None, whole: float) -> float | None:
     if value is None:
         return None
-    share = isinstance(value, str) and value.strip().endswith("%")
-    try:
-        number = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)
-    except ValueError:
-        number = -1.0
-    if isinstance(value, bool) or not 0 < number < math.inf:
-        units = (
-            "seconds, or a text such as '2ms'"
-            if name == "max_latency"
-            else "a number, or a share such as '50%'"
-        )
+    number, share = _read(value), _is_share(value)
+    if not 0 < number < math.inf:
+        units = _UNITS if name == "max_latency" else "a number, or a share such as '50%'"
         raise ValueError(f"{name} is {value!r}; give {units}, above 0")
+    if share and number > 100:
+        raise ValueError(
+            f"{name} is {value!r}, more than the whole unpruned network; give a share of at most 100%"
+        )
     return number * whole / 100 if share else number
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, str) and value.strip().endswith("%")
+
+
+def _read(value: object) -> float:
+    """Return a quantity's number, without its percent sign; -1 if it is none."""
+    try:
+        if isinstance(value, str):
+            return float(value.strip().removesuffix("%"))
+        return -1.0 if isinstance(value, bool | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return -1.0
+
+
+def _refuse_no_loss(loss: object) -> None:
+    if loss is None:
+        return
+    if isinstance(loss, str):
+        raise ValueError(
+            f"max_loss is {loss!r}, a text; it must be a number: points of accuracy, or nats of log-likelihood"
+        )
+    if not 0 <= _read(loss) < math.inf:
+        raise ValueError(f"max_loss is {loss!r}; it must be at least 0, and a finite number")

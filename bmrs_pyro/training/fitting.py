@@ -21,6 +21,7 @@ from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion
 from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
+from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.freezing import frozen
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
@@ -28,7 +29,7 @@ from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
-from bmrs_pyro.training.recipe import Hardware, Recipe, with_options
+from bmrs_pyro.training.recipe import Hardware, Recipe, refuse_no_callbacks, with_options
 from bmrs_pyro.training.schedule import plan_of
 from bmrs_pyro.training.step_graph import CudaRecorder, refuse_unrecordable
 from bmrs_pyro.training.trainer import Trainer
@@ -91,6 +92,7 @@ def fit(
     recipe, hardware = with_options(recipe or Recipe(), hardware or Hardware(), options)
     criterion = named_criterion(recipe.criterion) if isinstance(recipe.criterion, str) else recipe.criterion
     _check(model, guide, criterion)
+    refuse_no_callbacks(callbacks)
     if isinstance(checkpoint, str | PathLike):
         raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; give Checkpoint(path)")
     if not isinstance(guide, PyroModule):
@@ -153,6 +155,7 @@ def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:
 def _move(model: SupervisedModel, guide: object, hardware: Hardware) -> None:
     """Move model and guide to the device, with the memory format and compilation of ``hardware``."""
     if hardware.device is not None:
+        refuse_unusable(hardware.device)
         model.to(hardware.device)
         if isinstance(guide, nn.Module):
             guide.to(hardware.device)

@@ -97,7 +97,7 @@ class Epoch(Record):
         return f"{left}{self.size:,} structures{self.quality}  ELBO {self.elbo:.4g}  KL {self.kl:.4g}"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """The epochs of a run, the remaining structures, and the epoch of the network's weights.
 
@@ -115,6 +115,17 @@ class History:
     scores: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int | None = None
     _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        best = self.best()
+        kept = (
+            ""
+            if best is None
+            else f", best epoch {best.epoch}:{best.quality[1:] or f' ELBO {best.elbo:.4g}'}"
+        )
+        return (
+            f"History of {len(self)} epochs, {self.keep.kept:,} of {self.keep.total:,} structures left{kept}"
+        )
 
     @property
     def network(self) -> nn.Module:

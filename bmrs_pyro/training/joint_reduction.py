@@ -7,13 +7,12 @@ __all__ = ["JointReduction"]
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from operator import length_hint
 
 import torch
 from torch import nn
 
 from bmrs_pyro.distributed import world_size
-from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.inputs import count_batches
 from bmrs_pyro.inference.laplace import gain_gradients
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import complexity
@@ -89,7 +88,7 @@ class JointReduction:
     @property
     def steps_per_epoch(self) -> int:
         """Number of training batches in a pass."""
-        return length_hint(self.loader) or sum(1 for _ in pairs(self.loader))
+        return count_batches("the training loader", self.loader)
 
     def run(
         self,

@@ -6,10 +6,9 @@ __all__ = ["Limits"]
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from bmrs_pyro.network import NoisyNetwork, complexity, cost_model
@@ -27,6 +26,7 @@ class Limits:
             already a multiple of 8.
         max_macs: most multiply-accumulates for one example.
         max_parameters: most parameters.
+        target: the target that the budgets are from, for messages.
 
     Raises:
         ValueError: a number is not positive.
@@ -35,6 +35,7 @@ class Limits:
     round_to: int = 1
     max_macs: int | None = None
     max_parameters: int | None = None
+    target: Target | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("round_to", "max_macs", "max_parameters"):
@@ -65,7 +66,7 @@ class Limits:
     @classmethod
     def of_target(cls, target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:
         """Return multiples, and the budgets of a target, for a network that is not pruned yet."""
-        return cls(round_to, *target.budgets(complexity(network)))
+        return cls(round_to, *target.budgets(complexity(network)), target)
 
     def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
         """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""
@@ -73,8 +74,18 @@ class Limits:
 
     def refuse_impossible(self, network: NoisyNetwork) -> None:
         """Raise ValueError if the smallest network, with one structure per family, exceeds a budget."""
-        scores = {family.name: -torch.ones(family.size) for family in network.structures}
-        self.applied(network, KeepMask.from_scores(scores), scores)
+        multiples = _multiples(network, self.round_to)
+        counts = {family.name: min(family.size, multiples[family.name]) for family in network.structures}
+        macs, parameters = (round(cost_model(network, cost)(counts)) for cost in ("macs", "parameters"))
+        budgets = (("macs", macs, self.max_macs), ("parameters", parameters, self.max_parameters))
+        for cost, least, budget in budgets:
+            if budget is not None and least > budget:
+                said = self.target and self.target.unmet(complexity(network), macs, parameters)
+                raise ValueError(
+                    said
+                    or f"{cost}: a budget of {budget:,} cannot be met, because the smallest network, with one "
+                    f"structure in every family, has {least:,}"
+                )
 
     def applied(
         self,

@@ -30,6 +30,7 @@ from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.training.batch_norm import lone_example
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.parts import Parts
@@ -181,7 +182,9 @@ class Loop(ABC, Generic[R]):
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
         if not steps:
-            raise ValueError("the loader gives no batches; is there less than one batch, with drop_last?")
+            raise ValueError(
+                "the loader gives no batches; can it be read only once, or is there less than a batch, with drop_last?"
+            )
         elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
 
@@ -193,6 +196,13 @@ class Loop(ABC, Generic[R]):
             culprit = self._culprit(x) or culprit
         if culprit is not None:
             raise NonFiniteLoss(f"{where}: {culprit}") from None
+        if lone := lone_example(error):
+            raise ValueError(f"{where}: {lone}") from None
+        if "does not require grad" in str(error):
+            raise ValueError(
+                f"{where}: there is nothing to train, because all weights are frozen (requires_grad=False): "
+                "unfreeze some, or fit the gains alone, with dense_epochs=0 and no epochs of fine-tuning"
+            ) from None
         if misfit := self.explain(x, y):
             raise ValueError(f"{where}: {misfit}") from None
 

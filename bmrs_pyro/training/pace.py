@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.inference.inputs import count_batches
 from bmrs_pyro.training.choosing import medians_of_three
 from bmrs_pyro.training.history import Epoch
 from bmrs_pyro.training.recipe import refuse_no_number
@@ -81,7 +82,7 @@ class Pace:
             epochs: epochs of the path.
             min_steps: least number of steps in an epoch.
         """
-        length = length_hint(loader) or sum(1 for _ in loader)
+        length = count_batches("the training loader", loader)
         passes = math.ceil(min_steps / length)
         rate = TRAVEL * width(prior) / (epochs * passes * length)
         return cls(epochs, passes, passes * length, rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PathPoint"]
+__all__ = ["PathPoint", "told"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,3 +48,17 @@ class PathPoint:
     def from_json(cls, record: Mapping[str, Any]) -> PathPoint:
         """Return the point of a record."""
         return cls(**{**record, "score": Score(**record["score"])})
+
+
+def told(points: Mapping[str, PathPoint]) -> list[str]:
+    """Return a line of text for each network: its name, its size and its validation score."""
+    width = max(map(len, points), default=0)
+    return [
+        f"{name:{width}}  {point.parameters:,} parameters, {point.macs:,} MACs, {point.size:,} structures, "
+        + (
+            f"log-likelihood {point.score.log_likelihood:.4g}"
+            if point.score.accuracy is None
+            else f"accuracy {point.score.accuracy:.2%}"
+        )
+        for name, point in points.items()
+    ]

@@ -21,6 +21,7 @@ from bmrs_pyro.inference.observations import log_likelihoods
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.training.batch_norm import lone_example
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.shuffling import set_epoch
@@ -89,7 +90,9 @@ class PlainSteps:
             try:
                 loss = self._loss(inputs_on(device, x), y.to(device))
                 value = loss.item()
-            except ValueError:  # a distribution may refuse the outputs of weights that diverged
+            except ValueError as error:  # a distribution may refuse the outputs of weights that diverged
+                if lone := lone_example(error):
+                    raise ValueError(f"step {self.done + 1}: {lone}") from None
                 if all(weight.isfinite().all() for weight in self.net.parameters()):
                     raise
                 value = math.nan
@@ -167,4 +170,6 @@ def _endless(loader: Batches, first: int) -> Iterator[tuple[Any, Tensor]]:
                 found = True
                 yield found_x, y
         if not found:
-            raise ValueError("the loader gives no batches; is there less than one batch, with drop_last?")
+            raise ValueError(
+                "the loader gives no batches; can it be read only once, or is there less than a batch, with drop_last?"
+            )

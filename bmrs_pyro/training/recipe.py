@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["ONE_WEIGHT", "REDUCTION", "Hardware", "Recipe", "refuse_no_number", "with_options"]
+__all__ = [
+    "ONE_WEIGHT",
+    "REDUCTION",
+    "Hardware",
+    "Recipe",
+    "refuse_no_callbacks",
+    "refuse_no_number",
+    "with_options",
+]
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
 from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
+from bmrs_pyro.training.option_names import refuse_unknown
 
 ONE_WEIGHT = (
     *("kl_weight", "fine_tune_epochs", "prune_every", "posterior_lr_factor", "schedule"),
@@ -164,6 +173,12 @@ def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
         raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
 
 
+def refuse_no_callbacks(callbacks: object) -> None:
+    """Raise TypeError if callbacks are not functions in a list or the like."""
+    if not isinstance(callbacks, Collection) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks is {callbacks!r}; give a list of functions, such as callbacks=[print]")
+
+
 def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any]) -> tuple[Recipe, Hardware]:
     """Return a recipe and hardware with some fields changed.
 
@@ -180,10 +195,7 @@ def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any])
             raise TypeError(f"expected a {kind.__name__}, got a {type(value).__name__}")
     ours = {field.name for field in fields(Recipe)}
     machine = {field.name for field in fields(Hardware)}
-    if unknown := options.keys() - ours - machine:
-        raise TypeError(
-            f"unknown option {', '.join(sorted(unknown))}; a recipe has {', '.join(sorted(ours | machine))}"
-        )
+    refuse_unknown(options, ours | machine, "a recipe")
     return (
         replace(recipe, **{name: value for name, value in options.items() if name in ours}),
         replace(hardware, **{name: value for name, value in options.items() if name in machine}),

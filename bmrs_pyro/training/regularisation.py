@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import all_gather_int, all_reduce_sum_, broadcast_, rank, world_size
 from bmrs_pyro.files import make_folder
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.inference.inputs import on_device_of, pairs, refuse_generator
+from bmrs_pyro.inference.inputs import count_batches, on_device_of, one_pass, pairs, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
@@ -23,13 +23,14 @@ from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
+from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels, warn_of_units
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
-from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.recipe import Recipe
+from bmrs_pyro.training.path_point import PathPoint, told
+from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
 from bmrs_pyro.training.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee, score_of
@@ -52,6 +53,11 @@ class Path:
     history: History
     trainee: Trainee
     shelf: Shelf
+
+    def __repr__(self) -> str:
+        ends = {"unpruned": self.dense, **({"smallest": self.points[-1]} if self.points else {})}
+        lines = [f"{type(self).__name__}, networks: {len(self.points)}", *told(ends)]
+        return "\n  ".join(lines)
 
     def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> Refit:
         """Train a point further: half the epochs with pruning at its KL weight, half with rates falling to 0.
@@ -153,6 +159,9 @@ def fit_path(
     """
     refuse_short(epochs, dense_epochs)
     refuse_without_effect(options)
+    refuse_no_callbacks(options.get("callbacks", ()))
+    if (device := options.get("device")) is not None:
+        refuse_unusable(device)
     options = {"lr": Recipe().lr, **options}
     if Recipe(lr=options["lr"], seed=options.get("seed")).lr == 0:
         raise ValueError("lr is 0; the weights of a path are trained, so give a rate above 0")
@@ -162,8 +171,9 @@ def fit_path(
         )
     refuse_generator("loader", loader)
     refuse_generator("validation", validation)
+    count_batches("validation", validation)
     folder = None if directory is None else make_folder(FilePath(directory))
-    x, y = next(on_device_of(model, loader))
+    x, y = next(on_device_of(model, one_pass("the training loader", loader)))
     y = y.to(next(model.parameters()).device)
     refuse_labels(model, x, y)
     warn_of_units(model, x, y)

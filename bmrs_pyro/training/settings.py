@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["refuse_other_settings", "refuse_without_effect"]
+__all__ = ["OPTIONS", "refuse_other_settings", "refuse_without_effect"]
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bmrs_pyro.files import seal, unseal, write_atomically
+from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.recipe import Hardware, Recipe
 
 FILE = "settings.json"
 
@@ -24,6 +27,17 @@ _WITHOUT_EFFECT = {
     "batch_size",
     "augment",
 }
+
+OPTIONS = {
+    *("criterion", "epochs", "dense_epochs", "directory", "hardware", "optim", "progress", "callbacks"),
+    *(
+        field.name
+        for kind in (Recipe, Hardware)
+        for field in fields(kind)
+        if field.name not in _WITHOUT_EFFECT
+    ),
+}
+"""Options of :func:`fit_path`: its own and those that it passes to :func:`fit`."""
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
@@ -51,10 +65,23 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
         write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def refuse_without_effect(options: Collection[str]) -> None:
-    """Raise ValueError for an option of :func:`fit` that a path sets itself, or takes from model and loader."""
+def refuse_without_effect(
+    options: Collection[str], known: Collection[str] = OPTIONS, what: str = "fit_path()"
+) -> None:
+    """Refuse options that :func:`fit_path` does not take.
+
+    Args:
+        options: names of the given options.
+        known: names of all options.
+        what: the function that takes them.
+
+    Raises:
+        ValueError: an option of :func:`fit` is one that a path sets itself, or takes from model and loader.
+        TypeError: an option is unknown.
+    """
     if useless := sorted(_WITHOUT_EFFECT & set(options)):
         raise ValueError(
             f"{', '.join(useless)} has no effect on a path, which sets KL weight and rates itself and takes likelihood "
             "and batches from model and loader; leave it out, or call fit()"
         )
+    refuse_unknown(options, known, what)

@@ -29,7 +29,7 @@ ROUND = 0.7
 """Share of the multiply-accumulates that each round keeps, if there is no budget."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedPath(Path):
     """The path of a trained network: its points are the cuts of one reduction.
 
@@ -81,10 +81,10 @@ class TrainedPath(Path):
         if target.loses_nothing and target.score is None and self.dense.score.accuracy is not None:
             # training further improves the log-likelihood of an overconfident network, whatever is removed
             target = replace(target, score="accuracy")
-        least, budgets = target.least_of(self.dense), target.budgets(self.dense)
+        least = target.least_of(self.dense)
         model = self.trainee.model
-        if any(budgets):
-            limits = Limits(self.round_to, *budgets)
+        if any(target.budgets(self.dense)):
+            limits = Limits.of_target(target, model.network, self.round_to)
             try:
                 limits.refuse_impossible(model.network)
             except ValueError as error:

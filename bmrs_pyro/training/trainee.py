@@ -25,7 +25,7 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
-from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.path_point import PathPoint, told
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.validation import Score, validate
@@ -61,8 +61,11 @@ class Refit:
     guide: AutoTruncatedLogNormal
     history: History
 
+    def __repr__(self) -> str:
+        return "\n  ".join(["Refit", *told({"before": self.start, "after": self.point})])
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Trainee:
     """A model before the path, and how it is trained.
 

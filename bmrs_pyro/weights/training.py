@@ -15,11 +15,12 @@ from torch import nn
 
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.network.untouched import shared_copy
-from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay
+from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
+from bmrs_pyro.training.recipe import refuse_no_callbacks
 from bmrs_pyro.training.validation import validate_predictions
 from bmrs_pyro.weights.adabelief import AdaBelief
 from bmrs_pyro.weights.guide import MeanField
@@ -125,8 +126,11 @@ def fit_weights(
         raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1")
-    for module in (model, guide) if device is not None else ():
-        module.to(device)
+    refuse_no_callbacks(callbacks)
+    if device is not None:
+        refuse_unusable(device)
+        model.to(device)
+        guide.to(device)
     if optim is None:
         optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
     if isinstance(checkpoint, Checkpoint):

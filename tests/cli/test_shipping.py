@@ -129,7 +129,7 @@ def test_architectures_prints_a_table(trained: tuple[Path, Path], tmp_path: Path
     ("options", "message"),
     [
         (["--weights", "missing.safetensors"], "missing.safetensors cannot be read"),
-        (["--max-params", "3"], "a budget of 3 cannot be met"),
+        (["--max-params", "3"], "a budget of 3 parameters cannot be met"),
         (["--round-to", "0"], "round_to is 0"),
         (["--label-smoothing", "1.5"], "label_smoothing is 1.5"),
     ],

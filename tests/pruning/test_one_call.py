@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from bmrs_pyro import Checkpoint, Pruned, evaluate, load, prune
+from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.runs import PathRecord, RunError
@@ -52,6 +53,26 @@ def test_what_is_saved_is_loaded_again(pruned: Pruned, net: nn.Module, tmp_path:
     assert decision["criterion"] == "bmrs-n"
     with pytest.raises(RunError, match="does not name the network's source; give a dense network"):
         load(folder)
+
+
+def test_results_are_printed_in_a_few_lines(pruned: Pruned) -> None:
+    dense, small = pruned.path.dense, pruned.point
+    refit = pruned.choice.refit
+    for part in (pruned, pruned.path, pruned.choice, refit, refit.history, pruned.path.trainee):
+        assert repr(part).count("\n") < 5
+        assert len(repr(part)) < 400
+    for text in (
+        f"unpruned  {dense.parameters:,} parameters",
+        f"accuracy {small.score.accuracy:.2%}",
+        "meets",
+    ):
+        assert text in repr(pruned)
+    assert "misses its target" in repr(replace(pruned, choice=replace(pruned.choice, met=False)))
+    assert f"{small.parameters:,} parameters" in repr(pruned.choice)
+    assert f"networks: {len(pruned.path.points)}\n" in repr(pruned.path)
+    history = refit.history
+    assert f"History of {len(history)} epochs, {small.size} of {dense.size} structures left" in repr(history)
+    assert "best epoch" not in repr(History(history.keep))
 
 
 def test_the_page_says_what_it_cost_and_shows_the_path(pruned: Pruned, tmp_path: Path) -> None:

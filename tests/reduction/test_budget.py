@@ -106,7 +106,7 @@ def test_budget_that_is_met_changes_nothing() -> None:
 def test_wrong_input_is_named() -> None:
     scores = scores_of(a=[-1.0, -2.0, -3.0])
     with pytest.raises(
-        ValueError, match="budget of 1 cannot be met: with 2 structures in every family the cost is 2"
+        ValueError, match="budget of 1 cannot be met: with 2 kept in every family the cost is 2"
     ):
         within_budget(all_kept(scores), scores, Additive({"a": 1.0}), 1.0, min_keep=2)
     with pytest.raises(ValueError, match="cannot be a multiple of 0"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,14 +14,17 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from bmrs_pyro import NoisyNetwork, Path, Pruned, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.files import WriteError
+from bmrs_pyro.inference import inputs
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.training import (
     Epoch,
+    Limits,
     NothingLeft,
     Pace,
     PathPoint,
@@ -35,7 +39,7 @@ from bmrs_pyro.training.choosing import seconds
 from bmrs_pyro.training.pace import FALL, GROWTH, Passes, has_ended, kl_weights
 from bmrs_pyro.training.trainee import Trainee
 from bmrs_pyro.training.validation import Score, validate
-from tests.inference.programs import batches, mlp, program
+from tests.inference.programs import batches, blobs, mlp, program
 
 QUICK = {"epochs": 10, "dense_epochs": 1, "progress": False}
 
@@ -154,7 +158,7 @@ def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> No
     chosen = pruned.choose(max_macs="30%")
     assert chosen.met
     assert chosen.point.macs <= 0.3 * path.dense.macs
-    with pytest.raises(TargetMissed, match="a budget of 1 cannot be met: with 1 structures in every family"):
+    with pytest.raises(TargetMissed, match="a budget of 1 parameters cannot be met, because the smallest"):
         pruned.choose(max_params=1)
     with pytest.raises(TargetMissed, match="ms for a batch"):
         pruned.choose(max_latency="1us", batch_size=4)
@@ -202,7 +206,7 @@ def test_a_budget_below_the_smallest_point_is_met_by_its_refit(pruned: Pruned) -
 
 
 def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
-    with pytest.raises(TargetMissed, match="parameters: a budget of 3 cannot be met: with 1 structures"):
+    with pytest.raises(TargetMissed, match="max_params is 3: a budget of 3 parameters cannot be met"):
         prune(mlp(16), batches(), validation=batches(), max_params=3, epochs=10**6)
 
 
@@ -371,7 +375,17 @@ def test_the_default_is_the_smallest_within_one_standard_error() -> None:
         ({"max_macs": 0.2}, "max_macs is 0.2, less than 1; a share has a percent sign: '20%'"),
         ({"max_latency": "2 hours"}, "max_latency is '2 hours'; give seconds"),
         ({"max_loss": -1.0}, "max_loss is -1.0; it must be at least 0"),
-        ({"max_loss": "0.5"}, "max_loss is '0.5'; it must be at least 0, and a finite number"),
+        ({"max_loss": "0.5"}, "max_loss is '0.5', a text; it must be a number"),
+        ({"max_loss": True}, "max_loss is True; it must be at least 0, and a finite number"),
+        ({"max_loss": [1]}, r"max_loss is \[1\]; it must be at least 0"),
+        ({"max_macs": [1]}, r"max_macs is \[1\]; give a number, or a share"),
+        ({"max_macs": "150%"}, "max_macs is '150%', more than the whole unpruned network"),
+        ({"max_latency": "101%"}, "max_latency is '101%', more than the whole unpruned network"),
+        ({"max_latency": "0ms"}, "max_latency is '0ms'; give seconds"),
+        ({"max_latency": "1ns"}, r"max_latency is '1ns'; give .* \(units: s, ms, us\)"),
+        ({"max_latency": "2"}, "max_latency is '2', a text without a unit; write '2ms' or '2s'"),
+        ({"max_latency": "2ms", "batch_size": 2.5}, "batch_size is 2.5; it must be .* a whole number"),
+        ({"max_latency": "2ms", "batch_size": None}, "batch_size is None; it must be .* a whole number"),
         ({"max_macs": "inf"}, "max_macs is 'inf'; give a number, or a share"),
         ({"max_params": True}, "max_params is True; give a number"),
         ({"batch_size": 64}, "batch_size is 64, but it belongs to max_latency"),
@@ -384,8 +398,34 @@ def test_bad_targets_are_refused(options: dict[str, object], match: str) -> None
 
 
 def test_times_are_read() -> None:
-    times = [seconds(text) for text in ("2ms", "150us", "1s", 0.5, None)]
-    assert times == pytest.approx([2e-3, 150e-6, 1.0, 0.5, None])
+    times = [seconds(text, dense=0.04) for text in ("2ms", "150us", "1 s", 0.5, "50%", None)]
+    assert times == pytest.approx([2e-3, 150e-6, 1.0, 0.5, 0.02, None])
+
+
+def test_a_latency_may_be_a_share_of_the_unpruned_networks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "latency", lambda self, point, batch_size: 1e-3 * point.parameters)
+    half = 0.5 * path.dense.parameters
+    fast = [point for point in path.points if point.parameters <= half]
+    assert 0 < len(fast) < len(path.points)
+    assert Target(max_latency="50%").fitting(path) == fast
+    with pytest.raises(TargetMissed, match=r"takes .* ms for a batch, \d+% of the unpruned network's time"):
+        Target(max_latency="0.1%").fitting(path)
+
+
+@pytest.mark.parametrize("budget", ["max_macs", "max_params", "max_bytes"])
+def test_a_budget_that_cannot_be_met_says_what_can_in_its_own_units(budget: str) -> None:
+    network = NoisyNetwork(mlp(16), torch.zeros(1, 5))
+    for asked, place in ((1, 0), ("0.1%", 1)):
+        with pytest.raises(ValueError, match=f"{budget} is {asked!r}: a budget of") as raised:
+            Limits.of_target(Target(**{budget: asked}), network).refuse_impossible(network)  # type: ignore[arg-type]
+        number, share = re.search(r"allow ([\d,]+)(?: or '([\d.]+%)')?$", str(raised.value)).groups()  # type: ignore[union-attr]
+        least = (int(number.replace(",", "")), share)[place]
+        Limits.of_target(Target(**{budget: least}), network).refuse_impossible(network)  # type: ignore[arg-type]
+        less = least - 1 if place == 0 else f"{float(share[:-1]) - 0.5}%"
+        with pytest.raises(ValueError, match="cannot be met"):
+            Limits.of_target(Target(**{budget: less}), network).refuse_impossible(network)  # type: ignore[arg-type]
 
 
 def test_labels_that_are_no_classes_need_a_likelihood() -> None:
@@ -399,7 +439,7 @@ def test_labels_that_are_no_classes_need_a_likelihood() -> None:
     [
         ([(torch.zeros(8, 2), torch.full((8,), 9))], "labels from 0 to .* those of a batch go from 9 to 9"),
         (torch.zeros(8, 3), r"a batch is a Tensor .*; expected \(x, y\)"),
-        ([], "there are no training batches"),
+        ([], "validation gives no batches"),
         (iter(batches()), "train is a list_iterator, which can be read only once; give a loader"),
     ],
     ids=["labels", "no pairs", "nothing", "once"],
@@ -420,6 +460,10 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(data: object, ma
         ({"dense_epochs": 1.5}, TypeError, "dense_epochs is 1.5; give a whole number"),
         ({"seed": "a"}, TypeError, "seed is 'a'; give a whole number"),
         ({"validation": None}, TypeError, "validation is None; give a loader"),
+        ({"validation": []}, ValueError, "validation gives no batches; give a loader"),
+        ({"callbacks": print}, TypeError, "callbacks is <built-in .*>; give a list of functions"),
+        ({"device": "tpu"}, ValueError, "device is 'tpu', which torch does not know; give cpu"),
+        ({"epoch": 3}, TypeError, r"unknown option epoch; did you mean epochs\? .* takes .*, dense_epochs"),
         ({"directory": __file__}, WriteError, "cannot be written .it is a file, where a folder is needed"),
     ],
 )
@@ -669,3 +713,62 @@ def test_a_learned_scale_is_handed_back() -> None:
     (log_scale,) = found.likelihood.parameters()
     assert log_scale.item() < -0.2  # it starts at 0, and the noise is at -1.6
     assert isinstance(evaluate(found.network, loader, likelihood=found.likelihood), ValueEvaluation)
+
+
+class Loader:
+    """Batches without a length, for a number of passes."""
+
+    def __init__(self, passes: float = math.inf, endless: bool = False) -> None:
+        self.passes, self.endless = passes, endless
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.passes -= 1
+        yield from batches() if self.passes >= 0 else []
+        while self.endless:
+            yield batches()[0]
+
+
+def test_loaders_that_run_dry_or_never_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "MOST_BATCHES", 50)
+    for passes in (0, 1, 2, 3):
+        with pytest.raises(ValueError, match=r"gives no batches; .* read several times"):
+            prune(mlp(8), Loader(passes), validation=batches(), **QUICK)  # type: ignore[arg-type]
+    for data in ((Loader(endless=True), batches()), (batches(), Loader(endless=True))):
+        with pytest.raises(ValueError, match="has no length, and gave 50 batches without an end"):
+            prune(mlp(8), data[0], validation=data[1], **QUICK)  # type: ignore[arg-type]
+    found = prune(mlp(8), Loader(), validation=Loader(), **{**QUICK, "epochs": 2, "max_params": "100%"})  # type: ignore[arg-type]
+    assert found.path.points
+
+
+def test_a_data_set_in_place_of_a_loader_is_told_from_one() -> None:
+    data = TensorDataset(*blobs())
+    numbered = [(x, int(y)) for x, y in data]
+    for given in (data, Subset(data, range(9)), numbered):
+        with pytest.raises(TypeError, match=r"wrap the data set in a loader, such as torch.*DataLoader\("):
+            prune(mlp(8), given, validation=batches())
+        with pytest.raises(TypeError, match="wrap the data set in a loader"):
+            fit(*program(mlp(8)), given, progress=False)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_batch_norm_of_a_lone_example_says_what_to_do(trained: bool) -> None:
+    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = blobs()
+    loader = DataLoader(TensorDataset(x[:65], y[:65]), 32)
+    with pytest.raises(ValueError, match=r"a batch of one example, .*: give the loader drop_last=True"):
+        prune(net, loader, validation=batches(), trained=trained, epochs=2, progress=False)
+
+
+def test_frozen_weights_are_named_and_their_gains_can_be_fitted() -> None:
+    net = mlp(16).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"all weights are frozen .*: unfreeze some, or .* dense_epochs=0"):
+        prune(net, batches(), validation=batches(), **QUICK)  # type: ignore[arg-type]
+    options = {**QUICK, "epochs": 2, "dense_epochs": 0, "max_params": "100%"}
+    assert prune(net, batches(), validation=batches(), **options).path.points  # type: ignore[arg-type]
+
+
+def test_an_unknown_option_is_answered_with_the_nearest_name(pruned: Pruned) -> None:
+    with pytest.raises(TypeError, match=r"unknown option max_los; did you mean max_loss\? prune\(\) takes "):
+        prune(mlp(8), batches(), validation=batches(), max_los=0.5)
+    with pytest.raises(TypeError, match=r"unknown option max_mac; did you mean max_macs\? choose\(\) takes "):
+        pruned.choose(max_mac=3)
