@@ -6,6 +6,7 @@ __all__ = ["app", "main"]
 
 import os
 import sys
+from typing import Any, NoReturn
 
 import typer
 
@@ -17,6 +18,7 @@ from bmrs_pyro.cli.demo import demo
 from bmrs_pyro.cli.evaluate import evaluate
 from bmrs_pyro.cli.export import export
 from bmrs_pyro.cli.fit import fit
+from bmrs_pyro.cli.output import warnings_in_one_line
 from bmrs_pyro.cli.prune import prune
 from bmrs_pyro.cli.report import report
 from bmrs_pyro.cli.reproduce import reproduce
@@ -32,6 +34,9 @@ for command in (demo, fit, choose, prune, evaluate, report, compare, export, arc
     app.command()(command)
 app.add_typer(reproduce, name="reproduce")
 
+# of click, or of typer's own copy of it
+_ClickError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 
 def main() -> None:
     """Run the command; bad input and errors in a network's code print one line on standard error, with exit status 2.
@@ -40,7 +45,10 @@ def main() -> None:
     """
     keep_freed_memory()
     try:
-        app(prog_name="bmrs")
+        with warnings_in_one_line():
+            sys.exit(app(prog_name="bmrs", standalone_mode=False) or 0)
+    except _ClickError as error:
+        _end_usage(error)
     except Exception as error:
         place = line_at_fault(error)
         ours = place is None and not isinstance(error, ValueError | TypeError | OSError | ArithmeticError)
@@ -54,3 +62,14 @@ def main() -> None:
             text = f"{line}: {text}"
         typer.echo(f"error{who}: {text}", err=True)
         sys.exit(2)
+
+
+def _end_usage(error: Any) -> NoReturn:
+    """Print a wrong use of the command in one line, or the help of a command without arguments."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        text, context = " ".join(error.format_message().split()), getattr(error, "ctx", None)
+        help_ = f" (see {context.command_path} --help)" if context else ""
+        typer.echo(f"error: {text}{help_}", err=True)
+    sys.exit(error.exit_code)

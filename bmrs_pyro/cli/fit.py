@@ -97,6 +97,7 @@ def fit(
         distributed.main_process_first(prepare)
         first = distributed.rank() == 0
         output = Output(json and first, quiet or not first)
+        output.show(_assumed(run.config, given))
         try:
             runs.train_run(run, hardware=own, progress=output.progress)
         except files.WriteError as error:
@@ -144,24 +145,31 @@ def _flags(names: set[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
+def _assumed(config: runs.RunConfig, given: set[str]) -> str:
+    """Say what the labels are taken for, and how to say otherwise where that is not sure."""
+    likelihood = config.recipe.likelihood
+    outputs = "classes" if likelihood.startswith("categorical") else "outputs"
+    text = f"{config.data.data}: {config.num_classes} {outputs}, likelihood {likelihood}"
+    if "likelihood" in given or Path(config.data.data).suffix not in (".npz", ".csv", ".parquet"):
+        return text
+    return f"{text}, which is assumed: for counts give --likelihood poisson, for values --likelihood normal"
+
+
 def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:
     """Return the recipe of a run at one KL weight, with its budgets."""
     why = next((f"--{name.replace('_', '-')}" for name in ONE_WEIGHT if name in given), "--criterion none")
     path_alone = ("score", "max_loss", "max_bytes", "max_latency", "latency_batch_size", "dense_epochs")
     if names := [f"--{name.replace('_', '-')}" for name in path_alone if name in given]:
+        are = "is" if len(names) == 1 else "are"
         raise ValueError(
-            f"{', '.join(names)} is for a run along the path, and {why} makes a run at one KL weight: leave one out"
+            f"{', '.join(names)} {are} for a run along the path, and {why} makes a run at one KL weight: leave one out"
         )
     budgets: dict[str, Any] = {}
     for name in ("max_macs", "max_params"):
         budget = getattr(target, name)
-        if budget is not None:
-            try:
-                budgets[name] = int(budget)
-            except ValueError:
-                raise ValueError(
-                    f"{name} is {budget!r}; a run at one KL weight ({why}) takes an integer"
-                ) from None
+        if not isinstance(budget, int | None):
+            raise ValueError(f"{name} is {budget!r}; a run at one KL weight ({why}) takes an integer")
+        budgets[name] = budget
     return replace(recipe, epochs=recipe.epochs if epochs is None else epochs, **budgets)
 
 

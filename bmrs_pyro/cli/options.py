@@ -80,14 +80,26 @@ def _options(kind: type, panels: Callable[[str, str], str]) -> Iterator[tuple[st
 def _option(field: Field[Any], hint: Any, text: str, kind: str, panel: str) -> inspect.Parameter:
     name = _NAMES.get((kind, field.name), field.name)
     flags = [f"--{name.replace('_', '-')}", *_OLD_FLAGS.get(name, ())]
+    read: dict[str, Any] = {}
     if hint is Any:
         hint = str
     elif {float, str} <= {*get_args(hint)}:  # a number, or a share such as 50%
         hint = str | None
-    option = typer.Option(*flags, help=text, rich_help_panel=panel)
+        read = {"parser": _quantity, "metavar": "NUMBER|TEXT"}
+    option = typer.Option(*flags, help=text, rich_help_panel=panel, **read)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=field.default,
         annotation=Annotated[hint, option],
     )
+
+
+def _quantity(text: str) -> float | str:
+    """Return a number as a number, and a share or a time with a unit as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

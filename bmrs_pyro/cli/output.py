@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["Json", "Output", "Quiet", "TrustSource"]
+__all__ = ["Json", "Output", "Quiet", "TrustSource", "warnings_in_one_line"]
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
 
+_PACKAGE = str(Path(__file__).parent.parent)
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _ANSWER: ContextVar[TextIO | None] = ContextVar("answer", default=None)  # None for standard output
 
 
@@ -35,11 +39,47 @@ def _reserved_stdout() -> Iterator[None]:
         _ANSWER.reset(token)
 
 
+def _hush(context: typer.Context, quiet: bool) -> bool:
+    token = _QUIET.set(quiet)
+    context.call_on_close(lambda: _QUIET.reset(token))
+    return quiet
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print this package's warnings as one line on standard error, without file and source.
+
+    With ``--quiet`` only those are printed that have a class of their own: that the result is not what was asked for.
+    """
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            essential = category.__module__.startswith("bmrs_pyro.")
+            if not (issubclass(category, UserWarning) and (essential or filename.startswith(_PACKAGE))):
+                others(message, category, filename, lineno, file, line)
+            elif essential or not _QUIET.get():
+                typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+        warnings.showwarning = show
+        yield
+
+
 Json = Annotated[
     bool,
     typer.Option("--json", callback=_reserve, help="Print the result as one JSON object, and nothing else."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing; errors still go to standard error.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", callback=_hush, help="Print nothing; errors still go to standard error."),
+]
 TrustSource = Annotated[
     bool,
     typer.Option("--trust-source", help="Import the code that the run names as the source of its network."),

@@ -83,6 +83,8 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
         {
             "run": str(run.path),
             "criterion": decision.criterion,
+            "likelihood": run.config.recipe.likelihood,
+            "outputs": run.config.num_classes,
             "families": families,
             "dense": asdict(dense),
             "small": asdict(small),

@@ -95,7 +95,8 @@ class Dataset:
         ):
             return f"images are {images.dtype}; expected torch.uint8 or torch.float32, or torch.int64 tokens (N, T)"
         if len(images) != len(self.labels):
-            return f"{len(images)} images but {len(self.labels)} labels; there must be one label per image"
+            one = {2: "row", 3: "sequence"}.get(images.ndim, "image")
+            return f"{len(images)} {one}s but {len(self.labels)} labels; there must be one label per {one}"
         if not images.numel():
             return f"no examples: images have shape {tuple(images.shape)}"
         if problem := self._label_problem():

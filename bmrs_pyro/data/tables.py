@@ -38,8 +38,10 @@ def read_table(path: Path, target: str | None, *, values: bool = False) -> dict[
         asked = "no target is named" if target is None else f"there is no column {target!r}"
         known = ", ".join(name if name == name.strip() else repr(name) for name in map(str, table.columns))
         raise DataError(f"{path}: {asked}; give --target, one of {known}")
-    if table.empty or len(table.columns) < 2:
-        raise DataError(f"{path} has {len(table)} rows and {len(table.columns)} columns; a feature is needed")
+    if table.empty:
+        raise DataError(f"{path} has {len(table.columns)} columns but no rows; add a row for every example")
+    if len(table.columns) < 2:
+        raise DataError(f"{path} has no column but {target!r}; add a column for every feature")
     empty = table.isna().sum()
     if empty.any():
         name = empty.idxmax()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -50,12 +51,11 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         path=record,
     )
     share = smaller(record, choice.refit.point.macs)
-    data = getattr(getattr(trainee.loader, "dataset", None), "name", None)
     settings = {**vars(trainee.pace), **trainee.options, "criterion": criterion_name(criterion)}
     return render(
         "report.html",
         **subject.content(),
-        title=type(whole.net).__name__ + (f" on {data}" if data else ""),
+        title=f"{type(whole.net).__name__} of {path.dense.parameters:,} parameters{_on(trainee.loader)}",
         run="path",
         cost_note="Latencies are medians for one batch, on the machine that made this page.",
         next_steps=[
@@ -74,6 +74,16 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         versions=[("bmrs_pyro", version("bmrs-pyro")), ("torch", str(torch.__version__))],
         settings=[(name, str(value)) for name, value in settings.items() if name != "callbacks"],
     )
+
+
+def _on(loader: Any) -> str:
+    """Return a loader's data in words: their name, or else their class if it is none of torch's own."""
+    data = getattr(loader, "dataset", None)
+    while isinstance(data, Subset):
+        data = data.dataset
+    unnamed = type(data).__module__.startswith(("torch.utils.data", "builtins"))
+    name = getattr(data, "name", "" if unnamed else type(data).__name__)
+    return f" on {name}" if name else ""
 
 
 def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:

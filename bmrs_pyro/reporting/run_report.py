@@ -19,6 +19,7 @@ from bmrs_pyro.reporting.path_view import smaller
 from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
+from bmrs_pyro.training import Target
 
 
 def repeat_command(config: RunConfig, out: str = "RUN") -> str:
@@ -124,12 +125,13 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
             )
         ]
     else:
-        less = "Choose a network of the same path that loses less:"
+        less, size = "Choose a network of the same path that loses less:", "Choose a smaller one:"
         if path.of_cuts:
-            less = "Reduce the given weights again, so that less is lost:"
+            less, size = "Reduce the given weights again, so that less is lost:", "Reduce to a smaller size:"
+        loss = _less(path.target)
         another = [
-            (less, f"bmrs choose {name} --max-loss 0.1"),
-            ("Or to a smaller size:", f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
+            *([(less, f"bmrs choose {name} --max-loss {loss:g}")] if loss else []),
+            (size, f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
         ]
     weights = "" if _dense_is_trained(run, subject.networks) else " --weights DENSE.safetensors"
     return [
@@ -137,3 +139,9 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
         ("Compare both networks on the test data:", f"bmrs compare {name}{weights}"),
         ("Ship the small one:", f"bmrs export {name} --format onnx"),
     ]
+
+
+def _less(target: Target | None) -> float:
+    """Return a smaller loss than the target allows; 0 if it allows none."""
+    allowed = None if target is None else target.max_loss
+    return 0.1 if allowed is None else min(0.1, allowed / 2)

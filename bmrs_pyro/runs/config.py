@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RunConfig"]
+__all__ = ["RunConfig", "with_unit"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -72,7 +72,7 @@ class RunConfig:
             for name, kind in (("recipe", Recipe), ("data", DataSource)):
                 part = {one.name: values.pop(one.name) for one in fields(kind) if one.name in values}
                 values[name] = part
-        return from_record(cls, values)
+        return from_record(cls, {**values, "target": with_unit(values.get("target"))})
 
     def options(self) -> dict[str, Any]:
         """Return the run's options of ``bmrs fit`` by name; None for options that have no effect on it."""
@@ -88,3 +88,11 @@ class RunConfig:
             own["latency_batch_size"] = None if self.target.max_latency is None else batch
         record = {"model": self.model, **asdict(self.data), **own, "weights": self.weights}
         return {name: value for name, value in record.items() if name != "download"}
+
+
+def with_unit(target: Any) -> Any:
+    """Return the record of a target, with seconds as a number; earlier versions wrote the text of the option."""
+    try:
+        return {**target, "max_latency": float(target["max_latency"])}
+    except (KeyError, TypeError, ValueError):
+        return target

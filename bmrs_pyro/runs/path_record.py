@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bmrs_pyro.files import from_record
+from bmrs_pyro.runs.config import with_unit
 from bmrs_pyro.training import Choice, Pace, Path, PathPoint, Target
+from bmrs_pyro.training.path_point import told
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class PathRecord:
     target: Target | None = None
     met: bool = False
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        ends = {"unpruned": self.dense, **({"chosen": self.chosen} if self.chosen else {})}
+        return "\n  ".join([f"PathRecord, networks: {len(self.points)}", *told(ends)])
 
     @property
     def of_cuts(self) -> bool:
@@ -74,7 +80,7 @@ class PathRecord:
                 tuple(map(PathPoint.from_json, record["points"])),
                 from_record(Pace, record["pace"]),
                 chosen and PathPoint.from_json(chosen),
-                target and from_record(Target, target),
+                target and from_record(Target, with_unit(target)),
                 bool(record["met"]),
                 tuple(map(str, record["notes"])),
             )

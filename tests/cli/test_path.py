@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import warnings
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bmrs_pyro import complexity, load
+from bmrs_pyro import complexity, load, runs
 from bmrs_pyro.data import Batches
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.runs import RunDirectory, run_data
-from bmrs_pyro.training import Epoch, Limits, Target
+from bmrs_pyro.reporting import html_report
+from bmrs_pyro.runs import RunConfig, RunDirectory, run_data
+from bmrs_pyro.training import Epoch, Limits, ScoreMissed, Target
 from tests.cli.test_commands import command
 
 SOURCE = """
@@ -45,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stderr
     assert "Asked for: max_params 90%." in result.stdout
     assert "bmrs choose run chooses another one" in result.stdout
+    assert "data.npz: 3 classes, likelihood categorical, which is assumed: for counts" in result.stdout
     return folder
 
 
@@ -230,13 +234,15 @@ def test_a_refused_pruning_leaves_the_small_network(words: list[object], expecte
         (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
         (["--max-loss", -1], "max_loss is -1.0; it must be at least 0"),
         (["--max-latency", "2h"], "max_latency is '2h'; give seconds, or a text such as '2ms'"),
+        (["--max-latency", 2, "--max-loss", "abc"], "error: Invalid value for '--max-loss'"),
+        (["--max-los", 1], "error: No such option: --max-los"),
         (["--score", "f1"], "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
         (["--epochs", 1], "a path takes at least 2 epochs"),
         (["--dense-epochs", -1], "and 0 or more dense epochs before it; got 36 and -1"),
         (["--validation", 0], "the share to hold out is 0.0"),
         (
-            ["--gains-only", "--max-loss", 1],
-            "--max-loss is for a run along the path, and --gains-only makes a run at one KL weight",
+            ["--gains-only", "--max-loss", 1, "--dense-epochs", 2],
+            "--max-loss, --dense-epochs are for a run along the path, and --gains-only makes a run at one KL weight",
         ),
         (
             ["--criterion", "none", "--dense-epochs", 1],
@@ -256,6 +262,56 @@ def test_options_that_make_no_sense_end_in_one_line_before_a_run_is_made(
     assert expected in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_warnings_are_one_line_and_only_what_matters_is_told_quietly(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn(ScoreMissed("a network\nscores less"), stacklevel=1)
+        warnings.warn_explicit("a layer is empty", UserWarning, runs.__file__, 7)
+        warnings.warn_explicit("not ours", UserWarning, "theirs.py", 7)
+
+    monkeypatch.setattr(runs, "choose_run", warn)
+    ours = ["warning: a network scores less", "warning: a layer is empty"]
+    for option, expected in (("--json", ours), ("--quiet", ours[:1]), ("--trust-source", ours)):
+        with pytest.warns(UserWarning, match="not ours") as others:
+            assert command("choose", copy, option).stderr.splitlines() == expected
+        assert len(others) == 1
+
+
+def test_wrong_use_is_one_line_and_no_arguments_show_the_help() -> None:
+    for words, expected in (
+        (["fit"], "error: Missing argument"),
+        (["nothing"], "error: No such command 'nothing'"),
+        (["report", "run", "more"], "error: Got unexpected extra argument"),
+    ):
+        result = command(*words)
+        assert result.returncode == 2
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert "Usage: bmrs" in command().stdout
+    assert command("fit", "--help").returncode == 0
+
+
+@pytest.mark.parametrize(("allowed", "offered"), [(0.0, None), (0.5, 0.1), (0.1, 0.05), (None, 0.1)])
+def test_the_page_offers_a_smaller_loss_than_was_allowed(
+    allowed: float | None, offered: float | None, copy: Path
+) -> None:
+    run = RunDirectory(copy)
+    record = run.path_record()
+    assert record is not None
+    run.save_path_record(replace(record, target=Target(max_loss=allowed)))
+    found = re.findall(r"bmrs choose [^<]* --max-loss ([\d.]+)", html_report(run))
+    assert found == ([] if offered is None else [f"{offered:g}"])
+
+
+def test_times_that_earlier_versions_saved_without_a_unit_are_seconds(copy: Path) -> None:
+    record = {**RunDirectory(copy).config.to_json(), "target": {"max_latency": "0.002"}}
+    assert RunConfig.from_json(record).target == Target(max_latency=0.002)
+    assert RunConfig.from_json({**record, "target": {"max_latency": "2ms"}}).target == Target(
+        max_latency="2ms"
+    )
 
 
 def test_a_run_along_the_path_is_resumed_as_one(folder: Path) -> None:

@@ -27,7 +27,7 @@ def test_describes_its_examples() -> None:
             {"images": torch.zeros(4, 2, dtype=torch.float64)},
             "images are torch.float64; expected torch.uint8",
         ),
-        ({"images": torch.zeros(3, 2)}, "3 images but 4 labels"),
+        ({"images": torch.zeros(3, 2)}, "3 rows but 4 labels; there must be one label per row"),
         ({"images": torch.zeros(0, 2), "labels": torch.zeros(0, dtype=torch.int64)}, "no examples"),
         ({"images": torch.zeros(4, 0)}, "no examples"),
         ({"images": torch.tensor([[0.0], [1.0], [torch.nan], [torch.inf]])}, "example 2 .* holds NaN"),

@@ -226,6 +226,12 @@ def test_names_in_upper_case_and_header_spaces(tmp_path: Path) -> None:
     (tmp_path / "spaces.csv").write_text("a, b\n1, 2\n")
     with pytest.raises(DataError, match="no column 'b'; give --target, one of a, ' b'"):
         load(tmp_path / "spaces.csv", target="b")
+    (tmp_path / "header.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match="has 2 columns but no rows; add a row for every example"):
+        load(tmp_path / "header.csv", target="b")
+    (tmp_path / "lone.csv").write_text("b\n1\n2\n")
+    with pytest.raises(DataError, match="has no column but 'b'; add a column for every feature"):
+        load(tmp_path / "lone.csv", target="b")
     arrays(tmp_path / "data.npz", x=np.zeros((20, 2)), y=np.arange(20) % 2 > 0).rename(tmp_path / "DATA.NPZ")
     assert load(tmp_path / "DATA.NPZ").train.num_classes == 2  # labels may be booleans
 

@@ -107,7 +107,7 @@ def test_a_regression_of_several_inputs_has_a_page_too(tmp_path: Path) -> None:
     found = prune(Sum(), data, validation=data, **options)  # type: ignore[arg-type]
     found.report(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "<h1>Sum</h1>" in page
+    assert "<h1>Sum of 73 parameters</h1>" in page
     assert "validation log-likelihood" in page
     scored = evaluate(found.network, data, likelihood="normal:1")
     assert "<h2>What it predicts</h2>" in page
