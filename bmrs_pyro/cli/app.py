@@ -35,7 +35,11 @@ for command in (demo, fit, choose, prune, evaluate, report, compare, export, arc
 app.add_typer(reproduce, name="reproduce")
 
 # of click, or of typer's own copy of it
-_ClickError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_ClickError = next(
+    kind
+    for kind in typer.BadParameter.__mro__
+    if issubclass(kind, Exception) and kind.__name__ == "ClickException"
+)
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def test_weights_frozen_before_stay_frozen() -> None:
 @pytest.mark.parametrize("option", ["round_to", "max_macs", "max_parameters"])
 def test_numbers_that_are_not_positive_are_named(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} is 0; it must be at least 1"):
-        Limits(**{option: 0})
+        Limits(**{option: 0})  # type: ignore[arg-type]
 
 
 def test_an_impossible_budget_is_refused_before_training() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path as FilePath
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -743,7 +744,8 @@ def test_loaders_that_run_dry_or_never_end_are_refused(monkeypatch: pytest.Monke
 def test_a_data_set_in_place_of_a_loader_is_told_from_one() -> None:
     data = TensorDataset(*blobs())
     numbered = [(x, int(y)) for x, y in data]
-    for given in (data, Subset(data, range(9)), numbered):
+    sets: list[Any] = [data, Subset(data, range(9)), numbered]
+    for given in sets:
         with pytest.raises(TypeError, match=r"wrap the data set in a loader, such as torch.*DataLoader\("):
             prune(mlp(8), given, validation=batches())
         with pytest.raises(TypeError, match="wrap the data set in a loader"):
