@@ -122,7 +122,9 @@ def _plan(
     trained = weights is not None and not single and recipe.prunes
     own = {field.name for field in fields(Cycle)} - {field.name for field in fields(Recipe)}
     if not trained and (names := _flags(given & own)):
-        raise ValueError(f"{names} is for a trained network: give its --weights, and no KL weight")
+        raise ValueError(
+            f"{names} {'are' if ',' in names else 'is'} for a trained network: give its --weights, and no KL weight"
+        )
     if single or not recipe.prunes:
         return {"recipe": _at_one_weight(recipe, epochs, target, given)}
     if not trained:
@@ -135,7 +137,9 @@ def _plan(
         "max_params",
     }
     if names := _flags(given & useless):
-        raise ValueError(f"{names} has no effect on a trained network (--weights): leave it out")
+        raise ValueError(
+            f"{names} {'have' if ',' in names else 'has'} no effect on a trained network (--weights): leave it out"
+        )
     cycle = replace(cycle, lr=recipe.lr if "lr" in given else None, bfloat16=recipe.bfloat16)
     recipe = replace(recipe, epochs=_REDUCTION_EPOCHS if epochs is None else epochs)
     return {"recipe": recipe, "target": target, "cycle": cycle}
@@ -159,10 +163,10 @@ def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: se
     """Return the recipe of a run at one KL weight, with its budgets."""
     why = next((f"--{name.replace('_', '-')}" for name in ONE_WEIGHT if name in given), "--criterion none")
     path_alone = ("score", "max_loss", "max_bytes", "max_latency", "latency_batch_size", "dense_epochs")
-    if names := [f"--{name.replace('_', '-')}" for name in path_alone if name in given]:
-        are = "is" if len(names) == 1 else "are"
+    if names := _flags(given & {*path_alone}):
+        are = "are" if "," in names else "is"
         raise ValueError(
-            f"{', '.join(names)} {are} for a run along the path, and {why} makes a run at one KL weight: leave one out"
+            f"{names} {are} for a run along the path, and {why} makes a run at one KL weight: leave one out"
         )
     budgets: dict[str, Any] = {}
     for name in ("max_macs", "max_params"):

@@ -177,13 +177,7 @@ class Target:
         return most_macs, most_parameters
 
     def unmet(self, dense: Complexity, macs: float, parameters: float) -> str | None:
-        """Say which budget the smallest network exceeds, and which could be met; None if it exceeds none.
-
-        Args:
-            dense: costs of the unpruned network.
-            macs: multiply-accumulates of the smallest network.
-            parameters: parameters of the smallest network.
-        """
+        """Say which budget a network exceeds that is as small as can be, and which could be met; None if none."""
         least = {"macs": macs, "parameters": parameters, "bytes": parameters * dense.bytes / dense.parameters}
         for name, cost in _BUDGETS.items():
             asked, value, whole = getattr(self, name), math.ceil(least[cost]), getattr(dense, cost)
@@ -293,11 +287,9 @@ def _read(value: object) -> float:
 
 
 def _refuse_no_loss(loss: object) -> None:
-    if loss is None:
-        return
     if isinstance(loss, str):
         raise ValueError(
             f"max_loss is {loss!r}, a text; it must be a number: points of accuracy, or nats of log-likelihood"
         )
-    if not 0 <= _read(loss) < math.inf:
+    if loss is not None and not 0 <= _read(loss) < math.inf:
         raise ValueError(f"max_loss is {loss!r}; it must be at least 0, and a finite number")

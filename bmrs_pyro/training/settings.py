@@ -81,7 +81,7 @@ def refuse_without_effect(
     """
     if useless := sorted(_WITHOUT_EFFECT & set(options)):
         raise ValueError(
-            f"{', '.join(useless)} has no effect on a path, which sets KL weight and rates itself and takes likelihood "
+            f"{', '.join(useless)} {'have' if useless[1:] else 'has'} no effect on a path, which sets KL weight and rates itself and takes likelihood "
             "and batches from model and loader; leave it out, or call fit()"
         )
     refuse_unknown(options, known, what)

@@ -242,7 +242,7 @@ def test_a_refused_pruning_leaves_the_small_network(words: list[object], expecte
         (["--validation", 0], "the share to hold out is 0.0"),
         (
             ["--gains-only", "--max-loss", 1, "--dense-epochs", 2],
-            "--max-loss, --dense-epochs are for a run along the path, and --gains-only makes a run at one KL weight",
+            "--dense-epochs, --max-loss are for a run along the path, and --gains-only makes a run at one KL weight",
         ),
         (
             ["--criterion", "none", "--dense-epochs", 1],

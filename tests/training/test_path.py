@@ -188,7 +188,7 @@ def test_a_folder_is_for_one_path(tmp_path: FilePath) -> None:
 
 
 def test_options_without_effect_are_refused() -> None:
-    with pytest.raises(ValueError, match="kl_weight, schedule has no effect on a path"):
+    with pytest.raises(ValueError, match="kl_weight, schedule have no effect on a path"):
         prune(mlp(8), batches(), validation=batches(), kl_weight=0.3, schedule="constant")
 
 
