@@ -24,6 +24,7 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
+from bmrs_pyro.training.recipe import refuse_no_callbacks
 from bmrs_pyro.training.reduction_run import ReductionRun
 from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import validate
@@ -56,7 +57,7 @@ class JointReduction:
 
     Raises:
         ValueError: a number is out of range, or several processes are running.
-        TypeError: the teacher is no network.
+        TypeError: the teacher is no network, or the callbacks are no list of functions.
     """
 
     loader: Batches
@@ -82,6 +83,7 @@ class JointReduction:
             raise TypeError(
                 f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
             )
+        refuse_no_callbacks(self.callbacks)
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")
 

@@ -9,7 +9,7 @@ import statistics
 import time
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -190,7 +190,7 @@ def _shares(model: SupervisedModel, limits: Limits, cuts: int) -> list[Limits]:
     whole = {name: cost_model(model.network, cost)(counts) for name, cost in wholes.items()}
 
     def after(share: float) -> Limits:
-        budgets = {
+        budgets: dict[str, Any] = {
             name: int(whole[name] * (getattr(limits, name) / whole[name]) ** share)
             for name in wholes
             if getattr(limits, name) is not None and getattr(limits, name) < whole[name]

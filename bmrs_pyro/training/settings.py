@@ -80,8 +80,9 @@ def refuse_without_effect(
         TypeError: an option is unknown.
     """
     if useless := sorted(_WITHOUT_EFFECT & set(options)):
+        have = "have" if useless[1:] else "has"
         raise ValueError(
-            f"{', '.join(useless)} {'have' if useless[1:] else 'has'} no effect on a path, which sets KL weight and rates itself and takes likelihood "
-            "and batches from model and loader; leave it out, or call fit()"
+            f"{', '.join(useless)} {have} no effect on a path, which sets KL weight and rates itself and takes "
+            "likelihood and batches from model and loader; leave it out, or call fit()"
         )
     refuse_unknown(options, known, what)

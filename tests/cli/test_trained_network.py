@@ -248,7 +248,7 @@ def test_a_kl_weight_makes_a_single_run_from_the_weights(folder: Path, tmp_path:
     [
         (
             [*TRAINED, "--dense-epochs", 3, "--draws", "8"],
-            "--dense-epochs, --draws has no effect on a trained network",
+            "--dense-epochs, --draws have no effect on a trained network",
         ),
         (
             [*TRAINED, "--min-keep", 2],
