@@ -100,7 +100,7 @@ def test_cuts_alone_need_no_epochs(trained: nn.Module) -> None:
 
 def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
     options = {"validation": batches(seed=1), "trained": True, "progress": False}
-    with pytest.raises(TypeError, match="callbacks is <built-in .*>; give a list of functions"):
+    with pytest.raises(TypeError, match=r"callbacks is <built-in .*>; give a list of functions"):
         prune(trained, batches(), callbacks=print, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unknown option weight"):
         prune(trained, batches(), weight=1, **options)  # type: ignore[arg-type]
