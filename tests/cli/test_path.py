@@ -209,7 +209,7 @@ def test_one_posterior_is_pruned_to_several_budgets_and_each_network_trained(cop
     ("words", "expected"),
     [
         (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
-        (["--max-params", 3], "a budget of 3 cannot be met"),
+        (["--max-params", 3], "a budget of 3 parameters cannot be met"),
         (["--fine-tune-epochs", -1], "there are -1 epochs of fine-tuning; give 0 or more"),
         (
             ["--lr", 0.1, "--clip", 1],
