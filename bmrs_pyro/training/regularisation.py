@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.distributed import all_gather_int, all_reduce_sum_, broadcast_, rank, world_size
+from bmrs_pyro.distributed import all_gather_int, broadcast_, rank, world_size
 from bmrs_pyro.files import make_folder
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
-from bmrs_pyro.inference.inputs import count_batches, on_device_of, one_pass, pairs, refuse_generator
+from bmrs_pyro.inference.inputs import count_batches, on_device_of, one_pass, refuse_generator
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.nested import map_leaves, tensors_in
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
@@ -34,6 +34,7 @@ from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
 from bmrs_pyro.training.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee, score_of
+from bmrs_pyro.training.validation import mean_of
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def fit_path(
     refuse_generator("loader", loader)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
+    mean = mean_of(validation)
     folder = None if directory is None else make_folder(FilePath(directory))
     x, y = next(on_device_of(model, one_pass("the training loader", loader)))
     y = y.to(next(model.parameters()).device)
@@ -184,7 +186,12 @@ def fit_path(
     trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
     if folder is not None:
         name = criterion if isinstance(criterion, str) else criterion_name(judge)
-        settings = {"criterion": name, "epochs": epochs, "dense_epochs": dense_epochs, **_settings(trainee)}
+        settings = {
+            "criterion": name,
+            "epochs": epochs,
+            "dense_epochs": dense_epochs,
+            **_settings(trainee, mean),
+        }
         refuse_other_settings(folder, settings, write=rank() == 0)
     store = None if folder is None else Checkpoint(folder / "dense.safetensors")
     dense = trainee.dense(model, dense_epochs, store)
@@ -218,21 +225,16 @@ def fit_path(
     return Path(dense, _points(trainee, shelf, weights()), history, trainee, shelf)
 
 
-def _settings(trainee: Trainee) -> dict[str, Any]:
+def _settings(trainee: Trainee, mean: float) -> dict[str, Any]:
     """Return what a path in a folder is continued with, as plain JSON types."""
     model, usual = trainee.model, Recipe()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for x, y in pairs(trainee.validation):
-        numbers = tensors_in((x, y))
-        sums += torch.tensor([sum(float(part.double().sum()) for part in numbers), len(y)])
-    total, count = all_reduce_sum_(sums).tolist()
     names = ("lr", "seed", "min_keep", "round_to")
     return {
         **{name: trainee.options.get(name, getattr(usual, name)) for name in names},
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.kind,
         "structures": {family.name: family.size for family in model.structures},
-        "a mean of validation examples of": f"{total / max(count, 1):.6g}",
+        "a mean of validation examples of": f"{mean:.6g}",
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Score", "validate", "validate_predictions"]
+__all__ = ["Score", "mean_of", "validate", "validate_predictions"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -94,7 +94,7 @@ def validate_predictions(
         batches: batches as for :func:`fit`.
 
     Raises:
-        ValueError: there are no examples, or NaN or inf among their numbers.
+        ValueError: there are no examples.
     """
     device = next(model.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
@@ -104,14 +104,7 @@ def validate_predictions(
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            try:
-                sums = _sums(predict(x), y)
-            except ValueError:  # a distribution may refuse what a network makes of NaN
-                _refuse_gaps(x, y)
-                raise
-            if not math.isfinite(sums.log_likelihood):
-                _refuse_gaps(x, y)
-            total += torch.tensor(sums, dtype=torch.float64)
+            total += torch.tensor(_sums(predict(x), y), dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError(
@@ -131,9 +124,22 @@ def validate_predictions(
     )
 
 
-def _refuse_gaps(*values: Any) -> None:
-    if not all(tensor.isfinite().all() for tensor in tensors_in(values)):
-        raise ValueError("the validation data hold NaN or inf; leave these examples out, or fill the gaps")
+def mean_of(batches: Iterable[Any]) -> float:
+    """Return the sum of all numbers in the inputs and labels, per example, to know the data by.
+
+    Raises:
+        ValueError: NaN or inf is among them.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for x, y in pairs(batches):
+        total = math.fsum(float(part.double().sum()) for part in tensors_in((x, y)))
+        if not math.isfinite(total):
+            raise ValueError(
+                "the validation data hold NaN or inf; leave these examples out, or fill the gaps"
+            )
+        sums += torch.tensor([total, len(y)])
+    total, count = all_reduce_sum_(sums).tolist()
+    return total / max(count, 1.0)
 
 
 def _sums(distribution: dist.TorchDistribution, y: Tensor) -> _Sums:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -13,9 +12,9 @@ from sklearn.metrics import accuracy_score, root_mean_squared_error
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bmrs_pyro import NoisyNetwork, SupervisedModel
-from bmrs_pyro.training.validation import Score, validate
-from tests.inference.programs import CLASSES, FEATURES, NUM_DATA, batches, blobs, categorical, program
+from bmrs_pyro import NoisyNetwork, SupervisedModel, prune
+from bmrs_pyro.training.validation import Score, mean_of, validate
+from tests.inference.programs import CLASSES, FEATURES, NUM_DATA, batches, blobs, categorical, mlp, program
 
 
 class Two(nn.Module):
@@ -51,16 +50,15 @@ def test_a_batch_without_examples_counts_nothing() -> None:
         validate(model, {}, DataLoader(TensorDataset(*empty), batch_size=4))
 
 
-@pytest.mark.parametrize("validated", [False, True])
-def test_gaps_in_the_data_are_refused(validated: bool) -> None:
-    model, _ = program()
+def test_gaps_in_the_data_are_refused() -> None:
     x, y = blobs(count=64)
+    assert mean_of([(x, y)]) == pytest.approx((x.sum() + y.sum()).item() / 64, rel=1e-5)
     x[5, 0] = math.nan
-    with (
-        pyro.validation_enabled(validated),
-        pytest.raises(ValueError, match="validation data hold NaN or inf"),
-    ):
-        validate(model, {}, [(x, y)])
+    with pytest.raises(ValueError, match="validation data hold NaN or inf"):
+        mean_of([(x, y)])
+    for trained in (False, True):
+        with pytest.raises(ValueError, match="validation data hold NaN or inf"):
+            prune(mlp(8), batches(), validation=[(x, y)], trained=trained, epochs=2)
 
 
 class Reshaped(nn.Module):
