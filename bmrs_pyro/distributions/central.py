@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bmrs_pyro.distributions.quantile import branch_free
+
 # Below either limit the closed forms are not used. The first is twice the mass inside a long interval with loc three
 # scales outside. The second is a length in scales: on shorter intervals erf gives less than nine digits of the KL.
 _LEAST_MASS = 0.0027
@@ -35,7 +37,7 @@ class Central(NamedTuple):
         """Describe N(loc, scale²) truncated to [low, high]; all are float64 and broadcast against each other."""
         edge = torch.stack(torch.broadcast_tensors(low - loc, high - loc)) / (scale * _SQRT2)
         error = edge.erf()
-        return cls(edge, error, edge.square().neg_().exp_(), error[1] - error[0])
+        return cls(edge, error, _height(edge), error[1] - error[0])
 
 
 def outside(edge: Tensor, mass: Tensor) -> Tensor:
@@ -77,11 +79,11 @@ def central_entropy(cut: Central, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
     return -((scale * cut.mass).log() + (r + constant)), by_loc, by_scale
 
 
-def central_gradients(cut: Central, grad_u: Tensor, p: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+def central_gradients(edge: Tensor, grad_u: Tensor, p: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Σ grad_u ∂u/∂loc and Σ grad_u ∂u/∂scale over draws u, at fixed p; see `truncated_log_normal_quantile`.
 
     Args:
-        cut: The distributions of u.
+        edge: The bounds, as in `Central`.
         grad_u: Gradient with respect to u, `(*draws, ...)`.
         p: Probabilities, of the same shape.
         offset: Offset of u from loc, in units of √2 scale.
@@ -89,11 +91,21 @@ def central_gradients(cut: Central, grad_u: Tensor, p: Tensor, offset: Tensor) -
     Returns:
         Both in the distributions' shape, float64.
     """
-    shape = cut.mass.shape
+    shape = edge.shape[1:]
+    by_loc, by_scale = grad_u.sum_to_size(shape), (grad_u * offset).sum_to_size(shape)
     # φ(0)/φ(ξ); clamped, because at p = 0 and 1 it is multiplied by zero and could be inf
     lifted = grad_u * offset.square().clamp_(max=80.0).exp_()
-    ends = torch.stack(((lifted * (1 - p)).sum_to_size(shape), (lifted * p).sum_to_size(shape))) * cut.height
-    by_loc = grad_u.sum_to_size(shape) - (ends[0] + ends[1])
-    ends = ends * cut.edge
-    by_scale = (grad_u * offset).sum_to_size(shape) - (ends[0] + ends[1])
-    return by_loc, by_scale * _SQRT2
+    below = _times(1 - p, lifted).sum_to_size(shape)
+    ends = torch.stack((below, _times(lifted, p).sum_to_size(shape))) * _height(edge)
+    by_loc = by_loc - (ends[0] + ends[1])
+    ends = ends * edge
+    return by_loc, (by_scale - (ends[0] + ends[1])) * _SQRT2
+
+
+def _height(edge: Tensor) -> Tensor:
+    return edge.square().neg_().exp_()
+
+
+def _times(values: Tensor, other: Tensor) -> Tensor:
+    """Multiply values that are not needed again: in their own memory, where no transform of torch.func forbids it."""
+    return values * other if torch.compiler.is_compiling() or branch_free() else values.mul_(other)

@@ -64,7 +64,7 @@ class _Draw(torch.autograd.Function):
         cut = Central.of(*parameters)
         rest = outside_of(outside(cut.edge, cut.mass), parameters, p, everywhere=branch_free())
         grad_u = grad * theta
-        by_loc, by_scale = with_rest(rest, grad_u, central_gradients(cut, grad_u, p, offset))
+        by_loc, by_scale = with_rest(rest, grad_u, central_gradients(cut.edge, grad_u, p, offset))
         return None, by_loc.to(loc.dtype), by_scale.to(scale.dtype), None, None
 
 

@@ -34,12 +34,6 @@ def _forward(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, p: Tensor) -
     return log_theta.to(p.dtype), offset.to(p.dtype), *central_entropy(cut, scale), *cut
 
 
-def _backward(
-    grad_u: Tensor, p: Tensor, offset: Tensor, edge: Tensor, height: Tensor, mass: Tensor
-) -> tuple[Tensor, ...]:
-    return central_gradients(Central(edge, edge, height, mass), grad_u, p, offset)
-
-
 @dataclass(frozen=True)
 class Kernels:
     """The two functions of a draw with KL, each of about thirty small tensor operations, which can be compiled.
@@ -51,7 +45,7 @@ class Kernels:
     """
 
     forward: Callable[..., tuple[Tensor, ...]] = _forward
-    backward: Callable[..., tuple[Tensor, ...]] = _backward
+    backward: Callable[..., tuple[Tensor, ...]] = central_gradients
     everywhere: bool = False
 
     def branch_free(self) -> Kernels:
@@ -65,7 +59,7 @@ EAGER = Kernels()
 @cache
 def compiled_kernels() -> Kernels:
     """Return the functions compiled by torch.compile, once for all sizes, because structures may be removed."""
-    forward, backward = (torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, _backward))
+    forward, backward = (torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, central_gradients))
     return Kernels(forward, backward)
 
 
@@ -106,7 +100,7 @@ class _DrawWithKL(torch.autograd.Function):
         greatest: Tensor,
         kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:
-        log_theta, offset, *entropy, edge, _, height, mass = kernels.forward(loc, scale, low, high, p)
+        log_theta, offset, *entropy, edge, _, _, mass = kernels.forward(loc, scale, low, high, p)
         mask = outside(edge, mass)
         rest = outside_of(mask, (loc, scale, low, high), p, everywhere=kernels.everywhere)
         if rest is not None:
@@ -115,15 +109,15 @@ class _DrawWithKL(torch.autograd.Function):
             entropy = [rest.put(closed, other) for closed, other in zip(entropy, exact, strict=True)]
         theta = log_theta.exp().clamp_(least, greatest)
         ctx.kernels, ctx.rest = kernels, rest
-        ctx.save_for_backward(p, offset, theta, edge, height, mass, *entropy[1:])
+        ctx.save_for_backward(p, offset, theta, edge, *entropy[1:])
         return theta.to(loc.dtype), (entropy[0] + (high - low).log()).to(loc.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_theta: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        p, offset, theta, *cut, kl_by_loc, kl_by_scale = ctx.saved_tensors
+        p, offset, theta, edge, kl_by_loc, kl_by_scale = ctx.saved_tensors
         grad_u = grad_theta.to(theta.dtype) * theta
-        gradients = with_rest(ctx.rest, grad_u, ctx.kernels.backward(grad_u, p, offset, *cut))
+        gradients = with_rest(ctx.rest, grad_u, ctx.kernels.backward(edge, grad_u, p, offset))
         of_kl = kl_by_loc, kl_by_scale
         by_loc, by_scale = (
             torch.addcmul(of_draw, grad_kl, other).to(grad_kl.dtype)
