@@ -59,7 +59,9 @@ EAGER = Kernels()
 @cache
 def compiled_kernels() -> Kernels:
     """Return the functions compiled by torch.compile, once for all sizes, because structures may be removed."""
-    forward, backward = (torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, central_gradients))
+    forward, backward = (
+        torch.compile(part, dynamic=True, fullgraph=True) for part in (_forward, central_gradients)
+    )
     return Kernels(forward, backward)
 
 
