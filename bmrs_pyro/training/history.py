@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Epoch", "History", "Record"]
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,12 @@ class Epoch(Record):
     accuracy_error: float | None = None
     log_likelihood_error: float | None = None
     parameters: int | None = None
+
+    @property
+    def validation_score(self) -> float:
+        """The validation log-likelihood, nats per example; −inf if there is none, or it is no number."""
+        value = self.log_likelihood
+        return -math.inf if value is None or math.isnan(value) else value
 
     @property
     def size(self) -> int:

@@ -27,7 +27,7 @@ from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import refuse_no_callbacks
 from bmrs_pyro.training.reduction_run import ReductionRun
 from bmrs_pyro.training.trainee import Refit
-from bmrs_pyro.training.validation import validate
+from bmrs_pyro.training.validation import checked_score
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,5 @@ class JointReduction:
             macs=cost.macs,
             bytes=cost.bytes,
             delta_f=delta_f,
-            score=validate(model, {}, validation),
+            score=checked_score(model, validation),
         )

@@ -128,35 +128,37 @@ def kl_weights(records: Sequence[Epoch], start: float, epochs: int, num_data: in
     """
     wanted = math.log(FALL) / epochs
     weights = [start] * min(len(records) + 1, 2)
-    for number, (before, after) in enumerate(pairwise(records), 2):
+    best = -math.inf
+    for before, after in pairwise(records):
+        best = max(best, before.validation_score)
         fall = math.log(before.kl / after.kl) if after.kl > 0 else wanted
-        grow = 1.0 if overfits(records[:number], num_data) else min(1.0, max(0.0, 1.0 - fall / wanted))
+        grow = 1.0 if overfits(after, best, num_data) else min(1.0, max(0.0, 1.0 - fall / wanted))
         weights.append(weights[-1] * GROWTH**grow)
     return weights
 
 
-def overfits(records: Sequence[Epoch], num_data: int) -> bool:
-    """Whether the last epoch predicts its training data better than the validation data, which it did better before.
+def overfits(record: Epoch, best: float, num_data: int) -> bool:
+    """Whether an epoch predicts its training data better than the validation data, and those worse than before.
 
     Both differences are more than two standard errors. For the training data this is the ELBO per example, which is at
     most their log-likelihood.
 
     Args:
-        records: the epochs so far.
+        record: the epoch.
+        best: the best validation log-likelihood of earlier epochs, nats per example.
         num_data: number of training examples.
     """
-    scores = _scores(records)
-    error = 2 * (records[-1].log_likelihood_error or 0.0)
-    return scores[-1] < max(scores) - error and records[-1].elbo / num_data > scores[-1] + error
+    score = record.validation_score
+    error = 2 * (record.log_likelihood_error or 0.0)
+    return score < best - error and record.elbo / num_data > score + error
 
 
 def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
     """Whether a path can stop: it is as long as planned, and smaller networks score less, or there are none.
 
-    There are none if no structure has left for a third of the planned epochs.
-    The score is the validation log-likelihood, as a median of three epochs. It has begun to fall if its last three
-    values are more than two standard errors below its best one. After twice the planned epochs the path stops in any
-    case.
+    There are none if no structure has left for a third of the planned epochs. The score is the validation
+    log-likelihood, as a median of three epochs. It has begun to fall if its last three values are more than two
+    standard errors below its best one. After twice the planned epochs the path stops in any case.
 
     Args:
         records: the epochs so far.
@@ -166,13 +168,9 @@ def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
         return len(records) > epochs
     if records[-1].size == records[-1 - max(1, epochs // 3)].size:
         return True
-    medians = medians_of_three(_scores(records))
+    medians = medians_of_three([record.validation_score for record in records])
     error = records[medians.index(max(medians))].log_likelihood_error or 0.0
     return not max(medians[-3:]) >= max(medians) - 2 * error
-
-
-def _scores(records: Sequence[Epoch]) -> list[float]:
-    return [-math.inf if record.log_likelihood is None else record.log_likelihood for record in records]
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:

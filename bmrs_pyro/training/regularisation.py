@@ -173,7 +173,6 @@ def fit_path(
     refuse_generator("loader", loader)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
-    mean = mean_of(validation)
     folder = None if directory is None else make_folder(FilePath(directory))
     x, y = next(on_device_of(model, one_pass("the training loader", loader)))
     y = y.to(next(model.parameters()).device)
@@ -190,7 +189,7 @@ def fit_path(
             "criterion": name,
             "epochs": epochs,
             "dense_epochs": dense_epochs,
-            **_settings(trainee, mean),
+            **_settings(trainee),
         }
         refuse_other_settings(folder, settings, write=rank() == 0)
     store = None if folder is None else Checkpoint(folder / "dense.safetensors")
@@ -225,7 +224,7 @@ def fit_path(
     return Path(dense, _points(trainee, shelf, weights()), history, trainee, shelf)
 
 
-def _settings(trainee: Trainee, mean: float) -> dict[str, Any]:
+def _settings(trainee: Trainee) -> dict[str, Any]:
     """Return what a path in a folder is continued with, as plain JSON types."""
     model, usual = trainee.model, Recipe()
     names = ("lr", "seed", "min_keep", "round_to")
@@ -234,7 +233,7 @@ def _settings(trainee: Trainee, mean: float) -> dict[str, Any]:
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.kind,
         "structures": {family.name: family.size for family in model.structures},
-        "a mean of validation examples of": f"{mean:.6g}",
+        "a mean of validation examples of": f"{mean_of(trainee.validation):.6g}",
     }
 
 

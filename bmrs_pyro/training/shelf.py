@@ -45,7 +45,7 @@ class Shelf:
             self._file(epoch).save(state)
         earlier = [state.epochs[each - 1] for each in before]
         if len(earlier) == 2 and earlier[1].size > ALIKE * earlier[0].size:
-            self._drop(before[0] if earlier[1].log_likelihood >= earlier[0].log_likelihood else before[1])
+            self._drop(before[0] if earlier[1].validation_score >= earlier[0].validation_score else before[1])
 
     def epochs(self) -> list[int]:
         """Return the epochs of the saved states, in order."""

@@ -24,7 +24,6 @@ from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee
-from bmrs_pyro.training.validation import mean_of
 
 ROUND = 0.7
 """Share of the multiply-accumulates that each round keeps, if there is no budget."""
@@ -47,7 +46,6 @@ class TrainedPath(Path):
         cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
-        mean_of(reduction.validation)
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})

@@ -28,7 +28,7 @@ from bmrs_pyro.training.pace import Pace, Passes
 from bmrs_pyro.training.path_point import PathPoint, told
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shuffling import set_epoch
-from bmrs_pyro.training.validation import Score, validate
+from bmrs_pyro.training.validation import Score, checked_score
 
 START = 0.01
 """Least first KL weight, nats per example for a nat of mean KL."""
@@ -135,7 +135,7 @@ class Trainee:
         twin = copy.deepcopy(model)
         # gains of 1: the posteriors are very narrow and not trained
         guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)
-        score = validate(twin, {}, self.validation)
+        score = checked_score(twin, self.validation)
         if epochs:
             history = self.train(
                 twin,

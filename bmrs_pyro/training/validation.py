@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Score", "mean_of", "validate", "validate_predictions"]
+__all__ = ["Score", "checked_score", "mean_of", "validate", "validate_predictions"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -124,20 +124,36 @@ def validate_predictions(
     )
 
 
-def mean_of(batches: Iterable[Any]) -> float:
-    """Return the sum of all numbers in the inputs and labels, per example, to know the data by.
+def checked_score(model: SupervisedModel, batches: Iterable[Any]) -> Score:
+    """Score a network with all gains 1, and refuse gaps in the data that spoil the score.
+
+    Args:
+        model: the model.
+        batches: validation batches.
 
     Raises:
-        ValueError: NaN or inf is among them.
+        ValueError: the score is no finite number, because NaN or inf is among the data.
     """
+    try:
+        score = validate(model, {}, batches)
+    except ValueError:  # a distribution may refuse what a network makes of NaN
+        _refuse_gaps(batches)
+        raise
+    if not math.isfinite(score.log_likelihood):
+        _refuse_gaps(batches)
+    return score
+
+
+def _refuse_gaps(batches: Iterable[Any]) -> None:
+    if not all(tensor.isfinite().all() for batch in pairs(batches) for tensor in tensors_in(batch)):
+        raise ValueError("the validation data hold NaN or inf; leave these examples out, or fill the gaps")
+
+
+def mean_of(batches: Iterable[Any]) -> float:
+    """Return the sum of all numbers in the inputs and labels, per example, to know the data by."""
     sums = torch.zeros(2, dtype=torch.float64)
     for x, y in pairs(batches):
-        total = math.fsum(float(part.double().sum()) for part in tensors_in((x, y)))
-        if not math.isfinite(total):
-            raise ValueError(
-                "the validation data hold NaN or inf; leave these examples out, or fill the gaps"
-            )
-        sums += torch.tensor([total, len(y)])
+        sums += torch.tensor([sum(float(part.double().sum()) for part in tensors_in((x, y))), len(y)])
     total, count = all_reduce_sum_(sums).tolist()
     return total / max(count, 1.0)
 
