@@ -10,7 +10,6 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reporting import html_report
 from bmrs_pyro.runs import RunConfig, RunDirectory, run_data
 from bmrs_pyro.training import Epoch, Limits, ScoreMissed, Target
+from tests.cli.conftest import write_problem
 from tests.cli.test_commands import command
 
 SOURCE = """
@@ -39,24 +39,13 @@ QUICK = [*DATA, "--epochs", 10, "--dense-epochs", 1]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network's file and a run along the path."""
     folder = tmp_path_factory.mktemp("path")
-    (folder / "net.py").write_text(SOURCE)
-    random = np.random.default_rng(0)
-    y = np.arange(600) % 3
-    x = (np.eye(3, 6)[y] * 3 + random.normal(size=(600, 6))).astype(np.float32)
-    np.savez(folder / "data.npz", x_train=x[:500], y_train=y[:500], x_test=x[500:], y_test=y[500:])
+    write_problem(folder, SOURCE)
     result = command("fit", "net.py", "--out", "run", *QUICK, "--max-params", "90%", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "Asked for: max_params 90%." in result.stdout
     assert "bmrs choose run chooses another one" in result.stdout
     assert "data.npz: 3 classes, likelihood categorical, which is assumed: for counts" in result.stdout
     return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(folder / "run", tmp_path / "run")
-    monkeypatch.chdir(folder)  # where its data are
-    return tmp_path / "run"
 
 
 def answers(run: Path) -> dict[str, object]:
@@ -131,7 +120,7 @@ def test_what_cannot_be_met_says_what_can_and_keeps_the_path(copy: Path) -> None
     before = answers(copy)
     refused = command("choose", copy, "--max-params", 3)
     assert refused.returncode == 2
-    assert "a budget of 3 parameters cannot be met" in refused.stderr
+    assert "a budget of 3 cannot be met" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert answers(copy) == before
 
@@ -209,7 +198,7 @@ def test_one_posterior_is_pruned_to_several_budgets_and_each_network_trained(cop
     ("words", "expected"),
     [
         (["--max-macs", "half"], "max_macs is 'half'; give a number, or a share"),
-        (["--max-params", 3], "a budget of 3 parameters cannot be met"),
+        (["--max-params", 3], "a budget of 3 cannot be met"),
         (["--fine-tune-epochs", -1], "there are -1 epochs of fine-tuning; give 0 or more"),
         (
             ["--lr", 0.1, "--clip", 1],

@@ -20,6 +20,7 @@ from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reporting import layer_widths
 from bmrs_pyro.runs import NetworkSource, RunDirectory, run_data
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
+from tests.cli.conftest import write_problem
 from tests.cli.test_commands import command
 from tests.cli.test_path import DATA, SOURCE, answers
 from tests.inference.programs import categorical
@@ -33,15 +34,11 @@ BUDGET = ["--max-macs", "50%"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network's file, its data and trained weights, and a run that reduces it."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "net.py").write_text(SOURCE)
-    random = np.random.default_rng(0)
-    y = np.arange(600) % 3
-    x = (np.eye(3, 6)[y] * 3 + random.normal(size=(600, 6))).astype(np.float32)
-    np.savez(folder / "data.npz", x_train=x[:500], y_train=y[:500], x_test=x[500:], y_test=y[500:])
+    x, y = write_problem(folder, SOURCE)
     torch.manual_seed(0)
     net = NetworkSource(str(folder / "net.py")).build((6,), 3)
-    scaled = torch.from_numpy((x[:500] - x[:500].mean(0)) / x[:500].std(0))
-    batches = [(scaled[i::10], torch.from_numpy(y[:500][i::10])) for i in range(10)]
+    scaled = torch.from_numpy((x - x.mean(0)) / x.std(0))
+    batches = [(scaled[i::10], torch.from_numpy(y[i::10])) for i in range(10)]
     PlainSteps(net, categorical, batches, 100, Cycle(lr=0.1)).make(100)
     save_file(net.state_dict(), folder / "trained.safetensors")
     result = command("fit", "net.py", "--out", "run", *QUICK, *BUDGET, cwd=folder)
@@ -50,13 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Cuts: 10, of " in result.stdout
     assert "bmrs choose run reduces the given weights to another target" in result.stdout
     return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(folder / "run", tmp_path / "run")
-    monkeypatch.chdir(folder)  # where its data are
-    return tmp_path / "run"
 
 
 def macs(net: nn.Module) -> int:
