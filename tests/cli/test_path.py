@@ -120,7 +120,7 @@ def test_what_cannot_be_met_says_what_can_and_keeps_the_path(copy: Path) -> None
     before = answers(copy)
     refused = command("choose", copy, "--max-params", 3)
     assert refused.returncode == 2
-    assert "a budget of 3 cannot be met" in refused.stderr
+    assert "a budget of 3 parameters cannot be met" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert answers(copy) == before
 
