@@ -58,16 +58,11 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     for what in ("parameters", "macs"):
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
-    accuracy, path = run.validation_accuracy(), run.path_record()
-    chosen = path.chosen if path is not None else None
-    if chosen is not None and chosen.size != decision.keep.kept:  # pruned again after the choice
-        chosen = None
+    accuracy, rmse, path = run.validation_accuracy(), run.validation_rmse(), run.path_record()
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
-    elif chosen is not None and chosen.score.rmse is not None:
-        output.show(f"validation RMSE of the small network: {chosen.score.rmse:.4g}")
-    elif (epochs := run.metrics()) and epochs[-1].rmse is not None:
-        output.show(f"validation RMSE after the last epoch: {epochs[-1].rmse:.4g}")
+    elif rmse is not None:
+        output.show(f"validation RMSE of the small network: {rmse:.4g}")
     if path is not None:
         output.show(*_path_lines(run, path))
     families: dict[str, Any] = {
@@ -89,6 +84,7 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
             "dense": asdict(dense),
             "small": asdict(small),
             "validation_accuracy": accuracy,
+            "validation_rmse": rmse,
             "dense_validation_accuracy": None if path is None else path.dense.score.accuracy,
             "path": None if path is None else _path_fields(path),
         }

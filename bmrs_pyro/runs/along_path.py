@@ -113,5 +113,6 @@ def _choose(run: RunDirectory, path: Path, target: Target) -> None:
     run.save_metrics(history.epochs)
     run.save_network(refit.model.network, refit.guide.posteriors(), history, refit.model.likelihood)
     decision = Decision.by(named_criterion(name), name, history.keep, history.scores)
-    run.save_decision(decision, history.network.to("cpu"), refit.point.score.accuracy)
+    score = refit.point.score
+    run.save_decision(decision, history.network.to("cpu"), score.accuracy, score.rmse)
     run.save_path_record(PathRecord.of(path, choice))

@@ -6,6 +6,7 @@ __all__ = ["prune_run"]
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from operator import length_hint
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import KLWeight, SupervisedModel
+from bmrs_pyro.inference.likelihoods import OF_CLASSES
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
 from bmrs_pyro.network.generators import generators_kept, seed_generators
@@ -93,7 +95,10 @@ def prune_run(
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))
-        directory.save_decision(decision, small, _validation_accuracy(directory, small))
+        accuracy, rmse = _validation_scores(directory, small)
+        directory.save_decision(decision, small, accuracy, rmse)
+        if (record := directory.path_record()) is not None:  # the choice was of another network
+            directory.save_path_record(replace(record, chosen=None, target=None, met=False, notes=()))
 
 
 def _decided(
@@ -160,7 +165,10 @@ def _fine_tune_(
         if recipe.seed is not None:
             seed_generators(recipe.seed)
         total = epochs * (length_hint(loader) or sum(1 for _ in loader))
-        PlainSteps(small.to(device), likelihood, loader, total, cycle, bar.step).make(total)
+        classes = recipe.likelihood.partition(":")[0] in OF_CLASSES
+        PlainSteps(small.to(device), likelihood, loader, total, cycle.for_labels(classes), bar.step).make(
+            total
+        )
     small.cpu().eval()
 
 
@@ -170,14 +178,15 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
     return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 
-def _validation_accuracy(run: RunDirectory, small: nn.Module) -> float | None:
-    """Return the accuracy on the run's validation data; None if they can no longer be loaded."""
+def _validation_scores(run: RunDirectory, small: nn.Module) -> tuple[float | None, float | None]:
+    """Return accuracy and RMSE on the run's validation data, as far as the likelihood has them; None without data."""
     try:
         splits = run_data(run)
     except (DataError, RunError):
-        return None
+        return None, None
     held_out = serving(splits.validation, 1000, shuffle=False)
-    return getattr(evaluate(small, held_out, likelihood=run.likelihood()), "accuracy", None)
+    found = evaluate(small, held_out, likelihood=run.likelihood())
+    return getattr(found, "accuracy", None), getattr(found, "rmse", None)
 
 
 def _ranked(

@@ -232,12 +232,16 @@ class RunDirectory(RunInputs):
         return noisy, found, keep
 
     def save_decision(
-        self, decision: Decision, small: nn.Module, validation_accuracy: float | None = None
+        self,
+        decision: Decision,
+        small: nn.Module,
+        validation_accuracy: float | None = None,
+        validation_rmse: float | None = None,
     ) -> None:
-        """Write a decision, the resulting small network and, if known, its accuracy on the validation data."""
+        """Write a decision, the resulting small network and, if known, its scores on the validation data."""
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
-        record = decision.to_json() | {"validation_accuracy": validation_accuracy}
-        write_json(self._file("reduction.json"), record)
+        scores = {"validation_accuracy": validation_accuracy, "validation_rmse": validation_rmse}
+        write_json(self._file("reduction.json"), decision.to_json() | scores)
 
     def decision(self) -> Decision:
         """Return the last decision."""
@@ -251,6 +255,11 @@ class RunDirectory(RunInputs):
         """Return the small network's accuracy on the validation data; None if unknown, as in early runs."""
         accuracy: float | None = read_json(self._file("reduction.json")).get("validation_accuracy")
         return accuracy
+
+    def validation_rmse(self) -> float | None:
+        """Return the small network's RMSE on the validation data; None if unknown, as in early runs."""
+        rmse: float | None = read_json(self._file("reduction.json")).get("validation_rmse")
+        return rmse
 
     def small(self, dense: nn.Module | None = None) -> nn.Module:
         """Return the small network, a plain ``nn.Module`` in evaluation mode.

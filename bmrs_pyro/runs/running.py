@@ -177,7 +177,8 @@ def _train_at_one_weight(run: RunDirectory, hardware: Hardware, progress: bool) 
     decision = Decision.by(named_criterion(recipe.criterion), recipe.criterion, history.keep, history.scores)
     held_out = serving(prepared.splits.validation, 1000, shuffle=False)
     quality = evaluate(small, held_out, likelihood=scored_by(config, model.likelihood))
-    run.save_decision(decision, small.to("cpu"), getattr(quality, "accuracy", None))
+    scores = (getattr(quality, name, None) for name in ("accuracy", "rmse"))
+    run.save_decision(decision, small.to("cpu"), *scores)
 
 
 def _target_moments(

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Cycle"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class Cycle:
     """The optimiser of plain steps; its learning rate rises to a peak, and falls to 0 by the last step.
 
     Attributes:
-        optimizer: sgd (Nesterov's momentum of 0.9; lr 0.05 by default) or adamw (lr 1e-3).
+        optimizer: sgd (Nesterov's momentum of 0.9; lr 0.05 by default) or adamw (lr 1e-3). By default it is sgd for
+            classes, and adamw for other labels, whose gradients have no fixed scale.
         lr: Peak learning rate; by default the optimiser's.
         weight_decay: Weight decay of all weights.
         warm_up: Share of the steps in which the learning rate rises.
@@ -24,7 +25,7 @@ class Cycle:
         ValueError: a value is out of range.
     """
 
-    optimizer: str = "sgd"
+    optimizer: str | None = None
     lr: float | None = None
     weight_decay: float = 5e-4
     warm_up: float = 0.1
@@ -32,7 +33,7 @@ class Cycle:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adamw"):
+        if self.optimizer not in (None, "sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
         for name in ("lr", "clip"):
             value = getattr(self, name)
@@ -46,7 +47,11 @@ class Cycle:
     @property
     def peak(self) -> float:
         """The largest learning rate."""
-        return self.lr or (0.05 if self.optimizer == "sgd" else 1e-3)
+        return self.lr or (1e-3 if self.optimizer == "adamw" else 0.05)
+
+    def for_labels(self, classes: bool) -> Cycle:
+        """Return the cycle with the default optimiser of the labels, unless it has one."""
+        return replace(self, optimizer=self.optimizer or ("sgd" if classes else "adamw"))
 
     def rate(self, progress: float) -> float:
         """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""

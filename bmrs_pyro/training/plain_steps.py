@@ -64,9 +64,11 @@ class PlainSteps:
                 "all weights are frozen (requires_grad=False): unfreeze some, or make the cuts alone with epochs=0"
             )
         self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay)
-            if cycle.optimizer == "sgd"
-            else torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
+            torch.optim.AdamW(weights, cycle.peak, weight_decay=cycle.weight_decay)
+            if cycle.optimizer == "adamw"
+            else torch.optim.SGD(
+                weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay
+            )
         )
         self.teacher = copy.deepcopy(teacher)  # the caller may go on training it
         if self.teacher is not None:

@@ -21,6 +21,7 @@ from bmrs_pyro.network.generators import seed_generators
 from bmrs_pyro.reduction import JointLoss, KeepMask, score_structures
 from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
+from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.path_point import PathPoint
@@ -77,7 +78,7 @@ class ReductionRun:
             *self.points, point = self.points
         else:
             with self.bar:
-                self._make(limits)
+                self._make(limits, plan.cycle.for_labels(start.score.accuracy is not None))
             guide = posteriors_of(model, plan.loss(model))
             history.note_scores(score_structures(guide.posteriors(), model.prior, plan.criterion))
             point = plan.point(model, plan.validation, plan.cuts, self.points[-1].delta_f)
@@ -85,11 +86,9 @@ class ReductionRun:
         history.network = compact(model.network, {})
         return Refit(start, point, model, guide, history)
 
-    def _make(self, limits: Limits) -> None:
+    def _make(self, limits: Limits, cycle: Cycle) -> None:
         plan, net, total = self.plan, self.model.network.net, self.plan.epochs * self.per_epoch
-        steps = PlainSteps(
-            net, self.model.likelihood, plan.loader, total, plan.cycle, self._note, plan.teacher
-        )
+        steps = PlainSteps(net, self.model.likelihood, plan.loader, total, cycle, self._note, plan.teacher)
         self.steps = steps
         self._seed()
         cut = len(self.points)

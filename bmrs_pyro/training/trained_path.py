@@ -18,6 +18,7 @@ from bmrs_pyro.training.choice import Choice, ScoreMissed
 from bmrs_pyro.training.choosing import Target, TargetMissed
 from bmrs_pyro.training.history import History
 from bmrs_pyro.training.joint_reduction import JointReduction
+from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.pace import Pace
 from bmrs_pyro.training.path_point import PathPoint
@@ -46,6 +47,7 @@ class TrainedPath(Path):
         cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
+        fit_likelihood_(model, reduction.loader, reduction.batches)
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})

@@ -22,6 +22,7 @@ from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.fitting import fit
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.pace import Pace, Passes
@@ -132,6 +133,8 @@ class Trainee:
         """
         if (device := self.options.get("device")) is not None:
             model.to(device)
+        if not epochs:
+            fit_likelihood_(model, self.loader, BATCHES)
         twin = copy.deepcopy(model)
         # gains of 1: the posteriors are very narrow and not trained
         guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)

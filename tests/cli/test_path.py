@@ -192,6 +192,11 @@ def test_one_posterior_is_pruned_to_several_budgets_and_each_network_trained(cop
     adamw = pruned("--max-macs", "40%", "--fine-tune-epochs", 5, "--optimizer", "adamw", "--lr", 1e-2)[1]
     assert after != adamw < before
     assert (copy / "network.safetensors").read_bytes() == posteriors
+    # the target was that of the network before
+    record = RunDirectory(copy).path_record()
+    assert record is not None
+    assert (record.target, record.chosen) == (None, None)
+    assert "Asked for" not in command("report", copy).stdout
 
 
 @pytest.mark.parametrize(

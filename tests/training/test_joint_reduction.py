@@ -26,6 +26,7 @@ from bmrs_pyro.training import (
     TargetMissed,
     TrainedPath,
 )
+from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.shelf import Shelf
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 
@@ -267,3 +268,40 @@ def test_it_continues_after_an_interruption_between_cuts_and_between_rounds(
     state = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert reduce(tmp_path, 1).point == whole.point  # finished: no epoch is made
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == state
+
+
+def values(count: int) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of real values with noise of a standard deviation of 0.5."""
+    x, noise = torch.randn(count, 9, generator=torch.Generator().manual_seed(0)).split([8, 1], 1)
+    y = 2 * x[:, 0] + x[:, 1] * x[:, 2] + 0.5 * noise[:, 0]
+    return list(zip(x.split(32), y.split(32), strict=True))
+
+
+def test_a_trained_regression_is_compared_with_its_own_scale() -> None:
+    """The normal distribution's scale of largest likelihood is the root mean square error."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1))
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 8)), as_likelihood("normal"), 256)
+    fit_likelihood_(model, values(256), 8)
+    with torch.no_grad():
+        error = torch.cat([net(x)[:, 0] - y for x, y in values(256)])
+    scale = model.likelihood(torch.zeros(1, 1)).scale
+    assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough
+def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1))
+    PlainSteps(net, as_likelihood("normal:30"), values(1024), 1500, Cycle(optimizer="adamw", lr=0.02)).make(
+        1500
+    )
+    for target in ({"max_macs": "50%"}, {}):
+        options = {"validation": values(256), "trained": True, "likelihood": "normal", "progress": False}
+        found = prune(net, values(1024), epochs=4, **options, **target)  # type: ignore[arg-type]
+        before, after = found.path.dense.score, found.point.score
+        assert before.rmse is not None
+        assert after.rmse is not None
+        assert after.rmse < 1.5 * before.rmse
+        if found.met and not target:
+            assert after.log_likelihood >= before.log_likelihood - (before.log_likelihood_error or 0.0)
