@@ -107,6 +107,4 @@ def example_of(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _missing(file: Path) -> RunError:
-    return RunError(
-        f"{file} is missing; is this a run of bmrs fit, and has it finished? (--resume continues it)"
-    )
+    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
