@@ -111,7 +111,7 @@ def plot(rows: Sequence[Row], network: str) -> Figure:
     axes[0].set_ylabel("test accuracy, %")
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines() if line.get_marker() == "o"}
     if lines:
-        figure.legend(lines.values(), lines.keys(), fontsize=7, loc="outside lower center", ncols=3)
+        figure.legend(lines.values(), lines.keys(), fontsize=7, loc="outside lower center", ncols=len(epochs))
     return figure
 
 
