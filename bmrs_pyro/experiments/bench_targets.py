@@ -46,6 +46,9 @@ def targets(record: Mapping[str, Record]) -> list[tuple[str, float, float, bool]
             2.0,
             started["bmrs fit, first step"]["per_import_torch"],
         )
+    for name, row in record.get("path", {}).items():
+        at_most(f"path / one run, {name}", 1.3, row["path_ratio"])
+        at_most(f"refit / one run, {name}", 0.4, row["refit_ratio"])
     for name, row in record.get("run", {}).items():
         at_most(f"pruned run / unpruned run, {name}", 0.6, row["ratio"])
     for name, seconds in record.get("decisions", {}).items():
