@@ -48,10 +48,11 @@ class Choice:
 def choose(path: Path, target: Target) -> Choice:
     """Refit points of a path until one meets the target, then smaller ones while they lose nothing.
 
-    After a miss, a larger point is refitted, or a smaller one if the refit has overfitted. The second part is for the
-    default target alone: points score lower on the path than after their refit, and small ones more so. A refit loses
-    nothing if it is within one standard error of the best score, on the path or of a refit, and its accuracy is at
-    least :meth:`Target.least_accuracy`. If the budgets are smaller than the smallest point, its refit cuts it to them.
+    After a miss, a larger point is refitted, or a smaller one if the refit has overfitted. Where none of that size is
+    left, a point larger than all of those is refitted. The second part is for the default target alone: points score
+    lower on the path than after their refit, and small ones more so. A refit loses nothing if it is within one standard
+    error of the best score, on the path or of a refit, and its accuracy is at least :meth:`Target.least_accuracy`. If
+    the budgets are smaller than the smallest point, its refit cuts it to them.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
@@ -59,7 +60,7 @@ def choose(path: Path, target: Target) -> Choice:
     before, least = target.least_scores(path)
     scores = smoothed(path.points, target)
     fitting = target.fitting(path)
-    left = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
+    left = every = [pair for pair in zip(path.points, scores, strict=True) if pair[0] in fitting]
     found = [] if left else [_cut(path, target)]
     notes = [note for refit in found if (note := _shortfall(path, refit, least, target))]
     if len(notes) < len(found):
@@ -75,6 +76,9 @@ def choose(path: Path, target: Target) -> Choice:
             return Choice(refit, target, True, tuple(notes))
         notes.append(note)
         left = _next(left, refit, target, STEP ** len(notes)) or _next(left, refit, target, STEP)
+        if not left:  # between the sizes that were tried; larger networks are not yet
+            largest = max(refit.start.parameters for refit in found)
+            left = [pair for pair in every if pair[0].parameters >= STEP * largest]
     best, note = max(
         zip(found, notes, strict=True),
         key=lambda pair: (_counted_accuracy(path, pair[0], target), target.score_of(pair[0].point.score)[0]),

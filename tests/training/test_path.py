@@ -282,6 +282,15 @@ def test_a_refit_that_overfits_is_followed_by_smaller_ones(
     monkeypatch.setattr(Path, "refit", pretended)
     found = choice.choose(path, Target(score="log_likelihood"))
     assert (found.refit.start.parameters, found.met, tried) == (40, True, [80, 40])
+    # 80 misses, 120 overfits, and there is none in between
+    on_path = {300: -1.0, 120: -1.0, 80: -1.9, 40: -5.0}
+    refitted = {300: -1.0, 120: -3.0, 80: -1.9}
+    smaller = tuple(scored(parameters, score) for parameters, score in on_path.items())
+    path = replace(pruned.path, dense=scored(400, -1.0), points=smaller)
+    monkeypatch.setattr(Target, "least_scores", lambda self, path: (-2.0, -1.2))
+    tried.clear()
+    found = choice.choose(path, Target(score="log_likelihood"))
+    assert (found.refit.start.parameters, found.met, tried) == (300, True, [80, 120, 300])
 
 
 def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
