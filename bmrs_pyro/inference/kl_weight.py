@@ -96,6 +96,11 @@ class KLWeight:
             ) from None
         return cls(kind, factor, cost)
 
+    @property
+    def name(self) -> str:
+        """Kind and cost, as users write them: ``"cost-macs"``."""
+        return f"{self.kind}-{self.cost}" if self.cost != "parameters" else self.kind
+
     def scales(self, network: NoisyNetwork, num_data: int) -> Mapping[str, float]:
         """Return the factor of each family's summed KL, keyed by site name."""
         sizes = {structure.name: structure.size for structure in network.structures}

@@ -44,7 +44,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.option_names import refuse_unknown
 from bmrs_pyro.training.path_point import told
-from bmrs_pyro.training.settings import OPTIONS, refuse_without_effect
+from bmrs_pyro.training.settings import OPTIONS, recorded, refuse_without_effect
 from bmrs_pyro.training.validation import validate
 
 CLASSES = "categorical:0.02"
@@ -175,8 +175,9 @@ def prune(
     """Train and prune a network: to the smallest size that predicts as well, or to a target.
 
     First the unpruned network is trained, as a reference. Then :func:`fit_path` fits a path of networks of falling
-    size. A point of the path is chosen by its validation score (:class:`Target`) and refitted. If its score misses
-    the target, a larger point is tried.
+    size. A family's KL counts by its share of the parameters, or of the multiply-accumulates if the target limits
+    these or the latency. A point of the path is chosen by its validation score (:class:`Target`) and refitted. If its
+    score misses the target, a larger point is tried.
 
     A trained network keeps what it has learned: structures are removed in small cuts while its weights are trained,
     within one cycle of the learning rate (:class:`JointReduction`).
@@ -222,7 +223,9 @@ def prune(
     if likelihood is not None and not isinstance(likelihood, str):
         likelihood = with_parameters(as_likelihood(likelihood), net)
     own = copy.deepcopy(likelihood) or CLASSES
-    model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else "cost")
+    # the path in a directory keeps its kind of KL weight, so that another target can choose from it
+    kind = recorded(options.get("directory")).get("kl_weight", target.kl_weight)
+    model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else kind)
     if target.score is not None:  # refuse an accuracy that the likelihood lacks before training
         target.score_of(validate(model, {}, islice(validation, 1)))
     if trained:

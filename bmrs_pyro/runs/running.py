@@ -80,6 +80,7 @@ def begin_run(
         recipe = replace(recipe, kl_weight="elbo")  # evidence in nats of the likelihood
     elif target is not None:
         refuse_short(recipe.epochs, dense_epochs)
+        recipe = replace(recipe, kl_weight=target.kl_weight)
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())
     splits = load_splits(source, recipe)

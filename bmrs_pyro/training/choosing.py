@@ -98,6 +98,15 @@ class Target:
             getattr(self, name) is None for name in (*_BUDGETS, "max_latency")
         )
 
+    @property
+    def kl_weight(self) -> str:
+        """The kind of KL weight for the path: each family counts by its share of the cost that is limited.
+
+        It counts multiply-accumulates if they or the latency are limited, and the size is not; else parameters.
+        """
+        macs = self.max_macs is not None or self.max_latency is not None
+        return "cost-macs" if macs and self.max_params is None and self.max_bytes is None else "cost"
+
     def score_of(self, score: Score) -> tuple[float, float]:
         """Return the score that counts, with its standard error.
 

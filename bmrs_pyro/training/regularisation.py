@@ -231,7 +231,7 @@ def _settings(trainee: Trainee) -> dict[str, Any]:
     return {
         **{name: trainee.options.get(name, getattr(usual, name)) for name in names},
         "num_data": model.num_data,
-        "kl_weight": model.kl_weight.kind,
+        "kl_weight": model.kl_weight.name,
         "structures": {family.name: family.size for family in model.structures},
         "a mean of validation examples of": f"{mean_of(trainee.validation):.6g}",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OPTIONS", "refuse_other_settings", "refuse_without_effect"]
+__all__ = ["OPTIONS", "recorded", "refuse_other_settings", "refuse_without_effect"]
 
 import json
 from collections.abc import Collection, Mapping
@@ -40,6 +40,16 @@ OPTIONS = {
 """Options of :func:`fit_path`: its own and those that it passes to :func:`fit`."""
 
 
+def recorded(folder: str | Path | None) -> dict[str, Any]:
+    """Return the settings of the path in a folder; none if there is no path.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    file = None if folder is None else Path(folder) / FILE
+    return unseal(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
+
+
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
     """Record the settings in a folder, or compare them with those of the path that is there.
 
@@ -51,18 +61,16 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     Raises:
         ValueError: the folder's path has other settings.
     """
-    file, settings = folder / FILE, json.loads(json.dumps(settings))
-    if file.exists():
-        known = unseal(file.read_text(encoding="utf-8"))
-        for name, value in settings.items():
-            if known.get(name, value) != value:
-                raise ValueError(
-                    f"{folder} holds a path with {name} {known[name]!r}, not {value!r}; give another directory, or "
-                    "the same settings"
-                )
-    elif write:
+    known, settings = recorded(folder), json.loads(json.dumps(settings))
+    for name, value in settings.items():
+        if known.get(name, value) != value:
+            raise ValueError(
+                f"{folder} holds a path with {name} {known[name]!r}, not {value!r}; give another directory, or the "
+                "same settings"
+            )
+    if write and not known:
         text = json.dumps(seal(settings))
-        write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_atomically(folder / FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def refuse_without_effect(

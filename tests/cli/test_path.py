@@ -308,6 +308,27 @@ def test_times_that_earlier_versions_saved_without_a_unit_are_seconds(copy: Path
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*min_keep=1 keeps")  # a few steps are far too few
+def test_a_run_for_a_budget_of_multiply_accumulates_weighs_them(folder: Path) -> None:
+    result = command(
+        "fit",
+        "net.py",
+        "--out",
+        "macs",
+        *DATA,
+        "--epochs",
+        2,
+        "--dense-epochs",
+        0,
+        "--max-macs",
+        "90%",
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr
+    assert RunDirectory(folder / "macs").config.recipe.kl_weight == "cost-macs"
+    assert RunDirectory(folder / "run").config.recipe.kl_weight == "cost"
+
+
 def test_a_run_along_the_path_is_resumed_as_one(folder: Path) -> None:
     for words, expected in (
         (["--kl-weight", "mean:1"], "--kl-weight is mean:1, not None"),

@@ -20,6 +20,7 @@ from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.runs import PathRecord, RunError
+from bmrs_pyro.training import Target
 from tests.inference.programs import batches, mlp
 
 QUICK = {"epochs": 6, "dense_epochs": 1, "max_params": "100%", "progress": False}
@@ -141,6 +142,37 @@ def test_the_path_goes_on_with_the_likelihood_of_the_dense_network(tmp_path: Pat
     ((name, trained),) = state.tensors["best/likelihood"].items()
     assert torch.equal(likelihood.state_dict()[name], trained)
     assert trained.item() != 0.0  # where it starts
+
+
+@pytest.mark.parametrize(
+    ("target", "kl_weight"),
+    [
+        ({}, "cost"),
+        ({"max_loss": 5}, "cost"),
+        ({"max_macs": "90%"}, "cost-macs"),
+        ({"max_macs": "90%", "max_params": "90%"}, "cost"),
+        ({"max_latency": "90%"}, "cost-macs"),
+    ],
+)
+def test_the_path_weighs_the_cost_that_the_target_limits(target: dict[str, object], kl_weight: str) -> None:
+    assert Target(**target).kl_weight == kl_weight  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*min_keep=1 keeps")  # a few steps are far too few
+def test_another_target_chooses_from_the_path_in_a_directory(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 1, 6, 6)
+    y = (x.mean((1, 2, 3)) > 0).long()
+    data = [(x[:32], y[:32]), (x[32:], y[32:])]
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 12), nn.ReLU(), nn.Linear(12, 2)
+    )
+    options = {"epochs": 4, "dense_epochs": 0, "directory": tmp_path, "progress": False}
+    found = prune(net, data, validation=data, max_macs="90%", **options)  # type: ignore[arg-type]
+    assert found.path.trainee.model.kl_weight.name == "cost-macs"
+    other = prune(net, data, validation=data, max_params="90%", **options)  # type: ignore[arg-type]
+    assert other.path.points == found.path.points
+    assert other.path.trainee.model.kl_weight.name == "cost-macs"
 
 
 class Noise(nn.Module):
