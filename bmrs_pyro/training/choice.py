@@ -6,7 +6,7 @@ __all__ = ["Choice", "ScoreMissed", "choose"]
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmrs_pyro.training.choosing import Target, TargetMissed, smoothed
 from bmrs_pyro.training.limits import Limits
@@ -46,17 +46,33 @@ class Choice:
 
 
 def choose(path: Path, target: Target) -> Choice:
-    """Refit points of a path until one meets the target, then smaller ones while they lose nothing.
+    """Refit points of a path until one meets the target.
+
+    Without a maximum, smaller points are refitted then, while they lose nothing. With budgets alone, a point of about
+    twice their size is refitted too and cut to them, because a refit removes structures anyway; of the two networks the
+    one that scores better is taken.
 
     After a miss, a larger point is refitted, or a smaller one if the refit has overfitted. Where none of that size is
-    left, a point larger than all of those is refitted. The second part is for the default target alone: points score
-    lower on the path than after their refit, and small ones more so. A refit loses nothing if it is within one standard
-    error of the best score, on the path or of a refit, and its accuracy is at least :meth:`Target.least_accuracy`. If
-    the budgets are smaller than the smallest point, its refit cuts it to them.
+    left, a point larger than all of those is refitted. Smaller points are tried for the default target alone: points
+    score lower on the path than after their refit, and small ones more so. A refit loses nothing if it is within one
+    standard error of the best score, on the path or of a refit, and its accuracy is at least
+    :meth:`Target.least_accuracy`. If the budgets are smaller than the smallest point, its refit cuts it to them.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
+    choice = _chosen(path, target)
+    start = _twice(path, target)
+    if not choice.met or start is None:
+        return choice
+    cut = path.refit(start, limits=Limits.of_target(target, path.trainee.model.network))
+    score, other = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
+    if not score > other or target.exceeded(cut.point, path.dense):
+        return choice
+    return replace(choice, refit=cut)
+
+
+def _chosen(path: Path, target: Target) -> Choice:
     before, least = target.least_scores(path)
     scores = smoothed(path.points, target)
     fitting = target.fitting(path)
@@ -109,6 +125,23 @@ def _best(points: list[tuple[PathPoint, float]], target: Target) -> PathPoint:
     best, score = max(points, key=lambda pair: pair[1])
     least = score - target.score_of(best.score)[1]
     return next(point for point, score in points if score >= least)
+
+
+def _twice(path: Path, target: Target) -> PathPoint | None:
+    """Return the smallest point of at least twice the budgets, or the largest; None if they are not all that is asked.
+
+    There is none either if all points are within the budgets.
+    """
+    macs, parameters = target.budgets(path.dense)
+    if target.max_loss is not None or target.max_latency is not None or not (macs or parameters):
+        return None
+    above = [point for point in path.points if target.exceeded(point, path.dense)]
+    twice = [
+        point
+        for point in above
+        if point.macs >= 2 * (macs or math.inf) or point.parameters >= 2 * (parameters or math.inf)
+    ]
+    return twice[-1] if twice else next(iter(above), None)
 
 
 def _cut(path: Path, target: Target) -> Refit:

@@ -211,22 +211,33 @@ def test_a_budget_that_no_network_meets_is_refused_before_training() -> None:
         prune(mlp(16), batches(), validation=batches(), max_params=3, epochs=10**6)
 
 
-def test_a_budget_takes_the_largest_network_of_the_best(
+def test_a_budget_takes_the_largest_network_of_the_best_or_cuts_a_larger_one(
     pruned: Pruned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = Score(0.9, -1.0, None, 0.01, 0.1)
-    points = tuple(replace(pruned.path.points[0], parameters=n, score=error) for n in (100, 80, 70, 50))
-    path, tried = replace(pruned.path, points=points), []
+    sizes = (200, 190, 120, 80, 70, 50)
+    points = tuple(replace(pruned.path.points[0], parameters=n, score=error) for n in sizes)
+    path = replace(pruned.path, points=points)
     refit = pruned.path.refit(pruned.path.points[-1], epochs=2)
+    tried: list[tuple[int, int | None]] = []
+    accuracies = {80: 0.9, 190: 0.91, 200: 0.89}
 
-    def pretended(self: Path, point: PathPoint) -> Refit:
-        tried.append(point.parameters)
-        return refit
+    def pretended(self: Path, point: PathPoint, limits: Limits = Limits()) -> Refit:  # noqa: B008
+        tried.append((point.parameters, limits.max_parameters))
+        size = min(point.parameters, limits.max_parameters or 10**9)
+        score = Score(accuracies[point.parameters], -1.0, None, 0.01, 0.1)
+        return replace(refit, start=point, point=replace(point, parameters=size, score=score))
 
     monkeypatch.setattr(Path, "refit", pretended)
-    monkeypatch.setattr(choice, "smoothed", lambda points, target: [0.93, 0.895, 0.89, 0.9])
-    assert choice.choose(path, Target(max_params=90)).met
-    assert tried == [80]  # within one standard error of 50's, among those within the budget
+    monkeypatch.setattr(choice, "smoothed", lambda points, target: [0.93, 0.93, 0.93, 0.895, 0.89, 0.9])
+    found = choice.choose(path, Target(max_params=95))
+    # 80 is within one standard error of 50's, among those within the budget; 190 is the smallest of twice the budget
+    assert tried == [(80, None), (190, 95)]
+    assert (found.refit.start.parameters, found.refit.point.parameters, found.met) == (190, 95, True)
+    assert choice.choose(path, Target(max_params=99)).refit.start.parameters == 80  # 200 scores less
+    assert tried[2:] == [(80, None), (200, 99)]
+    accuracies[200] = math.nan
+    assert choice.choose(path, Target(max_params=99)).refit.start.parameters == 80
 
 
 def test_a_path_is_not_lost_with_its_target() -> None:
