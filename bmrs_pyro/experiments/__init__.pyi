@@ -29,6 +29,7 @@ from . import shared_posterior as shared_posterior
 from . import small_runs as small_runs
 from . import spread as spread
 from . import steps as steps
+from . import study as study
 from . import sweep as sweep
 from . import task_data as task_data
 from . import tasks as tasks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "METHODS", "NETWORKS", "page", "run"]
+__all__ = ["METHODS", "NETWORKS", "STUDY", "page", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,13 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.weights import Flipout, MeanField, SpikeAndSlab, WeightModel, fit_weights, mean_network
 
 NETWORKS = ("lenet5_caffe", "mlp_mixer-64x2")
 METHODS = ("dense", "structures", "weights", "both")
-KEYS = ("network", "data", "method", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
 def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "accuracy %": lambda row: row["accuracy"],
             "parameters when cut": lambda row: float(row["parameters"][1]),
@@ -119,3 +118,5 @@ pruned by spike and slab. `both`: with gains, then with Gaussian posteriors of w
 Accuracies are of the test data, of the network at the posterior mean.
 
 """
+
+STUDY = Study("both", ("network", "data", "method", "images", "epochs", "seed"), page)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED
@@ -19,16 +20,6 @@ FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", 
 """Files of results that the table is made of, without their ending."""
 
 Rows = Sequence[Mapping[str, Any]]
-
-SPEARMAN = {
-    "expected~snr": 1.0,
-    "l2~snr": 0.86,
-    "snr~bmrs-n": 0.95,
-    "snr~bmrs-u-8": 0.47,
-    "snr~bmrs-u-4": 0.27,
-    "bmrs-u-8~bmrs-u-4": 0.80,
-}
-"""The poster's rank correlations of the scores."""
 
 _TIME = "not run: no time on two cores yet"
 
@@ -82,7 +73,7 @@ def _poster(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 def _spearman(results: Mapping[str, Rows]) -> Iterator[Claim]:
     rows = results.get("curves", ())
-    for pair, theirs in SPEARMAN.items():
+    for pair, theirs in PUBLISHED_SPEARMAN.items():
         values = [row["spearman"][pair] for row in rows]
         near = bool(values) and abs(mean(values) - theirs) <= 0.1
         yield Claim(

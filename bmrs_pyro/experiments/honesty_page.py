@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "missed", "page"]
+__all__ = ["STUDY", "missed", "page"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bmrs_pyro.experiments.honesty import KINDS
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
-
-KEYS = ("code", "kind")
-"""The keys that identify a row of honesty.json."""
 
 _SIZES = (2, 3, 4, 6, 8, 16, 64)
 _PATTERNS = 100
@@ -54,7 +52,7 @@ channels is enough, and the probability is at most 0.75ᵈ. With less than a qua
 """
 
 
-def page(rows: Sequence[dict[str, Any]]) -> str:
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     codes = list(dict.fromkeys(row["code"] for row in rows))
     lines = ["", "| networks | code | number | offers | wrong offers |", "|---|---|---|---|---|"]
@@ -113,3 +111,6 @@ def _passes(pattern: Tensor, anchored: Callable[[Tensor, int], Tensor], family: 
             if not torch.equal(before, anchored(pattern, width)):
                 return False
     return True
+
+
+STUDY = Study("honesty", ("code", "kind"), page, noun="kinds")

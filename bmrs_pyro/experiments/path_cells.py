@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["RULES", "grid", "rows", "run"]
+__all__ = ["RULES", "rows", "run"]
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, Config
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.pruning import Pruned, prune
 from bmrs_pyro.runs import NetworkSource
@@ -26,24 +26,6 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "max-macs": {"max_macs": "50%"},
 }
 """The targets, by the name of the rule."""
-
-
-def grid(
-    networks: Sequence[str] = NETWORKS, datasets: Sequence[str] = DATASETS, seeds: int = 1
-) -> list[Config]:
-    """Return the configurations, seeds outermost, so that every cell has its first run early.
-
-    Args:
-        networks: networks of the cells.
-        datasets: their data sets.
-        seeds: seeds 0, 1, … of each.
-    """
-    return [
-        {"network": network, "dataset": dataset, "seed": seed}
-        for seed in range(seeds)
-        for network in networks
-        for dataset in datasets
-    ]
 
 
 def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
@@ -99,10 +81,11 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     }
 
 
-def rows(config: Config, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row for each network that a run has chosen."""
-    shared = {key: result[key] for key in ("dense_accuracy", "threads", "version")}
-    return [{**config, **chosen, **shared} for chosen in result["chosen"]]
+def rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each network that a run has chosen, from its configuration and result."""
+    cell = {key: made[key] for key in ("network", "dataset", "seed")}
+    shared = {key: made[key] for key in ("dense_accuracy", "threads", "version")}
+    return [{**cell, **chosen, **shared} for chosen in made["chosen"]]
 
 
 def _costs(point: PathPoint, path: Path) -> dict[str, Any]:

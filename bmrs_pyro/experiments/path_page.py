@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["path_page", "plot_paths"]
+__all__ = ["POINTS", "path_page", "plot_paths", "study_of"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bmrs_pyro.experiments.path_cells import RULES
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.study import Study
 
 Row = Mapping[str, Any]
 
@@ -146,3 +147,18 @@ def plot_paths(rows: Sequence[Row], runs: Sequence[Row]) -> Figure:
         ncols=len(RULES),
     )
     return figure
+
+
+def study_of(paths: Sequence[Row] = (), unpruned: Sequence[Row] = ()) -> Study:
+    """Return the study of the networks chosen, with the paths and the poster's runs without pruning."""
+    return Study(
+        "path",
+        ("network", "dataset", "seed", "rule", "target"),
+        lambda rows: path_page(rows, paths, unpruned),
+        lambda rows: {"path": plot_paths(rows, paths)},
+        noun="chosen",
+    )
+
+
+POINTS = Study("path-points", ("network", "dataset", "seed"), lambda rows: "")
+"""The paths that the networks were chosen from."""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PUBLISHED_SPEARMAN", "plot_curves", "plot_decisions", "plot_evidence_of", "post_training_page"]
+__all__ = [
+    "PUBLISHED_SPEARMAN",
+    "STUDY",
+    "plot_curves",
+    "plot_decisions",
+    "plot_evidence_of",
+    "post_training_page",
+]
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +27,7 @@ from bmrs_pyro.experiments.evidence import ODDS
 from bmrs_pyro.experiments.post_training import CRITERIA, LOST
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.reporting import plot_evidence
 
@@ -50,7 +58,13 @@ means ± standard deviations over seeds, where there are several.
 
 
 def post_training_page(rows: Sequence[Row]) -> str:
-    """Return the page in Markdown; its figures are called ``curves.png``, ``evidence.png`` and ``decisions.png``."""
+    """Return the page in Markdown.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("no posterior is finished in --cache or in --out; run without --rebuild")
     parts = [
         _HEAD.format(lost=LOST),
         "![Accuracy against compression as structures leave](curves.png)\n",
@@ -256,3 +270,16 @@ def _decisions_table(rows: Sequence[Row], key: str, label: str) -> str:
             entries.append(f"{removed} ({changed})")
         lines.append(f"| {_title(cell)} | {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
+
+
+STUDY = Study(
+    "curves",
+    ("network", "dataset", "method", "protocol", "kl_weight", "seed"),
+    post_training_page,
+    lambda rows: {
+        "curves": plot_curves(rows),
+        "evidence": plot_evidence_of(rows),
+        "decisions": plot_decisions(rows),
+    },
+    noun="posteriors",
+)

@@ -29,6 +29,7 @@ import pyro
 import torch
 
 from bmrs_pyro import data
+from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
@@ -149,30 +150,14 @@ def grid(
     kl_weights: Sequence[float] = (),
     seeds: int = 1,
 ) -> list[Config]:
-    """Return the configurations of a sweep, seeds outermost, so that every cell has its first run early.
-
-    Args:
-        protocol: name in :data:`PROTOCOLS`.
-        networks: networks of the cells.
-        datasets: their data sets.
-        methods: their methods.
-        kl_weights: factors of the KL weight; the protocol's own grid where there are none.
-        seeds: seeds 0, 1, … of each.
-    """
+    """Return the configurations of a sweep, by default with the protocol's own factors of the KL weight."""
+    cells = study.grid(seeds, network=networks, dataset=datasets, method=methods, protocol=[protocol])
     return [
-        {
-            "network": network,
-            "dataset": dataset,
-            "method": method,
-            "protocol": protocol,
-            "kl_weight": weight,
-            "seed": seed,
-        }
-        for seed in range(seeds)
-        for network in networks
-        for dataset in datasets
-        for method in methods
-        for weight in ((0.0,) if method == "none" else kl_weights or PROTOCOLS[protocol].grid[network])
+        {**cell, "kl_weight": weight}
+        for cell in cells
+        for weight in (
+            (0.0,) if cell["method"] == "none" else kl_weights or PROTOCOLS[protocol].grid[cell["network"]]
+        )
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BITS", "KEYS", "cut", "page", "run"]
+__all__ = ["BITS", "STUDY", "cut", "page", "run"]
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,13 @@ from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments.poster import Config, Trial
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import bmrs_u, select
 
 BITS = (1, 2, 3, 4, 6, 8, 12)
-KEYS = ("network", "dataset", "kl_weight", "epochs", "seed")
-"""What tells runs apart."""
 
 
 @torch.no_grad()
@@ -82,7 +81,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     titles = ("parameters removed %", "accuracy %", "cut to p bits", "all structures", "all, cut to p bits")
     return _HEAD + table(
         lines,
-        (*KEYS, "bits"),
+        (*STUDY.keys, "bits"),
         {title: itemgetter(key) for key, title in zip(columns, titles, strict=True)},
     )
 
@@ -96,3 +95,5 @@ mantissa. What is left is evaluated with the last 23 − p bits of every paramet
 weights; activations stay float32. Nothing is trained on after pruning or cutting.
 
 """
+
+STUDY = Study("precision", ("network", "dataset", "kl_weight", "epochs", "seed"), page)

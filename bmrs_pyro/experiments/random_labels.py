@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "LABELS", "METHODS", "page", "run"]
+__all__ = ["LABELS", "METHODS", "STUDY", "page", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,12 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 
 LABELS = ("random", "true")
 METHODS = ("dropout", "bmrs-n", "snr")
-KEYS = ("network", "labels", "method", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
 def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "training error %": lambda row: row["training_error"],
             "test error %": lambda row: row["test_error"],
@@ -107,3 +106,5 @@ least one structure, 3 in all in both networks. ΔF is of the removal of a struc
 the median is over all structures, of those that left when they did.
 
 """
+
+STUDY = Study("random-labels", ("network", "labels", "method", "images", "epochs", "seed"), page)

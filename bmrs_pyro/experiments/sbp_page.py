@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RECIPE", "markdown", "page", "verdict"]
+__all__ = ["RECIPE", "STUDY", "markdown", "page", "verdict"]
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 
 from bmrs_pyro.experiments.sbp import PUBLISHED, Published
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.study import Study
 
 Row = Mapping[str, Any]
 
@@ -98,3 +99,6 @@ def verdict(group: Sequence[Row], paper: Published) -> str:
         if missed
     ]
     return f"misses {', '.join(misses)}" if misses else "better"
+
+
+STUDY = Study("sbp", (*RECIPE, "seed"), page)

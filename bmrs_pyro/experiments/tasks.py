@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "TASKS", "Task", "page", "run"]
+__all__ = ["STUDY", "TASKS", "Task", "page", "run"]
 
 import statistics
 import time
@@ -15,6 +15,7 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate
@@ -22,9 +23,6 @@ from bmrs_pyro.network import complexity
 from bmrs_pyro.pruning import prune
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import ScoreMissed, Target, choose
-
-KEYS = ("task", "epochs", "dense_epochs", "seed")
-"""What tells runs apart."""
 
 TARGETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "half of the MACs": {"max_macs": "50%"}}
 
@@ -168,3 +166,5 @@ network is trained dense, then along a path (`bmrs_pyro.prune`) with the default
 default's, the smallest within one standard error of the best validation score; the other has at most half of the
 multiply-accumulates. Scores are of test data that nothing was chosen on.
 """
+
+STUDY = Study("tasks", ("task", "epochs", "dense_epochs", "seed"), page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["plot", "trained_page"]
+__all__ = ["STUDY", "plot", "trained_page"]
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.trained import BUDGETS
 
 Row = Mapping[str, Any]
@@ -118,3 +119,11 @@ def plot(rows: Sequence[Row], network: str) -> Figure:
 def _values(rows: Iterable[Row], key: str) -> list[Any]:
     """Return the different values of a column, in the order of the rows."""
     return list(dict.fromkeys(row[key] for row in rows))
+
+
+STUDY = Study(
+    "trained",
+    ("network", "contender", "budget", "epochs", "seed"),
+    trained_page,
+    lambda rows: {f"trained-{name}": plot(rows, name) for name in _values(rows, "network")},
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "METHODS", "page", "run"]
+__all__ = ["METHODS", "STUDY", "page", "run"]
 
 import copy
 import time
@@ -17,13 +17,12 @@ from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.sbp import widths
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 
 METHODS = ("dense", "snr", "bmrs-n")
-KEYS = ("width", "method", "kl_weight", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
 def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "error %": lambda row: row["error"],
             "parameters": lambda row: row["parameters_ratio"],
@@ -94,3 +93,5 @@ of the first three quarters. Parameters and FLOPs are the dense network's, divid
 the machine and of what else ran on it.
 
 """
+
+STUDY = Study("vgg", ("width", "method", "kl_weight", "images", "epochs", "seed"), page)

@@ -63,7 +63,13 @@ def test_the_baseline_has_dropout_in_front_of_layers_that_read_hidden_units() ->
 
 def test_command(root: Path, tmp_path: Path) -> None:
     command(
-        root, network=["lenet5_caffe"], images=100, epochs=4, seeds=1, cache=tmp_path / "cache", out=tmp_path
+        data_root=root,
+        network=["lenet5_caffe"],
+        images=100,
+        epochs=4,
+        seeds=1,
+        cache=tmp_path / "cache",
+        out=tmp_path,
     )
     rows = json.loads((tmp_path / "random-labels.json").read_text())
     assert [(row["labels"], row["method"]) for row in rows] == [

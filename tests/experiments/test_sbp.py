@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bmrs_pyro.cli.reproduce_sbp import sbp as command
+from bmrs_pyro.cli.reproduce_studies import sbp as command
 from bmrs_pyro.experiments import sbp
 from bmrs_pyro.experiments.sbp_page import markdown, page
 from bmrs_pyro.experiments.sweep import run_key
@@ -118,7 +118,7 @@ def test_the_command_adds_to_its_file(
     (tmp_path / "sbp.json").write_text(json.dumps([row("lenet5_caffe", 0, 0.8, 11, 6)]))
     for _ in range(2):
         command(
-            root,
+            data_root=root,
             network=["lenet_fc", "lenet_fc"],
             method="bmrs-n",
             kl_weight=["mean:0.3", "mean:0.3"],
@@ -156,6 +156,6 @@ def test_what_is_wrong_is_said_before_the_runs(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="network 'lenet' is unknown here; use one of lenet_fc, lenet5_caffe"
     ):
-        command(tmp_path, network=["lenet"])
+        command(data_root=tmp_path, network=["lenet"])
     with pytest.raises(ValueError, match="KL weight 'most' is unknown"):
-        command(tmp_path, kl_weight=["most:1"])
+        command(data_root=tmp_path, kl_weight=["most:1"])

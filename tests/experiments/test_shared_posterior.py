@@ -22,6 +22,7 @@ from bmrs_pyro.experiments import poster, shared_posterior
 from bmrs_pyro.experiments.evidence import ODDS, evidence
 from bmrs_pyro.experiments.post_training import CRITERIA, Order, pooled_scores, read, spearman
 from bmrs_pyro.experiments.post_training_summary import plot_curves, post_training_page
+from bmrs_pyro.experiments.poster_page import STUDY
 from bmrs_pyro.experiments.sweep import cached, run_key
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
@@ -210,10 +211,11 @@ def test_both_commands(
     (record,) = json.loads((tmp_path / "curves.json").read_text())
     command(rebuild=True, json=True, **chosen)
     assert json.loads(capsys.readouterr().out)["posteriors"] == [record]
+    # no such cell in the poster
     monkeypatch.setattr(
-        "bmrs_pyro.experiments.poster_summary.markdown", lambda points: ""
-    )  # no such cell in the poster
-    monkeypatch.setattr("bmrs_pyro.experiments.poster_page.poster_page", lambda rows: "page")
+        "bmrs_pyro.experiments.poster_page.STUDY",
+        replace(STUDY, page=lambda rows: "page", figures=lambda rows: {}),
+    )
     poster_command(data_root=tmp_path, method=["expected"], json=True, **chosen)
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["method"] == "expected"

@@ -41,7 +41,15 @@ def test_networks_by_name_and_size() -> None:
 @pytest.mark.filterwarnings("ignore:.*(min_keep|posteriors)")
 def test_vgg(tmp_path: Path) -> None:
     root = data(tmp_path, "cifar10", (32, 32, 3))
-    vgg(root, width=2, images=200, epochs=4, kl_weight="cost:5", cache=tmp_path / "cache", out=tmp_path)
+    vgg(
+        data_root=root,
+        width=2,
+        images=200,
+        epochs=4,
+        kl_weight="cost:5",
+        cache=tmp_path / "cache",
+        out=tmp_path,
+    )
     dense, *pruned = json.loads((tmp_path / "vgg.json").read_text())
     assert dense["flops_ratio"] == dense["parameters_ratio"] == 1
     assert dense["widths"] == [2, 2, 4, 4, *[8] * 3, *[16] * 6, 16, 16]
@@ -56,7 +64,7 @@ def test_vgg(tmp_path: Path) -> None:
 def test_both(tmp_path: Path) -> None:
     root = data(tmp_path, "mnist", (28, 28))
     both(
-        root,
+        data_root=root,
         network=["lenet5_caffe"],
         dataset="mnist",
         images=200,

@@ -1,0 +1,44 @@
+"""The pages in ``docs/results`` are what the commands make of the files beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bmrs_pyro.cli.results import read_rows
+from bmrs_pyro.experiments import bench_page, path_page
+from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
+from bmrs_pyro.experiments.post_training_summary import STUDY as CURVES
+from bmrs_pyro.experiments.poster_page import STUDY as POSTER
+from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
+from bmrs_pyro.experiments.sbp_page import STUDY as SBP
+from bmrs_pyro.experiments.study import Study
+from bmrs_pyro.experiments.tasks import STUDY as TASKS
+from bmrs_pyro.experiments.trained_page import STUDY as TRAINED
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def rows(name: str) -> list[dict[str, object]]:
+    return read_rows(RESULTS / f"{name}.json")
+
+
+def path_study() -> Study:
+    unpruned = [row for row in rows("poster") if (row["method"], row["protocol"]) == ("none", "ours")]
+    return path_page.study_of(rows("path-points"), unpruned)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        *(POSTER, CURVES, SBP, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
+        Study("bench", ("section",), bench_page.page),
+    ],
+    ids=lambda study: study.name,
+)
+def test_a_page_is_made_of_its_runs(study: Study) -> None:
+    made = read_rows(RESULTS / f"{study.name}.json", study.keys)
+    there = (RESULTS / f"{study.name}.md").read_text().partition("<!--")[0]
+    assert study.page(made) + "\n" == there, "make it anew, with --rebuild"
+    assert len({tuple(row[key] for key in study.keys) for row in made}) == len(made)
