@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bmrs_pyro.experiments.bench_targets import targets
+from bmrs_pyro.experiments.spread import markdown_table
 
 _HEAD = """# Benchmark
 
@@ -32,23 +33,18 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         parts += [
             f"\n## {row['section'].capitalize()}\n",
             f"`{row['environment']['command']}`; {made}\n",
-            _table(row["results"]),
+            markdown_table("| | |", ((name, _cell(value)) for name, value in row["results"].items())),
         ]
     return "\n".join(parts)
 
 
 def targets_table(record: Mapping[str, dict[str, Any]]) -> str:
     """Return the targets beside the measured values, as a table in Markdown."""
-    lines = ["| what | bound | measured | |", "|---|---|---|---|"]
-    for what, bound, value, met in targets(record):
-        lines.append(f"| {what} | {bound:.2f} | {value:.2f} | {'met' if met else '**missed**'} |")
-    return "\n".join(lines) + "\n"
-
-
-def _table(results: Mapping[str, Any]) -> str:
-    lines = ["| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in results.items()]
-    return "\n".join(lines) + "\n"
+    rows = [
+        (what, f"{bound:.2f}", f"{value:.2f}", "met" if met else "**missed**")
+        for what, bound, value, met in targets(record)
+    ]
+    return markdown_table("| what | bound | measured | |", rows)
 
 
 def _cell(value: Any) -> str:

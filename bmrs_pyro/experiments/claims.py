@@ -14,7 +14,7 @@ from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED
 from bmrs_pyro.experiments.sbp_page import RECIPE, verdict
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.spread import grouped, spread
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
@@ -107,11 +107,8 @@ def _precision(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
     for network, paper in PUBLISHED.items():
-        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-        for row in results.get("sbp", ()):
-            if row["network"] == network:
-                groups.setdefault(tuple(row[key] for key in RECIPE), []).append(row)
-        group = max(groups.values(), key=len, default=[])
+        mine = [row for row in results.get("sbp", ()) if row["network"] == network]
+        group = max(grouped(mine, RECIPE).values(), key=len, default=[])
         word = verdict(group, paper) if group else _TIME
         yield Claim(
             "SBP",
@@ -129,12 +126,9 @@ def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 
 def _random_labels(results: Mapping[str, Rows]) -> Iterator[Claim]:
-    by_network: dict[str, list[Mapping[str, Any]]] = {}
-    for row in results.get("random-labels", ()):
-        if row["labels"] == "random":
-            by_network.setdefault(row["network"], []).append(row)
+    by_network = grouped(results.get("random-labels", ()), ["network", "labels"])
     for network in PUBLISHED:
-        rows = by_network.get(network, [])
+        rows = by_network.get((network, "random"), [])
         dropout = [row["training_error"] for row in rows if row["method"] == "dropout"]
         left = [100 * row["structures"][1] / row["structures"][0] for row in rows if "structures" in row]
         holds = bool(dropout and left) and mean(dropout) < 45 and max(left) <= 5

@@ -12,12 +12,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from bmrs_pyro.experiments.path_cells import RULES
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.spread import markdown_table, spread
 from bmrs_pyro.experiments.study import Study
 
 Row = Mapping[str, Any]
 
 _SHOWN = ("compression", "macs_ratio", "accuracy", "dense_accuracy")
+
+_COLUMNS = (
+    "| network, data | seeds | compression | MACs left | test accuracy | dense | unpruned | poster's BMRS_N | "
+    "compression and accuracy above the poster | at most 0.5 points below unpruned |"
+)
 
 _HEAD = """# The path in the six cells
 
@@ -45,7 +50,7 @@ def path_page(rows: Sequence[Row], runs: Sequence[Row], unpruned: Sequence[Row])
     """
     parts = [_HEAD]
     for rule in RULES:
-        parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned), ""]
+        parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned)]
     losses = [_loss(row) for row in rows if row["rule"] == "max-loss"]
     macs = [row["macs_ratio"] for row in rows if row["rule"] == "max-macs"]
     hours = sum(row["seconds"] for row in rows) / 3600
@@ -72,11 +77,7 @@ def _loss(row: Row) -> float:
 
 
 def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
-    lines = [
-        "| network, data | seeds | compression | MACs left | test accuracy | dense | unpruned | poster's BMRS_N | "
-        "compression and accuracy above the poster | at most 0.5 points below unpruned |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     mine = [row for row in rows if row["rule"] == rule]
     for network in NETWORKS:
         for index, dataset in enumerate(DATASETS):
@@ -87,17 +88,18 @@ def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
             published = POSTER[network, "bmrs-n"][index]
             accuracy, compression = _mean(cell, "accuracy"), _mean(cell, "compression")
             shown = [spread(row[key] for row in cell) for key in _SHOWN]
-            cells = [
-                f"{network}, {dataset}",
-                str(len(cell)),
-                *shown,
-                spread(plain) if plain else "–",
-                f"{published[0]} / {published[1]}",
-                _yes(compression >= published[0] and accuracy >= published[1]),
-                _yes(accuracy >= sum(plain) / len(plain) - 0.5) if plain else "–",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(
+                [
+                    f"{network}, {dataset}",
+                    str(len(cell)),
+                    *shown,
+                    spread(plain) if plain else "–",
+                    f"{published[0]} / {published[1]}",
+                    _yes(compression >= published[0] and accuracy >= published[1]),
+                    _yes(accuracy >= sum(plain) / len(plain) - 0.5) if plain else "–",
+                ]
+            )
+    return markdown_table(_COLUMNS, lines)
 
 
 def _of(rows: Iterable[Row], network: str, dataset: str) -> list[Row]:

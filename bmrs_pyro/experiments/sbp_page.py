@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bmrs_pyro.experiments.sbp import PUBLISHED, Published
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.spread import grouped, spread
 from bmrs_pyro.experiments.study import Study
 
 Row = Mapping[str, Any]
@@ -53,9 +53,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "| network | recipe | seeds | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 | |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (*(str(row[key]) for key in RECIPE), row["seed"])):
-        groups.setdefault(tuple(row[key] for key in RECIPE), []).append(row)
+    ordered = sorted(rows, key=lambda row: (*(str(row[key]) for key in RECIPE), row["seed"]))
+    groups = grouped(ordered, RECIPE)
     for network, paper in PUBLISHED.items():
         lines.append(
             f"| {network} | SBP paper | | {paper.error:.2f} | {paper.dense} → {paper.widths} "

@@ -15,6 +15,7 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
+from bmrs_pyro.experiments.spread import markdown_table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -117,28 +118,27 @@ def _likelihood(task: Task, train: Dataset) -> str | Likelihood:
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown; seeds of one task are averaged."""
-    lines = [
-        "| task | score | network | test score | parameters | MACs | |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, task in TASKS.items():
         mine = [row for row in rows if row["task"] == name]
         for kind in ("dense", *TARGETS) if mine else ():
             found = [row[kind] for row in mine]
             missed = sum(not one.get("met", True) for one in found)
-            cells = [
-                name if kind == "dense" else "",
-                f"{task.figure.replace('_', ' ')}, {task.better} is better" if kind == "dense" else "",
-                kind,
-                f"{statistics.mean(one[task.figure] for one in found):.4g}",
-                *(
-                    _with_share(found, [row["dense"] for row in mine], cost)
-                    for cost in ("parameters", "macs")
-                ),
-                f"misses the validation score in {missed} of {len(found)}" if missed else "",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return _HEAD + "\n" + "\n".join(lines) + "\n"
+            lines.append(
+                [
+                    name if kind == "dense" else "",
+                    f"{task.figure.replace('_', ' ')}, {task.better} is better" if kind == "dense" else "",
+                    kind,
+                    f"{statistics.mean(one[task.figure] for one in found):.4g}",
+                    *(
+                        _with_share(found, [row["dense"] for row in mine], cost)
+                        for cost in ("parameters", "macs")
+                    ),
+                    f"misses the validation score in {missed} of {len(found)}" if missed else "",
+                ]
+            )
+    table = markdown_table("| task | score | network | test score | parameters | MACs | |", lines)
+    return f"{_HEAD}\n{table}"
 
 
 def _with_share(found: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]], cost: str) -> str:
