@@ -11,7 +11,7 @@ import typer
 from rich.json import JSON
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments, runs
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import added, prepare, write_page
 
@@ -48,9 +48,7 @@ def bench(
     rows: list[dict[str, Any]] = []
     for name in names:
         output.show(f"{name} ...")
-        results = experiments.bench.SECTIONS[name](
-            experiments.bench.Setting(str(runs.MODELS), rounds, device)
-        )
+        results = experiments.bench.SECTIONS[name](experiments.bench.Setting(rounds, device))
         output.show(JSON.from_data(results))
         row = {
             "section": name,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bmrs_pyro import experiments, runs
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.results import read_rows
 from bmrs_pyro.cli.studying import Call, chosen, study_options
 
@@ -20,7 +20,6 @@ Networks = Annotated[list[str] | None, typer.Option(help="mlp or lenet5; repeat 
 Datasets = Annotated[
     list[str] | None, typer.Option("--data", help="mnist, fashion_mnist or cifar10; repeat for several.")
 ]
-MODELS = str(runs.MODELS)
 
 
 @study_options(cache=Path("runs/poster"), workers=2)
@@ -46,7 +45,7 @@ def poster(
     )
     methods = chosen(method, experiments.poster.METHODS, "method")
     configs = _grid(call, protocol, network, dataset, methods, kl_weight or ())
-    run = functools.partial(shared.run, models=MODELS, data_root=call.root, cache=str(cache))
+    run = functools.partial(shared.run, data_root=call.root, cache=str(cache))
     call.prepare(study)
     # in this order: ranked methods start from posteriors, and remove as much as BMRS_N's runs
     call.runs(run, shared.prerequisites(configs), cache)
@@ -77,7 +76,7 @@ def curves(
         for name in chosen(network, experiments.poster.NETWORKS, "network")
         for config in _grid(call, protocol, [name], dataset, [shared.POSTERIOR], kl_weight or [default[name]])
     ]
-    train = functools.partial(shared.run, models=MODELS, data_root=call.root, cache=str(cache))
+    train = functools.partial(shared.run, data_root=call.root, cache=str(cache))
     read = functools.partial(experiments.post_training.read, data_root=call.root, cache=str(cache))
     intact = functools.partial(shared.has_posterior, cache=str(cache))
     call.prepare(study)
@@ -95,7 +94,7 @@ def path(network: Networks = None, dataset: Datasets = None, *, call: Call) -> N
         network=chosen(network, experiments.poster.NETWORKS, "network"),
         dataset=chosen(dataset, experiments.poster.DATASETS, "data set"),
     )
-    run = functools.partial(cells.run, models=MODELS, data_root=call.root)
+    run = functools.partial(cells.run, data_root=call.root)
     for study in (pages.study_of(), pages.POINTS):
         call.prepare(study)
     made = call.runs(run, configs)
@@ -124,13 +123,13 @@ def precision(
     )
     weights = known.PROTOCOLS["ours"].default
     configs = [{**cell, "kl_weight": weights[cell["network"]], "epochs": epochs} for cell in cells]
-    call.conduct(study.STUDY, study.run, configs, models=MODELS, data_root=call.root)
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
 def _of_recipe(call: Call, protocol: str) -> Path:
     """Return the cache folder of runs with the present recipe."""
     chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
-    return call.cache / experiments.poster.recipe_key(protocol, MODELS)
+    return call.cache / experiments.poster.recipe_key(protocol)
 
 
 def _reading(config: experiments.sweep.Config) -> experiments.sweep.Config:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments, runs, training
+from bmrs_pyro import experiments, training
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import read_rows, write_page
 from bmrs_pyro.cli.studying import Call, chosen, study_options
@@ -20,7 +20,6 @@ from bmrs_pyro.cli.studying import Call, chosen, study_options
 Images = Annotated[int, typer.Option(min=100, help="Number of training images; the first ones are used.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
 LeNets = Annotated[list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")]
-MODELS = str(runs.MODELS)
 
 
 @study_options(cache=Path("runs/sbp"), workers=2)
@@ -71,7 +70,7 @@ def sbp(
     )
     for config in configs:
         sbp_runs.recipe_of(config)
-    run = functools.partial(sbp_runs.run, models=MODELS, data_root=call.root, cache=cache)
+    run = functools.partial(sbp_runs.run, data_root=call.root, cache=cache)
     call.prepare(study)
     made = call.runs(run, configs, intact=functools.partial(sbp_runs.has_networks, cache=cache))
     settings = [{key: row[key] for key in study.keys} for row in made]
@@ -98,7 +97,7 @@ def random_labels(
         images=[images],
         epochs=[epochs],
     )
-    call.conduct(study.STUDY, study.run, configs, models=MODELS, data_root=call.root)
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
 @study_options(cache=Path("runs/vgg"))
@@ -121,7 +120,7 @@ def vgg(
     configs = experiments.study.grid(
         call.seeds, width=[width], kl_weight=[kl_weight], images=[images], epochs=[epochs], method=methods
     )
-    call.conduct(study.STUDY, study.run, configs, models=MODELS, data_root=call.root)
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
 @study_options(cache=Path("runs/both"))
@@ -145,7 +144,7 @@ def both(
         epochs=[epochs],
         method=study.METHODS,
     )
-    call.conduct(study.STUDY, study.run, configs, models=MODELS, data_root=call.root)
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
 @study_options("data_root", cache=Path("runs/tasks"))
@@ -160,7 +159,7 @@ def tasks(
     study = experiments.tasks
     names = chosen(task, study.TASKS, "task")
     configs = experiments.study.grid(call.seeds, task=names, epochs=[epochs], dense_epochs=[dense_epochs])
-    call.conduct(study.STUDY, study.run, configs, models=MODELS)
+    call.conduct(study.STUDY, study.run, configs)
 
 
 @study_options(cache=Path("runs/trained"))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.experiments.small_runs import source_of
 
 Record = dict[str, Any]
 
@@ -21,12 +21,10 @@ class Setting:
     """Settings of the sections.
 
     Args:
-        folder: folder of the networks' files.
         rounds: number of alternating blocks in each measurement.
         device: device of the training steps; the other sections measure the CPU.
     """
 
-    folder: str
     rounds: int
     device: str = "cpu"
 
@@ -40,6 +38,6 @@ class Setting:
         return x.to(self.device), y.to(self.device)
 
 
-def model_of(folder: str, name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
-    """Return what makes the network of a file in the folder, for ten classes."""
-    return lambda: NetworkSource(f"{folder}/{name}.py").build(shape, 10)
+def model_of(name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
+    """Return what makes a network of the package, for ten classes."""
+    return lambda: source_of(name).build(shape, 10)

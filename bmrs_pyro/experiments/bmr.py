@@ -22,7 +22,6 @@ from bmrs_pyro.experiments.small_runs import build
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
-from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
@@ -241,7 +240,7 @@ def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.M
         return lenet(input_shape, num_classes)
     for name, file in (("mlp", "bayesian_mlp"), ("mixer", "mlp_mixer")):
         network = file + network.removeprefix(name) if network.startswith(name) else network
-    return build(network, str(MODELS), input_shape, num_classes)
+    return build(network, input_shape, num_classes)
 
 
 def _is_weight(name: str) -> bool:

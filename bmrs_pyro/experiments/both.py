@@ -25,13 +25,12 @@ NETWORKS = ("lenet5_caffe", "mlp_mixer-64x2")
 METHODS = ("dense", "structures", "weights", "both")
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network, and prune its structures, its weights, both or nothing.
 
     Args:
         config: ``network``, ``data``, ``method``, ``images`` (how many, of the training part), ``epochs`` (of each of
             the two stages) and ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -41,7 +40,7 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     splits = data.load(config["data"], data_root=data_root, validation=0.1)
     train = first(splits.train, config["images"])
     pyro.set_rng_seed(config["seed"])
-    net = build(config["network"], models, train.input_shape, train.num_classes)
+    net = build(config["network"], train.input_shape, train.num_classes)
     dense = sum(parameter.numel() for parameter in net.parameters())
     batches = data.Batches(train, 100, seed=config["seed"])
     start = time.perf_counter()

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from bmrs_pyro import data
+from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.pruning import Pruned, prune
-from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import Path, PathPoint
 
 RULES: Mapping[str, Mapping[str, Any]] = {
@@ -28,16 +28,15 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 """The targets, by the name of the rule."""
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Fit one path and choose from it by each rule; test data are read once for each network chosen.
 
     Args:
         config: ``network``, ``dataset``, ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
     """
     seed = config["seed"]
-    source = NetworkSource(f"{models}/{config['network']}.py")
+    source = source_of(config["network"])
     splits = data.load(config["dataset"], data_root=data_root, size=source.input_size(), seed=seed)
     pyro.set_rng_seed(seed)
     net = source.build(splits.train.input_shape, splits.train.num_classes)

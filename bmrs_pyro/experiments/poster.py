@@ -30,12 +30,12 @@ import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments import study
+from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
-from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
 
 Config = Mapping[str, Any]
@@ -161,16 +161,11 @@ def grid(
     ]
 
 
-def recipe_key(protocol: str, models: str) -> str:
-    """Return a key of all that runs depend on besides their configurations: the protocol's settings, the networks.
-
-    Args:
-        protocol: name in :data:`PROTOCOLS`.
-        models: folder of the networks' files.
-    """
+def recipe_key(protocol: str) -> str:
+    """Return a key of all that runs depend on besides their configurations: the protocol's settings, the networks."""
     settings = asdict(PROTOCOLS[protocol])
     del settings["grid"], settings["default"]  # what is swept says nothing about a single run
-    networks = [NetworkSource(f"{models}/{name}.py").build((3, 32, 32), 10) for name in NETWORKS]
+    networks = [source_of(name).build((3, 32, 32), 10) for name in NETWORKS]
     settings["networks"] = [repr(net) for net in networks]
     return f"{protocol}-{run_key(settings)}"
 
@@ -180,14 +175,13 @@ class Trial:
 
     Args:
         config: ``network``, ``dataset``, ``method``, ``protocol``, ``kl_weight`` (a factor; 0 for ``none``), ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
     """
 
-    def __init__(self, config: Config, *, models: str, data_root: str) -> None:
+    def __init__(self, config: Config, *, data_root: str) -> None:
         self.seed, name = config["seed"], config["network"]
         self.protocol = PROTOCOLS[config["protocol"]]
-        self.source = NetworkSource(f"{models}/{name}.py")
+        self.source = source_of(name)
         self.splits = data.load(
             config["dataset"], data_root=data_root, size=self.source.input_size(), seed=self.seed
         )
@@ -257,9 +251,9 @@ class Trial:
         }
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Make one run of a method that prunes during training, or of ``none``; for arguments see :class:`Trial`."""
-    trial = Trial(config, models=models, data_root=data_root)
+    trial = Trial(config, data_root=data_root)
     return trial.result(trial.fit(continuous_criterion(config["method"], trial.protocol)))
 
 

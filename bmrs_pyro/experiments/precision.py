@@ -35,20 +35,19 @@ def cut(net: nn.Module, bits: int) -> nn.Module:
     return net
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network with gains, prune it by BMRS_U-p for every p, and cut what is left to p bits.
 
     Args:
         config: ``network``, ``dataset``, ``kl_weight`` (a factor), ``epochs`` (none prunes), ``seed``, for the poster's
             protocol ``ours``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
         the test accuracy in percent with all structures, and ``points``, by bits: compression, accuracy, that of the
         cut networks, pruned and with all structures.
     """
-    trial = Trial({**config, "method": "bmrs-u", "protocol": "ours"}, models=models, data_root=data_root)
+    trial = Trial({**config, "method": "bmrs-u", "protocol": "ours"}, data_root=data_root)
     trial.recipe = replace(trial.recipe, epochs=config["epochs"], fine_tune_epochs=0)
     whole = trial.fit(None, validate=False).network
     found = posteriors(trial.guide)

@@ -26,13 +26,12 @@ LABELS = ("random", "true")
 METHODS = ("dropout", "bmrs-n", "snr")
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network on the first images of MNIST, with their labels or with these permuted.
 
     Args:
-        config: ``network`` (a file of ``models``), ``labels``, ``method``, ``images`` (how many), ``epochs`` and
+        config: ``network`` (a file of ``models/``), ``labels``, ``method``, ``images`` (how many), ``epochs`` and
             ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -44,7 +43,7 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     train = first(splits.train, config["images"])
     if config["labels"] == "random":
         train = replace(train, labels=train.labels[torch.randperm(len(train))])
-    net = build(config["network"], models, train.input_shape, train.num_classes)
+    net = build(config["network"], train.input_shape, train.num_classes)
     start = time.perf_counter()
     result: dict[str, Any] = {}
     if config["method"] == "dropout":

@@ -21,13 +21,14 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.poster import Config
 from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import evaluate, latency
 from bmrs_pyro.network import FeatureSelection, NoisyNetwork, complexity
 from bmrs_pyro.reduction import Decision, named_criterion
-from bmrs_pyro.runs import NetworkSource, RunDirectory
+from bmrs_pyro.runs import RunDirectory
 from bmrs_pyro.training import Recipe, fit
 
 NETWORKS = ("lenet_fc", "lenet5_caffe")
@@ -49,7 +50,7 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     """Make one run, and save its networks in a run directory, so that they can be timed on a quiet machine.
 
     Args:
@@ -57,14 +58,13 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
             ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``posterior_lr_factor``,
             ``label_smoothing`` and ``refit`` (whether to train on the validation data too and keep the last epoch, by
             a recipe that was chosen before).
-        models: folder of the networks' files.
         data_root: folder of the data sets.
         cache: folder of finished runs.
 
     Returns:
         error in percent, structures and layer widths left, FLOPs ratio.
     """
-    source = NetworkSource(f"{models}/{config['network']}.py")
+    source = source_of(config["network"])
     splits = data.load("mnist", data_root=data_root, seed=config["seed"], validation=1 / 6)
     train = _joined(splits.train, splits.validation) if config["refit"] else splits.train
     recipe = recipe_of(config)

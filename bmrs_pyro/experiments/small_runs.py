@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "first", "train_pruned"]
+__all__ = ["build", "first", "source_of", "train_pruned"]
 
 import runpy
 from dataclasses import replace
@@ -13,20 +13,25 @@ from torch import nn
 from bmrs_pyro.data import Batches, Dataset
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.runs import MODELS, NetworkSource
 from bmrs_pyro.training import History, fit
 
 
-def build(name: str, models: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def source_of(name: str) -> NetworkSource:
+    """Return the source of a network that comes with the package."""
+    return NetworkSource(str(MODELS / f"{name}.py"))
+
+
+def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Make a network: ``vgg`` as its file has it, ``vgg-16`` of width 16, ``vit-64x2`` of width 64 and depth 2.
 
     Args:
-        name: a file of ``models`` without its ending, and sizes.
-        models: folder of the networks' files.
+        name: a file of ``models/`` without its ending, and sizes.
         input_shape: shape of one example.
         num_classes: number of outputs.
     """
     file, _, sizes = name.partition("-")
-    make = runpy.run_path(f"{models}/{file}.py")["network"]
+    make = runpy.run_path(str(MODELS / f"{file}.py"))["network"]
     net: nn.Module = make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
     return net
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
+from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.experiments.spread import markdown_table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
@@ -22,7 +23,6 @@ from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 from bmrs_pyro.pruning import prune
-from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import ScoreMissed, Target, choose
 
 TARGETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "half of the MACs": {"max_macs": "50%"}}
@@ -67,12 +67,11 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def run(config: Mapping[str, Any], *, models: str) -> dict[str, Any]:
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """Prune one task by each target, along one path.
 
     Args:
         config: ``task``, ``epochs``, ``dense_epochs`` and ``seed``.
-        models: folder of the networks' files.
 
     Returns:
         parameters, MACs and the task's figure on test data, of the dense network and of each small one.
@@ -82,7 +81,7 @@ def run(config: Mapping[str, Any], *, models: str) -> dict[str, Any]:
     pyro.set_rng_seed(config["seed"])
     build = task.network
     if isinstance(build, str):
-        build = NetworkSource(f"{models}/{build}.py").build
+        build = source_of(build).build
     dense = build(splits.train.input_shape, splits.train.num_classes)
     train = Batches(splits.train, task.batch_size, seed=config["seed"])
     held_out, test = (Batches(part, 200, shuffle=False) for part in splits[1:])

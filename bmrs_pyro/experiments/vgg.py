@@ -25,13 +25,12 @@ from bmrs_pyro.network import complexity
 METHODS = ("dense", "snr", "bmrs-n")
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network.
 
     Args:
         config: ``width`` (of the first stage, as published 64), ``method``, ``kl_weight``, ``images`` (how many, of the
             training part), ``epochs`` and ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -41,7 +40,7 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     splits = data.load("cifar10", data_root=data_root, validation=0.1)
     train = first(splits.train, config["images"])
     pyro.set_rng_seed(config["seed"])
-    net = build(f"vgg-{config['width']}", models, train.input_shape, train.num_classes)
+    net = build(f"vgg-{config['width']}", train.input_shape, train.num_classes)
     dense, example = copy.deepcopy(net).eval(), torch.zeros(1, *train.input_shape)
     start = time.perf_counter()
     if config["method"] == "dense":

@@ -15,8 +15,6 @@ from bmrs_pyro.experiments.path_page import path_page
 from bmrs_pyro.experiments.study import grid
 from bmrs_pyro.pruning import prune
 
-MODELS = Path(__file__).parents[2] / "models"
-
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::bmrs_pyro.training.ScoreMissed")
@@ -25,7 +23,7 @@ def test_one_path_three_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         path_cells, "prune", functools.partial(prune, epochs=6, dense_epochs=1, progress=False)
     )
     (config,) = grid(1, network=["mlp"], dataset=["digits"])
-    result = path_cells.run(config, models=str(MODELS), data_root=str(tmp_path))
+    result = path_cells.run(config, data_root=str(tmp_path))
     rows = path_cells.rows({**config, **result})
     assert [row["rule"] for row in rows] == ["one-standard-error", "max-loss", "max-macs"]
     dense, *points = result["path"]

@@ -15,8 +15,6 @@ from bmrs_pyro.cli.reproduce_studies import random_labels as command
 from bmrs_pyro.experiments import random_labels
 from bmrs_pyro.experiments.spread import table
 
-MODELS = Path(__file__).parents[2] / "models"
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +43,7 @@ def test_permuted_labels_leave_nothing_and_true_ones_leave_something(root: Path)
             "epochs": 12,
             "seed": 0,
         }
-        result = random_labels.run(config, models=str(MODELS), data_root=str(root))
+        result = random_labels.run(config, data_root=str(root))
         assert json.loads(json.dumps(result)) == result
         assert result["structures"][0] == 784 + 500 + 300
         left[labels] = result["structures"][1]

@@ -17,7 +17,6 @@ from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.runs import RunDirectory
 from tests.experiments.in_process import Here
 
-MODELS = Path(__file__).parents[2] / "models"
 CONFIG = {
     "method": "snr",
     "kl_weight": "cost-macs:3",
@@ -61,7 +60,7 @@ def test_a_run_and_the_speed_of_what_it_left(
     network: str, dense: list[int], root: Path, tmp_path: Path
 ) -> None:
     config = {**CONFIG, "network": network}
-    row = sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    row = sbp.run(config, data_root=str(root), cache=str(tmp_path))
     assert json.loads(json.dumps(row)) == row
     assert "-".join(map(str, dense)) == sbp.PUBLISHED[network].dense
     assert all(left <= whole for left, whole in zip(row["widths"], dense, strict=True))
@@ -82,7 +81,7 @@ def test_a_run_and_the_speed_of_what_it_left(
 def test_a_refit_sees_all_training_data_and_keeps_the_last_epoch(root: Path, tmp_path: Path) -> None:
     for refit, examples in ((False, 1000), (True, 1200)):
         config = {**CONFIG, "network": "lenet_fc", "refit": refit}
-        result = sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+        result = sbp.run(config, data_root=str(root), cache=str(tmp_path))
         metrics = RunDirectory(tmp_path / f"{run_key(config)}.run").metrics()
         assert all(epoch.examples == [examples] for epoch in metrics)
         assert (result["validation_error"] is None) == refit
@@ -140,14 +139,14 @@ def test_the_command_adds_to_its_file(
 def test_a_run_begins_anew_and_only_with_sound_options(root: Path, tmp_path: Path) -> None:
     wrong = {**CONFIG, "network": "lenet_fc", "posterior_lr_factor": -1.0}
     with pytest.raises(ValueError, match="posterior_lr_factor is -1"):
-        sbp.run(wrong, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+        sbp.run(wrong, data_root=str(root), cache=str(tmp_path))
     assert not list(tmp_path.iterdir())
     config = {**CONFIG, "network": "lenet_fc", "epochs": 1, "warm_up": 0}
     directory = tmp_path / f"{run_key(config)}.run"
     directory.mkdir()
     (directory / "config.json").write_text("{")
     (directory / "metrics.jsonl").write_text("what another run has left\n")
-    sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    sbp.run(config, data_root=str(root), cache=str(tmp_path))
     assert len(RunDirectory(directory).metrics()) == 2
     assert sbp.has_networks(config, cache=str(tmp_path))
 

@@ -29,7 +29,6 @@ from bmrs_pyro.reduction import bmrs_n, select
 from bmrs_pyro.training import Recipe
 from tests.experiments.in_process import Here
 
-MODELS = Path(__file__).parents[2] / "models"
 QUICK = replace(
     poster.PROTOCOLS["ours"],
     recipe=Recipe(epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0),
@@ -51,16 +50,14 @@ def config(method: str) -> poster.Config:
 
 
 def run(method: str, cache: Path) -> dict[str, Any]:
-    return shared_posterior.run(config(method), models=str(MODELS), data_root="", cache=str(cache))
+    return shared_posterior.run(config(method), data_root="", cache=str(cache))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the posterior and BMRS_N's run."""
-    folder = tmp_path_factory.mktemp("cache") / poster.recipe_key("ours", str(MODELS))
-    sweep = Here(
-        functools.partial(shared_posterior.run, models=str(MODELS), data_root="", cache=str(folder)), folder
-    )
+    folder = tmp_path_factory.mktemp("cache") / poster.recipe_key("ours")
+    sweep = Here(functools.partial(shared_posterior.run, data_root="", cache=str(folder)), folder)
     sweep.execute([config("posterior"), config("bmrs-n")])
     return folder
 

@@ -13,7 +13,6 @@ import torch
 
 from bmrs_pyro.cli.reproduce_studies import both, vgg
 from bmrs_pyro.experiments.small_runs import build
-from bmrs_pyro.runs import MODELS
 
 
 def data(folder: Path, name: str, shape: tuple[int, ...]) -> Path:
@@ -29,7 +28,7 @@ def data(folder: Path, name: str, shape: tuple[int, ...]) -> Path:
 
 
 def test_networks_by_name_and_size() -> None:
-    whole, narrow = (build(name, str(MODELS), (3, 32, 32), 10) for name in ("vgg", "vgg-4"))
+    whole, narrow = (build(name, (3, 32, 32), 10) for name in ("vgg", "vgg-4"))
     widths = [3, 4, 4, 8, 8, 16, 16, 16, *[32] * 6]
     # 3 × 3 convolutions with bias and batch norm; then two linear layers, the first with batch norm
     expected = sum(9 * a * b + 3 * b for a, b in pairwise(widths)) + 32 * 32 + 3 * 32 + 330
