@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import experiments
+from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.results import read_rows
-from bmrs_pyro.cli.studying import Call, chosen, study_options
+from bmrs_pyro.cli.studying import Runs, RunsOnData, chosen
 
 Protocol = Annotated[str, typer.Option(help="'published' or 'ours'.")]
 Networks = Annotated[list[str] | None, typer.Option(help="mlp or lenet5; repeat for both.")]
@@ -22,7 +23,7 @@ Datasets = Annotated[
 ]
 
 
-@study_options(cache=Path("runs/poster"), workers=2)
+@with_options_of(call=RunsOnData(cache=Path("runs/poster"), workers=2))
 def poster(
     protocol: Protocol = "ours",
     network: Networks = None,
@@ -35,7 +36,7 @@ def poster(
         list[float] | None, typer.Option(help="Factor of the KL weight; by default the protocol's grid.")
     ] = None,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
     study, shared, cache = (
@@ -48,11 +49,11 @@ def poster(
     run = functools.partial(shared.run, data_root=call.root, cache=str(cache))
     call.prepare(study)
     # in this order: ranked methods start from posteriors, and remove as much as BMRS_N's runs
-    call.runs(run, shared.prerequisites(configs), cache)
-    call.publish(study, call.runs(run, configs, cache))
+    call.make(run, shared.prerequisites(configs), cache)
+    call.publish(study, call.make(run, configs, cache))
 
 
-@study_options(cache=Path("runs/poster"), workers=2)
+@with_options_of(call=RunsOnData(cache=Path("runs/poster"), workers=2))
 def curves(
     protocol: Protocol = "ours",
     network: Networks = None,
@@ -62,7 +63,7 @@ def curves(
         typer.Option(help="Factor of the KL weight; by default the protocol's."),
     ] = None,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Apply all criteria to posteriors of unpruned networks: curves, rank correlations, evidence, sensitivity."""
     study, shared, cache = (
@@ -81,12 +82,12 @@ def curves(
     intact = functools.partial(shared.has_posterior, cache=str(cache))
     call.prepare(study)
     unread = [config for config in configs if experiments.sweep.cached(_reading(config), cache) is None]
-    call.runs(train, unread, cache, intact)
-    call.publish(study, call.runs(read, [_reading(config) for config in configs], cache))
+    call.make(train, unread, cache, intact=intact)
+    call.publish(study, call.make(read, [_reading(config) for config in configs], cache))
 
 
-@study_options(cache=Path("runs/path"), workers=2)
-def path(network: Networks = None, dataset: Datasets = None, *, call: Call) -> None:
+@with_options_of(call=RunsOnData(cache=Path("runs/path"), workers=2))
+def path(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
     """Prune {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} without options, with --max-loss and with --max-macs."""
     cells, pages = experiments.path_cells, experiments.path_page
     configs = experiments.study.grid(
@@ -97,7 +98,7 @@ def path(network: Networks = None, dataset: Datasets = None, *, call: Call) -> N
     run = functools.partial(cells.run, data_root=call.root)
     for study in (pages.study_of(), pages.POINTS):
         call.prepare(study)
-    made = call.runs(run, configs)
+    made = call.make(run, configs)
     paths = [{key: one[key] for key in (*pages.POINTS.keys, "path")} for one in made]
     paths = call.with_earlier(pages.POINTS, paths)
     known = read_rows(call.out / "poster.json") if call.out else []
@@ -106,13 +107,13 @@ def path(network: Networks = None, dataset: Datasets = None, *, call: Call) -> N
     call.publish(pages.study_of(paths, unpruned), rows, paths=paths)
 
 
-@study_options(cache=Path("runs/precision"))
+@with_options_of(call=RunsOnData(cache=Path("runs/precision")))
 def precision(
     network: Networks = None,
     dataset: Datasets = None,
     epochs: Annotated[int, typer.Option(min=4, help="Epochs of each run.")] = 8,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Prune by BMRS_U-p and shorten the remaining mantissas to p bits: the link to floating-point precision."""
     study, known = experiments.precision, experiments.poster
@@ -126,7 +127,7 @@ def precision(
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
-def _of_recipe(call: Call, protocol: str) -> Path:
+def _of_recipe(call: Runs, protocol: str) -> Path:
     """Return the cache folder of runs with the present recipe."""
     chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
     return call.cache / experiments.poster.recipe_key(protocol)
@@ -137,7 +138,7 @@ def _reading(config: experiments.sweep.Config) -> experiments.sweep.Config:
 
 
 def _grid(
-    call: Call,
+    call: RunsOnData,
     protocol: str,
     networks: Sequence[str] | None,
     datasets: Sequence[str] | None,

@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bmrs_pyro import experiments, training
+from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import read_rows, write_page
-from bmrs_pyro.cli.studying import Call, chosen, study_options
+from bmrs_pyro.cli.studying import Publication, Runs, RunsOnData, chosen
 
 Images = Annotated[int, typer.Option(min=100, help="Number of training images; the first ones are used.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
 LeNets = Annotated[list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")]
 
 
-@study_options(cache=Path("runs/sbp"), workers=2)
+@with_options_of(call=RunsOnData(cache=Path("runs/sbp"), workers=2))
 def sbp(
     network: LeNets = None,
     method: Annotated[str, typer.Option(help="snr (as published) or bmrs-n.")] = "snr",
@@ -49,7 +50,7 @@ def sbp(
         ),
     ] = False,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Repeat the MNIST experiments of Structured Bayesian Pruning.
 
@@ -72,20 +73,20 @@ def sbp(
         sbp_runs.recipe_of(config)
     run = functools.partial(sbp_runs.run, data_root=call.root, cache=cache)
     call.prepare(study)
-    made = call.runs(run, configs, intact=functools.partial(sbp_runs.has_networks, cache=cache))
+    made = call.make(run, configs, intact=functools.partial(sbp_runs.has_networks, cache=cache))
     settings = [{key: row[key] for key in study.keys} for row in made]
     speeds = [sbp_runs.measured(config, cache=cache) for config in settings]
     call.publish(study, [{**row, **speed} for row, speed in zip(made, speeds, strict=True)])
 
 
-@study_options(cache=Path("runs/random-labels"), seeds=3)
+@with_options_of(call=RunsOnData(cache=Path("runs/random-labels"), seeds=3))
 def random_labels(
     network: LeNets = None,
     labels: Annotated[list[str] | None, typer.Option(help="random or true; both by default.")] = None,
     images: Images = 1000,
     epochs: Epochs = 60,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Train on permuted labels: binary dropout memorises them, structured pruning removes everything."""
     study = experiments.random_labels
@@ -100,7 +101,7 @@ def random_labels(
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
-@study_options(cache=Path("runs/vgg"))
+@with_options_of(call=RunsOnData(cache=Path("runs/vgg")))
 def vgg(
     width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 as published.")] = 16,
     method: Annotated[
@@ -112,7 +113,7 @@ def vgg(
     images: Images = 45_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = 30,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Repeat SBP's experiment with the VGG-like network on CIFAR-10, with the given width and number of epochs."""
     study = experiments.vgg
@@ -123,7 +124,7 @@ def vgg(
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
-@study_options(cache=Path("runs/both"))
+@with_options_of(call=RunsOnData(cache=Path("runs/both")))
 def both(
     network: Annotated[
         list[str] | None, typer.Option(help="lenet5_caffe or mlp_mixer-64x2; both by default.")
@@ -132,7 +133,7 @@ def both(
     images: Images = 54_000,
     epochs: Epochs = 12,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Compare pruning structures and then the remaining weights with pruning only one of them."""
     study = experiments.both
@@ -147,13 +148,13 @@ def both(
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
-@study_options("data_root", cache=Path("runs/tasks"))
+@with_options_of(call=Runs(cache=Path("runs/tasks")))
 def tasks(
     task: Annotated[list[str] | None, typer.Option(help="Task; repeat for several, all by default.")] = None,
     epochs: Epochs = 36,
     dense_epochs: Annotated[int, typer.Option(min=0, help="Epochs without gains before the path.")] = 12,
     *,
-    call: Call,
+    call: Runs,
 ) -> None:
     """Prune networks for tables, a time series, text and segmentation; installed packages bring the data."""
     study = experiments.tasks
@@ -162,7 +163,7 @@ def tasks(
     call.conduct(study.STUDY, study.run, configs)
 
 
-@study_options(cache=Path("runs/trained"))
+@with_options_of(call=RunsOnData(cache=Path("runs/trained")))
 def trained(
     network: Annotated[list[str] | None, typer.Option(help="vgg or resnet20; repeat for both.")] = None,
     contender: Annotated[
@@ -179,7 +180,7 @@ def trained(
     ] = None,
     device: Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")] = "cpu",
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (extra: compare)."""
     study = experiments.trained
@@ -195,17 +196,17 @@ def trained(
     call.conduct(experiments.trained_page.STUDY, study.run, configs, **given)
 
 
-@study_options("data_root", "seeds", "cache", "workers", "rebuild")
+@with_options_of(call=Publication)
 def honesty(
     networks: Annotated[int, typer.Option(min=1, help="Random networks of each kind.")] = 8,
     code: Annotated[str, typer.Option(help="Name of the measured version of the code in the table.")] = "now",
     *,
-    call: Call,
+    call: Publication,
 ) -> None:
     """Find structures in random networks that treat channels by position, and count those wrongly called removable."""
     call.prepare(experiments.honesty_page.STUDY)
     console, rows = Console(stderr=True, quiet=call.quiet), []
-    for kind in experiments.honesty.KINDS:
+    for kind in experiments.honesty.KINDS if not call.rebuild else ():
         found = [experiments.honesty.measured(kind, number) for number in range(networks)]
         sums = {key: sum(one[key] for one in found) for key in ("offered", "wrong")}
         rows.append({"code": code, "kind": kind, "networks": networks, **sums})

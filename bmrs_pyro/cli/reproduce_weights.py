@@ -10,15 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from bmrs_pyro import data, experiments
+from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.results import added, prepare
-from bmrs_pyro.cli.studying import Call, chosen, study_options
+from bmrs_pyro.cli.studying import RunsOnData, chosen
 
 DATA = ("fashion_mnist", "cifar10")
 
 _KEYS = ("network", "data", "epochs", "warm_up", "steps", "batch", "draws")
 
 
-@study_options("rebuild", cache=Path("runs/bmr"), seeds=3)
+@with_options_of(call=RunsOnData(cache=Path("runs/bmr"), seeds=3))
 def bmr(
     network: Annotated[
         list[str] | None,
@@ -39,7 +40,7 @@ def bmr(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 120,
     draws: Annotated[int, typer.Option(min=1, help="Posterior draws that a prediction averages over.")] = 20,
     *,
-    call: Call,
+    call: RunsOnData,
 ) -> None:
     """Compare MAP with flat, hierarchical and two reduced posteriors of all weights: accuracy, calibration, time."""
     study = experiments.bmr
@@ -59,10 +60,13 @@ def bmr(
         net, name = cell["network"], cell["data"]
         choices = experiments.study.grid(call.seeds, network=[net], data=[name], method=methods)
         configs = [{**one, **settings, "data_root": root} for one in choices]
-        by_method: dict[str, list[dict[str, Any]]] = {one: [] for one in methods}
-        for row in call.runs(study.run, configs):
-            by_method[row["method"]].append({key: row[key] for key in row if key not in configs[0]})
-        times = study.step_times(net, data.load(name, data_root=root).train, methods, batch=batch_size)
+        by_method: dict[str, list[dict[str, Any]]] = {}
+        for row in call.make(study.run, configs):
+            result = {key: row[key] for key in row if key not in configs[0]}
+            by_method.setdefault(row["method"], []).append(result)
+        if not by_method:
+            raise ValueError(f"no run of {net} on {name} is finished in --cache; run without --rebuild")
+        times = study.step_times(net, data.load(name, data_root=root).train, by_method, batch=batch_size)
         call.output.show(experiments.bmr_page.table(by_method, times, f"{net} on {name}", steps))
         record.append(
             {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}
