@@ -1,12 +1,10 @@
 from . import bench as bench
 from . import bench_page as bench_page
-from . import bench_targets as bench_targets
 from . import bmr as bmr
 from . import bmr_page as bmr_page
 from . import both as both
 from . import claims as claims
 from . import demo as demo
-from . import environment as environment
 from . import evidence as evidence
 from . import fine_tuning as fine_tuning
 from . import honesty as honesty

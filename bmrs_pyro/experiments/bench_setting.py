@@ -4,14 +4,17 @@ from __future__ import annotations
 
 __all__ = ["Record", "Setting", "model_of"]
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.training import refuse_unusable
 
 Record = dict[str, Any]
 
@@ -23,10 +26,30 @@ class Setting:
     Args:
         rounds: number of alternating blocks in each measurement.
         device: device of the training steps; the other sections measure the CPU.
+        threads: number of torch's threads.
     """
 
     rounds: int
     device: str = "cpu"
+    threads: int = 2
+
+    def prepare(self) -> None:
+        """Set the number of threads and the seed, and refuse a device that is not there."""
+        refuse_unusable(self.device)
+        torch.set_num_threads(self.threads)
+        pyro.set_rng_seed(0)
+
+    def environment(self, section: str) -> dict[str, str | None]:
+        """Return the command, hardware and versions that a section is measured with."""
+        return {
+            "command": f"bmrs bench --section {section} --rounds {self.rounds} --threads {self.threads} "
+            f"--device {self.device}",
+            "gpu": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
+            "torch": str(torch.__version__),
+            "pyro": pyro.__version__,
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+        }
 
     def at(self, net: nn.Module) -> nn.Module:
         """Return the network on the device."""

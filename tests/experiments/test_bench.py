@@ -12,8 +12,7 @@ from torch import nn
 
 from bmrs_pyro.cli.bench import bench as command
 from bmrs_pyro.experiments import bench, bench_start, bench_stock
-from bmrs_pyro.experiments.bench_page import page
-from bmrs_pyro.experiments.bench_targets import targets
+from bmrs_pyro.experiments.bench_page import page, targets
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
 ROOT = Path(__file__).parents[2]
