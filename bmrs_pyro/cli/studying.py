@@ -126,12 +126,7 @@ class RunsOnData(Runs):
 
 
 def chosen(given: Iterable[str] | None, known: Collection[str], what: str) -> list[str]:
-    """Return the given names without duplicates: a repeated name does not make a second seed.
-
-    Args:
-        given: the names; all, if there are none.
-        known: the valid names.
-        what: the kind of name, for the message.
+    """Return the given names, or all, without duplicates: a repeated name does not make a second seed.
 
     Raises:
         ValueError: a name is unknown.

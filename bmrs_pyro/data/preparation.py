@@ -25,11 +25,6 @@ def check_size(size: int) -> None:
 def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
     """Refuse an array of images that would not fit in memory.
 
-    Args:
-        name: name of the data in the message.
-        shape: ``(N, C, H, W)`` of the array.
-        itemsize: bytes per value.
-
     Raises:
         DataError: it would take more than :data:`MAX_BYTES`.
     """
@@ -43,10 +38,6 @@ def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
 
 def resized(dataset: Dataset, size: int) -> Tensor:
     """Scale images bilinearly, antialiased, until the shorter side fits, then crop them at the centre.
-
-    Args:
-        dataset: images ``(N, C, H, W)``.
-        size: height and width of the result, in pixels.
 
     Returns:
         Images ``(N, C, size, size)`` of the same dtype.

@@ -30,11 +30,7 @@ _STOCK = {"LeNet5, MNIST, batch 64": 1.7, "LeNet5, CIFAR-10, batch 64": 1.4, "ML
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: ``section``, ``environment`` and ``results`` of each section.
-    """
+    """Return the page in Markdown."""
     parts = [_HEAD, "## Targets\n", targets_table({row["section"]: row["results"] for row in rows})]
     for row in rows:
         made = ", ".join(

@@ -22,14 +22,7 @@ Result = Mapping[str, Any]
 def table(
     by_method: Mapping[str, Sequence[Result]], times: Mapping[str, float], title: str, steps: int
 ) -> Any:
-    """Return a table of methods side by side.
-
-    Args:
-        by_method: results of every seed.
-        times: seconds per step of each method.
-        title: of the table.
-        steps: steps per epoch that times are given for.
-    """
+    """Return a table of methods side by side."""
     columns = {}
     for method, results in by_method.items():
         epoch = steps * times[method] + times.get(f"{method} reduction", 0.0)

@@ -37,11 +37,7 @@ class Claim(NamedTuple):
 
 
 def claims(results: Mapping[str, Rows]) -> list[Claim]:
-    """Return all claims.
-
-    Args:
-        results: the runs, by the name of their file without its ending; what is missing was not run.
-    """
+    """Return all claims, given the runs by the name of their file; what is missing was not run."""
     parts = (_poster, _spearman, _precision, _sbp, _random_labels, _vgg, _weights, _both)
     return [claim for part in parts for claim in part(results)]
 

@@ -27,11 +27,7 @@ as the BMRS_N run of the same cell and seed. As published, they remove it once, 
 
 
 def poster_page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: all runs, of any protocol.
-    """
+    """Return the page in Markdown."""
     protocols = [name for name in ("ours", "published") if any(row["protocol"] == name for row in rows)]
     return "\n".join([_HEAD, *(_section(rows, name) for name in protocols)])
 

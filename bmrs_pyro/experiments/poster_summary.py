@@ -156,12 +156,7 @@ def verdict_table(points: Mapping[Cell, Sequence[Point]]) -> str:
 
 
 def default_table(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> str:
-    """Return a table of the targets for BMRS_N with the default KL weight beside our results.
-
-    Args:
-        points: all points of a protocol.
-        weights: its default weight by network.
-    """
+    """Return a table of the targets for BMRS_N with the default KL weight beside our results."""
     rows = [
         [network, dataset, f"{point.kl_weight:g}", _pair(asked), *_cells(point, asked, "met")]
         for (network, dataset), asked in ASKED.items()
@@ -183,12 +178,7 @@ def markdown(points: Mapping[Cell, Sequence[Point]]) -> str:
 
 
 def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> Figure:
-    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned.
-
-    Args:
-        points: all points of a protocol.
-        weights: its default weight by network, whose points are marked.
-    """
+    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(NETWORKS), len(DATASETS), squeeze=False)

@@ -14,15 +14,7 @@ from bmrs_pyro.training import Recipe
 def run_config(
     source: NetworkSource, train: Dataset, recipe: Recipe, data_root: str, validation: float
 ) -> RunConfig:
-    """Return the configuration of a run on named data.
-
-    Args:
-        source: the network's file.
-        train: the training part.
-        recipe: how it is trained.
-        data_root: folder of the data sets.
-        validation: share of the training data that is held out.
-    """
+    """Return the configuration of a run on named data."""
     return RunConfig(
         model=str(source.file),
         data=DataSource(train.name, data_root, size=source.input_size(), validation=validation),

@@ -141,11 +141,6 @@ def has_networks(config: Config, *, cache: str) -> bool:
 def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]:
     """Time the small network of a finished run against the dense one, in turns, on this machine.
 
-    Args:
-        config: configuration of the run.
-        cache: folder of its networks.
-        repeats: rounds of ten calls of each.
-
     Returns:
         ``cpu_ratio_batch_1``, ``cpu_ratio_batch_128``: dense seconds over small seconds; ``threads``: their number.
     """

@@ -39,11 +39,7 @@ network of its own.
 
 
 def trained_page(rows: Sequence[Row]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: the runs, with their configurations.
-    """
+    """Return the page in Markdown."""
     parts = [_HEAD]
     for network in _values(rows, "network"):
         here = [row for row in rows if row["network"] == network]

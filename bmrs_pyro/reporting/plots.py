@@ -47,12 +47,7 @@ CURVES: dict[str, tuple[str, str, Callable[[Epoch], float | None]]] = {
 
 
 def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
-    """Return the axes of a new figure, whose text is readable on a phone.
-
-    Args:
-        height: height of the figure in inches.
-        width: width of the figure in inches.
-    """
+    """Return the axes of a new figure, whose text is readable on a phone."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
