@@ -66,10 +66,6 @@ def resized(dataset: Dataset, size: int) -> Tensor:
 def with_channels(dataset: Dataset, channels: int) -> Tensor:
     """Repeat a grey channel three times, or average three colours into grey (weights: ITU-R BT.601 luma).
 
-    Args:
-        dataset: images ``(N, C, H, W)`` with C = 1, 3 or ``channels``.
-        channels: number of channels of the result.
-
     Returns:
         Images ``(N, channels, H, W)``; grey ones are expanded without a copy.
 

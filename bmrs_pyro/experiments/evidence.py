@@ -24,11 +24,6 @@ def evidence(
 ) -> dict[str, Any]:
     """Return ΔF of BMRS_N, and the numbers of removals and of changed decisions at other margins and bits.
 
-    Args:
-        posteriors: q(θ_f) by site name.
-        prior: the prior of all gains.
-        margin: log prior odds of BMRS_N in this protocol, nats.
-
     Returns:
         ``margin``; ``delta_f``, six digits, one value per structure; ``odds`` and ``bits``, one record per value with
         the structures ``removed`` and ``changed``.

@@ -89,12 +89,7 @@ def _chance() -> str:
 
 
 def missed(size: int, anchored: Callable[[Tensor, int], Tensor]) -> int:
-    """Count the random treatments of C channels by two values that all masks of a verification miss.
-
-    Args:
-        size: C.
-        anchored: the treatment of each of so many channels, from a pattern of length C.
-    """
+    """Count the random treatments of C channels by two values that all masks of a verification miss."""
     random = torch.Generator().manual_seed(0)
     passed = 0
     for family in range(_PATTERNS):

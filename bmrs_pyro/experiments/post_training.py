@@ -72,12 +72,6 @@ def pooled_scores(
     """Return the scores ``(S,)`` of all structures by criterion; structures with higher scores are removed earlier.
 
     Above 0 means remove. Only ``l2`` (minus the norm) and ``expected`` (minus E[θ]) have no threshold.
-
-    Args:
-        network: the network, for the weights that produce each structure.
-        posteriors: q(θ_f) by site name.
-        prior: the prior of all gains.
-        protocol: sets the margin of BMRS_N.
     """
     found = {
         "l2": {name: -norm for name, norm in producer_norms(network).items()},
@@ -180,13 +174,7 @@ class _Reader:
         return self.point(order, removed, test=True)
 
     def curve(self, order: Order, stop: int, enough: float) -> dict[str, Any]:
-        """Return the points from no removal to all removals, the point where the rule stops, and the best point.
-
-        Args:
-            order: the order.
-            stop: number removed by the stopping rule.
-            enough: least validation accuracy of the best point, in percent.
-        """
+        """Return the points from no removal to all removals, the point where the rule stops, and the best point."""
         total = len(order.ranking)
         counts = sorted({round(total * step / _STEPS) for step in range(_STEPS + 1)})
         points = [self.point(order, count) for count in counts]

@@ -86,11 +86,6 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
     Modules of one class are treated alike. The set must be the smallest: an integer that has such a value by chance (a
     patch size, a distance) may change nothing on these inputs.
-
-    Args:
-        net: the network; it is not changed.
-        call: how it is called.
-        families: families of the network, with candidates among their members.
     """
     modules = dict(net.named_modules())
 

@@ -76,12 +76,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def posterior_tensors(
     posteriors: Mapping[str, TruncatedLogNormal], keep: KeepMask
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, with their bounds and keep masks as metadata.
-
-    Args:
-        posteriors: posteriors of the remaining gains, by site name.
-        keep: masks of the remaining structures.
-    """
+    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, with their bounds and keep masks as metadata."""
     some = next(iter(posteriors.values()))
     tensors: dict[str, Tensor] = {}
     for name, posterior in posteriors.items():
