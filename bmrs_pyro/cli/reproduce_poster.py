@@ -89,22 +89,22 @@ def curves(
 @with_options_of(call=RunsOnData(cache=Path("runs/path"), workers=2))
 def path(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
     """Prune {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} without options, with --max-loss and with --max-macs."""
-    cells, pages = experiments.path_cells, experiments.path_page
+    study = experiments.paths
     configs = experiments.study.grid(
         call.seeds,
         network=chosen(network, experiments.poster.NETWORKS, "network"),
         dataset=chosen(dataset, experiments.poster.DATASETS, "data set"),
     )
-    run = functools.partial(cells.run, data_root=call.root)
-    for study in (pages.study_of(), pages.POINTS):
-        call.prepare(study)
+    run = functools.partial(study.run, data_root=call.root)
+    for one in (study.study_of(), study.POINTS):
+        call.prepare(one)
     made = call.make(run, configs)
-    paths = [{key: one[key] for key in (*pages.POINTS.keys, "path")} for one in made]
-    paths = call.with_earlier(pages.POINTS, paths)
+    paths = [{key: one[key] for key in (*study.POINTS.keys, "path")} for one in made]
+    paths = call.with_earlier(study.POINTS, paths)
     known = read_rows(call.out / "poster.json") if call.out else []
     unpruned = [row for row in known if (row["method"], row["protocol"]) == ("none", "ours")]
-    rows = [row for one in made for row in cells.rows(one)]
-    call.publish(pages.study_of(paths, unpruned), rows, paths=paths)
+    rows = [row for one in made for row in study.rows(one)]
+    call.publish(study.study_of(paths, unpruned), rows, paths=paths)
 
 
 @with_options_of(call=RunsOnData(cache=Path("runs/precision")))

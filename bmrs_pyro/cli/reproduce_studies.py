@@ -56,7 +56,7 @@ def sbp(
 
     Runs are cached. Speeds are measured again by every call, after all runs: repeat the call on an idle machine.
     """
-    sbp_runs, study, cache = experiments.sbp, experiments.sbp_page.STUDY, str(call.cache)
+    sbp_runs, study, cache = experiments.sbp, experiments.sbp.STUDY, str(call.cache)
     configs = experiments.study.grid(
         call.seeds,
         network=chosen(network, sbp_runs.NETWORKS, "network"),

@@ -5,12 +5,10 @@ from . import bmr_page as bmr_page
 from . import both as both
 from . import claims as claims
 from . import demo as demo
-from . import evidence as evidence
 from . import fine_tuning as fine_tuning
 from . import honesty as honesty
 from . import honesty_page as honesty_page
-from . import path_cells as path_cells
-from . import path_page as path_page
+from . import paths as paths
 from . import plain_training as plain_training
 from . import post_training as post_training
 from . import post_training_summary as post_training_summary
@@ -20,9 +18,7 @@ from . import poster_summary as poster_summary
 from . import precision as precision
 from . import pretraining as pretraining
 from . import random_labels as random_labels
-from . import recording as recording
 from . import sbp as sbp
-from . import sbp_page as sbp_page
 from . import shared_posterior as shared_posterior
 from . import small_runs as small_runs
 from . import spread as spread

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
-from bmrs_pyro.experiments.sbp import PUBLISHED
-from bmrs_pyro.experiments.sbp_page import RECIPE, verdict
+from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
 from bmrs_pyro.experiments.spread import grouped, spread
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")

@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bmrs_pyro.experiments.evidence import ODDS
-from bmrs_pyro.experiments.post_training import CRITERIA, LOST
+from bmrs_pyro.experiments.post_training import CRITERIA, LOST, ODDS
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
 from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
 from bmrs_pyro.experiments.study import Study

@@ -9,7 +9,6 @@ __all__ = [
     "NETWORKS",
     "POSTER",
     "PROTOCOLS",
-    "Config",
     "Protocol",
     "Trial",
     "continuous_criterion",
@@ -31,14 +30,12 @@ import torch
 from bmrs_pyro import data
 from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.small_runs import source_of
-from bmrs_pyro.experiments.sweep import run_key
+from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
-
-Config = Mapping[str, Any]
 
 NETWORKS = ("mlp", "lenet5")
 DATASETS = ("mnist", "fashion_mnist", "cifar10")

@@ -15,9 +15,10 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.experiments.poster import Config, Trial
+from bmrs_pyro.experiments.poster import Trial
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.study import Study
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact, complexity

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.experiments import poster
-from bmrs_pyro.experiments.poster import Config, Trial
-from bmrs_pyro.experiments.recording import run_config
-from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.experiments.poster import Trial
+from bmrs_pyro.experiments.small_runs import run_config
+from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.files import write_atomically
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.reduction import Criterion, WeightNorm

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "first", "source_of", "train_pruned"]
+__all__ = ["build", "first", "run_config", "source_of", "train_pruned"]
 
 import runpy
 from dataclasses import replace
+from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from bmrs_pyro.data import Batches, Dataset
+from bmrs_pyro.data import Batches, Dataset, DataSource
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.runs import MODELS, NetworkSource
-from bmrs_pyro.training import History, fit
+from bmrs_pyro.runs import MODELS, NetworkSource, RunConfig
+from bmrs_pyro.training import History, Recipe, fit
 
 
 def source_of(name: str) -> NetworkSource:
@@ -75,4 +76,20 @@ def train_pruned(
         posterior_lr_factor=posterior_lr_factor,
         seed=seed,
         progress=False,
+    )
+
+
+def run_config(
+    source: NetworkSource, train: Dataset, recipe: Recipe, data_root: str, validation: float
+) -> RunConfig:
+    """Return the configuration of a run on named data."""
+    return RunConfig(
+        model=str(source.file),
+        data=DataSource(train.name, data_root, size=source.input_size(), validation=validation),
+        recipe=recipe,
+        input_shape=train.input_shape,
+        num_classes=train.num_classes,
+        mean=train.mean,
+        std=train.std,
+        versions={"bmrs_pyro": version("bmrs-pyro")},
     )

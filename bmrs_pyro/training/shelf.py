@@ -64,7 +64,7 @@ class Shelf:
         return state
 
     def refitted(self, epoch: int, epochs: int, limits: Limits) -> Resumed:
-        """Return the state store of a refit from an epoch's state; its file is, for instance, ``refit-0007-12.safetensors``."""
+        """Return the state store of a refit from an epoch; its file is, for instance, ``refit-0007-12.safetensors``."""
         file = None
         if self.directory is not None:
             budgets = f"-{limits.max_macs}-{limits.max_parameters}" if limits != Limits() else ""

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bmrs_pyro.cli.results import read_rows
-from bmrs_pyro.experiments import bench_page, path_page
+from bmrs_pyro.experiments import bench_page, paths
 from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
 from bmrs_pyro.experiments.post_training_summary import STUDY as CURVES
 from bmrs_pyro.experiments.poster_page import STUDY as POSTER
 from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
-from bmrs_pyro.experiments.sbp_page import STUDY as SBP
+from bmrs_pyro.experiments.sbp import STUDY as SBP
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.tasks import STUDY as TASKS
 from bmrs_pyro.experiments.trained_page import STUDY as TRAINED
@@ -26,7 +26,7 @@ def rows(name: str) -> list[dict[str, object]]:
 
 def path_study() -> Study:
     unpruned = [row for row in rows("poster") if (row["method"], row["protocol"]) == ("none", "ours")]
-    return path_page.study_of(rows("path-points"), unpruned)
+    return paths.study_of(rows("path-points"), unpruned)
 
 
 @pytest.mark.parametrize(

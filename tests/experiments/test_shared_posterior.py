@@ -19,11 +19,10 @@ from bmrs_pyro.cli.reproduce_poster import poster as poster_command
 from bmrs_pyro.data import Batches, load
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments import poster, shared_posterior
-from bmrs_pyro.experiments.evidence import ODDS, evidence
-from bmrs_pyro.experiments.post_training import CRITERIA, Order, pooled_scores, read, spearman
+from bmrs_pyro.experiments.post_training import CRITERIA, ODDS, Order, evidence, pooled_scores, read, spearman
 from bmrs_pyro.experiments.post_training_summary import plot_curves, post_training_page
 from bmrs_pyro.experiments.poster_page import STUDY
-from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
 from bmrs_pyro.training import Recipe
@@ -44,7 +43,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-def config(method: str) -> poster.Config:
+def config(method: str) -> Config:
     (one,) = poster.grid("ours", ["mlp"], ["digits"], [method], [1.0])
     return one
 
