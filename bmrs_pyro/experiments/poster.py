@@ -34,7 +34,7 @@ from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
-from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
+from bmrs_pyro.reduction import Criterion, ModelReduction, named_criterion, spike
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
 
 NETWORKS = ("mlp", "lenet5")
@@ -260,13 +260,8 @@ def continuous_criterion(method: str, protocol: Protocol) -> Criterion | None:
     Raises:
         ValueError: the method has no threshold: ``l2`` and ``expected`` are told how much to remove.
     """
-    if method == "none":
-        return None
-    if method == "snr":
-        return SignalToNoise()
-    if method == "bmrs-n":
-        return ModelReduction(spike, protocol.margin[0]) if protocol.margin[0] != 1.0 else bmrs_n()
-    kind, _, bits = method.rpartition("-")
-    if kind != "bmrs-u":
+    if method in ("l2", "expected"):
         raise ValueError(f"method {method!r} has no threshold of its own to prune by")
-    return bmrs_u(int(bits))
+    if method == "bmrs-n" and protocol.margin[0] != 1.0:
+        return ModelReduction(spike, protocol.margin[0])
+    return named_criterion(method)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, DataSource
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.runs import MODELS, NetworkSource, RunConfig
@@ -45,25 +46,27 @@ def first(dataset: Dataset, count: int) -> Dataset:
 def train_pruned(
     net: nn.Module,
     train: Dataset,
+    config: Config,
     *,
     criterion: str,
     kl_weight: str,
-    epochs: int,
     posterior_lr_factor: float,
-    seed: int,
 ) -> History:
     """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.
 
     Args:
         net: the network, which the gains are put into.
         train: the training data, in batches of 100.
+        config: ``epochs``, how many in all, and ``seed``, of the order of the data and of the gains.
         criterion: what prunes, by name.
         kl_weight: as ``bmrs fit`` takes it.
-        epochs: how many in all.
         posterior_lr_factor: learning rate of the posteriors, relative to the weights' 1e-3; they cross the prior.
-        seed: of the order of the data and of the gains.
     """
-    network = NoisyNetwork(net, torch.zeros(2, *train.input_shape))
+    network, epochs, seed = (
+        NoisyNetwork(net, torch.zeros(2, *train.input_shape)),
+        config["epochs"],
+        config["seed"],
+    )
     model = SupervisedModel(network, SmoothedLikelihood(0.0), len(train), kl_weight=kl_weight)
     return fit(
         model,

@@ -47,15 +47,8 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         small = net.eval()
     else:
-        small = train_pruned(
-            net,
-            train,
-            criterion=config["method"],
-            kl_weight=config["kl_weight"],
-            epochs=config["epochs"],
-            posterior_lr_factor=20.0,
-            seed=config["seed"],
-        ).network
+        options = {"criterion": config["method"], "kl_weight": config["kl_weight"]}
+        small = train_pruned(net, train, config, posterior_lr_factor=20.0, **options).network
     seconds = (time.perf_counter() - start) / config["epochs"]
     test = evaluate(small, data.Batches(splits.test, 500, shuffle=False), train.num_classes)
     before, after = complexity(dense, example), complexity(small, example)
