@@ -13,7 +13,7 @@ from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
-from bmrs_pyro.experiments.spread import grouped, spread
+from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
@@ -46,8 +46,10 @@ def page(results: Mapping[str, Rows]) -> str:
     found = claims(results)
     words = [claim.verdict.split(":")[0] for claim in found]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    lines = [" | ".join(map(str, claim)) for claim in found]
-    return f"{_HEAD}{len(found)} claims: {counts}.\n\n{_TITLES}" + "".join(f"| {line} |\n" for line in lines)
+    table = markdown_table(
+        "| source | claim | theirs | ours | seeds | command | |", (map(str, claim) for claim in found)
+    )
+    return f"{_HEAD}{len(found)} claims: {counts}.\n\n{table}"
 
 
 def _poster(results: Mapping[str, Rows]) -> Iterator[Claim]:
@@ -218,4 +220,3 @@ Molchanov, Ashukha, Vetrov, NIPS 2017), **BMR** (Marković, Friston, Kiebel, 202
 deviations over seeds. *equal* says that a claim without numbers holds here, or that a number is within 0.1 of theirs.
 
 """
-_TITLES = "| source | claim | theirs | ours | seeds | command | |\n|---|---|---|---|---|---|---|\n"
