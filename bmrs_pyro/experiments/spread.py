@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any
 
 
-def spread(values: Iterable[float]) -> str:
-    """Return mean ± standard deviation to two digits, the mean alone where there is one value."""
+def spread(values: Iterable[float], mean: str = ".2f", deviation: str = ".2f") -> str:
+    """Return mean ± standard deviation in these formats, the mean alone where there is one value."""
     numbers = list(values)
-    mean = f"{statistics.mean(numbers):.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
+    text = format(statistics.mean(numbers), mean)
+    return f"{text} ± {statistics.stdev(numbers):{deviation}}" if len(numbers) > 1 else text
 
 
 def table(

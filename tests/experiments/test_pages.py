@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bmrs_pyro.cli.reproduce_studies import honesty, random_labels, sbp
 from bmrs_pyro.cli.results import read_rows
 from bmrs_pyro.experiments import bench_page, paths
 from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
@@ -42,3 +45,21 @@ def test_a_page_is_made_of_its_runs(study: Study) -> None:
     there = (RESULTS / f"{study.name}.md").read_text().partition("<!--")[0]
     assert study.page(made) + "\n" == there, "make it anew, with --rebuild"
     assert len({tuple(row[key] for key in study.keys) for row in made}) == len(made)
+
+
+@pytest.mark.parametrize("command", [random_labels, sbp, honesty], ids=lambda command: command.__name__)
+def test_a_page_is_made_anew_without_data_or_runs(command: Any, tmp_path: Path) -> None:
+    name = command.__name__.replace("_", "-")
+    for file in (f"{name}.json", f"{name}.md"):
+        shutil.copy(RESULTS / file, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    # honesty has no cache: it measures
+    cache = {} if command is honesty else {"cache": tmp_path / "none"}
+    command(rebuild=True, out=tmp_path, quiet=True, **cache)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_runs_need_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--data-root is missing"):
+        random_labels(out=tmp_path / "out", cache=tmp_path / "cache")
+    assert not list(tmp_path.iterdir())
