@@ -6,8 +6,9 @@ __all__ = ["SECTIONS", "Setting"]
 
 import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -243,10 +244,8 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _median(run: Callable[[], object], rounds: int) -> float:
-    return sorted(_timed(run) for _ in range(max(rounds, 3)))[max(rounds, 3) // 2]
+    return statistics.median(_timed(run) for _ in range(max(rounds, 3)))
 
 
-def _slope(sizes: list[int], seconds: list[float]) -> float:
-    x, y = torch.tensor(sizes).double().log(), torch.tensor(seconds).double().log()
-    centred = x - x.mean()
-    return float((centred * y).sum() / (centred**2).sum())
+def _slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    return statistics.linear_regression(*([math.log(n) for n in axis] for axis in (sizes, seconds))).slope

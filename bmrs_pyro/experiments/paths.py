@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["POINTS", "RULES", "path_page", "plot_paths", "rows", "run", "study_of"]
 
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -56,12 +57,10 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     chosen: dict[str, Pruned] = {}
     seconds = {}
     for rule, target in RULES.items():
-        earlier = next(iter(chosen.values()), None)
-        if earlier is None:
-            pruned = prune(net, train, validation=validation, seed=seed, channels_last=True, **target)
+        if chosen:
+            chosen[rule] = next(iter(chosen.values())).choose(**target)
         else:
-            pruned = earlier.choose(**target)
-        chosen[rule] = pruned
+            chosen[rule] = prune(net, train, validation=validation, seed=seed, channels_last=True, **target)
         seconds[rule] = time.perf_counter() - start
         start = time.perf_counter()
     path = next(iter(chosen.values())).path
@@ -191,7 +190,9 @@ def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
                 continue
             plain = [row["accuracy"] for row in _of(unpruned, network, dataset)]
             published = POSTER[network, "bmrs-n"][index]
-            accuracy, compression = _mean(cell, "accuracy"), _mean(cell, "compression")
+            accuracy, compression = (
+                statistics.mean(row[key] for row in cell) for key in ("accuracy", "compression")
+            )
             shown = [spread(row[key] for row in cell) for key in _SHOWN]
             lines.append(
                 [
@@ -201,7 +202,7 @@ def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
                     spread(plain) if plain else "–",
                     f"{published[0]} / {published[1]}",
                     _yes(compression >= published[0] and accuracy >= published[1]),
-                    _yes(accuracy >= sum(plain) / len(plain) - 0.5) if plain else "–",
+                    _yes(accuracy >= statistics.mean(plain) - 0.5) if plain else "–",
                 ]
             )
     return markdown_table(_COLUMNS, lines)
@@ -209,10 +210,6 @@ def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
 
 def _of(rows: Iterable[Row], network: str, dataset: str) -> list[Row]:
     return [row for row in rows if (row["network"], row["dataset"]) == (network, dataset)]
-
-
-def _mean(rows: Sequence[Row], key: str) -> float:
-    return float(sum(row[key] for row in rows) / len(rows))
 
 
 def _yes(holds: bool) -> str:

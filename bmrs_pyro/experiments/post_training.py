@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -129,17 +130,10 @@ def pooled_scores(
 
 def spearman(scores: Mapping[str, Tensor]) -> dict[str, float]:
     """Return Spearman's rank correlation of every pair of criteria, by ``first~second``."""
-    ranks = {name: _ranks(values) for name, values in scores.items()}
+    ranked = pd.DataFrame({name: values.numpy() for name, values in scores.items()}).corr("spearman")
     return {
-        f"{one}~{other}": torch.corrcoef(torch.stack([ranks[one], ranks[other]]))[0, 1].item()
-        for one, other in itertools.combinations(scores, 2)
+        f"{one}~{other}": float(ranked.at[one, other]) for one, other in itertools.combinations(scores, 2)
     }
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return ranks from 1; equal values share the mean of theirs."""
-    _, place, count = values.unique(return_inverse=True, return_counts=True)
-    return (count.cumsum(0) - (count - 1) / 2).double()[place]
 
 
 def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
