@@ -80,14 +80,7 @@ class Runs(Publication):
         cache: Path | None = None,
         **intact: Callable[..., bool],
     ) -> list[dict[str, Any]]:
-        """Make the runs that are not finished, unless there is ``--rebuild``; return all finished ones.
-
-        Args:
-            run: makes one run.
-            configs: what to run.
-            cache: folder of finished runs, if not that of the option.
-            **intact: see :class:`bmrs_pyro.experiments.sweep.Sweep`.
-        """
+        """Make the runs that are not finished, unless there is ``--rebuild``; return all finished ones."""
         sweep = experiments.sweep.Sweep(run, cache or self.cache, self.workers, **intact)
         if configs and not self.rebuild:
             sweep.execute(configs, progress=self.output.progress)

@@ -90,10 +90,6 @@ def with_channels(dataset: Dataset, channels: int) -> Tensor:
 def channel_moments(images: Tensor, axis: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all examples and pixels, in two float64 passes.
 
-    Args:
-        images: ``(N, C, H, W)``, ``(N, F)``, or any tensor with C or F channels along ``axis``.
-        axis: axis of the channels.
-
     Returns:
         C (or F) means and as many deviations; a constant channel gets the deviation 1, so that it maps to 0.
     """

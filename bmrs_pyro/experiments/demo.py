@@ -22,11 +22,6 @@ from bmrs_pyro.runs import PathRecord
 def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> dict[str, Any]:
     """Train LeNet5, prune it to the smallest network that loses nothing, and compare the two.
 
-    Args:
-        epochs: epochs of the path; half as many without gains come before it.
-        show: prints its argument.
-        progress: show progress bars.
-
     Returns:
         accuracy, size and latency of both networks.
     """

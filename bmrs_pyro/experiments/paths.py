@@ -145,13 +145,7 @@ pruning. *Unpruned* is that of [the poster's page](poster.md), after 32 epochs o
 
 
 def path_page(rows: Sequence[Row], runs: Sequence[Row], unpruned: Sequence[Row]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: the networks chosen.
-        runs: the paths.
-        unpruned: runs of the poster's experiment without pruning, protocol ``ours``.
-    """
+    """Return the page in Markdown, of the networks chosen, the paths, and the poster's runs without pruning."""
     parts = [_HEAD]
     for rule in RULES:
         parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned)]
