@@ -11,9 +11,10 @@ import typer
 from rich.json import JSON
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments, runs
+from bmrs_pyro import experiments
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.results import added, prepare, write_page
+from bmrs_pyro.cli.studying import chosen
 
 _KEYS = ("section",)
 
@@ -37,26 +38,18 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure steps, runs, decisions, removal and inference; steps and inference as medians of alternating blocks."""
-    names = list(dict.fromkeys(section or experiments.bench.SECTIONS))
-    for name in names:
-        if name not in experiments.bench.SECTIONS:
-            raise ValueError(f"section {name!r} is unknown; use {', '.join(experiments.bench.SECTIONS)}")
+    names = chosen(section, experiments.bench.SECTIONS, "section")
     if out is not None:
         prepare(out, _KEYS)
-    experiments.environment.prepare(threads, device)
+    setting = experiments.bench.Setting(rounds, device, threads)
+    setting.prepare()
     output = Output(json, quiet)
     rows: list[dict[str, Any]] = []
     for name in names:
         output.show(f"{name} ...")
-        results = experiments.bench.SECTIONS[name](
-            experiments.bench.Setting(str(runs.MODELS), rounds, device)
-        )
+        results = experiments.bench.SECTIONS[name](setting)
         output.show(JSON.from_data(results))
-        row = {
-            "section": name,
-            "environment": experiments.environment.environment(name, rounds, threads, device),
-            "results": results,
-        }
+        row = {"section": name, "environment": setting.environment(name), "results": results}
         rows.append(row)
         if out is not None:  # after every section, so that none is lost
             write_page(out.with_suffix(".md"), experiments.bench_page.page(added(out, [row], _KEYS)))

@@ -8,8 +8,8 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import Field, fields
-from typing import Annotated, Any, get_args, get_type_hints
+from dataclasses import fields
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -20,17 +20,18 @@ _NAMES = {("Target", "batch_size"): "latency_batch_size"}  # training has a batc
 
 
 def with_options_of(
-    panels: Callable[[str, str], str] = lambda kind, _: kind, **records: type
+    panels: Callable[[str, str], str] = lambda kind, _: kind, **records: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the fields of dataclasses to a command as options; the command receives the dataclasses.
 
-    The help of an option is the field's description under ``Attributes:`` in the dataclass's docstring. Fields of type
-    ``Any`` are read as text, and so are numbers that may also be shares. If the command or an earlier dataclass
-    already has an option of that name, the field keeps its default.
+    A field may be annotated with its option. Otherwise the option's help is the field's description under
+    ``Attributes:`` in the dataclass's docstring. Fields of type ``Any`` are read as text, and so are numbers that may
+    also be shares. If the command or an earlier dataclass already has an option of that name, the field keeps its
+    default.
 
     Args:
         panels: returns the help panel of an option, given the names of class and field.
-        **records: dataclass of each of the command's parameters that receives one.
+        **records: dataclass of each of the command's parameters that receives one; or an instance with the defaults.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,7 +47,9 @@ def with_options_of(
         @functools.wraps(command)
         def with_records(**given: Any) -> None:
             made = {
-                record: kind(**{name: given.pop(one.name) for name, one in options[record].items()})
+                record: (kind if isinstance(kind, type) else type(kind))(
+                    **{name: given.pop(one.name, one.default) for name, one in options[record].items()}
+                )
                 for record, kind in records.items()
             }
             command(**given, **made)
@@ -70,15 +73,21 @@ def field_helps(kind: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(described)}
 
 
-def _options(kind: type, panels: Callable[[str, str], str]) -> Iterator[tuple[str, inspect.Parameter]]:
-    helps, hints = field_helps(kind), get_type_hints(kind)
+def _options(record: Any, panels: Callable[[str, str], str]) -> Iterator[tuple[str, inspect.Parameter]]:
+    kind = record if isinstance(record, type) else type(record)
+    helps, hints = field_helps(kind), get_type_hints(kind, include_extras=True)
     for field in fields(kind):
-        panel = panels(kind.__name__, field.name)
-        yield field.name, _option(field, hints[field.name], helps[field.name], kind.__name__, panel)
+        name, hint = _NAMES.get((kind.__name__, field.name), field.name), hints[field.name]
+        if get_origin(hint) is not Annotated:
+            hint = _annotated(name, hint, helps[field.name], panels(kind.__name__, field.name))
+        default = getattr(record, field.name, field.default)
+        yield (
+            field.name,
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint),
+        )
 
 
-def _option(field: Field[Any], hint: Any, text: str, kind: str, panel: str) -> inspect.Parameter:
-    name = _NAMES.get((kind, field.name), field.name)
+def _annotated(name: str, hint: Any, text: str, panel: str) -> Any:
     flags = [f"--{name.replace('_', '-')}", *_OLD_FLAGS.get(name, ())]
     read: dict[str, Any] = {}
     if hint is Any:
@@ -86,13 +95,7 @@ def _option(field: Field[Any], hint: Any, text: str, kind: str, panel: str) -> i
     elif {float, str} <= {*get_args(hint)}:  # a number, or a share such as 50%
         hint = str | None
         read = {"parser": _quantity, "metavar": "NUMBER|TEXT"}
-    option = typer.Option(*flags, help=text, rich_help_panel=panel, **read)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=field.default,
-        annotation=Annotated[hint, option],
-    )
+    return Annotated[hint, typer.Option(*flags, help=text, rich_help_panel=panel, **read)]
 
 
 def _quantity(text: str) -> float | str:

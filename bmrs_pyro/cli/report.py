@@ -58,7 +58,7 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     for what in ("parameters", "macs"):
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
-    accuracy, rmse, path = run.validation_accuracy(), run.validation_rmse(), run.path_record()
+    (accuracy, rmse), path = run.validation_scores(), run.path_record()
     if accuracy is not None:
         output.show(f"validation accuracy of the small network: {accuracy:.2%}")
     elif rmse is not None:

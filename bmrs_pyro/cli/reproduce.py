@@ -6,13 +6,9 @@ __all__ = ["reproduce"]
 
 import typer
 
-from bmrs_pyro.cli.reproduce_bmr import bmr
-from bmrs_pyro.cli.reproduce_honesty import honesty
-from bmrs_pyro.cli.reproduce_path import path
-from bmrs_pyro.cli.reproduce_poster import curves, poster
-from bmrs_pyro.cli.reproduce_sbp import sbp
-from bmrs_pyro.cli.reproduce_studies import both, index, precision, random_labels, tasks, vgg
-from bmrs_pyro.cli.reproduce_trained import trained
+from bmrs_pyro.cli.reproduce_poster import curves, path, poster, precision
+from bmrs_pyro.cli.reproduce_studies import both, honesty, index, random_labels, sbp, tasks, trained, vgg
+from bmrs_pyro.cli.reproduce_weights import bmr
 
 reproduce = typer.Typer(
     help="Run the sources' experiments and our own, and print our numbers beside the published ones.",

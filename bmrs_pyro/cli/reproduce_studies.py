@@ -1,61 +1,108 @@
-"""``bmrs reproduce random-labels`` and other experiments that consist of a list of runs and one table."""
+"""``bmrs reproduce random-labels`` and other experiments that consist of a list of runs and one page."""
 
 from __future__ import annotations
 
-__all__ = ["both", "index", "precision", "random_labels", "tasks", "vgg"]
+__all__ = ["both", "honesty", "index", "random_labels", "sbp", "tasks", "trained", "vgg"]
 
 import functools
-import itertools
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markdown import Markdown
 
-from bmrs_pyro import experiments, runs
+from bmrs_pyro import experiments, training
+from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.reproduce_options import Seeds, Workers, chosen
-from bmrs_pyro.cli.results import added, prepare, read_rows, write_page
+from bmrs_pyro.cli.results import read_rows, write_page
+from bmrs_pyro.cli.studying import Publication, Runs, RunsOnData, chosen
 
-DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
-Cache = Annotated[Path, typer.Option(help="Folder of finished runs, which are not run again.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the runs (.json) and their page (.md).")]
 Images = Annotated[int, typer.Option(min=100, help="Number of training images; the first ones are used.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
+LeNets = Annotated[list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")]
 
 
-def random_labels(
-    data_root: DataRoot,
-    network: Annotated[
-        list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")
+@with_options_of(call=RunsOnData(cache=Path("runs/sbp"), workers=2))
+def sbp(
+    network: LeNets = None,
+    method: Annotated[str, typer.Option(help="snr (as published) or bmrs-n.")] = "snr",
+    kl_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="elbo, mean:FACTOR, cost:FACTOR or cost-macs:FACTOR; repeat for several."),
     ] = None,
+    posterior_lr_factor: Annotated[
+        float, typer.Option(help="The posteriors' learning rate, relative to 1e-3.")
+    ] = 10.0,
+    label_smoothing: Annotated[float, typer.Option(help="Probability spread evenly over all classes.")] = 0.0,
+    warm_up: Annotated[
+        int, typer.Option(min=0, help="Epochs of plain training without gains, before the others.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs with pruning.")] = 30,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(help="Epochs without pruning, after those with pruning.")
+    ] = 10,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Train on the validation data too and keep the last epoch; for a recipe chosen earlier.",
+        ),
+    ] = False,
+    *,
+    call: RunsOnData,
+) -> None:
+    """Repeat the MNIST experiments of Structured Bayesian Pruning.
+
+    Runs are cached. Speeds are measured again by every call, after all runs: repeat the call on an idle machine.
+    """
+    sbp_runs, study, cache = experiments.sbp, experiments.sbp.STUDY, str(call.cache)
+    configs = experiments.study.grid(
+        call.seeds,
+        network=chosen(network, sbp_runs.NETWORKS, "network"),
+        method=chosen([method], ("snr", "bmrs-n"), "method"),
+        kl_weight=list(dict.fromkeys(kl_weight or ["mean:0.3"])),
+        posterior_lr_factor=[posterior_lr_factor],
+        label_smoothing=[label_smoothing],
+        warm_up=[warm_up],
+        epochs=[epochs],
+        fine_tune_epochs=[fine_tune_epochs],
+        refit=[refit],
+    )
+    for config in configs:
+        sbp_runs.recipe_of(config)
+    run = functools.partial(sbp_runs.run, data_root=call.root, cache=cache)
+    call.prepare(study)
+    made = call.make(run, configs, intact=functools.partial(sbp_runs.has_networks, cache=cache))
+    settings = [{key: row[key] for key in study.keys} for row in made]
+    speeds = [sbp_runs.measured(config, cache=cache) for config in settings]
+    call.publish(study, [{**row, **speed} for row, speed in zip(made, speeds, strict=True)])
+
+
+@with_options_of(call=RunsOnData(cache=Path("runs/random-labels"), seeds=3))
+def random_labels(
+    network: LeNets = None,
     labels: Annotated[list[str] | None, typer.Option(help="random or true; both by default.")] = None,
     images: Images = 1000,
     epochs: Epochs = 60,
-    seeds: Seeds = 3,
-    cache: Cache = Path("runs/random-labels"),
-    out: Out = None,
-    workers: Workers = 1,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: RunsOnData,
 ) -> None:
     """Train on permuted labels: binary dropout memorises them, structured pruning removes everything."""
     study = experiments.random_labels
-    configs = [
-        {"network": net, "labels": kind, "method": method, "images": images, "epochs": epochs, "seed": seed}
-        for seed, net, kind, method in itertools.product(
-            range(seeds),
-            chosen(network or experiments.sbp.NETWORKS, experiments.sbp.NETWORKS, "network"),
-            chosen(labels or study.LABELS, study.LABELS, "labels"),
-            study.METHODS,
-        )
-    ]
-    _make(study, "random-labels", configs, data_root, cache, out, workers, Output(json, quiet))
+    configs = experiments.study.grid(
+        call.seeds,
+        network=chosen(network, experiments.sbp.NETWORKS, "network"),
+        labels=chosen(labels, study.LABELS, "labels"),
+        method=study.METHODS,
+        images=[images],
+        epochs=[epochs],
+    )
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
+@with_options_of(call=RunsOnData(cache=Path("runs/vgg")))
 def vgg(
-    data_root: DataRoot,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first stage; 64 as published.")] = 16,
     method: Annotated[
         list[str] | None, typer.Option(help="dense, snr or bmrs-n; repeat for several, all by default.")
@@ -65,102 +112,106 @@ def vgg(
     ] = "cost:0.1",
     images: Images = 45_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = 30,
-    seeds: Seeds = 1,
-    cache: Cache = Path("runs/vgg"),
-    out: Out = None,
-    workers: Workers = 1,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: RunsOnData,
 ) -> None:
     """Repeat SBP's experiment with the VGG-like network on CIFAR-10, with the given width and number of epochs."""
     study = experiments.vgg
-    settings = {"width": width, "kl_weight": kl_weight, "images": images, "epochs": epochs}
-    configs = [
-        {**settings, "method": one, "seed": seed}
-        for seed, one in itertools.product(
-            range(seeds), chosen(method or study.METHODS, study.METHODS, "method")
-        )
-    ]
-    _make(study, "vgg", configs, data_root, cache, out, workers, Output(json, quiet))
+    methods = chosen(method, study.METHODS, "method")
+    configs = experiments.study.grid(
+        call.seeds, width=[width], kl_weight=[kl_weight], images=[images], epochs=[epochs], method=methods
+    )
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
+@with_options_of(call=RunsOnData(cache=Path("runs/both")))
 def both(
-    data_root: DataRoot,
     network: Annotated[
         list[str] | None, typer.Option(help="lenet5_caffe or mlp_mixer-64x2; both by default.")
     ] = None,
     dataset: Annotated[str, typer.Option("--data", help="mnist or fashion_mnist.")] = "fashion_mnist",
     images: Images = 54_000,
     epochs: Epochs = 12,
-    seeds: Seeds = 1,
-    cache: Cache = Path("runs/both"),
-    out: Out = None,
-    workers: Workers = 1,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: RunsOnData,
 ) -> None:
     """Compare pruning structures and then the remaining weights with pruning only one of them."""
     study = experiments.both
-    chosen([dataset], ("mnist", "fashion_mnist"), "data set")
-    settings = {"data": dataset, "images": images, "epochs": epochs}
-    configs = [
-        {"network": net, **settings, "method": method, "seed": seed}
-        for seed, net, method in itertools.product(
-            range(seeds), chosen(network or study.NETWORKS, study.NETWORKS, "network"), study.METHODS
-        )
-    ]
-    _make(study, "both", configs, data_root, cache, out, workers, Output(json, quiet))
+    configs = experiments.study.grid(
+        call.seeds,
+        network=chosen(network, study.NETWORKS, "network"),
+        data=chosen([dataset], ("mnist", "fashion_mnist"), "data set"),
+        images=[images],
+        epochs=[epochs],
+        method=study.METHODS,
+    )
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 
-def precision(
-    data_root: DataRoot,
-    network: Annotated[list[str] | None, typer.Option(help="mlp or lenet5; both by default.")] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option("--data", help="mnist, fashion_mnist or cifar10; repeat for several.")
-    ] = None,
-    epochs: Epochs = 8,
-    seeds: Seeds = 1,
-    cache: Cache = Path("runs/precision"),
-    out: Out = None,
-    workers: Workers = 1,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Prune by BMRS_U-p and shorten the remaining mantissas to p bits: the link to floating-point precision."""
-    poster = experiments.poster
-    networks = chosen(network or poster.NETWORKS, poster.NETWORKS, "network")
-    datasets = chosen(dataset or ["fashion_mnist"], poster.DATASETS, "data set")
-    configs = [
-        {
-            "network": net,
-            "dataset": name,
-            "kl_weight": poster.PROTOCOLS["ours"].default[net],
-            "epochs": epochs,
-            "seed": seed,
-        }
-        for seed, net, name in itertools.product(range(seeds), networks, datasets)
-    ]
-    _make(experiments.precision, "precision", configs, data_root, cache, out, workers, Output(json, quiet))
-
-
+@with_options_of(call=Runs(cache=Path("runs/tasks")))
 def tasks(
     task: Annotated[list[str] | None, typer.Option(help="Task; repeat for several, all by default.")] = None,
     epochs: Epochs = 36,
     dense_epochs: Annotated[int, typer.Option(min=0, help="Epochs without gains before the path.")] = 12,
-    seeds: Seeds = 1,
-    cache: Cache = Path("runs/tasks"),
-    out: Out = None,
-    workers: Workers = 1,
-    json: Json = False,
-    quiet: Quiet = False,
+    *,
+    call: Runs,
 ) -> None:
     """Prune networks for tables, a time series, text and segmentation; installed packages bring the data."""
     study = experiments.tasks
-    configs = [
-        {"task": name, "epochs": epochs, "dense_epochs": dense_epochs, "seed": seed}
-        for seed, name in itertools.product(range(seeds), chosen(task or study.TASKS, study.TASKS, "task"))
-    ]
-    _make(study, "tasks", configs, None, cache, out, workers, Output(json, quiet))
+    names = chosen(task, study.TASKS, "task")
+    configs = experiments.study.grid(call.seeds, task=names, epochs=[epochs], dense_epochs=[dense_epochs])
+    call.conduct(study.STUDY, study.run, configs)
+
+
+@with_options_of(call=RunsOnData(cache=Path("runs/trained")))
+def trained(
+    network: Annotated[list[str] | None, typer.Option(help="vgg or resnet20; repeat for both.")] = None,
+    contender: Annotated[
+        list[str] | None,
+        typer.Option(help="dense, bmrs-path, torch-pruning-taylor, ...; repeat for several."),
+    ] = None,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(help="Percent of the multiply-accumulates to keep; repeat for several."),
+    ] = None,
+    epochs: Annotated[
+        list[int] | None,
+        typer.Option(help="Epochs of training during and after pruning; repeat for several."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")] = "cpu",
+    *,
+    call: RunsOnData,
+) -> None:
+    """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (extra: compare)."""
+    study = experiments.trained
+    configs = study.grid(
+        chosen(network or ["vgg"], study.NETWORKS, "network"),
+        chosen(contender, study.CONTENDERS, "contender"),
+        budget or study.BUDGETS,
+        epochs or study.EPOCHS,
+        call.seeds,
+    )
+    training.refuse_unusable(device)
+    given = {"data_root": call.root, "cache": str(call.cache), "device": device}
+    call.conduct(experiments.trained_page.STUDY, study.run, configs, **given)
+
+
+@with_options_of(call=Publication)
+def honesty(
+    networks: Annotated[int, typer.Option(min=1, help="Random networks of each kind.")] = 8,
+    code: Annotated[str, typer.Option(help="Name of the measured version of the code in the table.")] = "now",
+    *,
+    call: Publication,
+) -> None:
+    """Find structures in random networks that treat channels by position, and count those wrongly called removable."""
+    call.prepare(experiments.honesty_page.STUDY)
+    console, rows = Console(stderr=True, quiet=call.quiet), []
+    for kind in experiments.honesty.KINDS if not call.rebuild else ():
+        found = [experiments.honesty.measured(kind, number) for number in range(networks)]
+        sums = {key: sum(one[key] for one in found) for key in ("offered", "wrong")}
+        rows.append({"code": code, "kind": kind, "networks": networks, **sums})
+        console.print(f"{kind}: {sums['offered']} offers, {sums['wrong']} wrong")
+    call.publish(experiments.honesty_page.STUDY, rows)
 
 
 def index(
@@ -181,26 +232,3 @@ def index(
     output.show(Markdown(page))
     output.result({"page": str(results / "index.md")})
     write_page(results / "index.md", page)
-
-
-def _make(
-    study: Any,
-    name: str,
-    configs: Sequence[Mapping[str, Any]],
-    data_root: Path | None,
-    cache: Path,
-    out: Path | None,
-    workers: int,
-    output: Output,
-) -> None:
-    """Make the runs of a study (``run``, ``page``, ``KEYS``), show its page, and add them to its file."""
-    if out is not None:
-        prepare(out / f"{name}.json", study.KEYS)
-    folders = {"models": str(runs.MODELS)} | ({"data_root": str(data_root)} if data_root else {})
-    run = functools.partial(study.run, **folders)
-    results = experiments.sweep.Sweep(run, cache, workers).execute(configs, progress=output.progress)
-    made = [{**config, **result} for config, result in zip(configs, results, strict=True)]
-    output.show(Markdown(study.page(made)))
-    output.result({"runs": made})
-    if out is not None:
-        write_page(out / f"{name}.md", study.page(added(out / f"{name}.json", made, study.KEYS)))

@@ -17,10 +17,6 @@ _BY_HAND = "<!-- written by hand from here on: the command keeps it -->"
 def prepare(file: Path, keys: Sequence[str]) -> None:
     """Make the folder of a result file and check the file before any run, so that no result is lost.
 
-    Args:
-        file: the file, which need not exist.
-        keys: entries that identify a run.
-
     Raises:
         ValueError: the file does not hold runs with these keys.
         OSError: the folder cannot be made, or the file cannot be read or written.

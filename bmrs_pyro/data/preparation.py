@@ -25,11 +25,6 @@ def check_size(size: int) -> None:
 def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
     """Refuse an array of images that would not fit in memory.
 
-    Args:
-        name: name of the data in the message.
-        shape: ``(N, C, H, W)`` of the array.
-        itemsize: bytes per value.
-
     Raises:
         DataError: it would take more than :data:`MAX_BYTES`.
     """
@@ -43,10 +38,6 @@ def check_room(name: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
 
 def resized(dataset: Dataset, size: int) -> Tensor:
     """Scale images bilinearly, antialiased, until the shorter side fits, then crop them at the centre.
-
-    Args:
-        dataset: images ``(N, C, H, W)``.
-        size: height and width of the result, in pixels.
 
     Returns:
         Images ``(N, C, size, size)`` of the same dtype.
@@ -75,10 +66,6 @@ def resized(dataset: Dataset, size: int) -> Tensor:
 def with_channels(dataset: Dataset, channels: int) -> Tensor:
     """Repeat a grey channel three times, or average three colours into grey (weights: ITU-R BT.601 luma).
 
-    Args:
-        dataset: images ``(N, C, H, W)`` with C = 1, 3 or ``channels``.
-        channels: number of channels of the result.
-
     Returns:
         Images ``(N, channels, H, W)``; grey ones are expanded without a copy.
 
@@ -102,10 +89,6 @@ def with_channels(dataset: Dataset, channels: int) -> Tensor:
 
 def channel_moments(images: Tensor, axis: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all examples and pixels, in two float64 passes.
-
-    Args:
-        images: ``(N, C, H, W)``, ``(N, F)``, or any tensor with C or F channels along ``axis``.
-        axis: axis of the channels.
 
     Returns:
         C (or F) means and as many deviations; a constant channel gets the deviation 1, so that it maps to 0.

@@ -6,8 +6,9 @@ __all__ = ["SECTIONS", "Setting"]
 
 import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -33,13 +34,13 @@ def steps(setting: Setting) -> Record:
     """(a) One SVI step against the same network's plain step: time and memory, at several batch sizes."""
     cases: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...], int]] = {
         # network, input shape, batch sizes, steps per block
-        "MLP, MNIST": (model_of(setting.folder, "mlp", (1, 28, 28)), (1, 28, 28), (64, 128, 256), 20),
-        "LeNet5, MNIST": (model_of(setting.folder, "lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
-        "LeNet5, CIFAR-10": (model_of(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
+        "MLP, MNIST": (model_of("mlp", (1, 28, 28)), (1, 28, 28), (64, 128, 256), 20),
+        "LeNet5, MNIST": (model_of("lenet5", (1, 32, 32)), (1, 32, 32), (64, 256), 20),
+        "LeNet5, CIFAR-10": (model_of("lenet5", (3, 32, 32)), (3, 32, 32), (64, 256), 10),
         "ResNet-18, 32 px": (_torchvision("resnet18"), (3, 32, 32), (16, 64), 2),
         "ResNet-18, 64 px": (_torchvision("resnet18"), (3, 64, 64), (16, 64), 1),
         "ResNet-50, 64 px": (_torchvision("resnet50"), (3, 64, 64), (8, 16), 1),
-        "ViT-small, 32 px": (model_of(setting.folder, "vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
+        "ViT-small, 32 px": (model_of("vit", (3, 32, 32)), (3, 32, 32), (16, 64), 1),
     }
     record = {}
     for name, (make, shape, batches, block) in cases.items():
@@ -60,7 +61,7 @@ def compiled(setting: Setting) -> Record:
     """(a) LeNet5's step, compiled and on a GPU recorded, against the plain step, eager and compiled."""
     record = {}
     for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
-        make = model_of(setting.folder, "lenet5", (channels, 32, 32))
+        make = model_of("lenet5", (channels, 32, 32))
         x, y = setting.examples(64, (channels, 32, 32))
         steps = {
             "plain": plain_step(setting.at(make()), x, y),
@@ -120,7 +121,7 @@ def whole_run(setting: Setting) -> Record:
         seconds: dict[str, float] = {}
         for run, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
             pyro.set_rng_seed(0)
-            net = model_of(setting.folder, "lenet5", train.input_shape)()
+            net = model_of("lenet5", train.input_shape)()
             model = SupervisedModel(
                 NoisyNetwork(net, example), SmoothedLikelihood(), len(train), kl_weight=("mean", 0.3)
             )
@@ -159,8 +160,8 @@ def removal(setting: Setting) -> Record:
 def inference(setting: Setting) -> Record:
     """(e) The compact network, with half of all structures removed, against the dense one."""
     cases = {
-        "LeNet5": (model_of(setting.folder, "lenet5", (3, 32, 32)), (3, 32, 32)),
-        "VGG": (model_of(setting.folder, "vgg", (3, 32, 32)), (3, 32, 32)),
+        "LeNet5": (model_of("lenet5", (3, 32, 32)), (3, 32, 32)),
+        "VGG": (model_of("vgg", (3, 32, 32)), (3, 32, 32)),
         "ResNet-18": (_torchvision("resnet18"), (3, 64, 64)),
     }
     record = {}
@@ -243,10 +244,8 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _median(run: Callable[[], object], rounds: int) -> float:
-    return sorted(_timed(run) for _ in range(max(rounds, 3)))[max(rounds, 3) // 2]
+    return statistics.median(_timed(run) for _ in range(max(rounds, 3)))
 
 
-def _slope(sizes: list[int], seconds: list[float]) -> float:
-    x, y = torch.tensor(sizes).double().log(), torch.tensor(seconds).double().log()
-    centred = x - x.mean()
-    return float((centred * y).sum() / (centred**2).sum())
+def _slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    return statistics.linear_regression(*([math.log(n) for n in axis] for axis in (sizes, seconds))).slope

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 __all__ = ["Record", "Setting", "model_of"]
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.training import refuse_unusable
 
 Record = dict[str, Any]
 
@@ -21,14 +24,32 @@ class Setting:
     """Settings of the sections.
 
     Args:
-        folder: folder of the networks' files.
         rounds: number of alternating blocks in each measurement.
         device: device of the training steps; the other sections measure the CPU.
+        threads: number of torch's threads.
     """
 
-    folder: str
     rounds: int
     device: str = "cpu"
+    threads: int = 2
+
+    def prepare(self) -> None:
+        """Set the number of threads and the seed, and refuse a device that is not there."""
+        refuse_unusable(self.device)
+        torch.set_num_threads(self.threads)
+        pyro.set_rng_seed(0)
+
+    def environment(self, section: str) -> dict[str, str | None]:
+        """Return the command, hardware and versions that a section is measured with."""
+        return {
+            "command": f"bmrs bench --section {section} --rounds {self.rounds} --threads {self.threads} "
+            f"--device {self.device}",
+            "gpu": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
+            "torch": str(torch.__version__),
+            "pyro": pyro.__version__,
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+        }
 
     def at(self, net: nn.Module) -> nn.Module:
         """Return the network on the device."""
@@ -40,6 +61,6 @@ class Setting:
         return x.to(self.device), y.to(self.device)
 
 
-def model_of(folder: str, name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
-    """Return what makes the network of a file in the folder, for ten classes."""
-    return lambda: NetworkSource(f"{folder}/{name}.py").build(shape, 10)
+def model_of(name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
+    """Return what makes a network of the package, for ten classes."""
+    return lambda: source_of(name).build(shape, 10)

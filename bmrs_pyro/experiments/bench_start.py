@@ -21,6 +21,7 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import fit, fit_path
 
 T = TypeVar("T")
@@ -50,9 +51,7 @@ def start(setting: Setting) -> Record:
             "bmrs --help": lambda: (
                 "import sys; sys.argv = ['bmrs', '--help']; from bmrs_pyro.cli import main; main()"
             ),
-            "bmrs fit, first step": lambda: _FIRST_STEP.format(
-                net=str(Path(setting.folder) / "lenet5.py"), out=next(outs)
-            ),
+            "bmrs fit, first step": lambda: _FIRST_STEP.format(net=str(MODELS / "lenet5.py"), out=next(outs)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in codes}
         for turn in range(setting.rounds + 1):
@@ -83,7 +82,7 @@ def path(setting: Setting, epochs: int = 36) -> Record:
 
     def model(kl_weight: Any) -> SupervisedModel:
         pyro.set_rng_seed(0)
-        net = model_of(setting.folder, "lenet5", train.input_shape)()
+        net = model_of("lenet5", train.input_shape)()
         network = NoisyNetwork(net, torch.zeros(1, *train.input_shape))
         return SupervisedModel(network, SmoothedLikelihood(0.02), len(train), kl_weight=kl_weight)
 

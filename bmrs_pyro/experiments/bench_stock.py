@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["stock"]
 
 import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 from pyro.infer import SVI, TraceMeanField_ELBO
@@ -16,6 +15,7 @@ from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
 from bmrs_pyro.experiments.steps import NUM_DATA, Step, by_hand_step, interleaved, plain_step
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.runs import MODELS
 
 CASES = {
     "LeNet5, MNIST, batch 64": ("lenet5", (1, 32, 32), 64),
@@ -29,13 +29,11 @@ def stock(setting: Setting) -> Record:
     record = {}
     for case, (name, shape, batch) in CASES.items():
         x, y = setting.examples(batch, shape)
-        nets = [setting.at(model_of(setting.folder, name, shape)()) for _ in range(3)]
+        nets = [setting.at(model_of(name, shape)()) for _ in range(3)]
         steps = {
             "plain": plain_step(nets[0], x, y),
             "packaged": stock_step(nets[1], x, y),
-            "by hand": by_hand_step(
-                _program(setting.folder, name), nets[2], x, y, Adam({"lr": 1e-3}), TraceMeanField_ELBO()
-            ),
+            "by hand": by_hand_step(_program(name), nets[2], x, y, Adam({"lr": 1e-3}), TraceMeanField_ELBO()),
         }
         seconds = interleaved(steps, rounds=setting.rounds, block=10)
         record[case] = {
@@ -53,8 +51,8 @@ def stock_step(net: nn.Module, x: Tensor, y: Tensor) -> Step:
     return lambda: svi.step(x, y)
 
 
-def _program(folder: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(folder) / f"{name}.py")
+def _program(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, MODELS / f"{name}.py")
     program = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(program)  # type: ignore[union-attr]
     return program

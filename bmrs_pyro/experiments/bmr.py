@@ -4,11 +4,11 @@ from __future__ import annotations
 
 __all__ = ["METHODS", "NETWORKS", "lenet", "run", "step_times"]
 
-import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,10 +19,10 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
 from bmrs_pyro.experiments.small_runs import build
+from bmrs_pyro.experiments.steps import interleaved
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
-from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
@@ -147,39 +147,31 @@ def step_times(
 
     The two reducing methods also report, under ``NAME reduction``, the seconds of one reduction.
     """
-    batches = Batches(train, batch)
-    seconds: dict[str, list[float]] = {}
-    programs = {}
-    for name in dict.fromkeys(("flat", *methods)):
-        method = METHODS[name]
-        model, guide = _program(network, train, method)
-        elbo = Trace_ELBO() if method.point else MeanFieldELBO()
-        programs[name] = (model, guide, SVI(model, guide, _optim(model, method), elbo))
-    with pyro.validation_enabled(False):
-        for _ in range(1 + rounds):
-            for name, (_, _, svi) in programs.items():
-                with pyro.get_param_store().scope():
-                    seconds.setdefault(name, []).extend(_block(svi, batches, METHODS[name].point))
-        medians = {name: statistics.median(values[_BLOCK:]) for name, values in seconds.items()}
-        for name, (model, guide, _) in programs.items():
-            if (rule := METHODS[name].rule) is not None and isinstance(guide, MeanField):
-                start = time.perf_counter()
+    batches = list(islice(Batches(train, batch), _BLOCK))
+    programs = {name: _program(network, train, METHODS[name]) for name in dict.fromkeys(("flat", *methods))}
+    steps = {name: _step(*program, METHODS[name], batches) for name, program in programs.items()}
+    medians = interleaved(steps, rounds=rounds, block=_BLOCK)
+    for name, (model, guide) in programs.items():
+        if (rule := METHODS[name].rule) is not None and isinstance(guide, MeanField):
+            start = time.perf_counter()
+            with pyro.validation_enabled(False):
                 reduce_(model, guide, rule)
-                medians[f"{name} reduction"] = time.perf_counter() - start
+            medians[f"{name} reduction"] = time.perf_counter() - start
     return medians
 
 
-def _block(svi: SVI, batches: Batches, point: bool) -> list[float]:
-    times = []
-    for x, y in islice(batches, _BLOCK):
-        start = time.perf_counter()
-        if point:
-            svi.step(x, y)
-        else:
-            with Flipout():
-                svi.step(x, y)
-        times.append(time.perf_counter() - start)
-    return times
+def _step(
+    model: WeightModel, guide: MeanField | PointEstimate, method: Method, batches: Sequence[Any]
+) -> Callable[[], object]:
+    """Return a step of a method on the next of some batches."""
+    svi = SVI(model, guide, _optim(model, method), Trace_ELBO() if method.point else MeanFieldELBO())
+    rest = cycle(batches)
+
+    def step() -> None:
+        with nullcontext() if method.point else Flipout():
+            svi.step(*next(rest))
+
+    return step
 
 
 def _warm_start_(
@@ -241,7 +233,7 @@ def _build(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.M
         return lenet(input_shape, num_classes)
     for name, file in (("mlp", "bayesian_mlp"), ("mixer", "mlp_mixer")):
         network = file + network.removeprefix(name) if network.startswith(name) else network
-    return build(network, str(MODELS), input_shape, num_classes)
+    return build(network, input_shape, num_classes)
 
 
 def _is_weight(name: str) -> bool:

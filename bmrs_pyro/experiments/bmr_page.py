@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["draw", "table"]
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.bmr import METHODS
+from bmrs_pyro.experiments.spread import spread
 from bmrs_pyro.reporting import comparison_table, save_figure
 
 COLOURS = dict(zip(METHODS, ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
@@ -22,36 +22,27 @@ Result = Mapping[str, Any]
 def table(
     by_method: Mapping[str, Sequence[Result]], times: Mapping[str, float], title: str, steps: int
 ) -> Any:
-    """Return a table of methods side by side.
+    """Return a table of methods side by side."""
 
-    Args:
-        by_method: results of every seed.
-        times: seconds per step of each method.
-        title: of the table.
-        steps: steps per epoch that times are given for.
-    """
+    def four_digits(values: Iterable[float]) -> str:
+        return spread(values, ".4g", ".2g")
+
     columns = {}
     for method, results in by_method.items():
         epoch = steps * times[method] + times.get(f"{method} reduction", 0.0)
         flat = steps * times["flat"]
         columns[method] = {
-            "test accuracy [%]": _spread(100 * result["accuracy"] for result in results),
-            "NLL [nats]": _spread(result["nll"] for result in results),
-            "calibration error [%]": _spread(100 * result["ece"] for result in results),
-            "weights pruned [%]": _spread(
+            "test accuracy [%]": four_digits(100 * result["accuracy"] for result in results),
+            "NLL [nats]": four_digits(result["nll"] for result in results),
+            "calibration error [%]": four_digits(100 * result["ece"] for result in results),
+            "weights pruned [%]": four_digits(
                 100 * (1 - result["active"] / result["weights"]) for result in results
             ),
-            "parameters when cut": _spread(result["parameters"][1] for result in results),
+            "parameters when cut": four_digits(result["parameters"][1] for result in results),
             f"seconds for {steps} steps": f"{epoch:.1f}",
             "relative to flat": f"{epoch / flat:.2f}",
         }
     return comparison_table(columns, title=title)
-
-
-def _spread(values: Iterable[float]) -> str:
-    numbers = list(values)
-    mean = f"{statistics.mean(numbers):.4g}"
-    return f"{mean} ± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else mean
 
 
 def draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "METHODS", "NETWORKS", "page", "run"]
+__all__ = ["METHODS", "NETWORKS", "STUDY", "page", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,23 +16,21 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.weights import Flipout, MeanField, SpikeAndSlab, WeightModel, fit_weights, mean_network
 
 NETWORKS = ("lenet5_caffe", "mlp_mixer-64x2")
 METHODS = ("dense", "structures", "weights", "both")
-KEYS = ("network", "data", "method", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network, and prune its structures, its weights, both or nothing.
 
     Args:
         config: ``network``, ``data``, ``method``, ``images`` (how many, of the training part), ``epochs`` (of each of
             the two stages) and ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -42,20 +40,13 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     splits = data.load(config["data"], data_root=data_root, validation=0.1)
     train = first(splits.train, config["images"])
     pyro.set_rng_seed(config["seed"])
-    net = build(config["network"], models, train.input_shape, train.num_classes)
+    net = build(config["network"], train.input_shape, train.num_classes)
     dense = sum(parameter.numel() for parameter in net.parameters())
     batches = data.Batches(train, 100, seed=config["seed"])
     start = time.perf_counter()
     if config["method"] in ("structures", "both"):
-        net = train_pruned(
-            net,
-            train,
-            criterion="bmrs-n",
-            kl_weight="cost:0.1",
-            epochs=config["epochs"],
-            posterior_lr_factor=40.0,
-            seed=config["seed"],
-        ).network
+        options = {"criterion": "bmrs-n", "kl_weight": "cost:0.1"}
+        net = train_pruned(net, train, config, posterior_lr_factor=40.0, **options).network
     else:
         train_plainly(net, batches, config["epochs"])
     if config["method"] in ("weights", "both"):
@@ -100,7 +91,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "accuracy %": lambda row: row["accuracy"],
             "parameters when cut": lambda row: float(row["parameters"][1]),
@@ -119,3 +110,5 @@ pruned by spike and slab. `both`: with gains, then with Gaussian posteriors of w
 Accuracies are of the test data, of the network at the posterior mean.
 
 """
+
+STUDY = Study("both", ("network", "data", "method", "images", "epochs", "seed"), page)

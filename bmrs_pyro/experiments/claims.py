@@ -9,26 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
-from bmrs_pyro.experiments.sbp import PUBLISHED
-from bmrs_pyro.experiments.sbp_page import RECIPE, verdict
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
+from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
 
 Rows = Sequence[Mapping[str, Any]]
-
-SPEARMAN = {
-    "expected~snr": 1.0,
-    "l2~snr": 0.86,
-    "snr~bmrs-n": 0.95,
-    "snr~bmrs-u-8": 0.47,
-    "snr~bmrs-u-4": 0.27,
-    "bmrs-u-8~bmrs-u-4": 0.80,
-}
-"""The poster's rank correlations of the scores."""
 
 _TIME = "not run: no time on two cores yet"
 
@@ -46,11 +36,7 @@ class Claim(NamedTuple):
 
 
 def claims(results: Mapping[str, Rows]) -> list[Claim]:
-    """Return all claims.
-
-    Args:
-        results: the runs, by the name of their file without its ending; what is missing was not run.
-    """
+    """Return all claims, given the runs by the name of their file; what is missing was not run."""
     parts = (_poster, _spearman, _precision, _sbp, _random_labels, _vgg, _weights, _both)
     return [claim for part in parts for claim in part(results)]
 
@@ -60,8 +46,10 @@ def page(results: Mapping[str, Rows]) -> str:
     found = claims(results)
     words = [claim.verdict.split(":")[0] for claim in found]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    lines = [" | ".join(map(str, claim)) for claim in found]
-    return f"{_HEAD}{len(found)} claims: {counts}.\n\n{_TITLES}" + "".join(f"| {line} |\n" for line in lines)
+    table = markdown_table(
+        "| source | claim | theirs | ours | seeds | command | |", (map(str, claim) for claim in found)
+    )
+    return f"{_HEAD}{len(found)} claims: {counts}.\n\n{table}"
 
 
 def _poster(results: Mapping[str, Rows]) -> Iterator[Claim]:
@@ -82,7 +70,7 @@ def _poster(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 def _spearman(results: Mapping[str, Rows]) -> Iterator[Claim]:
     rows = results.get("curves", ())
-    for pair, theirs in SPEARMAN.items():
+    for pair, theirs in PUBLISHED_SPEARMAN.items():
         values = [row["spearman"][pair] for row in rows]
         near = bool(values) and abs(mean(values) - theirs) <= 0.1
         yield Claim(
@@ -116,11 +104,8 @@ def _precision(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
     for network, paper in PUBLISHED.items():
-        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-        for row in results.get("sbp", ()):
-            if row["network"] == network:
-                groups.setdefault(tuple(row[key] for key in RECIPE), []).append(row)
-        group = max(groups.values(), key=len, default=[])
+        mine = [row for row in results.get("sbp", ()) if row["network"] == network]
+        group = max(grouped(mine, RECIPE).values(), key=len, default=[])
         word = verdict(group, paper) if group else _TIME
         yield Claim(
             "SBP",
@@ -138,12 +123,9 @@ def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 
 def _random_labels(results: Mapping[str, Rows]) -> Iterator[Claim]:
-    by_network: dict[str, list[Mapping[str, Any]]] = {}
-    for row in results.get("random-labels", ()):
-        if row["labels"] == "random":
-            by_network.setdefault(row["network"], []).append(row)
+    by_network = grouped(results.get("random-labels", ()), ["network", "labels"])
     for network in PUBLISHED:
-        rows = by_network.get(network, [])
+        rows = by_network.get((network, "random"), [])
         dropout = [row["training_error"] for row in rows if row["method"] == "dropout"]
         left = [100 * row["structures"][1] / row["structures"][0] for row in rows if "structures" in row]
         holds = bool(dropout and left) and mean(dropout) < 45 and max(left) <= 5
@@ -238,4 +220,3 @@ Molchanov, Ashukha, Vetrov, NIPS 2017), **BMR** (Marković, Friston, Kiebel, 202
 deviations over seeds. *equal* says that a claim without numbers holds here, or that a number is within 0.1 of theirs.
 
 """
-_TITLES = "| source | claim | theirs | ours | seeds | command | |\n|---|---|---|---|---|---|---|\n"

@@ -11,20 +11,16 @@ from typing import Any
 import torch
 
 from bmrs_pyro.data import Batches, load
+from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.metrics import evaluate, file_bytes, latency
 from bmrs_pyro.network import complexity
 from bmrs_pyro.pruning import prune
 from bmrs_pyro.reporting import choice_in_words, comparison_table
-from bmrs_pyro.runs import MODELS, NetworkSource, PathRecord
+from bmrs_pyro.runs import PathRecord
 
 
 def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> dict[str, Any]:
     """Train LeNet5, prune it to the smallest network that loses nothing, and compare the two.
-
-    Args:
-        epochs: epochs of the path; half as many without gains come before it.
-        show: prints its argument.
-        progress: show progress bars.
 
     Returns:
         accuracy, size and latency of both networks.
@@ -32,7 +28,7 @@ def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> 
     splits = load("digits", size=32)
     test = Batches(splits.test, 500, shuffle=False)
     torch.manual_seed(0)
-    net = NetworkSource(str(MODELS / "lenet5.py")).build(splits.train.input_shape, splits.train.num_classes)
+    net = source_of("lenet5").build(splits.train.input_shape, splits.train.num_classes)
 
     show("training LeNet5, then pruning it along the path, then training the chosen network to its end ...")
     result = prune(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "missed", "page"]
+__all__ = ["STUDY", "missed", "page"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bmrs_pyro.experiments.honesty import KINDS
+from bmrs_pyro.experiments.spread import markdown_table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
-
-KEYS = ("code", "kind")
-"""The keys that identify a row of honesty.json."""
 
 _SIZES = (2, 3, 4, 6, 8, 16, 64)
 _PATTERNS = 100
@@ -54,23 +53,24 @@ channels is enough, and the probability is at most 0.75ᵈ. With less than a qua
 """
 
 
-def page(rows: Sequence[dict[str, Any]]) -> str:
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     codes = list(dict.fromkeys(row["code"] for row in rows))
-    lines = ["", "| networks | code | number | offers | wrong offers |", "|---|---|---|---|---|"]
+    groups = []
     for group in dict.fromkeys(group for group, _, _ in KINDS.values()):
         for code in codes:
             own = [row for row in rows if row["code"] == code and KINDS[row["kind"]][0] == group]
-            sums = " | ".join(str(sum(row[key] for row in own)) for key in ("networks", "offered", "wrong"))
-            lines.append(f"| {group} | {code} | {sums} |")
-    lines += [
-        "",
-        f"| kind | {' | '.join(f'{code}: offers, wrong' for code in codes)} |",
-        f"|---|{'---|' * len(codes)}",
-    ]
+            sums = (str(sum(row[key] for row in own)) for key in ("networks", "offered", "wrong"))
+            groups.append([group, code, *sums])
     found = {(row["code"], row["kind"]): f"{row['offered']}, {row['wrong']}" for row in rows}
-    lines += [f"| {kind} | {' | '.join(found.get((code, kind), '') for code in codes)} |" for kind in KINDS]
-    return _HEAD + "\n".join(lines) + "\n" + _chance()
+    tables = (
+        markdown_table("| networks | code | number | offers | wrong offers |", groups),
+        markdown_table(
+            f"| kind | {' | '.join(f'{code}: offers, wrong' for code in codes)} |",
+            ([kind, *(found.get((code, kind), "") for code in codes)] for kind in KINDS),
+        ),
+    )
+    return "\n".join([_HEAD, *tables]) + _chance()
 
 
 def _chance() -> str:
@@ -89,12 +89,7 @@ def _chance() -> str:
 
 
 def missed(size: int, anchored: Callable[[Tensor, int], Tensor]) -> int:
-    """Count the random treatments of C channels by two values that all masks of a verification miss.
-
-    Args:
-        size: C.
-        anchored: the treatment of each of so many channels, from a pattern of length C.
-    """
+    """Count the random treatments of C channels by two values that all masks of a verification miss."""
     random = torch.Generator().manual_seed(0)
     passed = 0
     for family in range(_PATTERNS):
@@ -113,3 +108,6 @@ def _passes(pattern: Tensor, anchored: Callable[[Tensor, int], Tensor], family: 
             if not torch.equal(before, anchored(pattern, width)):
                 return False
     return True
+
+
+STUDY = Study("honesty", ("code", "kind"), page, noun="kinds")

@@ -6,24 +6,65 @@ show validation accuracy; test data are used at the marked points only.
 
 from __future__ import annotations
 
-__all__ = ["CRITERIA", "LOST", "Order", "pooled_scores", "read", "spearman"]
+__all__ = ["BITS", "CRITERIA", "LOST", "ODDS", "Order", "evidence", "pooled_scores", "read", "spearman"]
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.experiments.evidence import evidence
-from bmrs_pyro.experiments.poster import PROTOCOLS, Config, Protocol, continuous_criterion
+from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol, continuous_criterion
 from bmrs_pyro.experiments.shared_posterior import posterior_directory
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
-from bmrs_pyro.reduction import score_structures
+from bmrs_pyro.reduction import Criterion, ModelReduction, bmrs_u, score_structures, spike
+
+ODDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Log prior odds of BMRS_N that are compared, nats; decisions that change are counted relative to odds of 1."""
+BITS = tuple(range(2, 17))
+"""Bits of BMRS_U that are compared; decisions that change are counted relative to 8 bits."""
+
+
+def evidence(
+    posteriors: Mapping[str, TruncatedLogNormal], prior: LogUniform, margin: float
+) -> dict[str, Any]:
+    """Return ΔF of BMRS_N, and the numbers of removals and of changed decisions at other margins and bits.
+
+    Returns:
+        ``margin``; ``delta_f``, six digits, one value per structure; ``odds`` and ``bits``, one record per value with
+        the structures ``removed`` and ``changed``.
+    """
+
+    def scores(criterion: Criterion) -> Tensor:
+        return torch.cat(list(score_structures(posteriors, prior, criterion).values()))
+
+    delta_f = scores(ModelReduction(spike))
+    return {
+        "margin": margin,
+        "delta_f": [float(f"{value:.6g}") for value in delta_f.tolist()],
+        "odds": _decisions(((odds, delta_f + odds > 0) for odds in ODDS), 1.0),
+        "bits": _decisions(((bits, scores(bmrs_u(bits)) > 0) for bits in BITS), 8),
+    }
+
+
+def _decisions(removals: Iterable[tuple[float, Tensor]], reference: float) -> list[dict[str, float]]:
+    by_value = dict(removals)
+    return [
+        {
+            "value": value,
+            "removed": int(removed.sum()),
+            "changed": int((removed != by_value[reference]).sum()),
+        }
+        for value, removed in by_value.items()
+    ]
+
 
 CRITERIA = ("l2", "expected", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4")
 LOST = 1.0
@@ -72,12 +113,6 @@ def pooled_scores(
     """Return the scores ``(S,)`` of all structures by criterion; structures with higher scores are removed earlier.
 
     Above 0 means remove. Only ``l2`` (minus the norm) and ``expected`` (minus E[θ]) have no threshold.
-
-    Args:
-        network: the network, for the weights that produce each structure.
-        posteriors: q(θ_f) by site name.
-        prior: the prior of all gains.
-        protocol: sets the margin of BMRS_N.
     """
     found = {
         "l2": {name: -norm for name, norm in producer_norms(network).items()},
@@ -95,17 +130,10 @@ def pooled_scores(
 
 def spearman(scores: Mapping[str, Tensor]) -> dict[str, float]:
     """Return Spearman's rank correlation of every pair of criteria, by ``first~second``."""
-    ranks = {name: _ranks(values) for name, values in scores.items()}
+    ranked = pd.DataFrame({name: values.numpy() for name, values in scores.items()}).corr("spearman")
     return {
-        f"{one}~{other}": torch.corrcoef(torch.stack([ranks[one], ranks[other]]))[0, 1].item()
-        for one, other in itertools.combinations(scores, 2)
+        f"{one}~{other}": float(ranked.at[one, other]) for one, other in itertools.combinations(scores, 2)
     }
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return ranks from 1; equal values share the mean of theirs."""
-    _, place, count = values.unique(return_inverse=True, return_counts=True)
-    return (count.cumsum(0) - (count - 1) / 2).double()[place]
 
 
 def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
@@ -180,13 +208,7 @@ class _Reader:
         return self.point(order, removed, test=True)
 
     def curve(self, order: Order, stop: int, enough: float) -> dict[str, Any]:
-        """Return the points from no removal to all removals, the point where the rule stops, and the best point.
-
-        Args:
-            order: the order.
-            stop: number removed by the stopping rule.
-            enough: least validation accuracy of the best point, in percent.
-        """
+        """Return the points from no removal to all removals, the point where the rule stops, and the best point."""
         total = len(order.ranking)
         counts = sorted({round(total * step / _STEPS) for step in range(_STEPS + 1)})
         points = [self.point(order, count) for count in counts]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["PUBLISHED_SPEARMAN", "plot_curves", "plot_decisions", "plot_evidence_of", "post_training_page"]
+__all__ = [
+    "PUBLISHED_SPEARMAN",
+    "STUDY",
+    "plot_curves",
+    "plot_decisions",
+    "plot_evidence_of",
+    "post_training_page",
+]
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,15 +24,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bmrs_pyro.experiments.evidence import ODDS
-from bmrs_pyro.experiments.post_training import CRITERIA, LOST
+from bmrs_pyro.experiments.post_training import CRITERIA, LOST, ODDS
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.reporting import plot_evidence
 
 Row = Mapping[str, Any]
-Cell = tuple[str, str, str, float]  # protocol, network, data set, KL weight
 
 # as the poster reports them
 PUBLISHED_SPEARMAN = {
@@ -50,7 +57,13 @@ means ± standard deviations over seeds, where there are several.
 
 
 def post_training_page(rows: Sequence[Row]) -> str:
-    """Return the page in Markdown; its figures are called ``curves.png``, ``evidence.png`` and ``decisions.png``."""
+    """Return the page in Markdown.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("no posterior is finished in --cache or in --out; run without --rebuild")
     parts = [
         _HEAD.format(lost=LOST),
         "![Accuracy against compression as structures leave](curves.png)\n",
@@ -152,7 +165,7 @@ def plot_decisions(rows: Sequence[Row]) -> Figure:
 
 
 def _panels(
-    cells: Mapping[Cell, Sequence[Row]],
+    cells: Mapping[tuple[Any, ...], Sequence[Row]],
     draw: Callable[[Axes, Sequence[Row]], None],
     x: str,
     y: str,
@@ -174,18 +187,12 @@ def _panels(
     return figure
 
 
-def _cells(rows: Sequence[Row]) -> dict[Cell, list[Row]]:
-    cells: dict[Cell, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (*_cell(row), row["seed"])):
-        cells.setdefault(_cell(row), []).append(row)
-    return cells
+def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    keys = ("protocol", "network", "dataset", "kl_weight")
+    return grouped(sorted(rows, key=itemgetter(*keys, "seed")), keys)
 
 
-def _cell(row: Row) -> Cell:
-    return row["protocol"], row["network"], row["dataset"], row["kl_weight"]
-
-
-def _title(cell: Cell) -> str:
+def _title(cell: tuple[Any, ...]) -> str:
     protocol, network, dataset, weight = cell
     suffix = "" if protocol == "ours" else f", {protocol}"
     return f"{network}, {dataset}, KL {weight:g}{suffix}"
@@ -214,22 +221,16 @@ def _points_table(rows: Sequence[Row]) -> str:
 def _spearman_table(rows: Sequence[Row]) -> str:
     pairs = sorted(rows[0]["spearman"], key=lambda pair: pair not in PUBLISHED_SPEARMAN)
     cells = _cells(rows)
-    lines = [
-        f"| pair | poster | {' | '.join(map(_title, cells))} |",
-        f"|---|---|{'---|' * len(cells)}",
-    ]
+    lines = []
     for pair in pairs:
         published = f"{PUBLISHED_SPEARMAN[pair]:.2f}" if pair in PUBLISHED_SPEARMAN else ""
         ours = [spread(row["spearman"][pair] for row in group) for group in cells.values()]
-        lines.append(f"| {pair} | {published} | {' | '.join(ours)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([pair, published, *ours])
+    return markdown_table(f"| pair | poster | {' | '.join(map(_title, cells))} |", lines)
 
 
 def _evidence_table(rows: Sequence[Row]) -> str:
-    lines = [
-        "| network, data, KL weight | structures | removed | ½ to 2 × the margin | median ΔF of kept | of removed |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for cell, group in _cells(rows).items():
         margin = group[0]["margin"]
         values = [value for row in group for value in row["delta_f"]]
@@ -237,16 +238,14 @@ def _evidence_table(rows: Sequence[Row]) -> str:
         removed = [value for value in values if value + margin > 0]
         near = sum(-2 * margin < value < -margin / 2 for value in values)
         medians = [f"{statistics.median(part):.3g}" if part else "" for part in (kept, removed)]
-        lines.append(f"| {_title(cell)} | {len(values)} | {len(removed)} | {near} | {' | '.join(medians)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([_title(cell), *map(str, (len(values), len(removed), near)), *medians])
+    head = "| network, data, KL weight | structures | removed | ½ to 2 × the margin | median ΔF of kept | of removed |"
+    return markdown_table(head, lines)
 
 
 def _decisions_table(rows: Sequence[Row], key: str, label: str) -> str:
     values = [record["value"] for record in rows[0][key]]
-    lines = [
-        f"| {label} | {' | '.join(f'{value:g}' for value in values)} |",
-        f"|---|{'---|' * len(values)}",
-    ]
+    lines = []
     for cell, group in _cells(rows).items():
         entries = []
         for index in range(len(values)):
@@ -254,5 +253,18 @@ def _decisions_table(rows: Sequence[Row], key: str, label: str) -> str:
                 sum(row[key][index][what] for row in group) for what in ("removed", "changed")
             )
             entries.append(f"{removed} ({changed})")
-        lines.append(f"| {_title(cell)} | {' | '.join(entries)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([_title(cell), *entries])
+    return markdown_table(f"| {label} | {' | '.join(f'{value:g}' for value in values)} |", lines)
+
+
+STUDY = Study(
+    "curves",
+    ("network", "dataset", "method", "protocol", "kl_weight", "seed"),
+    post_training_page,
+    lambda rows: {
+        "curves": plot_curves(rows),
+        "evidence": plot_evidence_of(rows),
+        "decisions": plot_decisions(rows),
+    },
+    noun="posteriors",
+)

@@ -9,7 +9,6 @@ __all__ = [
     "NETWORKS",
     "POSTER",
     "PROTOCOLS",
-    "Config",
     "Protocol",
     "Trial",
     "continuous_criterion",
@@ -29,15 +28,14 @@ import pyro
 import torch
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.sweep import run_key
+from bmrs_pyro.experiments import study
+from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
-from bmrs_pyro.reduction import Criterion, ModelReduction, SignalToNoise, bmrs_n, bmrs_u, spike
-from bmrs_pyro.runs import NetworkSource
+from bmrs_pyro.reduction import Criterion, ModelReduction, named_criterion, spike
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
-
-Config = Mapping[str, Any]
 
 NETWORKS = ("mlp", "lenet5")
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
@@ -149,43 +147,22 @@ def grid(
     kl_weights: Sequence[float] = (),
     seeds: int = 1,
 ) -> list[Config]:
-    """Return the configurations of a sweep, seeds outermost, so that every cell has its first run early.
-
-    Args:
-        protocol: name in :data:`PROTOCOLS`.
-        networks: networks of the cells.
-        datasets: their data sets.
-        methods: their methods.
-        kl_weights: factors of the KL weight; the protocol's own grid where there are none.
-        seeds: seeds 0, 1, … of each.
-    """
+    """Return the configurations of a sweep, by default with the protocol's own factors of the KL weight."""
+    cells = study.grid(seeds, network=networks, dataset=datasets, method=methods, protocol=[protocol])
     return [
-        {
-            "network": network,
-            "dataset": dataset,
-            "method": method,
-            "protocol": protocol,
-            "kl_weight": weight,
-            "seed": seed,
-        }
-        for seed in range(seeds)
-        for network in networks
-        for dataset in datasets
-        for method in methods
-        for weight in ((0.0,) if method == "none" else kl_weights or PROTOCOLS[protocol].grid[network])
+        {**cell, "kl_weight": weight}
+        for cell in cells
+        for weight in (
+            (0.0,) if cell["method"] == "none" else kl_weights or PROTOCOLS[protocol].grid[cell["network"]]
+        )
     ]
 
 
-def recipe_key(protocol: str, models: str) -> str:
-    """Return a key of all that runs depend on besides their configurations: the protocol's settings, the networks.
-
-    Args:
-        protocol: name in :data:`PROTOCOLS`.
-        models: folder of the networks' files.
-    """
+def recipe_key(protocol: str) -> str:
+    """Return a key of all that runs depend on besides their configurations: the protocol's settings, the networks."""
     settings = asdict(PROTOCOLS[protocol])
     del settings["grid"], settings["default"]  # what is swept says nothing about a single run
-    networks = [NetworkSource(f"{models}/{name}.py").build((3, 32, 32), 10) for name in NETWORKS]
+    networks = [source_of(name).build((3, 32, 32), 10) for name in NETWORKS]
     settings["networks"] = [repr(net) for net in networks]
     return f"{protocol}-{run_key(settings)}"
 
@@ -195,14 +172,13 @@ class Trial:
 
     Args:
         config: ``network``, ``dataset``, ``method``, ``protocol``, ``kl_weight`` (a factor; 0 for ``none``), ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
     """
 
-    def __init__(self, config: Config, *, models: str, data_root: str) -> None:
+    def __init__(self, config: Config, *, data_root: str) -> None:
         self.seed, name = config["seed"], config["network"]
         self.protocol = PROTOCOLS[config["protocol"]]
-        self.source = NetworkSource(f"{models}/{name}.py")
+        self.source = source_of(name)
         self.splits = data.load(
             config["dataset"], data_root=data_root, size=self.source.input_size(), seed=self.seed
         )
@@ -272,9 +248,9 @@ class Trial:
         }
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Make one run of a method that prunes during training, or of ``none``; for arguments see :class:`Trial`."""
-    trial = Trial(config, models=models, data_root=data_root)
+    trial = Trial(config, data_root=data_root)
     return trial.result(trial.fit(continuous_criterion(config["method"], trial.protocol)))
 
 
@@ -284,13 +260,8 @@ def continuous_criterion(method: str, protocol: Protocol) -> Criterion | None:
     Raises:
         ValueError: the method has no threshold: ``l2`` and ``expected`` are told how much to remove.
     """
-    if method == "none":
-        return None
-    if method == "snr":
-        return SignalToNoise()
-    if method == "bmrs-n":
-        return ModelReduction(spike, protocol.margin[0]) if protocol.margin[0] != 1.0 else bmrs_n()
-    kind, _, bits = method.rpartition("-")
-    if kind != "bmrs-u":
+    if method in ("l2", "expected"):
         raise ValueError(f"method {method!r} has no threshold of its own to prune by")
-    return bmrs_u(int(bits))
+    if method == "bmrs-n" and protocol.margin[0] != 1.0:
+        return ModelReduction(spike, protocol.margin[0])
+    return named_criterion(method)

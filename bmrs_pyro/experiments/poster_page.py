@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["poster_page"]
+__all__ = ["STUDY", "poster_page"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
-from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, verdict_table
+from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, plot_fronts, verdict_table
+from bmrs_pyro.experiments.study import Study
 
 _HEAD = """# The BMRS poster's table
 
@@ -24,11 +27,7 @@ as the BMRS_N run of the same cell and seed. As published, they remove it once, 
 
 
 def poster_page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: all runs, of any protocol; the figures are called ``poster-PROTOCOL.png``.
-    """
+    """Return the page in Markdown."""
     protocols = [name for name in ("ours", "published") if any(row["protocol"] == name for row in rows)]
     return "\n".join([_HEAD, *(_section(rows, name) for name in protocols)])
 
@@ -82,3 +81,13 @@ def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
         f"Label smoothing: {smoothing}.\n"
         f"KL weights: {kinds}."
     )
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    names = {str(row["protocol"]) for row in rows}
+    return {f"poster-{name}": plot_fronts(fronts(rows, name), PROTOCOLS[name].default) for name in names}
+
+
+STUDY = Study(
+    "poster", ("network", "dataset", "method", "protocol", "kl_weight", "seed"), poster_page, _figures
+)

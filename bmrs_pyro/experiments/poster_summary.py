@@ -18,7 +18,7 @@ __all__ = [
 
 import itertools
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bmrs_pyro.experiments.poster import ASKED, DATASETS, NETWORKS, POSTER
+from bmrs_pyro.experiments.spread import grouped, markdown_table
 
 Cell = tuple[str, str, str]
 
@@ -104,13 +105,12 @@ class Verdict:
 
 def fronts(rows: Iterable[Mapping[str, Any]], protocol: str) -> dict[Cell, list[Point]]:
     """Collect the runs of a protocol into points, by (network, data set, method), weakest KL weight first."""
-    groups: dict[Cell, dict[float, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row["protocol"] == protocol:
-            groups[row["network"], row["dataset"], row["method"]][row["kl_weight"]].append(row)
+    mine = [row for row in rows if row["protocol"] == protocol]
     return {
-        cell: [_point(weight, group) for weight, group in sorted(by_weight.items())]
-        for cell, by_weight in groups.items()
+        (network, dataset, method): [
+            _point(weight, same) for (weight,), same in sorted(grouped(group, ["kl_weight"]).items())
+        ]
+        for (network, dataset, method), group in grouped(mine, ["network", "dataset", "method"]).items()
     }
 
 
@@ -144,66 +144,41 @@ def verdict_table(points: Mapping[Cell, Sequence[Point]]) -> str:
     words = ", ".join(
         f"{count[word]} {word}" for word in ("better", "equal", "worse", "not run") if count[word]
     )
-    lines = [
-        f"Of {len(verdicts)} cells: {words}."
-        + (f" Of the better ones {single} rest on fewer than {_ENOUGH_SEEDS} seeds." if single else ""),
-        "",
-        f"| network | data | {' | '.join(CONTESTED)} |",
-        f"|---|---|{'---|' * len(CONTESTED)}",
-    ]
+    few = f" Of the better ones {single} rest on fewer than {_ENOUGH_SEEDS} seeds." if single else ""
+    rows = []
     for network, dataset in itertools.product(NETWORKS, DATASETS):
         cells = [(network, dataset, method) for method in CONTESTED]
-        entries = [f"{verdicts[cell]}; poster {_pair(published(cell))}" for cell in cells]
-        lines.append(f"| {network} | {dataset} | {' | '.join(entries)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            [network, dataset, *(f"{verdicts[cell]}; poster {_pair(published(cell))}" for cell in cells)]
+        )
+    table = markdown_table(f"| network | data | {' | '.join(CONTESTED)} |", rows)
+    return f"Of {len(verdicts)} cells: {words}.{few}\n\n{table}"
 
 
 def default_table(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> str:
-    """Return a table of the targets for BMRS_N with the default KL weight beside our results.
-
-    Args:
-        points: all points of a protocol.
-        weights: its default weight by network.
-    """
-    lines = [
-        "| network | data | KL weight | asked, at least | ours | seeds | |",
-        "|---|---|---|---|---|---|---|",
+    """Return a table of the targets for BMRS_N with the default KL weight beside our results."""
+    rows = [
+        [network, dataset, f"{point.kl_weight:g}", _pair(asked), *_cells(point, asked, "met")]
+        for (network, dataset), asked in ASKED.items()
+        for point in points.get((network, dataset, "bmrs-n"), ())
+        if point.kl_weight == weights[network]
     ]
-    for (network, dataset), asked in ASKED.items():
-        for point in points.get((network, dataset, "bmrs-n"), ()):
-            if point.kl_weight == weights[network]:
-                verdict = "met" if point.beats(asked) else _shortfall(point, asked)
-                lines.append(
-                    f"| {network} | {dataset} | {point.kl_weight:g} | {_pair(asked)} | {point} | {point.seeds} "
-                    f"| {verdict} |"
-                )
-    return "\n".join(lines) + "\n"
+    return markdown_table("| network | data | KL weight | asked, at least | ours | seeds | |", rows)
 
 
 def markdown(points: Mapping[Cell, Sequence[Point]]) -> str:
     """Return a table of all points beside the poster's, with a plain verdict for each."""
-    lines = [
-        "| network | data | method | poster, compression / accuracy % | KL weight | ours | seeds | |",
-        "|---|---|---|---|---|---|---|---|",
+    rows = [
+        [*cell, _pair(published(cell)), f"{point.kl_weight:g}", *_cells(point, published(cell), "better")]
+        for cell, front in sorted(points.items())
+        for point in front
     ]
-    for cell, front in sorted(points.items()):
-        reference = published(cell)
-        for point in front:
-            verdict = "better" if point.beats(reference) else _shortfall(point, reference)
-            lines.append(
-                f"| {' | '.join(cell)} | {_pair(reference)} | {point.kl_weight:g} | {point} | {point.seeds} "
-                f"| {verdict} |"
-            )
-    return "\n".join(lines) + "\n"
+    head = "| network | data | method | poster, compression / accuracy % | KL weight | ours | seeds | |"
+    return markdown_table(head, rows)
 
 
 def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> Figure:
-    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned.
-
-    Args:
-        points: all points of a protocol.
-        weights: its default weight by network, whose points are marked.
-    """
+    """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(NETWORKS), len(DATASETS), squeeze=False)
@@ -267,10 +242,13 @@ def _pair(point: tuple[float, float]) -> str:
     return f"{point[0]:.2f} / {point[1]:.2f}"
 
 
-def _shortfall(point: Point, reference: tuple[float, float]) -> str:
-    parts = []
-    if point.compression < reference[0]:
-        parts.append(f"{reference[0] - point.compression:.2f} less compression")
-    if point.accuracy < reference[1]:
-        parts.append(f"{reference[1] - point.accuracy:.2f} less accuracy")
-    return ", ".join(parts)
+def _cells(point: Point, reference: tuple[float, float], reached: str) -> tuple[str, str, str]:
+    """Return a point, its number of seeds, and by what it misses a reference."""
+    misses = [
+        f"{wanted - value:.2f} less {what}"
+        for what, wanted, value in zip(
+            ("compression", "accuracy"), reference, (point.compression, point.accuracy), strict=True
+        )
+        if value < wanted
+    ]
+    return str(point), str(point.seeds), ", ".join(misses) or reached

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BITS", "KEYS", "cut", "page", "run"]
+__all__ = ["BITS", "STUDY", "cut", "page", "run"]
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.experiments.poster import Config, Trial
+from bmrs_pyro.experiments.poster import Trial
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import bmrs_u, select
 
 BITS = (1, 2, 3, 4, 6, 8, 12)
-KEYS = ("network", "dataset", "kl_weight", "epochs", "seed")
-"""What tells runs apart."""
 
 
 @torch.no_grad()
@@ -36,20 +36,19 @@ def cut(net: nn.Module, bits: int) -> nn.Module:
     return net
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network with gains, prune it by BMRS_U-p for every p, and cut what is left to p bits.
 
     Args:
         config: ``network``, ``dataset``, ``kl_weight`` (a factor), ``epochs`` (none prunes), ``seed``, for the poster's
             protocol ``ours``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
         the test accuracy in percent with all structures, and ``points``, by bits: compression, accuracy, that of the
         cut networks, pruned and with all structures.
     """
-    trial = Trial({**config, "method": "bmrs-u", "protocol": "ours"}, models=models, data_root=data_root)
+    trial = Trial({**config, "method": "bmrs-u", "protocol": "ours"}, data_root=data_root)
     trial.recipe = replace(trial.recipe, epochs=config["epochs"], fine_tune_epochs=0)
     whole = trial.fit(None, validate=False).network
     found = posteriors(trial.guide)
@@ -82,7 +81,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     titles = ("parameters removed %", "accuracy %", "cut to p bits", "all structures", "all, cut to p bits")
     return _HEAD + table(
         lines,
-        (*KEYS, "bits"),
+        (*STUDY.keys, "bits"),
         {title: itemgetter(key) for key, title in zip(columns, titles, strict=True)},
     )
 
@@ -96,3 +95,5 @@ mantissa. What is left is evaluated with the last 23 − p bits of every paramet
 weights; activations stay float32. Nothing is trained on after pruning or cutting.
 
 """
+
+STUDY = Study("precision", ("network", "dataset", "kl_weight", "epochs", "seed"), page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "LABELS", "METHODS", "page", "run"]
+__all__ = ["LABELS", "METHODS", "STUDY", "page", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,20 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 
 LABELS = ("random", "true")
 METHODS = ("dropout", "bmrs-n", "snr")
-KEYS = ("network", "labels", "method", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network on the first images of MNIST, with their labels or with these permuted.
 
     Args:
-        config: ``network`` (a file of ``models``), ``labels``, ``method``, ``images`` (how many), ``epochs`` and
+        config: ``network`` (a file of ``models/``), ``labels``, ``method``, ``images`` (how many), ``epochs`` and
             ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -45,7 +43,7 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     train = first(splits.train, config["images"])
     if config["labels"] == "random":
         train = replace(train, labels=train.labels[torch.randperm(len(train))])
-    net = build(config["network"], models, train.input_shape, train.num_classes)
+    net = build(config["network"], train.input_shape, train.num_classes)
     start = time.perf_counter()
     result: dict[str, Any] = {}
     if config["method"] == "dropout":
@@ -53,15 +51,8 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
         train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         net.eval()
     else:
-        history = train_pruned(
-            net,
-            train,
-            criterion=config["method"],
-            kl_weight="elbo",
-            epochs=config["epochs"],
-            posterior_lr_factor=200.0,
-            seed=config["seed"],
-        )
+        options = {"criterion": config["method"], "kl_weight": "elbo"}
+        history = train_pruned(net, train, config, posterior_lr_factor=200.0, **options)
         net, scores = history.network, torch.cat(list(history.scores.values())).tolist()
         result = {"structures": [history.keep.total, history.keep.kept], "score": median(scores)}
     for name, part in (("training_error", train), ("test_error", splits.test)):
@@ -83,7 +74,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "training error %": lambda row: row["training_error"],
             "test error %": lambda row: row["test_error"],
@@ -107,3 +98,5 @@ least one structure, 3 in all in both networks. ΔF is of the removal of a struc
 the median is over all structures, of those that left when they did.
 
 """
+
+STUDY = Study("random-labels", ("network", "labels", "method", "images", "epochs", "seed"), page)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["NETWORKS", "PUBLISHED", "Published", "has_networks", "measured", "recipe_of", "run", "widths"]
+__all__ = [
+    *(
+        "NETWORKS",
+        "PUBLISHED",
+        "RECIPE",
+        "STUDY",
+        "Published",
+        "has_networks",
+        "markdown",
+        "measured",
+        "page",
+    ),
+    *("recipe_of", "run", "verdict", "widths"),
+]
 
 import copy
 import shutil
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +33,16 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.poster import Config
-from bmrs_pyro.experiments.recording import run_config
-from bmrs_pyro.experiments.sweep import run_key
+from bmrs_pyro.experiments.small_runs import run_config, source_of
+from bmrs_pyro.experiments.spread import grouped, spread
+from bmrs_pyro.experiments.study import Study
+from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import evaluate, latency
 from bmrs_pyro.network import FeatureSelection, NoisyNetwork, complexity
 from bmrs_pyro.reduction import Decision, named_criterion
-from bmrs_pyro.runs import NetworkSource, RunDirectory
+from bmrs_pyro.runs import RunDirectory
 from bmrs_pyro.training import Recipe, fit
 
 NETWORKS = ("lenet_fc", "lenet5_caffe")
@@ -49,7 +64,7 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     """Make one run, and save its networks in a run directory, so that they can be timed on a quiet machine.
 
     Args:
@@ -57,14 +72,13 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
             ``epochs``, ``fine_tune_epochs``, ``warm_up`` (epochs of plain training before), ``posterior_lr_factor``,
             ``label_smoothing`` and ``refit`` (whether to train on the validation data too and keep the last epoch, by
             a recipe that was chosen before).
-        models: folder of the networks' files.
         data_root: folder of the data sets.
         cache: folder of finished runs.
 
     Returns:
         error in percent, structures and layer widths left, FLOPs ratio.
     """
-    source = NetworkSource(f"{models}/{config['network']}.py")
+    source = source_of(config["network"])
     splits = data.load("mnist", data_root=data_root, seed=config["seed"], validation=1 / 6)
     train = _joined(splits.train, splits.validation) if config["refit"] else splits.train
     recipe = recipe_of(config)
@@ -141,11 +155,6 @@ def has_networks(config: Config, *, cache: str) -> bool:
 def measured(config: Config, *, cache: str, repeats: int = 20) -> dict[str, Any]:
     """Time the small network of a finished run against the dense one, in turns, on this machine.
 
-    Args:
-        config: configuration of the run.
-        cache: folder of its networks.
-        repeats: rounds of ten calls of each.
-
     Returns:
         ``cpu_ratio_batch_1``, ``cpu_ratio_batch_128``: dense seconds over small seconds; ``threads``: their number.
     """
@@ -183,3 +192,94 @@ def _joined(first: data.Dataset, second: data.Dataset) -> data.Dataset:
 
 def _directory(config: Config, cache: str) -> RunDirectory:
     return RunDirectory(Path(cache) / f"{run_key(config)}.run")
+
+
+Row = Mapping[str, Any]
+
+RECIPE = (
+    "network",
+    "method",
+    "kl_weight",
+    "posterior_lr_factor",
+    "label_smoothing",
+    "warm_up",
+    "epochs",
+    "fine_tune_epochs",
+    "refit",
+)
+"""The settings that runs with different seeds share."""
+
+_HEAD = """# Structured Bayesian Pruning's networks on MNIST
+
+Made by `bmrs reproduce sbp --data-root DATA --out docs/results`; [sbp.json](sbp.json) has one object per run. Errors
+are on the test data; a sixth of the training data chose the epoch. With *refit*, that sixth was trained on too, by a
+recipe chosen before, and the last epoch was kept. FLOPs is the ratio of multiply-accumulates, CPU the ratio of measured
+seconds, dense network over small network; the two took turns in blocks of ten calls. Numbers are means ± standard
+deviations over seeds.
+
+Epochs are given as plain training + with pruning + without pruning. Widths are counted like the paper's: output
+channels of the convolutions, then the inputs of each linear layer.
+LeNet-fc's 784 input pixels have gains, as in the paper; its dense network is timed without the layer that selects
+them.
+"""
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the page in Markdown."""
+    return f"{_HEAD}\n{markdown(rows)}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return a table of our runs beside the paper's: one line per recipe, with the numbers that it misses."""
+    lines = [
+        "| network | recipe | seeds | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    ordered = sorted(rows, key=lambda row: (*(str(row[key]) for key in RECIPE), row["seed"]))
+    groups = grouped(ordered, RECIPE)
+    for network, paper in PUBLISHED.items():
+        lines.append(
+            f"| {network} | SBP paper | | {paper.error:.2f} | {paper.dense} → {paper.widths} "
+            f"| {paper.flops_ratio:.2f} × | | {paper.cpu_ratio:.2f} × | |"
+        )
+        lines += [_line(group, paper) for recipe, group in groups.items() if recipe[0] == network]
+    return "\n".join(lines) + "\n"
+
+
+def _line(group: Sequence[Row], paper: Published) -> str:
+    first = group[0]
+    left = "; ".join("-".join(map(str, row["widths"])) for row in group)
+    ratios = ("flops_ratio", "cpu_ratio_batch_1", "cpu_ratio_batch_128")
+    cells = [
+        first["network"],
+        f"{first['method']}, KL {first['kl_weight']}, posteriors' rate {first['posterior_lr_factor']:g}, "
+        f"labels smoothed by {first['label_smoothing']:g}, "
+        f"{first['warm_up']} + {first['epochs']} + {first['fine_tune_epochs']} epochs"
+        + (", refit" if first["refit"] else ""),
+        str(len(group)),
+        spread(row["error"] for row in group),
+        left,
+        *(f"{spread(row[key] for row in group)} ×" for key in ratios),
+        verdict(group, paper),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def verdict(group: Sequence[Row], paper: Published) -> str:
+    """Say which of the paper's numbers the means do not reach."""
+    error, flops, cpu = (
+        statistics.mean(row[key] for row in group) for key in ("error", "flops_ratio", "cpu_ratio_batch_128")
+    )
+    misses = [
+        name
+        for name, missed in (
+            ("error", error > paper.error),
+            ("FLOPs", flops < paper.flops_ratio),
+            ("CPU", cpu < paper.cpu_ratio),
+        )
+        if missed
+    ]
+    return f"misses {', '.join(misses)}" if misses else "better"
+
+
+STUDY = Study("sbp", (*RECIPE, "seed"), page)

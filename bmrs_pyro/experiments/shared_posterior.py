@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.experiments import poster
-from bmrs_pyro.experiments.poster import Config, Trial
-from bmrs_pyro.experiments.recording import run_config
-from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.experiments.poster import Trial
+from bmrs_pyro.experiments.small_runs import run_config
+from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.files import write_atomically
 from bmrs_pyro.inference import posteriors
 from bmrs_pyro.reduction import Criterion, WeightNorm
@@ -75,12 +75,11 @@ def has_posterior(config: Config, *, cache: str | Path) -> bool:
     return posterior_directory(config, cache).exists()
 
 
-def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str, Any]:
-    """Make one run of any method; for ``config``, ``models`` and ``data_root`` see :class:`Trial`.
+def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
+    """Make one run of any method; for ``config`` and ``data_root`` see :class:`Trial`.
 
     Args:
         config: the configuration.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
         cache: folder of finished runs, and of the posteriors.
 
@@ -88,18 +87,18 @@ def run(config: Config, *, models: str, data_root: str, cache: str) -> dict[str,
         ValueError: BMRS_N's run, which says how much to remove, is not finished.
     """
     if config["method"] == POSTERIOR:
-        return _posterior(config, models, data_root, cache)
+        return _posterior(config, data_root, cache)
     if config["method"] in RANKED:
-        return _ranked(config, models, data_root, cache)
-    return poster.run(config, models=models, data_root=data_root)
+        return _ranked(config, data_root, cache)
+    return poster.run(config, data_root=data_root)
 
 
-def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[str, Any]:
+def _posterior(config: Config, data_root: str, cache: str) -> dict[str, Any]:
     """Train without pruning, and keep the network and the posterior of the last epoch.
 
     The best epoch by validation is not used: it may be an early one, whose posterior has not converged.
     """
-    trial = Trial(config, models=models, data_root=data_root)
+    trial = Trial(config, data_root=data_root)
     directory = posterior_directory(config, cache)
     if not directory.exists():
         recipe = replace(trial.recipe, criterion="none")
@@ -120,14 +119,14 @@ def _posterior(config: Config, models: str, data_root: str, cache: str) -> dict[
     return trial.result(history)
 
 
-def _ranked(config: Config, models: str, data_root: str, cache: str) -> dict[str, Any]:
+def _ranked(config: Config, data_root: str, cache: str) -> dict[str, Any]:
     reference = cached({**config, "method": "bmrs-n"}, Path(cache))
     if reference is None:
         cell = ", ".join(f"{key} {value}" for key, value in config.items() if key != "method")
         raise ValueError(
             f"{config['method']} removes as much as bmrs-n, whose run is not finished: {cell}; make it first"
         )
-    trial = Trial(config, models=models, data_root=data_root)
+    trial = Trial(config, data_root=data_root)
     share = 1 - sum(reference["structures"].values()) / trial.structures
     criterion: Criterion = WeightNorm(share) if config["method"] == "l2" else SmallestGains(share)
     fork = posterior_directory(config, cache).path / _FORK

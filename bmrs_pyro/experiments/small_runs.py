@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "first", "train_pruned"]
+__all__ = ["build", "first", "run_config", "source_of", "train_pruned"]
 
 import runpy
 from dataclasses import replace
+from importlib.metadata import version
 
 import torch
 from torch import nn
 
-from bmrs_pyro.data import Batches, Dataset
+from bmrs_pyro.data import Batches, Dataset, DataSource
+from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.training import History, fit
+from bmrs_pyro.runs import MODELS, NetworkSource, RunConfig
+from bmrs_pyro.training import History, Recipe, fit
 
 
-def build(name: str, models: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def source_of(name: str) -> NetworkSource:
+    """Return the source of a network that comes with the package."""
+    return NetworkSource(str(MODELS / f"{name}.py"))
+
+
+def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Make a network: ``vgg`` as its file has it, ``vgg-16`` of width 16, ``vit-64x2`` of width 64 and depth 2.
 
     Args:
-        name: a file of ``models`` without its ending, and sizes.
-        models: folder of the networks' files.
+        name: a file of ``models/`` without its ending, and sizes.
         input_shape: shape of one example.
         num_classes: number of outputs.
     """
     file, _, sizes = name.partition("-")
-    make = runpy.run_path(f"{models}/{file}.py")["network"]
+    make = runpy.run_path(str(MODELS / f"{file}.py"))["network"]
     net: nn.Module = make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
     return net
 
@@ -39,25 +46,27 @@ def first(dataset: Dataset, count: int) -> Dataset:
 def train_pruned(
     net: nn.Module,
     train: Dataset,
+    config: Config,
     *,
     criterion: str,
     kl_weight: str,
-    epochs: int,
     posterior_lr_factor: float,
-    seed: int,
 ) -> History:
     """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.
 
     Args:
         net: the network, which the gains are put into.
         train: the training data, in batches of 100.
+        config: ``epochs``, how many in all, and ``seed``, of the order of the data and of the gains.
         criterion: what prunes, by name.
         kl_weight: as ``bmrs fit`` takes it.
-        epochs: how many in all.
         posterior_lr_factor: learning rate of the posteriors, relative to the weights' 1e-3; they cross the prior.
-        seed: of the order of the data and of the gains.
     """
-    network = NoisyNetwork(net, torch.zeros(2, *train.input_shape))
+    network, epochs, seed = (
+        NoisyNetwork(net, torch.zeros(2, *train.input_shape)),
+        config["epochs"],
+        config["seed"],
+    )
     model = SupervisedModel(network, SmoothedLikelihood(0.0), len(train), kl_weight=kl_weight)
     return fit(
         model,
@@ -70,4 +79,20 @@ def train_pruned(
         posterior_lr_factor=posterior_lr_factor,
         seed=seed,
         progress=False,
+    )
+
+
+def run_config(
+    source: NetworkSource, train: Dataset, recipe: Recipe, data_root: str, validation: float
+) -> RunConfig:
+    """Return the configuration of a run on named data."""
+    return RunConfig(
+        model=str(source.file),
+        data=DataSource(train.name, data_root, size=source.input_size(), validation=validation),
+        recipe=recipe,
+        input_shape=train.input_shape,
+        num_classes=train.num_classes,
+        mean=train.mean,
+        std=train.std,
+        versions={"bmrs_pyro": version("bmrs-pyro")},
     )

@@ -1,19 +1,20 @@
-"""How a page writes numbers of several seeds."""
+"""Tables of a page, and numbers of several seeds in them."""
 
 from __future__ import annotations
 
-__all__ = ["spread", "table"]
+__all__ = ["grouped", "markdown_table", "spread", "table"]
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 
-def spread(values: Iterable[float]) -> str:
-    """Return mean ± standard deviation to two digits, the mean alone where there is one value."""
+def spread(values: Iterable[float], mean: str = ".2f", deviation: str = ".2f") -> str:
+    """Return mean ± standard deviation in these formats, the mean alone where there is one value."""
     numbers = list(values)
-    mean = f"{statistics.mean(numbers):.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
+    text = format(statistics.mean(numbers), mean)
+    return f"{text} ± {statistics.stdev(numbers):{deviation}}" if len(numbers) > 1 else text
 
 
 def table(
@@ -29,15 +30,34 @@ def table(
         columns: by title, what a run says: a number, None where it has none, or words, those of all seeds in a row.
     """
     settings = [key for key in keys if key != "seed"]
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        groups.setdefault(tuple(str(row[key]) for key in settings), []).append(row)
-    lines = ["| " + " | ".join([*settings, "seeds", *columns]).replace("_", " ") + " |"]
-    lines.append("|---" * (len(settings) + 1 + len(columns)) + "|")
-    for setting, group in groups.items():
-        cells = (_cell([column(row) for row in group]) for column in columns.values())
-        lines.append("| " + " | ".join([*setting, str(len(group)), *cells]) + " |")
-    return "\n".join(lines) + "\n"
+    head = f"| {' | '.join([*settings, 'seeds', *columns])} |".replace("_", " ")
+    return markdown_table(
+        head,
+        (
+            [
+                *map(str, setting),
+                str(len(group)),
+                *(_cell([column(row) for row in group]) for column in columns.values()),
+            ]
+            for setting, group in grouped(sorted(rows, key=itemgetter("seed")), settings).items()
+        ),
+    )
+
+
+def markdown_table(head: str, rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown, from its first line and the cells of the other lines."""
+    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
+
+
+def grouped(
+    rows: Iterable[Mapping[str, Any]], keys: Sequence[str]
+) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    """Return the rows with the same values of some keys, by these values."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
 
 
 def _cell(values: Sequence[float | str | None]) -> str:

@@ -26,12 +26,7 @@ _LARGE = 10**5  # bytes of a file that is passed by, for parsing it takes long
 
 
 def docstrings(package: Path, most: int) -> list[str]:
-    """Return docstrings of a package's modules, classes and functions, each once; nothing is imported.
-
-    Args:
-        package: its folder.
-        most: how many, from files drawn by a fixed seed.
-    """
+    """Return docstrings of a package's modules, classes and functions, each once; nothing is imported."""
     files = sorted(package.rglob("*.py"))
     found: dict[str, None] = {}
     for place in np.random.default_rng(0).permutation(len(files)):

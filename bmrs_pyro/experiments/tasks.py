@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "TASKS", "Task", "page", "run"]
+__all__ = ["STUDY", "TASKS", "Task", "page", "run"]
 
 import statistics
 import time
@@ -15,16 +15,15 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
+from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.experiments.spread import markdown_table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 from bmrs_pyro.pruning import prune
-from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import ScoreMissed, Target, choose
-
-KEYS = ("task", "epochs", "dense_epochs", "seed")
-"""What tells runs apart."""
 
 TARGETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "half of the MACs": {"max_macs": "50%"}}
 
@@ -68,12 +67,11 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def run(config: Mapping[str, Any], *, models: str) -> dict[str, Any]:
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """Prune one task by each target, along one path.
 
     Args:
         config: ``task``, ``epochs``, ``dense_epochs`` and ``seed``.
-        models: folder of the networks' files.
 
     Returns:
         parameters, MACs and the task's figure on test data, of the dense network and of each small one.
@@ -83,7 +81,7 @@ def run(config: Mapping[str, Any], *, models: str) -> dict[str, Any]:
     pyro.set_rng_seed(config["seed"])
     build = task.network
     if isinstance(build, str):
-        build = NetworkSource(f"{models}/{build}.py").build
+        build = source_of(build).build
     dense = build(splits.train.input_shape, splits.train.num_classes)
     train = Batches(splits.train, task.batch_size, seed=config["seed"])
     held_out, test = (Batches(part, 200, shuffle=False) for part in splits[1:])
@@ -119,28 +117,27 @@ def _likelihood(task: Task, train: Dataset) -> str | Likelihood:
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown; seeds of one task are averaged."""
-    lines = [
-        "| task | score | network | test score | parameters | MACs | |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, task in TASKS.items():
         mine = [row for row in rows if row["task"] == name]
         for kind in ("dense", *TARGETS) if mine else ():
             found = [row[kind] for row in mine]
             missed = sum(not one.get("met", True) for one in found)
-            cells = [
-                name if kind == "dense" else "",
-                f"{task.figure.replace('_', ' ')}, {task.better} is better" if kind == "dense" else "",
-                kind,
-                f"{statistics.mean(one[task.figure] for one in found):.4g}",
-                *(
-                    _with_share(found, [row["dense"] for row in mine], cost)
-                    for cost in ("parameters", "macs")
-                ),
-                f"misses the validation score in {missed} of {len(found)}" if missed else "",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return _HEAD + "\n" + "\n".join(lines) + "\n"
+            lines.append(
+                [
+                    name if kind == "dense" else "",
+                    f"{task.figure.replace('_', ' ')}, {task.better} is better" if kind == "dense" else "",
+                    kind,
+                    f"{statistics.mean(one[task.figure] for one in found):.4g}",
+                    *(
+                        _with_share(found, [row["dense"] for row in mine], cost)
+                        for cost in ("parameters", "macs")
+                    ),
+                    f"misses the validation score in {missed} of {len(found)}" if missed else "",
+                ]
+            )
+    table = markdown_table("| task | score | network | test score | parameters | MACs | |", lines)
+    return f"{_HEAD}\n{table}"
 
 
 def _with_share(found: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]], cost: str) -> str:
@@ -168,3 +165,5 @@ network is trained dense, then along a path (`bmrs_pyro.prune`) with the default
 default's, the smallest within one standard error of the best validation score; the other has at most half of the
 multiply-accumulates. Scores are of test data that nothing was chosen on.
 """
+
+STUDY = Study("tasks", ("task", "epochs", "dense_epochs", "seed"), page)

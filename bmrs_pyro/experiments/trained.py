@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
+from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.pretraining import Stage, pretrain
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.experiments.torch_pruning_cuts import IMPORTANCES, cut
@@ -117,19 +118,11 @@ def grid(
     seeds: int,
 ) -> list[Config]:
     """Return the configurations, seeds outermost; the dense network has no budget, and no 0 epochs."""
+    cells = study.grid(seeds, network=networks, contender=contenders, epochs=epochs)
     return [
-        {
-            "network": network,
-            "contender": contender,
-            "budget": budget,
-            "epochs": more,
-            "seed": seed,
-        }
-        for seed in range(seeds)
-        for network in networks
-        for contender in contenders
-        for more in epochs
-        for budget in (budgets if contender != "dense" else (100,))
+        {**cell, "budget": budget}
+        for cell in cells
+        for budget in (budgets if cell["contender"] != "dense" else (100,))
     ]
 
 

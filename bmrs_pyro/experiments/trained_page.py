@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["plot", "trained_page"]
+__all__ = ["STUDY", "plot", "trained_page"]
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.trained import BUDGETS
 
 Row = Mapping[str, Any]
@@ -38,11 +39,7 @@ network of its own.
 
 
 def trained_page(rows: Sequence[Row]) -> str:
-    """Return the page in Markdown.
-
-    Args:
-        rows: the runs, with their configurations.
-    """
+    """Return the page in Markdown."""
     parts = [_HEAD]
     for network in _values(rows, "network"):
         here = [row for row in rows if row["network"] == network]
@@ -118,3 +115,11 @@ def plot(rows: Sequence[Row], network: str) -> Figure:
 def _values(rows: Iterable[Row], key: str) -> list[Any]:
     """Return the different values of a column, in the order of the rows."""
     return list(dict.fromkeys(row[key] for row in rows))
+
+
+STUDY = Study(
+    "trained",
+    ("network", "contender", "budget", "epochs", "seed"),
+    trained_page,
+    lambda rows: {f"trained-{name}": plot(rows, name) for name in _values(rows, "network")},
+)

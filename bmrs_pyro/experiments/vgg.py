@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "METHODS", "page", "run"]
+__all__ = ["METHODS", "STUDY", "page", "run"]
 
 import copy
 import time
@@ -17,22 +17,20 @@ from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.sbp import widths
 from bmrs_pyro.experiments.small_runs import build, first, train_pruned
 from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 
 METHODS = ("dense", "snr", "bmrs-n")
-KEYS = ("width", "method", "kl_weight", "images", "epochs", "seed")
-"""What tells runs apart."""
 
 
-def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
+def run(config: Config, *, data_root: str) -> dict[str, Any]:
     """Train one network.
 
     Args:
         config: ``width`` (of the first stage, as published 64), ``method``, ``kl_weight``, ``images`` (how many, of the
             training part), ``epochs`` and ``seed``.
-        models: folder of the networks' files.
         data_root: folder of the data sets.
 
     Returns:
@@ -42,22 +40,15 @@ def run(config: Config, *, models: str, data_root: str) -> dict[str, Any]:
     splits = data.load("cifar10", data_root=data_root, validation=0.1)
     train = first(splits.train, config["images"])
     pyro.set_rng_seed(config["seed"])
-    net = build(f"vgg-{config['width']}", models, train.input_shape, train.num_classes)
+    net = build(f"vgg-{config['width']}", train.input_shape, train.num_classes)
     dense, example = copy.deepcopy(net).eval(), torch.zeros(1, *train.input_shape)
     start = time.perf_counter()
     if config["method"] == "dense":
         train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         small = net.eval()
     else:
-        small = train_pruned(
-            net,
-            train,
-            criterion=config["method"],
-            kl_weight=config["kl_weight"],
-            epochs=config["epochs"],
-            posterior_lr_factor=20.0,
-            seed=config["seed"],
-        ).network
+        options = {"criterion": config["method"], "kl_weight": config["kl_weight"]}
+        small = train_pruned(net, train, config, posterior_lr_factor=20.0, **options).network
     seconds = (time.perf_counter() - start) / config["epochs"]
     test = evaluate(small, data.Batches(splits.test, 500, shuffle=False), train.num_classes)
     before, after = complexity(dense, example), complexity(small, example)
@@ -74,7 +65,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
-        KEYS,
+        STUDY.keys,
         {
             "error %": lambda row: row["error"],
             "parameters": lambda row: row["parameters_ratio"],
@@ -94,3 +85,5 @@ of the first three quarters. Parameters and FLOPs are the dense network's, divid
 the machine and of what else ran on it.
 
 """
+
+STUDY = Study("vgg", ("width", "method", "kl_weight", "images", "epochs", "seed"), page)

@@ -20,12 +20,7 @@ from bmrs_pyro.network.nested import map_leaves
 
 
 def captured(net: nn.Module, x: Any) -> ExportedProgram:
-    """Capture a network's graph in evaluation mode, for batches of any size.
-
-    Args:
-        net: the network; put into evaluation mode.
-        x: a batch of at least two examples: a tensor, a tuple of several inputs, or a dict of inputs by name.
-    """
+    """Capture a network's graph in evaluation mode, for any batch size, from a batch of at least two examples."""
     call, size, batch = Call.of(net, x), batch_size(x), Dim("batch", min=1)
 
     def dynamic(leaf: Any) -> dict[int, Dim] | None:

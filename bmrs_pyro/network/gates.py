@@ -21,12 +21,7 @@ _RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompu
 
 
 class Gate(nn.Module):
-    """Multiplies the inputs of one consumer by the gains of the structures they belong to.
-
-    Args:
-        consumer: the layer.
-        parts: the families it reads, and which of its input channels are theirs.
-    """
+    """Multiplies the inputs of one consumer by the gains of the structures they belong to."""
 
     index: Tensor
     """For each input channel: its index in the joined gains of all families read, followed by a single 1."""

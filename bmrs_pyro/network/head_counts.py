@@ -37,11 +37,6 @@ def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrenc
 
     A module reads a candidate while attention is called inside it. Its value is the number of heads, of key and value
     heads, or the number of channels of one, two or three times as many heads. So are the sizes of a split's parts.
-
-    Args:
-        net: the network; it is not changed.
-        call: how it is called.
-        found: the trace of its channels.
     """
     if not found.attention and not found.splits:
         return []
@@ -91,11 +86,6 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
     Modules of one class are treated alike. The set must be the smallest: an integer that has such a value by chance (a
     patch size, a distance) may change nothing on these inputs.
-
-    Args:
-        net: the network; it is not changed.
-        call: how it is called.
-        families: families of the network, with candidates among their members.
     """
     modules = dict(net.named_modules())
 

@@ -61,11 +61,7 @@ class Trace:
 
 
 class Labelling:
-    """Gives every channel that a layer reads the label of the produced channel that it was computed from.
-
-    Args:
-        net: the network.
-    """
+    """Gives every channel that a layer reads the label of the produced channel that it was computed from."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self.found = net, Trace()

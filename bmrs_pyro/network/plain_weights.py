@@ -60,9 +60,6 @@ def _plain_convolution(layer: nn.Module) -> _ConvNd | None:
     A layer standardises its weights if it convolves with others, which do not change when its own are scaled and
     shifted. They are a function of all inputs' weights, so that no input could be removed exactly.
 
-    Args:
-        layer: any layer.
-
     Returns:
         The convolution, with weights of its own; None for other layers.
     """

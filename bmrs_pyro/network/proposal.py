@@ -19,10 +19,6 @@ from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
 def propose(net: nn.Module, found: Trace) -> tuple[list[StructureFamily], list[LeftOut]]:
     """Number the structures and collect those that share a producer in families.
 
-    Args:
-        net: the traced network.
-        found: the trace of its channels.
-
     Returns:
         The families in module order, and those that cannot be offered, with the reason.
     """

@@ -26,15 +26,8 @@ def responses(
     """Find the structures that move the outputs when the weights that produce them change.
 
     The response to structure c in a layer of weights W is ‖∂L/∂W_c‖ √mean(W²), with L = Σ ⟨v, y⟩ / (max|y| √n) over
-    the outputs y of n values, and v random. It is about how far the outputs move, relative to the largest one, when
-    W_c is replaced.
-
-    Args:
-        net: the network.
-        families: its families.
-        outputs: its outputs, with their graph.
-        least: smallest response that counts.
-        random: generator of v.
+    the outputs y of n values, which need their graph, and v random. It is about how far the outputs move, relative to
+    the largest one, when W_c is replaced.
     """
     weights = dict(net.named_parameters(remove_duplicate=False))
     moved = [

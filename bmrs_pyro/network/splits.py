@@ -52,11 +52,6 @@ def tie_equal_parts(
     """Unite the channels at the same place in parts of the same size, because one number stands for their sizes.
 
     Parts of which a module has a list of sizes can lose different channels. So can parts that are one structure each.
-
-    Args:
-        splits: the splits of a network.
-        read: the integers, and lists of them, that each module reads.
-        partition: of the labels.
     """
     for split in splits:
         if any(split.sizes in read[name].values() for name in split.modules):

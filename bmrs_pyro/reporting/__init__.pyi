@@ -7,6 +7,7 @@ from .architectures import survey_table as survey_table
 from .comparison import NetworkMetrics as NetworkMetrics
 from .comparison import compare_networks as compare_networks
 from .comparison import figures_table as figures_table
+from .comparison import layer_widths as layer_widths
 from .figure_files import refuse_figure as refuse_figure
 from .figure_files import save_figure as save_figure
 from .inference_data import to_inference_data as to_inference_data
@@ -17,6 +18,7 @@ from .plots import plot_compression as plot_compression
 from .plots import plot_density as plot_density
 from .plots import plot_evidence as plot_evidence
 from .plots import plot_gains as plot_gains
+from .plots import plot_layer_widths as plot_layer_widths
 from .plots import plot_reliability as plot_reliability
 from .plots import plot_training as plot_training
 from .plots import plot_widths as plot_widths
@@ -31,5 +33,3 @@ from .tables import evaluation_record as evaluation_record
 from .tables import evaluation_rows as evaluation_rows
 from .tables import family_table as family_table
 from .transformer_families import transformer_table as transformer_table
-from .widths import layer_widths as layer_widths
-from .widths import plot_layer_widths as plot_layer_widths

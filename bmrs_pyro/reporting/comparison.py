@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["NetworkMetrics", "change", "compare_networks", "cost_rows", "difference", "figures_table"]
+__all__ = [
+    "NetworkMetrics",
+    "change",
+    "compare_networks",
+    "cost_rows",
+    "difference",
+    "figures_table",
+    "layer_widths",
+]
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +25,7 @@ from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import Evaluation, evaluate, file_bytes, latency, peak_bytes
 from bmrs_pyro.network import complexity
 from bmrs_pyro.network.inputs import arguments, batch_size
+from bmrs_pyro.network.layers import output_side
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.reporting.tables import comparison_table, evaluation_record, evaluation_rows
 
@@ -121,6 +130,18 @@ def cost_rows(dense: NetworkMetrics, small: NetworkMetrics) -> list[tuple[str, s
     for row, (number, text) in _costs(dense).items():
         rows.append((row, text, after[row][1], change(number, after[row][0])))
     return rows
+
+
+def layer_widths(net: nn.Module) -> dict[str, int]:
+    """Return the number of output channels or neurons of every layer that has them, by layer name."""
+    widths = {}
+    for name, layer in net.named_modules():
+        side = output_side(layer)
+        if isinstance(layer, nn.RNNBase):
+            widths[name] = layer.hidden_size
+        elif side is not None and side.role == "produce":
+            widths[name] = side.size
+    return widths
 
 
 def change(before: float, after: float) -> str:

@@ -63,12 +63,7 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
 
 
 def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str, Any]:
-    """Return the page's content about a path: chart, table, the chosen row and the reason, and the pace.
-
-    Args:
-        path: the path.
-        chosen: the chosen point, after its refit.
-    """
+    """Return the page's content about a path: chart, table, the chosen row and the reason, and the pace."""
     accurate = path.dense.score.accuracy is not None
     title = "accuracy" if accurate else "log-likelihood"
     header = [
@@ -143,10 +138,6 @@ def smaller(path: PathRecord, macs: int) -> str:
     """Return a MACs budget for a smaller network, as a share: half of ``macs``, but no less than the path's smallest.
 
     A trained network can be reduced to less than the last cut.
-
-    Args:
-        path: the path.
-        macs: MACs of the present network.
     """
     share = max(macs / 2, 0 if path.of_cuts else path.points[-1].macs) / max(path.dense.macs, 1)
     return f"{math.ceil(1e4 * share) / 100:g}%"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = [
     "CURVES",
-    "draw_widths",
     "finished",
     "new_axes",
     "plot_compression",
     "plot_density",
     "plot_evidence",
     "plot_gains",
+    "plot_layer_widths",
     "plot_reliability",
     "plot_training",
     "plot_widths",
@@ -35,24 +35,19 @@ from bmrs_pyro.training import Epoch
 # Okabe and Ito's palette, for colour-blind readers
 KEPT, REMOVED, ODDS, OTHER, RULE = "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000"
 
-CURVES: dict[str, tuple[str, Callable[[Epoch], float | None]]] = {
-    "elbo": ("ELBO [nats]", lambda epoch: epoch.elbo),
-    "kl": ("KL(q ‖ p) [nats]", lambda epoch: epoch.kl),
-    "accuracy": ("validation accuracy", lambda epoch: epoch.accuracy),
-    "rmse": ("validation RMSE", lambda epoch: epoch.rmse),
-    "structures": ("structures left", lambda epoch: epoch.size),
-    "seconds": ("seconds per epoch", lambda epoch: epoch.seconds),
+CURVES: dict[str, tuple[str, str, Callable[[Epoch], float | None]]] = {
+    "elbo": ("Evidence lower bound", "ELBO [nats]", lambda epoch: epoch.elbo),
+    "kl": ("Information in the posteriors", "KL(q ‖ p) [nats]", lambda epoch: epoch.kl),
+    "accuracy": ("Accuracy", "validation accuracy", lambda epoch: epoch.accuracy),
+    "rmse": ("Root mean square error", "validation RMSE", lambda epoch: epoch.rmse),
+    "structures": ("Structures left", "structures left", lambda epoch: epoch.size),
+    "seconds": ("Time of an epoch", "seconds per epoch", lambda epoch: epoch.seconds),
 }
-"""The curves of :func:`plot_training`: axis label, and the value of an epoch."""
+"""The curves of :func:`plot_training`: title, axis label, and the value of an epoch."""
 
 
 def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
-    """Return the axes of a new figure, whose text is readable on a phone.
-
-    Args:
-        height: height of the figure in inches.
-        width: width of the figure in inches.
-    """
+    """Return the axes of a new figure, whose text is readable on a phone."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
@@ -99,13 +94,22 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
 def plot_widths(keep: KeepMask, ax: Axes | None = None) -> Axes:
     """Draw the kept width of every family as a bar over its original width."""
     left = {name: int(mask.sum()) for name, mask in keep.items()}
-    return draw_widths({name: len(mask) for name, mask in keep.items()}, left, "structures", ax)
+    return _draw_widths({name: len(mask) for name, mask in keep.items()}, left, "structures", ax)
 
 
-def draw_widths(
+def plot_layer_widths(dense: Mapping[str, int], small: Mapping[str, int]) -> Axes:
+    """Draw one bar per layer: its width, and the part of it that is kept.
+
+    Args:
+        dense: widths of the dense network by layer, from :func:`layer_widths`.
+        small: widths of the small network; its layers are among those of the dense network.
+    """
+    return _draw_widths(dense, small, "channels or neurons")
+
+
+def _draw_widths(
     dense: Mapping[str, int], small: Mapping[str, int], unit: str, ax: Axes | None = None
 ) -> Axes:
-    """Draw bars of the small network's widths over bars of the dense network's widths."""
     ax = ax or new_axes(max(3.0, 1 + 0.22 * len(dense)), 6.0)
     rows, left = range(len(dense)), [small.get(name, 0) for name in dense]
     ax.barh(rows, list(dense.values()), color=REMOVED, label="removed")
@@ -198,7 +202,7 @@ def plot_training(epochs: Sequence[Epoch], curve: str, ax: Axes | None = None) -
     if curve not in CURVES:
         raise ValueError(f"curve is {curve!r}; use one of {', '.join(CURVES)}")
     ax = ax or new_axes()
-    label, value = CURVES[curve]
+    _, label, value = CURVES[curve]
     points = [(epoch.epoch, y) for epoch in epochs if (y := value(epoch)) is not None]
     ax.plot(*zip(*points, strict=True), "o-", color=KEPT, markersize=3)
     tuned = [epoch.epoch for epoch in epochs if epoch.phase == "fine-tune"]

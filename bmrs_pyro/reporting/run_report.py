@@ -67,7 +67,7 @@ def html_report(
         trained=trained,
         epochs=run.metrics(),
         reduced=reduced,
-        accuracy=run.validation_accuracy(),
+        accuracy=run.validation_scores()[0],
         path=run.path_record(),
     )
     # experiments record no torch version and have their own recipes, so no command repeats them

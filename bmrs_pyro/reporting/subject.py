@@ -24,14 +24,6 @@ from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Epoch, PathPoint
 
 _CLOSE_CALLS = 8
-_CURVES = {
-    "elbo": "Evidence lower bound",
-    "kl": "Information in the posteriors",
-    "accuracy": "Accuracy",
-    "rmse": "Root mean square error",
-    "structures": "Structures left",
-    "seconds": "Time of an epoch",
-}
 
 
 @dataclass(frozen=True)
@@ -150,9 +142,8 @@ class Subject:
         of_gains = ("elbo", "kl") if self.path is not None and self.path.of_cuts else ()
         charts = [
             chart(plots.plot_training(self.epochs, curve), title)
-            for curve, title in _CURVES.items()
-            if curve not in of_gains
-            and any(plots.CURVES[curve][1](epoch) is not None for epoch in self.epochs)
+            for curve, (title, _, value) in plots.CURVES.items()
+            if curve not in of_gains and any(value(epoch) is not None for epoch in self.epochs)
         ]
         scored = [epoch for epoch in self.epochs if epoch.accuracy is not None]
         if scored and self.path is None:  # the path shows it better

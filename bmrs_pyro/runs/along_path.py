@@ -48,11 +48,6 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
 
     A trained network is reduced to the target instead.
 
-    Args:
-        run: the run.
-        hardware: the hardware to train on.
-        progress: show progress bars.
-
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """

@@ -16,11 +16,7 @@ from bmrs_pyro.training import Epoch
 
 @dataclass(frozen=True)
 class EpochLog:
-    """A file with one line per epoch.
-
-    Args:
-        path: the file.
-    """
+    """A file with one line per epoch."""
 
     path: Path
 

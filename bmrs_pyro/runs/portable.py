@@ -50,12 +50,6 @@ def save(small: nn.Module | History, path: str | Path) -> None:
 def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], net: nn.Module) -> nn.Module:
     """Shrink a dense network, in place, to the sizes and weights in a file, and return it in evaluation mode.
 
-    Args:
-        path: the file, for messages.
-        tensors: its tensors.
-        meta: its metadata.
-        net: the dense network.
-
     Raises:
         RunError: the file is of another network.
     """

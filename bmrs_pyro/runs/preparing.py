@@ -83,14 +83,7 @@ def program_of(
 def batches_of(
     train: data.Dataset | data.Items, recipe: Recipe, device: str = "cpu", share: tuple[int, int] = (0, 1)
 ) -> Any:
-    """Return the training batches of a recipe.
-
-    Args:
-        train: the training part.
-        recipe: sets batch size, seed and augmentation.
-        device: the device of the batches.
-        share: see :class:`~bmrs_pyro.data.Batches`.
-    """
+    """Return the training batches of a recipe."""
     return serving(
         train,
         recipe.batch_size,

@@ -196,18 +196,7 @@ def _ranked(
     prior: LogUniform,
     fraction: float | None,
 ) -> Criterion:
-    """Return the criterion ``expected`` or ``l2``: it ranks structures and removes a given share of them.
-
-    Args:
-        name: ``expected`` (smallest E[θ]) or ``l2`` (smallest norm of the producers' weights).
-        network: the network, whose weights ``l2`` uses.
-        posteriors: posteriors of its gains.
-        prior: their prior.
-        fraction: share of all structures to remove; None takes BMRS_N's share, as published.
-
-    Raises:
-        ValueError: when scoring, the fraction is outside [0, 1].
-    """
+    """Return the criterion ``expected`` or ``l2``, which removes a share of the structures, by default BMRS_N's."""
     if fraction is None:
         reference = select(posteriors, prior, bmrs_n())
         fraction = reference.removed / max(reference.total, 1)

@@ -35,6 +35,7 @@ from bmrs_pyro.runs.run_files import (
     part,
     posterior_tensors,
     read_json,
+    read_record,
     read_tensors,
     write_json,
 )
@@ -178,11 +179,7 @@ class RunDirectory(RunInputs):
         """
         if self.config.target is None:
             return None
-        record = read_json(self._file("path.json"))
-        try:
-            return PathRecord.from_json(record)
-        except ValueError as error:
-            raise RunError(f"{self._file('path.json')} is damaged ({error})") from None
+        return read_record(self._file("path.json"), PathRecord.from_json)
 
     def append_metrics(self, record: Epoch) -> None:
         """Add an epoch's record; it replaces the records of that epoch and of all later ones."""
@@ -245,21 +242,12 @@ class RunDirectory(RunInputs):
 
     def decision(self) -> Decision:
         """Return the last decision."""
+        return read_record(self._file("reduction.json"), Decision.from_json)
+
+    def validation_scores(self) -> tuple[float | None, float | None]:
+        """Return the small network's accuracy and RMSE on the validation data; None if unknown, as in early runs."""
         record = read_json(self._file("reduction.json"))
-        try:
-            return Decision.from_json(record)
-        except ValueError as error:
-            raise RunError(f"{self._file('reduction.json')} is damaged ({error})") from None
-
-    def validation_accuracy(self) -> float | None:
-        """Return the small network's accuracy on the validation data; None if unknown, as in early runs."""
-        accuracy: float | None = read_json(self._file("reduction.json")).get("validation_accuracy")
-        return accuracy
-
-    def validation_rmse(self) -> float | None:
-        """Return the small network's RMSE on the validation data; None if unknown, as in early runs."""
-        rmse: float | None = read_json(self._file("reduction.json")).get("validation_rmse")
-        return rmse
+        return record.get("validation_accuracy"), record.get("validation_rmse")
 
     def small(self, dense: nn.Module | None = None) -> nn.Module:
         """Return the small network, a plain ``nn.Module`` in evaluation mode.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 __all__ = [
     *("example_of", "example_tensors", "fitting", "part", "posterior_tensors"),
-    *("read_json", "read_tensors", "write_json"),
+    *("read_json", "read_record", "read_tensors", "write_json"),
 ]
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import NewerFormat, load_tensors, seal, unseal, write_atomically
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -51,6 +53,15 @@ def read_json(file: Path) -> dict[str, Any]:
         raise RunError(f"{file} cannot be read ({error})") from None
 
 
+def read_record(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    """Return a record as an object; arguments and errors as for :func:`read_json`."""
+    record = read_json(file)
+    try:
+        return parse(record)
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error})") from None
+
+
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata.
 
@@ -76,12 +87,7 @@ def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def posterior_tensors(
     posteriors: Mapping[str, TruncatedLogNormal], keep: KeepMask
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, with their bounds and keep masks as metadata.
-
-    Args:
-        posteriors: posteriors of the remaining gains, by site name.
-        keep: masks of the remaining structures.
-    """
+    """Return posteriors as tensors ``loc::SITE`` and ``scale::SITE``, with their bounds and keep masks as metadata."""
     some = next(iter(posteriors.values()))
     tensors: dict[str, Tensor] = {}
     for name, posterior in posteriors.items():

@@ -14,9 +14,8 @@ from torch import nn
 from bmrs_pyro.network import NoisyNetwork, Structures
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.runs.config import RunConfig
-from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
-from bmrs_pyro.runs.run_files import example_of, read_json, read_tensors
+from bmrs_pyro.runs.run_files import example_of, read_record, read_tensors
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
@@ -42,11 +41,7 @@ class RunInputs:
     @property
     def config(self) -> RunConfig:
         """The run's configuration."""
-        record = read_json(self._file("config.json"))
-        try:
-            return RunConfig.from_json(record)
-        except ValueError as error:
-            raise RunError(f"{self._file('config.json')} is damaged ({error})") from None
+        return read_record(self._file("config.json"), RunConfig.from_json)
 
     def source(self) -> NetworkSource:
         """Return the source of the dense network: the run's own copy of the file if there is one.

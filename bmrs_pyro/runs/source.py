@@ -40,11 +40,7 @@ class NetworkSource:
         return self.file.stem if self.file else self.spec.removeprefix("torchvision:").removeprefix("timm:")
 
     def consent(self, where: Path) -> str:
-        """Return the message that this source, which a file names, is not imported without the user's consent.
-
-        Args:
-            where: the file or run directory.
-        """
+        """Return the message that this source, which a file names, is not imported without the user's consent."""
         return (
             f"{where} says that its network comes from {self.spec!r}, which is code outside it; if you know and trust "
             "that code, give trust_source=True, or --trust-source on the command line"

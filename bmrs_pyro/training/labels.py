@@ -70,13 +70,7 @@ def misfit_of(distribution: dist.TorchDistribution, y: Tensor, num_classes: int 
 
 @torch.no_grad()
 def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
-    """Warn if real values lie more than 30 standard deviations of the likelihood from the predictions before training.
-
-    Args:
-        model: the model; it is run in evaluation mode and not changed.
-        x: inputs of a batch, on the model's device.
-        y: values of the batch, which fit the likelihood.
-    """
+    """Warn if values lie more than 30 standard deviations of the likelihood from the predictions before training."""
     with modes_kept(model), random_state_kept(model):
         model.eval()
         distribution = model.likelihood_of(model.network(x))
@@ -96,13 +90,7 @@ def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
 
 
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
-    """Warn if the likelihood uses tensors that require a gradient but that :func:`fit` does not train.
-
-    Args:
-        model: the model; it is run in evaluation mode and not changed.
-        x: inputs of a batch, on the model's device.
-        y: labels of the batch.
-    """
+    """Warn if the likelihood uses tensors that require a gradient but that :func:`fit` does not train."""
     with modes_kept(model), random_state_kept(model), torch.no_grad(), pyro.poutine.block():
         model.eval()
         outputs = model.network(x)

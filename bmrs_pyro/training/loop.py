@@ -224,13 +224,7 @@ class Loop(ABC, Generic[R]):
             self.parts.make(x)
 
     def note(self, record: R, bar: EpochBar, *, chosen: bool) -> R:
-        """Record an epoch, and keep its parameters if no earlier epoch was better.
-
-        Args:
-            record: the epoch's record.
-            bar: the progress bar that shows it.
-            chosen: whether the epoch with the best score is kept; otherwise the last one is.
-        """
+        """Record an epoch; keep its parameters if no earlier epoch was better, or if none is chosen by its score."""
         self.records.append(record)
         best = self.best
         if best is None or not chosen or record.score >= best.score or math.isnan(best.score):

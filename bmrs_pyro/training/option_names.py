@@ -9,13 +9,7 @@ from difflib import get_close_matches
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise TypeError for an option that is not known; the message names the nearest one, and all.
-
-    Args:
-        given: names of the options.
-        known: names that there are.
-        what: what takes them, such as ``"prune()"``.
-    """
+    """Raise TypeError for an option that is not known; the message names the nearest one, and all."""
     names = sorted(known)
     for option in sorted(set(given) - set(names)):
         near = get_close_matches(option, names, 1)

@@ -78,11 +78,7 @@ class Parts:
                 value.data.copy_(self.awaited.pop(name))
 
     def make(self, x: Inputs) -> None:
-        """Run model and guide to make their parameters in Pyro's store, with the same values in every process.
-
-        Args:
-            x: inputs of a batch.
-        """
+        """Run model and guide to make their parameters in Pyro's store, with the same values in every process."""
         with torch.no_grad(), pyro.poutine.block(), generators_kept():
             self.guide(x)
             self.predict(x)

@@ -34,12 +34,7 @@ class EpochPlan:
 
 
 def plan_of(recipe: Recipe, epoch: int) -> EpochPlan:
-    """Return the plan of an epoch of a recipe.
-
-    Args:
-        recipe: the recipe.
-        epoch: the epoch's number, from 1.
-    """
+    """Return the plan of an epoch of a recipe, counted from 1."""
     total = recipe.epochs + recipe.fine_tune_epochs
     phase = "prune" if epoch <= recipe.epochs else "fine-tune"
     pruning = recipe.prunes and epoch <= recipe.epochs and epoch % recipe.prune_every == 0

@@ -51,12 +51,7 @@ def recorded(folder: str | Path | None) -> dict[str, Any]:
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
-    """Record the settings in a folder, or compare them with those of the path that is there.
-
-    Args:
-        folder: folder of the points.
-        settings: plain JSON types by name.
-        write: whether this process writes.
+    """Record the settings in a folder, if this process writes, or compare them with those of the path that is there.
 
     Raises:
         ValueError: the folder's path has other settings.
@@ -77,11 +72,6 @@ def refuse_without_effect(
     options: Collection[str], known: Collection[str] = OPTIONS, what: str = "fit_path()"
 ) -> None:
     """Refuse options that :func:`fit_path` does not take.
-
-    Args:
-        options: names of the given options.
-        known: names of all options.
-        what: the function that takes them.
 
     Raises:
         ValueError: an option of :func:`fit` is one that a path sets itself, or takes from model and loader.

@@ -64,13 +64,7 @@ class Shelf:
         return state
 
     def refitted(self, epoch: int, epochs: int, limits: Limits) -> Resumed:
-        """Return the state store of a refit; its file is, for instance, ``refit-0007-12.safetensors``.
-
-        Args:
-            epoch: epoch of the state that the refit starts from.
-            epochs: number of epochs of the refit.
-            limits: budgets of the refit.
-        """
+        """Return the state store of a refit from an epoch; its file is, for instance, ``refit-0007-12.safetensors``."""
         file = None
         if self.directory is not None:
             budgets = f"-{limits.max_macs}-{limits.max_parameters}" if limits != Limits() else ""
@@ -78,12 +72,7 @@ class Shelf:
         return Resumed(self[epoch], file)
 
     def reduction(self, macs: int, limits: Limits) -> Checkpoint | None:
-        """Return the file of a reduction of a trained network; None if states are kept in memory.
-
-        Args:
-            macs: multiply-accumulates of the network before it.
-            limits: budgets and multiples.
-        """
+        """Return the file of a reduction of a trained network; None if states are kept in memory."""
         if self.directory is None:
             return None
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,6 @@ def set_epoch(loader: object, epoch: int) -> None:
 
     A :class:`torch.utils.data.DataLoader` does not pass the epoch to its samplers. Without this call a
     :class:`~torch.utils.data.DistributedSampler` serves the first epoch's order in every epoch.
-
-    Args:
-        loader: batches, such as a DataLoader or :class:`bmrs_pyro.data.Batches`.
-        epoch: the number of the epoch.
     """
     batch_sampler = getattr(loader, "batch_sampler", None)
     sources = (

@@ -124,12 +124,7 @@ class Trainee:
     def dense(self, model: SupervisedModel, epochs: int, store: StateStore | None) -> PathPoint:
         """Train the network without gains, load its weights into a model, and return its costs and score.
 
-        If the weights score better before this training, they are kept.
-
-        Args:
-            model: the model of the path.
-            epochs: number of epochs; 0 only scores the network.
-            store: saves the state after every epoch.
+        If the weights score better before this training, they are kept. With no epochs, the network is only scored.
         """
         if (device := self.options.get("device")) is not None:
             model.to(device)

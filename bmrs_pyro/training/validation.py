@@ -127,10 +127,6 @@ def validate_predictions(
 def checked_score(model: SupervisedModel, batches: Iterable[Any]) -> Score:
     """Score a network with all gains 1, and refuse gaps in the data that spoil the score.
 
-    Args:
-        model: the model.
-        batches: validation batches.
-
     Raises:
         ValueError: the score is no finite number, because NaN or inf is among the data.
     """

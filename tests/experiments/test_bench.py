@@ -12,12 +12,10 @@ from torch import nn
 
 from bmrs_pyro.cli.bench import bench as command
 from bmrs_pyro.experiments import bench, bench_start, bench_stock
-from bmrs_pyro.experiments.bench_page import page
-from bmrs_pyro.experiments.bench_targets import targets
+from bmrs_pyro.experiments.bench_page import page, targets
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
 ROOT = Path(__file__).parents[2]
-MODELS = str(ROOT / "models")
 
 
 def test_slope_of_a_power_law_is_its_exponent() -> None:
@@ -57,18 +55,18 @@ def test_starts_and_stock_steps_have_targets() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*min_keep=1 keeps")  # two epochs are far too few
 def test_a_path_and_stock_steps_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = bench_start.path(bench.Setting(MODELS, 1), epochs=6)["LeNet5, digits"]
+    found = bench_start.path(bench.Setting(1), epochs=6)["LeNet5, digits"]
     assert found["networks"] >= 1
     assert found["path_ratio"] > found["refit_ratio"] > 0
     name = "MLP, MNIST, batch 128"
     monkeypatch.setattr(bench_stock, "CASES", {name: bench_stock.CASES[name]})
-    record = bench_stock.stock(bench.Setting(MODELS, 1))[name]
+    record = bench_stock.stock(bench.Setting(1))[name]
     assert all(value > 0 for value in record.values())
 
 
 @pytest.mark.slow
 def test_starts_are_measured() -> None:
-    record = bench_start.start(bench.Setting(MODELS, 1))
+    record = bench_start.start(bench.Setting(1))
     assert record["import torch"]["per_import_torch"] == 1
     assert record["bmrs fit, first step"]["seconds"] > record["bmrs --help"]["seconds"]
 
@@ -83,7 +81,7 @@ def test_networks_of_torchvision_are_made() -> None:
 
 
 def test_a_million_decisions_are_measured() -> None:
-    assert all(0 < seconds < 60 for seconds in bench.decisions(bench.Setting(MODELS, 1)).values())
+    assert all(0 < seconds < 60 for seconds in bench.decisions(bench.Setting(1)).values())
 
 
 def test_steps_train_and_take_turns() -> None:

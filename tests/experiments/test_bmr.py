@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import bmrs_pyro.experiments.bmr
-from bmrs_pyro.cli import reproduce_bmr
+from bmrs_pyro.cli import reproduce_weights
 from bmrs_pyro.experiments.bmr import METHODS, lenet, run, step_times
 
 
@@ -78,7 +78,7 @@ def test_command(
         "draws": 1,
     }
     (tmp_path / "bmr.json").write_text(json.dumps([cell]))
-    reproduce_bmr.bmr(
+    reproduce_weights.bmr(
         method=["flat", "flat"],
         seeds=1,
         epochs=2,
@@ -102,6 +102,6 @@ def test_unknown_names() -> None:
     with pytest.raises(
         ValueError, match="network 'resnet' is unknown here; use one of mlp, lenet, mixer, vit, "
     ):
-        reproduce_bmr.bmr(network=["resnet"])
+        reproduce_weights.bmr(network=["resnet"])
     with pytest.raises(ValueError, match="--warm-up is 4; it must be at least 0 and less than --epochs=3"):
-        reproduce_bmr.bmr(epochs=3)
+        reproduce_weights.bmr(epochs=3)

@@ -9,23 +9,20 @@ from typing import Any
 
 import pytest
 
-from bmrs_pyro.cli.reproduce_path import path as command
-from bmrs_pyro.experiments import path_cells
-from bmrs_pyro.experiments.path_page import path_page
+from bmrs_pyro.cli.reproduce_poster import path as command
+from bmrs_pyro.experiments import paths
+from bmrs_pyro.experiments.paths import path_page
+from bmrs_pyro.experiments.study import grid
 from bmrs_pyro.pruning import prune
-
-MODELS = Path(__file__).parents[2] / "models"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::bmrs_pyro.training.ScoreMissed")
 def test_one_path_three_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        path_cells, "prune", functools.partial(prune, epochs=6, dense_epochs=1, progress=False)
-    )
-    (config,) = path_cells.grid(["mlp"], ["digits"])
-    result = path_cells.run(config, models=str(MODELS), data_root=str(tmp_path))
-    rows = path_cells.rows(config, result)
+    monkeypatch.setattr(paths, "prune", functools.partial(prune, epochs=6, dense_epochs=1, progress=False))
+    (config,) = grid(1, network=["mlp"], dataset=["digits"])
+    result = paths.run(config, data_root=str(tmp_path))
+    rows = paths.rows({**config, **result})
     assert [row["rule"] for row in rows] == ["one-standard-error", "max-loss", "max-macs"]
     dense, *points = result["path"]
     assert all(row["compression"] == 100 * (1 - row["parameters"] / dense["parameters"]) for row in rows)

@@ -24,8 +24,6 @@ from bmrs_pyro.experiments.poster_summary import (
 )
 from bmrs_pyro.training import Recipe
 
-MODELS = Path(__file__).parents[2] / "models"
-
 
 @pytest.mark.filterwarnings("ignore:.*min_keep")  # so strong a weight in so few steps may empty a layer
 @pytest.mark.parametrize("method", ["none", "snr", "bmrs-n", "bmrs-u-8", "bmrs-u-4"])
@@ -37,7 +35,7 @@ def test_a_run_of_every_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setitem(poster.PROTOCOLS, "ours", quick)
     (config,) = poster.grid("ours", ["mlp"], ["digits"], [method], [5.0])
     assert config["kl_weight"] == (0.0 if method == "none" else 5.0)
-    row = poster.run(config, models=str(MODELS), data_root=str(tmp_path))
+    row = poster.run(config, data_root=str(tmp_path))
     assert row["epochs"] == 10
     assert 0 <= row["compression"] < 100
     assert (row["compression"] == 0) == (method == "none")
@@ -156,13 +154,13 @@ def test_the_command_makes_the_page_anew_and_keeps_what_was_written_by_hand(
 
 
 def test_runs_of_another_recipe_are_cached_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    models, ours = str(MODELS), poster.PROTOCOLS["ours"]
-    key = poster.recipe_key("ours", models)
-    assert key != poster.recipe_key("published", models)
+    ours = poster.PROTOCOLS["ours"]
+    key = poster.recipe_key("ours")
+    assert key != poster.recipe_key("published")
     monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, grid={"mlp": (7.0,), "lenet5": (7.0,)}))
-    assert poster.recipe_key("ours", models) == key
+    assert poster.recipe_key("ours") == key
     monkeypatch.setitem(poster.PROTOCOLS, "ours", replace(ours, recipe=replace(ours.recipe, lr=1e-4)))
-    assert poster.recipe_key("ours", models) != key
+    assert poster.recipe_key("ours") != key
 
 
 def test_what_is_wrong_with_the_command_is_said_at_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bmrs_pyro.cli.reproduce_studies import precision as command
+from bmrs_pyro.cli.reproduce_poster import precision as command
 from bmrs_pyro.experiments.precision import BITS, cut
 
 
@@ -33,7 +33,14 @@ def test_command(tmp_path: Path) -> None:
         parts |= {f"x_{part}": rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)}
         parts |= {f"y_{part}": np.arange(count) % 10}
     np.savez(tmp_path / "mnist.npz", **parts)
-    command(tmp_path, network=["mlp"], dataset=["mnist"], epochs=4, cache=tmp_path / "cache", out=tmp_path)
+    command(
+        data_root=tmp_path,
+        network=["mlp"],
+        dataset=["mnist"],
+        epochs=4,
+        cache=tmp_path / "cache",
+        out=tmp_path,
+    )
     (row,) = json.loads((tmp_path / "precision.json").read_text())
     assert [point["bits"] for point in row["points"]] == list(BITS)
     # nothing pruned and hardly anything cut: the network as it is

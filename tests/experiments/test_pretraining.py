@@ -59,6 +59,6 @@ def test_the_small_network_is_trained_on_and_its_accuracy_kept(
     validation = load("digits").validation
     small = run.small()
     accuracy = evaluate(small, Batches(validation, 500, shuffle=False), 10).accuracy
-    assert run.validation_accuracy() == accuracy
+    assert run.validation_scores()[0] == accuracy
     pairs = zip(small.parameters(), finished_run.small().parameters(), strict=True)
     assert all(not weight.equal(before) for weight, before in pairs)

@@ -15,8 +15,6 @@ from bmrs_pyro.cli.reproduce_studies import random_labels as command
 from bmrs_pyro.experiments import random_labels
 from bmrs_pyro.experiments.spread import table
 
-MODELS = Path(__file__).parents[2] / "models"
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +43,7 @@ def test_permuted_labels_leave_nothing_and_true_ones_leave_something(root: Path)
             "epochs": 12,
             "seed": 0,
         }
-        result = random_labels.run(config, models=str(MODELS), data_root=str(root))
+        result = random_labels.run(config, data_root=str(root))
         assert json.loads(json.dumps(result)) == result
         assert result["structures"][0] == 784 + 500 + 300
         left[labels] = result["structures"][1]
@@ -63,7 +61,13 @@ def test_the_baseline_has_dropout_in_front_of_layers_that_read_hidden_units() ->
 
 def test_command(root: Path, tmp_path: Path) -> None:
     command(
-        root, network=["lenet5_caffe"], images=100, epochs=4, seeds=1, cache=tmp_path / "cache", out=tmp_path
+        data_root=root,
+        network=["lenet5_caffe"],
+        images=100,
+        epochs=4,
+        seeds=1,
+        cache=tmp_path / "cache",
+        out=tmp_path,
     )
     rows = json.loads((tmp_path / "random-labels.json").read_text())
     assert [(row["labels"], row["method"]) for row in rows] == [

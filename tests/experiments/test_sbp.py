@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bmrs_pyro.cli.reproduce_sbp import sbp as command
+from bmrs_pyro.cli.reproduce_studies import sbp as command
 from bmrs_pyro.experiments import sbp
-from bmrs_pyro.experiments.sbp_page import markdown, page
+from bmrs_pyro.experiments.sbp import markdown, page
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.runs import RunDirectory
 from tests.experiments.in_process import Here
 
-MODELS = Path(__file__).parents[2] / "models"
 CONFIG = {
     "method": "snr",
     "kl_weight": "cost-macs:3",
@@ -61,7 +60,7 @@ def test_a_run_and_the_speed_of_what_it_left(
     network: str, dense: list[int], root: Path, tmp_path: Path
 ) -> None:
     config = {**CONFIG, "network": network}
-    row = sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    row = sbp.run(config, data_root=str(root), cache=str(tmp_path))
     assert json.loads(json.dumps(row)) == row
     assert "-".join(map(str, dense)) == sbp.PUBLISHED[network].dense
     assert all(left <= whole for left, whole in zip(row["widths"], dense, strict=True))
@@ -82,7 +81,7 @@ def test_a_run_and_the_speed_of_what_it_left(
 def test_a_refit_sees_all_training_data_and_keeps_the_last_epoch(root: Path, tmp_path: Path) -> None:
     for refit, examples in ((False, 1000), (True, 1200)):
         config = {**CONFIG, "network": "lenet_fc", "refit": refit}
-        result = sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+        result = sbp.run(config, data_root=str(root), cache=str(tmp_path))
         metrics = RunDirectory(tmp_path / f"{run_key(config)}.run").metrics()
         assert all(epoch.examples == [examples] for epoch in metrics)
         assert (result["validation_error"] is None) == refit
@@ -118,7 +117,7 @@ def test_the_command_adds_to_its_file(
     (tmp_path / "sbp.json").write_text(json.dumps([row("lenet5_caffe", 0, 0.8, 11, 6)]))
     for _ in range(2):
         command(
-            root,
+            data_root=root,
             network=["lenet_fc", "lenet_fc"],
             method="bmrs-n",
             kl_weight=["mean:0.3", "mean:0.3"],
@@ -140,14 +139,14 @@ def test_the_command_adds_to_its_file(
 def test_a_run_begins_anew_and_only_with_sound_options(root: Path, tmp_path: Path) -> None:
     wrong = {**CONFIG, "network": "lenet_fc", "posterior_lr_factor": -1.0}
     with pytest.raises(ValueError, match="posterior_lr_factor is -1"):
-        sbp.run(wrong, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+        sbp.run(wrong, data_root=str(root), cache=str(tmp_path))
     assert not list(tmp_path.iterdir())
     config = {**CONFIG, "network": "lenet_fc", "epochs": 1, "warm_up": 0}
     directory = tmp_path / f"{run_key(config)}.run"
     directory.mkdir()
     (directory / "config.json").write_text("{")
     (directory / "metrics.jsonl").write_text("what another run has left\n")
-    sbp.run(config, models=str(MODELS), data_root=str(root), cache=str(tmp_path))
+    sbp.run(config, data_root=str(root), cache=str(tmp_path))
     assert len(RunDirectory(directory).metrics()) == 2
     assert sbp.has_networks(config, cache=str(tmp_path))
 
@@ -156,6 +155,6 @@ def test_what_is_wrong_is_said_before_the_runs(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="network 'lenet' is unknown here; use one of lenet_fc, lenet5_caffe"
     ):
-        command(tmp_path, network=["lenet"])
+        command(data_root=tmp_path, network=["lenet"])
     with pytest.raises(ValueError, match="KL weight 'most' is unknown"):
-        command(tmp_path, kl_weight=["most:1"])
+        command(data_root=tmp_path, kl_weight=["most:1"])

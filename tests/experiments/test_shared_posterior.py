@@ -19,16 +19,15 @@ from bmrs_pyro.cli.reproduce_poster import poster as poster_command
 from bmrs_pyro.data import Batches, load
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments import poster, shared_posterior
-from bmrs_pyro.experiments.evidence import ODDS, evidence
-from bmrs_pyro.experiments.post_training import CRITERIA, Order, pooled_scores, read, spearman
+from bmrs_pyro.experiments.post_training import CRITERIA, ODDS, Order, evidence, pooled_scores, read, spearman
 from bmrs_pyro.experiments.post_training_summary import plot_curves, post_training_page
-from bmrs_pyro.experiments.sweep import cached, run_key
+from bmrs_pyro.experiments.poster_page import STUDY
+from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
 from bmrs_pyro.training import Recipe
 from tests.experiments.in_process import Here
 
-MODELS = Path(__file__).parents[2] / "models"
 QUICK = replace(
     poster.PROTOCOLS["ours"],
     recipe=Recipe(epochs=8, fine_tune_epochs=1, batch_size=64, lr=1e-3, posterior_lr_factor=100.0),
@@ -44,22 +43,20 @@ def quick() -> Iterator[None]:
         yield
 
 
-def config(method: str) -> poster.Config:
+def config(method: str) -> Config:
     (one,) = poster.grid("ours", ["mlp"], ["digits"], [method], [1.0])
     return one
 
 
 def run(method: str, cache: Path) -> dict[str, Any]:
-    return shared_posterior.run(config(method), models=str(MODELS), data_root="", cache=str(cache))
+    return shared_posterior.run(config(method), data_root="", cache=str(cache))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the posterior and BMRS_N's run."""
-    folder = tmp_path_factory.mktemp("cache") / poster.recipe_key("ours", str(MODELS))
-    sweep = Here(
-        functools.partial(shared_posterior.run, models=str(MODELS), data_root="", cache=str(folder)), folder
-    )
+    folder = tmp_path_factory.mktemp("cache") / poster.recipe_key("ours")
+    sweep = Here(functools.partial(shared_posterior.run, data_root="", cache=str(folder)), folder)
     sweep.execute([config("posterior"), config("bmrs-n")])
     return folder
 
@@ -210,10 +207,11 @@ def test_both_commands(
     (record,) = json.loads((tmp_path / "curves.json").read_text())
     command(rebuild=True, json=True, **chosen)
     assert json.loads(capsys.readouterr().out)["posteriors"] == [record]
+    # no such cell in the poster
     monkeypatch.setattr(
-        "bmrs_pyro.experiments.poster_summary.markdown", lambda points: ""
-    )  # no such cell in the poster
-    monkeypatch.setattr("bmrs_pyro.experiments.poster_page.poster_page", lambda rows: "page")
+        "bmrs_pyro.experiments.poster_page.STUDY",
+        replace(STUDY, page=lambda rows: "page", figures=lambda rows: {}),
+    )
     poster_command(data_root=tmp_path, method=["expected"], json=True, **chosen)
     (row,) = json.loads(capsys.readouterr().out)["runs"]
     assert row["method"] == "expected"

@@ -13,7 +13,6 @@ import torch
 
 from bmrs_pyro.cli.reproduce_studies import both, vgg
 from bmrs_pyro.experiments.small_runs import build
-from bmrs_pyro.runs import MODELS
 
 
 def data(folder: Path, name: str, shape: tuple[int, ...]) -> Path:
@@ -29,7 +28,7 @@ def data(folder: Path, name: str, shape: tuple[int, ...]) -> Path:
 
 
 def test_networks_by_name_and_size() -> None:
-    whole, narrow = (build(name, str(MODELS), (3, 32, 32), 10) for name in ("vgg", "vgg-4"))
+    whole, narrow = (build(name, (3, 32, 32), 10) for name in ("vgg", "vgg-4"))
     widths = [3, 4, 4, 8, 8, 16, 16, 16, *[32] * 6]
     # 3 × 3 convolutions with bias and batch norm; then two linear layers, the first with batch norm
     expected = sum(9 * a * b + 3 * b for a, b in pairwise(widths)) + 32 * 32 + 3 * 32 + 330
@@ -41,7 +40,15 @@ def test_networks_by_name_and_size() -> None:
 @pytest.mark.filterwarnings("ignore:.*(min_keep|posteriors)")
 def test_vgg(tmp_path: Path) -> None:
     root = data(tmp_path, "cifar10", (32, 32, 3))
-    vgg(root, width=2, images=200, epochs=4, kl_weight="cost:5", cache=tmp_path / "cache", out=tmp_path)
+    vgg(
+        data_root=root,
+        width=2,
+        images=200,
+        epochs=4,
+        kl_weight="cost:5",
+        cache=tmp_path / "cache",
+        out=tmp_path,
+    )
     dense, *pruned = json.loads((tmp_path / "vgg.json").read_text())
     assert dense["flops_ratio"] == dense["parameters_ratio"] == 1
     assert dense["widths"] == [2, 2, 4, 4, *[8] * 3, *[16] * 6, 16, 16]
@@ -56,7 +63,7 @@ def test_vgg(tmp_path: Path) -> None:
 def test_both(tmp_path: Path) -> None:
     root = data(tmp_path, "mnist", (28, 28))
     both(
-        root,
+        data_root=root,
         network=["lenet5_caffe"],
         dataset="mnist",
         images=200,

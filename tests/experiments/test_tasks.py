@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bmrs_pyro.experiments import task_data, tasks
 from bmrs_pyro.runs import MODELS
@@ -62,16 +63,14 @@ def test_a_series_is_told_from_what_was_before() -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TASKS, "diabetes", tasks.TASKS["diabetes"]._replace(network="small"))
-    (tmp_path / "small.py").write_text(
-        "from torch import nn\n"
-        "def network(input_shape, num_classes):\n"
-        "    return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 1))\n"
-    )
+def test_a_tiny_run_and_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, outputs))
+
+    monkeypatch.setitem(tasks.TASKS, "diabetes", tasks.TASKS["diabetes"]._replace(network=small))
     torch.set_num_threads(1)
     config = {"task": "diabetes", "epochs": 7, "dense_epochs": 1, "seed": 0}
-    result = tasks.run(config, models=str(tmp_path))
+    result = tasks.run(config)
     assert result["dense"]["parameters"] == 145
     assert result["half of the MACs"]["macs"] <= 66
     assert 40 < result["dense"]["rmse"] < 200
@@ -81,7 +80,7 @@ def test_a_tiny_run_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_command_makes_the_page_of_cached_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(config: Any, *, models: str) -> dict[str, Any]:
+    def made(config: Any) -> dict[str, Any]:
         figure = tasks.TASKS[config["task"]].figure
         one = {"parameters": 100, "macs": 90, figure: 0.5}
         half = {**one, "parameters": 40, "macs": 30, "met": False}

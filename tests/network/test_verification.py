@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bmrs_pyro.experiments.honesty import KINDS, measured
-from bmrs_pyro.experiments.honesty_page import KEYS, missed, page
+from bmrs_pyro.experiments.honesty_page import STUDY, missed, page
 from bmrs_pyro.network import Structures, find_structures
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.random_inputs import RandomInputs
@@ -297,7 +297,7 @@ def test_the_page_counts_what_the_rows_say() -> None:
         for code, wrong in (("before", 1), ("now", 0))
         for kind in KINDS
     ]
-    assert set(KEYS) < rows[0].keys()
+    assert set(STUDY.keys) < rows[0].keys()
     text = page(rows)
     plain = sum(group == "plain" for group, *_ in KINDS.values())
     assert f"| plain | before | {2 * plain} | {3 * plain} | {plain} |" in text

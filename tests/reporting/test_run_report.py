@@ -21,7 +21,7 @@ from typer.main import get_command
 from bmrs_pyro.cli.app import app
 from bmrs_pyro.data import load
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.experiments.recording import run_config
+from bmrs_pyro.experiments.small_runs import run_config
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
