@@ -5,14 +5,10 @@ from __future__ import annotations
 __all__ = ["choose"]
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from bmrs_pyro import runs, training
 from bmrs_pyro.cli.options import with_options_of
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.recipe import Hardware
@@ -20,7 +16,7 @@ from bmrs_pyro.training.recipe import Hardware
 
 @with_options_of(target=Target, hardware=Hardware)
 def choose(
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     target: Target,
     hardware: Hardware,
     trust_source: TrustSource = False,

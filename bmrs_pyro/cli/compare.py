@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import reporting, runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 
 
 def compare(
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     weights: Annotated[
         Path | None,
         typer.Option(help="Trained weights of the dense network, if the run has none."),

@@ -5,18 +5,17 @@ from __future__ import annotations
 __all__ = ["evaluate"]
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     draws: Annotated[
         int | None,
         typer.Option(help="Number of draws of the gains to average over; by default their means are used."),

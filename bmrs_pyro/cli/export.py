@@ -11,11 +11,11 @@ import typer
 
 from bmrs_pyro import export as exports
 from bmrs_pyro import runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     kind: Annotated[
         exports.Format | None,
         typer.Option("--format", help="File format; by default the suffix of --out, or pt2."),

@@ -5,14 +5,13 @@ from __future__ import annotations
 __all__ = ["prune"]
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bmrs_pyro import runs, training
 from bmrs_pyro.cli.options import given_options, with_options_of
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.cycle import Cycle
@@ -23,7 +22,7 @@ _FINE_TUNING = "Fine-tuning (with --fine-tune-epochs)"
 @with_options_of(lambda *_: _FINE_TUNING, cycle=Cycle)
 def prune(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     cycle: Cycle,
     criterion: Annotated[
         str, typer.Option(help="bmrs-n, bmrs-u-4, bmrs-u-8, snr, expected or l2.")

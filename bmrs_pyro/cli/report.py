@@ -12,12 +12,12 @@ import typer
 
 from bmrs_pyro import network as networks
 from bmrs_pyro import reporting, runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
+from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
 from bmrs_pyro.files import refuse_unwritable, write_atomically
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")],
+    run: Run,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the histogram of ΔF into this file (.png, .svg, .pdf).")
     ] = None,

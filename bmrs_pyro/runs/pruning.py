@@ -87,6 +87,7 @@ def prune_run(
     if epochs < 0:
         raise ValueError(f"there are {epochs} epochs of fine-tuning; give 0 or more")
     limits = limits or Limits()
+    directory.refuse_none()
     with directory.locked():
         if target is not None:
             dense = complexity(directory.dense(), *arguments(directory.example()))

@@ -118,8 +118,6 @@ class RunDirectory(RunInputs):
             RunError: another process is writing here.
             WriteError: the directory cannot be written.
         """
-        if not self.path.is_dir():
-            raise RunError(f"{self.path} is not a run directory")
         try:
             with alone(self._file(".lock")):
                 yield
@@ -134,6 +132,7 @@ class RunDirectory(RunInputs):
             RunError, CheckpointError: another process is writing here, or a file cannot be read.
             WriteError: the directory cannot be written.
         """
+        self.refuse_none()
         with self.locked():
             store = self.checkpoint if self.config.target is None else self.shelf
             if (state := store.load()) is not None:
@@ -259,6 +258,7 @@ class RunDirectory(RunInputs):
             RunError: a file is missing, damaged, of a newer format, or of another network.
             SourceError: the network's source is missing, was changed or cannot be imported.
         """
+        self.refuse_none()
         tensors, meta = read_tensors(self._file("compact.safetensors"))
         dense = self.dense() if dense is None else dense
         with fitting(self._file("compact.safetensors")):

@@ -14,8 +14,10 @@ from torch import nn
 from bmrs_pyro.network import NoisyNetwork, Structures
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.runs.config import RunConfig
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_files import example_of, read_record, read_tensors
+from bmrs_pyro.runs.saved_choice import SMALL
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
@@ -38,9 +40,29 @@ class RunInputs:
         """Whether a run was started here."""
         return self._file("config.json").exists()
 
+    def refuse_none(self) -> None:
+        """Raise RunError if no run was started here."""
+        if self.exists():
+            return
+        if not self.path.is_dir():
+            what = "is a file" if self.path.exists() else "does not exist"
+        elif (self.path / SMALL).exists():
+            raise RunError(
+                f"{self.path} is no run; it holds a network that save() wrote: bmrs_pyro.load({str(self.path)!r}, net) "
+                "returns it"
+            )
+        else:
+            what = "holds no config.json"
+        raise RunError(f"{self.path} is no run: it {what}; bmrs fit NETWORK --out RUN makes one")
+
     @property
     def config(self) -> RunConfig:
-        """The run's configuration."""
+        """The run's configuration.
+
+        Raises:
+            RunError: no run was started here, or the file is damaged.
+        """
+        self.refuse_none()
         return read_record(self._file("config.json"), RunConfig.from_json)
 
     def source(self) -> NetworkSource:

@@ -364,3 +364,24 @@ def test_newer_format_is_refused_by_name(run: Path, tmp_path: Path) -> None:
     (copy / "config.json").write_text(json.dumps({**config, "format_version": 99}))
     with pytest.raises(RunError, match=r"config\.json.*format version 99"):
         load(copy)
+
+
+@pytest.mark.parametrize("name", ["choose", "prune", "report", "evaluate", "compare", "export"])
+def test_a_folder_that_is_no_run_is_named_and_left_as_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "saved").mkdir()
+    for file in (tmp_path / "file.txt", tmp_path / "saved" / "small.safetensors"):
+        file.touch()
+    for path, why in (
+        ("nowhere", "is no run: it does not exist; bmrs fit NETWORK --out RUN makes one"),
+        ("file.txt", "is no run: it is a file"),
+        ("folder", "is no run: it holds no config.json"),
+        ("saved", "holds a network that save() wrote: bmrs_pyro.load("),
+    ):
+        result = command(name, tmp_path / path)
+        assert result.returncode == 2
+        assert why in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not [*(tmp_path / "folder").iterdir()]
+    with pytest.raises(RunError, match="is no run: it holds no config"):
+        load(tmp_path / "folder")
