@@ -46,12 +46,14 @@ def with_options_of(
 
         @functools.wraps(command)
         def with_records(**given: Any) -> None:
-            made = {
-                record: (kind if isinstance(kind, type) else type(kind))(
-                    **{name: given.pop(one.name, one.default) for name, one in options[record].items()}
-                )
-                for record, kind in records.items()
-            }
+            made = {}
+            for record, kind in records.items():
+                values = {name: given.pop(one.name, one.default) for name, one in options[record].items()}
+                made_of = kind if isinstance(kind, type) else type(kind)
+                try:
+                    made[record] = made_of(**values)
+                except ValueError as error:
+                    raise ValueError(_renamed(made_of.__name__, str(error))) from None
             command(**given, **made)
 
         with_records.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -96,6 +98,14 @@ def _annotated(name: str, hint: Any, text: str, panel: str) -> Any:
         hint = str | None
         read = {"parser": _quantity, "metavar": "NUMBER|TEXT"}
     return Annotated[hint, typer.Option(*flags, help=text, rich_help_panel=panel, **read)]
+
+
+def _renamed(kind: str, text: str) -> str:
+    """Return the text of an error with the names of the options in place of the fields'."""
+    for (owner, field), option in _NAMES.items():
+        if owner == kind:
+            text = re.sub(rf"\b{field}\b", option, text)
+    return text
 
 
 def _quantity(text: str) -> float | str:

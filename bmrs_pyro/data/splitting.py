@@ -33,10 +33,12 @@ def stratified_split(dataset: Dataset, fraction: float, *, seed: int = 0) -> tup
         The first and the held-out part.
 
     Raises:
-        DataError: the fraction is outside (0, 1), or every class has only one example.
+        DataError: the fraction is outside (0, 1), the seed is negative, or every class has only one example.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the share to hold out is {fraction}; it must lie between 0 and 1, both excluded")
+    if seed < 0:
+        raise DataError(f"seed is {seed}; it must not be negative")
     one_class_each = dataset.labels.ndim == 1 and not dataset.labels.is_floating_point()
     labels = dataset.labels.numpy() if one_class_each else np.zeros(len(dataset), dtype=int)
     counts = np.bincount(labels, minlength=dataset.num_classes)

@@ -74,11 +74,11 @@ class JointReduction:
     callbacks: Sequence[Callable[[Epoch], object]] = ()
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.cuts < 1 or self.batches < 1 or not 0 <= self.share <= 1:
-            raise ValueError(
-                f"epochs={self.epochs}, cuts={self.cuts}, batches={self.batches} and share={self.share}; there must be "
-                "at least 0 epochs, 1 cut and 1 batch, and the share lies between 0 and 1"
-            )
+        for name, least in (("epochs", 0), ("cuts", 1), ("batches", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):
             raise TypeError(
                 f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"

@@ -99,11 +99,11 @@ class Recipe:
     def __post_init__(self) -> None:
         self._refuse_numbers()
         self._refuse_unknown_names()
-        if self.epochs < 0 or self.fine_tune_epochs < 0 or self.epochs + self.fine_tune_epochs < 1:
-            raise ValueError(
-                f"epochs={self.epochs} and fine_tune_epochs={self.fine_tune_epochs}; there must be at least one epoch, "
-                "and neither number may be negative"
-            )
+        for name in ("epochs", "fine_tune_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.epochs + self.fine_tune_epochs < 1:
+            raise ValueError("epochs and fine_tune_epochs are both 0; there must be at least one epoch")
 
     @property
     def prunes(self) -> bool:
