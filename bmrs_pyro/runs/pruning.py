@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["prune_run"]
 
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -40,6 +41,7 @@ from bmrs_pyro.training import (
     History,
     JointReduction,
     Limits,
+    NothingLeft,
     PlainSteps,
     Target,
     reestimate_batch_norm_,
@@ -126,6 +128,14 @@ def _decided(
         keep = _jointly(directory, network, limits)
     else:
         keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
+    if budgets and not keep.removed:
+        cost = complexity(network)
+        warnings.warn(
+            f"nothing was removed: the network that {directory.path} has trained meets the budget with "
+            f"{cost.macs:,} MACs and {cost.parameters:,} parameters; give a smaller budget",
+            NothingLeft,
+            stacklevel=3,
+        )
     history = History(kept)
     history.note_scores(scores)
     theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}

@@ -49,7 +49,7 @@ class SlowPosteriors(UserWarning):
 
 
 class NothingLeft(UserWarning):
-    """A run with a criterion has removed no structures."""
+    """A run with a criterion, or a pruning to a budget, has removed no structures."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from bmrs_pyro.training.history import History
 from bmrs_pyro.training.joint_reduction import JointReduction
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.pace import Pace
+from bmrs_pyro.training.pace import NothingLeft, Pace
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.shelf import Shelf
@@ -91,6 +91,13 @@ class TrainedPath(Path):
                 limits.refuse_impossible(model.network)
             except ValueError as error:
                 raise TargetMissed(str(error)) from None
+            if target.exceeded(self.dense, self.dense) is None:
+                warnings.warn(
+                    f"nothing is removed: the given network meets the budget with {self.dense.macs:,} MACs and "
+                    f"{self.dense.parameters:,} parameters; give a smaller budget",
+                    NothingLeft,
+                    stacklevel=4,
+                )
             refit, points = self._reduced(model, limits, _whole(model))
         else:
             refit, points = self._rounds(target, least)

@@ -101,10 +101,17 @@ def test_another_budget_is_another_reduction_and_the_first_one_is_kept(copy: Pat
     assert answers(copy) == first
 
 
+@pytest.mark.filterwarnings("always:nothing ")  # the command prints it
 def test_it_is_pruned_again_to_a_budget_by_the_joint_loss(copy: Path) -> None:
     before, dense = load(copy), RunDirectory(copy).dense()
     # all gains were 1 in training, so none is folded in
-    assert command("prune", copy, "--max-params", "100%", "--quiet").returncode == 0
+    kept = command("prune", copy, "--max-params", "100%", "--quiet")
+    assert kept.returncode == 0
+    small = RunDirectory(copy).path_record().points[-1]
+    assert kept.stderr == (
+        f"warning: nothing was removed: the network that {copy} has trained meets the budget with {small.macs:,} MACs "
+        f"and {small.parameters:,} parameters; give a smaller budget\n"
+    )
     x = torch.randn(4, 6)
     assert torch.equal(load(copy)(x), before(x))
     result = command("prune", copy, "--max-macs", "30%", "--fine-tune-epochs", 3, "--json")
@@ -116,6 +123,7 @@ def test_it_is_pruned_again_to_a_budget_by_the_joint_loss(copy: Path) -> None:
     assert "reduces a trained network, which is pruned again to a budget: give --max-macs" in refused.stderr
 
 
+@pytest.mark.filterwarnings("always:nothing ")  # the command prints it
 def test_without_a_budget_it_gets_smaller_as_long_as_the_score_holds(copy: Path) -> None:
     result = command("choose", copy, "--max-loss", 5, "--json")
     assert result.returncode == 0, result.stderr
@@ -127,6 +135,10 @@ def test_without_a_budget_it_gets_smaller_as_long_as_the_score_holds(copy: Path)
     assert record is not None
     assert record.chosen is not None
     assert [point.epoch for point in record.points] == list(range(1, 10 * rounds + 1))
+    whole = command("choose", copy, "--max-macs", "100%", "--quiet")
+    assert whole.returncode == 0
+    assert whole.stderr.startswith("warning: nothing is removed: the given network meets the budget with ")
+    assert whole.stderr.count("\n") == 1
     assert record.chosen.epoch == 10 * rounds
     sums = [point.delta_f or 0.0 for point in record.points]
     assert all(map(np.isfinite, sums))
