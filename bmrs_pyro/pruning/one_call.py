@@ -94,16 +94,12 @@ class Pruned:
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of y given the network's outputs, with its trained parameters, such as a learned scale."""
-        model = self.choice.refit.model
-        if not model.stored["params"]:
-            return model.likelihood
+        return _likelihood_of(self.choice.refit.model)
 
-        def with_its_parameters(outputs: Any) -> TorchDistribution:
-            # Pyro's store holds those of the network that was chosen last
-            with pyro.get_param_store().scope(model.stored):
-                return model.likelihood(outputs)
-
-        return with_its_parameters
+    @property
+    def dense_likelihood(self) -> Likelihood:
+        """The likelihood with the parameters that belong to the unpruned network, to score it with."""
+        return _likelihood_of(self.path.trainee.model)
 
     @property
     def target(self) -> Target:
@@ -241,6 +237,19 @@ def prune(
     if isinstance(likelihood, nn.Module) and isinstance(learnt, nn.Module):
         likelihood.load_state_dict(learnt.state_dict())
     return found
+
+
+def _likelihood_of(model: SupervisedModel) -> Likelihood:
+    """Return the likelihood of a model, with the parameters that belong to its network."""
+    if not model.stored["params"]:
+        return model.likelihood
+
+    def with_its_parameters(outputs: Any) -> TorchDistribution:
+        # Pyro's store holds those of the network that was chosen last
+        with pyro.get_param_store().scope(model.stored):
+            return model.likelihood(outputs)
+
+    return with_its_parameters
 
 
 def _chosen(path: Path, target: Target) -> Pruned:

@@ -63,7 +63,7 @@ def compare_networks(
     test: Iterable[Any],
     num_classes: int | None = None,
     *,
-    likelihood: str | Likelihood = "categorical",
+    likelihood: str | Likelihood | Mapping[str, str | Likelihood] = "categorical",
     untrained: Iterable[str] = (),
     batch_sizes: Collection[int] = (1, 128),
     repeats: int = 5,
@@ -74,7 +74,8 @@ def compare_networks(
         nets: networks with the same inputs and outputs, by name.
         test: batches to evaluate on; the first one gives the inputs of the measurements.
         num_classes: number of classes, which is checked.
-        likelihood: likelihood of the labels given the outputs, see :func:`bmrs_pyro.metrics.evaluate`.
+        likelihood: likelihood of the labels given the outputs, see :func:`bmrs_pyro.metrics.evaluate`; or one for
+            each network, by name, if they have parameters of their own, such as a learned scale.
         untrained: names of networks that are not evaluated because they are not trained.
         batch_sizes: batch sizes of the measurements.
         repeats: rounds of ten calls each, see :func:`bmrs_pyro.metrics.timing`.
@@ -90,9 +91,10 @@ def compare_networks(
     skipped = set(untrained)
     figures = {}
     for name, net in nets.items():
+        own = likelihood[name] if isinstance(likelihood, Mapping) else likelihood
         cost = complexity(net, *arguments(first(1)))
         figures[name] = NetworkMetrics(
-            evaluation=None if name in skipped else evaluate(net, test, num_classes, likelihood=likelihood),
+            evaluation=None if name in skipped else evaluate(net, test, num_classes, likelihood=own),
             parameters=cost.parameters,
             macs=cost.macs,
             file_bytes=file_bytes(net),

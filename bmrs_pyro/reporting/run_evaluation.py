@@ -16,6 +16,8 @@ from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, eval
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.runs import RunDirectory, load_weights_, run_data, serving
+from bmrs_pyro.runs.likelihoods import scored_by
+from bmrs_pyro.runs.preparing import fitted_likelihood
 
 _DRAWS = 30
 
@@ -25,13 +27,16 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
     if draws is None:
         return run.small()
     torch.manual_seed(0)
-    return averaged(*run.network()[:2], draws, likelihood=run.likelihood())
+    likelihood = scored_by(run.config, run.trained_likelihood())
+    return averaged(*run.network()[:2], draws, likelihood=likelihood)
 
 
 def compare_run(
     run: RunDirectory, weights: Path | None = None, *, repeats: int = 5
 ) -> dict[str, NetworkMetrics]:
     """Measure a run's dense and small network on its test data; an untrained dense network is not evaluated.
+
+    If the likelihood has parameters, such as a learned scale, each network has its own.
 
     Args:
         run: the run.
@@ -48,7 +53,10 @@ def compare_run(
     return compare_networks(
         {"dense": dense, "small": run.small()},
         serving(test, 500, shuffle=False),
-        likelihood=run.likelihood(),
+        likelihood={
+            "dense": scored_by(run.config, fitted_likelihood(run, dense)),
+            "small": run.likelihood(),
+        },
         untrained=() if trained else ("dense",),
         repeats=repeats,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Prepared", "batches_of", "program_of"]
+__all__ = ["Prepared", "batches_of", "fitted_likelihood", "program_of"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork, Structures
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.runs.config import RunConfig
@@ -20,6 +21,7 @@ from bmrs_pyro.runs.likelihoods import likelihood_of
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving
 from bmrs_pyro.training import Recipe
+from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,14 @@ def program_of(
         kl_weight=recipe.kl_weight,
         mixed_precision=recipe.bfloat16,
     )
+
+
+def fitted_likelihood(run: RunDirectory, net: nn.Module) -> Likelihood:
+    """Return a run's likelihood, with its parameters fitted to the outputs of one network for the training data."""
+    likelihood = likelihood_of(run.config)
+    if isinstance(likelihood, nn.Module) and [*likelihood.parameters()]:
+        fit_likelihood_(likelihood, net, batches_of(run_data(run).train, run.config.recipe))
+    return likelihood
 
 
 def batches_of(

@@ -16,7 +16,7 @@ from torch import nn
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import KLWeight, SupervisedModel
-from bmrs_pyro.inference.likelihoods import OF_CLASSES
+from bmrs_pyro.inference.likelihoods import OF_CLASSES, Likelihood
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
 from bmrs_pyro.network.generators import generators_kept, seed_generators
@@ -33,7 +33,8 @@ from bmrs_pyro.reduction import (
     select,
 )
 from bmrs_pyro.runs.errors import RunError
-from bmrs_pyro.runs.preparing import batches_of
+from bmrs_pyro.runs.likelihoods import scored_by
+from bmrs_pyro.runs.preparing import batches_of, fitted_likelihood
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
 from bmrs_pyro.training import (
@@ -98,8 +99,7 @@ def prune_run(
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))
-        accuracy, rmse = _validation_scores(directory, small)
-        directory.save_decision(decision, small, accuracy, rmse)
+        directory.save_decision(decision, small, *_validated(directory, small))
         if (record := directory.path_record()) is not None:  # the choice was of another network
             directory.save_path_record(replace(record, chosen=None, target=None, met=False, notes=()))
 
@@ -189,15 +189,19 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
     return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 
-def _validation_scores(run: RunDirectory, small: nn.Module) -> tuple[float | None, float | None]:
-    """Return accuracy and RMSE on the run's validation data, as far as the likelihood has them; None without data."""
+def _validated(run: RunDirectory, small: nn.Module) -> tuple[float | None, float | None, Likelihood]:
+    """Return accuracy and RMSE on the run's validation data, as far as the likelihood has them; None without data.
+
+    The likelihood comes third, with parameters fitted to the small network.
+    """
     try:
         splits = run_data(run)
     except (DataError, RunError):
-        return None, None
+        return None, None, run.trained_likelihood()
+    likelihood = fitted_likelihood(run, small)
     held_out = serving(splits.validation, 1000, shuffle=False)
-    found = evaluate(small, held_out, likelihood=run.likelihood())
-    return getattr(found, "accuracy", None), getattr(found, "rmse", None)
+    found = evaluate(small, held_out, likelihood=scored_by(run.config, likelihood))
+    return getattr(found, "accuracy", None), getattr(found, "rmse", None), likelihood
 
 
 def _ranked(

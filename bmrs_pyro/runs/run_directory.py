@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import TruncatedLogNormal
@@ -59,7 +60,7 @@ class RunDirectory(RunInputs):
     ``path/``                the networks on the path and their refits, or the reductions of a trained network
     ``path.json``            the costs and scores of these networks, and the chosen one
     ``network.safetensors``  network, posteriors and the likelihood's scale at the end of training
-    ``reduction.json``       criterion, keep masks, score of every structure, accuracy
+    ``reduction.json``       criterion, keep masks, score of every structure, accuracy, likelihood's scale
     ``compact.safetensors``  the small network, with the keep masks
     ======================== ============================================================
 
@@ -150,8 +151,12 @@ class RunDirectory(RunInputs):
         return Shelf(self._file("path"))
 
     def likelihood(self) -> str | Likelihood:
-        """Return the likelihood that scores predictions: its name, or the likelihood with its trained parameters."""
-        return scored_by(self.config, self.trained_likelihood())
+        """Return the likelihood that scores the small network: its name, or the one with the network's parameters."""
+        likelihood, file = self.trained_likelihood(), self._file("reduction.json")
+        if isinstance(likelihood, nn.Module) and (own := read_json(file).get("likelihood")):
+            with fitting(file):
+                likelihood.load_state_dict({name: torch.tensor(value) for name, value in own.items()})
+        return scored_by(self.config, likelihood)
 
     def trained_likelihood(self) -> Likelihood:
         """Return the likelihood that the run was trained with, with its trained parameters."""
@@ -233,11 +238,22 @@ class RunDirectory(RunInputs):
         small: nn.Module,
         validation_accuracy: float | None = None,
         validation_rmse: float | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
-        """Write a decision, the resulting small network and, if known, its scores on the validation data."""
+        """Write a decision, the resulting small network and, if known, its scores on the validation data.
+
+        Args:
+            decision: the decision.
+            small: the small network.
+            validation_accuracy: its accuracy.
+            validation_rmse: its RMSE.
+            likelihood: the likelihood with its parameters; None if they are those at the end of training.
+        """
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
         scores = {"validation_accuracy": validation_accuracy, "validation_rmse": validation_rmse}
-        write_json(self._file("reduction.json"), decision.to_json() | scores)
+        state = likelihood.state_dict() if isinstance(likelihood, nn.Module) else {}
+        own = {"likelihood": {name: value.tolist() for name, value in state.items()}}
+        write_json(self._file("reduction.json"), decision.to_json() | scores | own)
 
     def decision(self) -> Decision:
         """Return the last decision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fit_likelihood_"]
+__all__ = ["BATCHES", "fit_likelihood_"]
 
 from itertools import islice
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.inference.inputs import on_device_of, outputs_of
-from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.observations import log_likelihoods
 from bmrs_pyro.network.untouched import modes_kept
 from bmrs_pyro.training.loop import Batches
@@ -18,27 +18,32 @@ from bmrs_pyro.training.loop import Batches
 STEPS = 50
 """Largest number of iterations of L-BFGS."""
 
+BATCHES = 8
+"""Number of training batches that parameters are fitted to, unless another number is given."""
 
-def fit_likelihood_(model: SupervisedModel, loader: Batches, batches: int) -> None:
-    """Fit the parameters of a model's likelihood, such as a learned scale, in place; the network is not changed.
 
-    A trained network comes without them: its log-likelihood at their initial values would say little. If the fit does
-    not lower the loss, they stay as they are.
+def fit_likelihood_(
+    likelihood: Likelihood, network: nn.Module, loader: Batches, batches: int = BATCHES
+) -> None:
+    """Fit the parameters of a likelihood, such as a learned scale, to a network in place; the network is not changed.
+
+    A trained network comes without them, and a smaller network has larger errors: at other values its log-likelihood
+    would say little. If the fit does not lower the loss, they stay as they are.
 
     Args:
-        model: the model.
+        likelihood: the likelihood; nothing happens if it has no parameters.
+        network: the network, with or without gains.
         loader: training batches.
         batches: number of batches to fit to.
     """
-    likelihood = model.likelihood
     if not isinstance(likelihood, nn.Module) or not (parameters := list(likelihood.parameters())):
         return
-    device = next(model.parameters()).device
-    with modes_kept(model), torch.no_grad():
-        model.eval()
+    device = parameters[0].device
+    with modes_kept(network), torch.no_grad():
+        network.eval()
         found = [
-            (outputs_of(model.network, x), y.to(device))
-            for x, y in islice(on_device_of(model.network, loader), batches)
+            (outputs_of(network, x), y.to(device))
+            for x, y in islice(on_device_of(network, loader), batches)
             if len(y)
         ]
     before = [parameter.detach().clone() for parameter in parameters]

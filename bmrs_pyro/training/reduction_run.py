@@ -23,6 +23,7 @@ from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
+from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.plain_steps import PlainSteps
@@ -105,10 +106,16 @@ class ReductionRun:
                 self._cut(steps, target)
             steps.make(round(total * plan.share * number / plan.cuts))
             reestimate_batch_norm_(net, plan.loader, plan.batches)
+            self._fit_likelihood()
             held_out = list(islice(plan.validation, plan.batches))
             self.points.append(plan.point(self.model, held_out, number, self._delta_f()))
         steps.make(total)
         reestimate_batch_norm_(net, plan.loader)
+        self._fit_likelihood()
+
+    def _fit_likelihood(self) -> None:
+        """Fit the likelihood's parameters to the present network, whose errors are larger after a cut."""
+        fit_likelihood_(self.model.likelihood, self.model.network, self.plan.loader, self.plan.batches)
 
     def _cut(self, steps: PlainSteps, target: Limits) -> None:
         model, loss = self.model, self.plan.loss(self.model)

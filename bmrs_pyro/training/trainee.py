@@ -128,12 +128,11 @@ class Trainee:
         """
         if (device := self.options.get("device")) is not None:
             model.to(device)
-        if not epochs:
-            fit_likelihood_(model, self.loader, BATCHES)
         twin = copy.deepcopy(model)
+        fit_likelihood_(model.likelihood, model.network, self.loader)
         # gains of 1: the posteriors are very narrow and not trained
         guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)
-        score = checked_score(twin, self.validation)
+        score = checked_score(model, self.validation)
         if epochs:
             history = self.train(
                 twin,

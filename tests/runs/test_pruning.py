@@ -14,8 +14,9 @@ from torch import nn
 from bmrs_pyro.data import Batches, DataSource
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.reporting import compare_run
 from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
-from bmrs_pyro.training import Cycle, Limits, Recipe
+from bmrs_pyro.training import Cycle, Limits, Recipe, Target
 
 VALUES = """
 from torch import nn
@@ -25,6 +26,7 @@ def network(input_shape, num_outputs):
 """
 
 
+@pytest.mark.filterwarnings("ignore:nothing was removed")
 @pytest.mark.parametrize("criterion", ["bmrs-n", "snr"])
 def test_a_budget_compares_evidence_in_nats_of_the_likelihood(
     criterion: str, finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +72,57 @@ def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) ->
     prune_run(run, "bmrs-n", limits=Limits(max_parameters=30), epochs=5, cycle=Cycle(lr=0.02))
     assert error() < before
     assert all(torch.equal(value, scale[name]) for name, value in scale_of(run).items())
+
+
+def test_each_network_is_scored_with_the_scale_of_its_own_errors(tmp_path: Path) -> None:
+    """The scale of largest likelihood is the root mean square error on the training data."""
+    (tmp_path / "net.py").write_text(VALUES)
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    y = (np.maximum(x, 0) @ [[9], [-8], [7], [6]] + 3).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x[:250], y_train=y[:250], x_test=x[250:], y_test=y[250:])
+    source = DataSource(str(tmp_path / "data.npz"))
+    recipe = Recipe(
+        epochs=60, fine_tune_epochs=0, batch_size=25, likelihood="normal", criterion="none", lr=0.02
+    )
+    first = begin_run(tmp_path / "first", str(tmp_path / "net.py"), source, recipe)
+    train_run(first, progress=False)
+    run = begin_run(
+        tmp_path / "run",
+        str(tmp_path / "net.py"),
+        source,
+        Recipe(epochs=0, batch_size=25, likelihood="normal"),
+        target=Target(max_macs="20%"),
+        weights=first.path / "compact.safetensors",
+        cycle=Cycle(),
+    )
+    train_run(run, progress=False)
+
+    def check() -> float:
+        splits, figures = run_data(run), compare_run(run, repeats=1)
+        scales = []
+        for name, net in (("dense", run.dense()), ("small", run.small())):
+            trained, tested = (
+                errors(run, net, Batches(part, 300, shuffle=False)) for part in (splits.train, splits.test)
+            )
+            scales.append(trained.square().mean().sqrt().item())
+            found = figures[name].evaluation
+            assert isinstance(found, ValueEvaluation)
+            nll = -torch.distributions.Normal(0, scales[-1]).log_prob(tested).mean().item()
+            assert found.nll == pytest.approx(nll, abs=2e-3)
+        return scales[1] / scales[0]
+
+    assert check() > 1.5
+    prune_run(run, "bmrs-n", target=Target(max_macs="10%"))
+    assert check() > 1.5
+    prune_run(run, "bmrs-n", target=Target(max_macs="10%"), epochs=5)
+    assert check() > 1.2
+
+
+def errors(run: RunDirectory, net: nn.Module, batches: Batches) -> torch.Tensor:
+    """Return prediction minus value, in the values' units."""
+    (mean,), (std,) = run.config.target_mean, run.config.target_std
+    with torch.no_grad():
+        return torch.cat([net(x)[:, 0] * std + mean - y.reshape(-1) for x, y in batches])
 
 
 def scale_of(run: RunDirectory) -> dict[str, torch.Tensor]:

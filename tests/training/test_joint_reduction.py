@@ -284,7 +284,7 @@ def test_a_trained_regression_is_compared_with_its_own_scale() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1))
     model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 8)), as_likelihood("normal"), 256)
-    fit_likelihood_(model, values(256), 8)
+    fit_likelihood_(model.likelihood, net, values(256))
     with torch.no_grad():
         error = torch.cat([net(x)[:, 0] - y for x, y in values(256)])
     scale = model.likelihood(torch.zeros(1, 1)).scale
@@ -305,5 +305,11 @@ def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
         assert before.rmse is not None
         assert after.rmse is not None
         assert after.rmse < 1.5 * before.rmse
+        dense = found.path.network(found.path.dense)
+        for one, likelihood in ((dense, found.dense_likelihood), (found.network, found.likelihood)):
+            with torch.no_grad():
+                error = torch.cat([one(x)[:, 0] - y for x, y in values(1024)[:8]])
+            scale = likelihood(torch.zeros(1, 1)).scale
+            assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-2)
         if found.met and not target:
             assert after.log_likelihood >= before.log_likelihood - (before.log_likelihood_error or 0.0)
