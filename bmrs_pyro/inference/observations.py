@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NonFiniteLoss", "log_likelihoods", "observed", "other_shape"]
+__all__ = ["NonFiniteLoss", "log_likelihoods", "observed", "other_shape", "unfit_parameters"]
 
 import torch.distributions as td
 from torch import Tensor
@@ -47,6 +47,11 @@ def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
     if values.shape != distribution.batch_shape:
         raise other_shape(distribution, y)
     return values
+
+
+def unfit_parameters(error: ValueError) -> bool:
+    """Whether an error says that a distribution refuses its parameters, as it does if outputs are NaN or infinite."""
+    return str(error).startswith("Expected parameter")
 
 
 def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:

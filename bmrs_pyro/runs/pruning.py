@@ -16,6 +16,7 @@ from torch import nn
 from bmrs_pyro.data import DataError
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import KLWeight, SupervisedModel
+from bmrs_pyro.inference.inputs import outputs_of
 from bmrs_pyro.inference.likelihoods import OF_CLASSES, Likelihood
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
@@ -48,6 +49,7 @@ from bmrs_pyro.training import (
     reestimate_batch_norm_,
 )
 from bmrs_pyro.training.progress import EpochBar
+from bmrs_pyro.training.skill import Quality, warn_if_much_worse
 
 RANKED = ("expected", "l2")
 
@@ -201,7 +203,16 @@ def _validated(run: RunDirectory, small: nn.Module) -> tuple[float | None, float
     likelihood = fitted_likelihood(run, small)
     held_out = serving(splits.validation, 1000, shuffle=False)
     found = evaluate(small, held_out, likelihood=scored_by(run.config, likelihood))
-    return getattr(found, "accuracy", None), getattr(found, "rmse", None), likelihood
+    quality, epochs = Quality.of(found), run.metrics()
+    if epochs:
+        warn_if_much_worse(
+            quality,
+            Quality.of(epochs[-1]),
+            lambda x: likelihood(outputs_of(small, x)),
+            held_out,
+            stacklevel=3,
+        )
+    return *quality, likelihood
 
 
 def _ranked(

@@ -38,6 +38,7 @@ from .regularisation import Path as Path
 from .regularisation import fit_path as fit_path
 from .removal import remove_structures_ as remove_structures_
 from .schedule import linear_decay as linear_decay
+from .skill import MuchWorse as MuchWorse
 from .step_graph import CudaRecorder as CudaRecorder
 from .step_graph import StepGraph as StepGraph
 from .step_graph import refuse_unrecordable as refuse_unrecordable

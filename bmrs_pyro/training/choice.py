@@ -8,10 +8,15 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 
+import pyro
+
+from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.metrics.evaluation import evaluation_mode
 from bmrs_pyro.training.choosing import Target, TargetMissed, smoothed
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
+from bmrs_pyro.training.skill import Quality, warn_if_much_worse
 from bmrs_pyro.training.trainee import Refit
 
 REFITS = 6
@@ -44,6 +49,19 @@ class Choice:
     met: bool
     notes: tuple[str, ...]
 
+    def warn_if_much_worse(self, path: Path) -> None:
+        """Warn if the network was chosen by budgets alone, and is much worse than the unpruned one."""
+        model, target = self.refit.model, self.target
+        if self.met and target.max_loss is None and not target.loses_nothing:
+            with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
+                warn_if_much_worse(
+                    Quality.of(self.refit.point.score),
+                    Quality.of(path.dense.score),
+                    lambda x: model.likelihood(model.network(x, {})),
+                    on_device_of(model.network, path.trainee.validation),
+                    stacklevel=4,
+                )
+
 
 def choose(path: Path, target: Target) -> Choice:
     """Refit points of a path until one meets the target.
@@ -62,14 +80,13 @@ def choose(path: Path, target: Target) -> Choice:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     choice = _chosen(path, target)
-    start = _twice(path, target)
-    if not choice.met or start is None:
-        return choice
-    cut = path.refit(start, limits=Limits.of_target(target, path.trainee.model.network))
-    score, other = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
-    if not score > other or target.exceeded(cut.point, path.dense):
-        return choice
-    return replace(choice, refit=cut)
+    if choice.met and (start := _twice(path, target)) is not None:
+        cut = path.refit(start, limits=Limits.of_target(target, path.trainee.model.network))
+        score, other = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
+        if score > other and not target.exceeded(cut.point, path.dense):
+            choice = replace(choice, refit=cut)
+    choice.warn_if_much_worse(path)
+    return choice
 
 
 def _chosen(path: Path, target: Target) -> Choice:
@@ -102,7 +119,7 @@ def _chosen(path: Path, target: Target) -> Choice:
     warnings.warn(
         f"{note}, the best of {len(found)}: allow more loss, give more data, or change the path's epochs",
         ScoreMissed,
-        stacklevel=3,
+        stacklevel=4,
     )
     return Choice(best, target, False, tuple(notes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["BATCHES", "fit_likelihood_"]
 
+from contextlib import suppress
 from itertools import islice
 
 import torch
@@ -58,11 +59,15 @@ def fit_likelihood_(
         return value.item()
 
     optimizer = torch.optim.LBFGS(parameters, max_iter=STEPS, line_search_fn="strong_wolfe")
-    with torch.enable_grad():
+    better = False
+    with (
+        torch.enable_grad(),
+        suppress(ValueError),
+    ):  # a distribution refuses NaN, which the network's score will tell
         start = loss().item()
         optimizer.step(step)
-        fitted = loss().item()
-    if not fitted < start:
+        better = loss().item() < start
+    if not better:
         for parameter, value in zip(parameters, before, strict=True):
             parameter.data.copy_(value)
     optimizer.zero_grad()

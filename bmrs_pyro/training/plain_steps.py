@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import inputs_on, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.inference.observations import log_likelihoods
+from bmrs_pyro.inference.observations import log_likelihoods, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
@@ -95,12 +95,13 @@ class PlainSteps:
             except ValueError as error:  # a distribution may refuse the outputs of weights that diverged
                 if lone := lone_example(error):
                     raise ValueError(f"step {self.done + 1}: {lone}") from None
-                if all(weight.isfinite().all() for weight in self.net.parameters()):
+                if not unfit_parameters(error):
                     raise
                 value = math.nan
             if not math.isfinite(value):
                 raise NonFiniteLoss(
-                    f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak})"
+                    f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
+                    "clip the gradient"
                 )
             loss.backward()
             if self.cycle.clip is not None:

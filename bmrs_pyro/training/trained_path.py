@@ -107,9 +107,9 @@ class TrainedPath(Path):
             note = f"a network of {refit.point.parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
             warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
             notes = (note,)
-        return replace(self, points=points, history=refit.history), Choice(
-            refit, target, score >= least, notes
-        )
+        choice = Choice(refit, target, score >= least, notes)
+        choice.warn_if_much_worse(self)
+        return replace(self, points=points, history=refit.history), choice
 
     def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
         model, macs = self.trainee.model, float(self.dense.macs)

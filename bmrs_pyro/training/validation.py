@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import observed
+from bmrs_pyro.inference.observations import NonFiniteLoss, observed, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
@@ -95,6 +95,7 @@ def validate_predictions(
 
     Raises:
         ValueError: there are no examples.
+        NonFiniteLoss: the distribution refuses what the network puts out.
     """
     device = next(model.parameters()).device
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
@@ -104,7 +105,16 @@ def validate_predictions(
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
-            total += torch.tensor(_sums(predict(x), y), dtype=torch.float64)
+            try:
+                distribution = predict(x)
+            except ValueError as error:
+                if not unfit_parameters(error):
+                    raise
+                raise NonFiniteLoss(
+                    "validation: the network's outputs or the likelihood's parameters are NaN or infinite; if training "
+                    "diverged, lower the learning rate"
+                ) from None
+            total += torch.tensor(_sums(distribution, y), dtype=torch.float64)
     sums = _Sums(*all_reduce_sum_(total).tolist())
     if not sums.examples:
         raise ValueError(
@@ -132,7 +142,7 @@ def checked_score(model: SupervisedModel, batches: Iterable[Any]) -> Score:
     """
     try:
         score = validate(model, {}, batches)
-    except ValueError:  # a distribution may refuse what a network makes of NaN
+    except (ValueError, NonFiniteLoss):  # a distribution may refuse what a network makes of NaN
         _refuse_gaps(batches)
         raise
     if not math.isfinite(score.log_likelihood):

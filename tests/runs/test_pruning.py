@@ -16,7 +16,7 @@ from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.reporting import compare_run
 from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
-from bmrs_pyro.training import Cycle, Limits, Recipe, Target
+from bmrs_pyro.training import Cycle, Limits, MuchWorse, Recipe, Target
 
 VALUES = """
 from torch import nn
@@ -72,6 +72,8 @@ def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) ->
     prune_run(run, "bmrs-n", limits=Limits(max_parameters=30), epochs=5, cycle=Cycle(lr=0.02))
     assert error() < before
     assert all(torch.equal(value, scale[name]) for name, value in scale_of(run).items())
+    with pytest.warns(MuchWorse, match="a lower learning rate or a larger budget"):
+        prune_run(run, "bmrs-n", limits=Limits(max_parameters=30), epochs=5, cycle=Cycle("adamw", 5))
 
 
 def test_each_network_is_scored_with_the_scale_of_its_own_errors(tmp_path: Path) -> None:

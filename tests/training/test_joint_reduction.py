@@ -19,6 +19,7 @@ from bmrs_pyro.training import (
     Cycle,
     Epoch,
     JointReduction,
+    MuchWorse,
     PlainSteps,
     Refit,
     ScoreMissed,
@@ -28,6 +29,7 @@ from bmrs_pyro.training import (
 )
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.shelf import Shelf
+from bmrs_pyro.training.validation import validate
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 
 
@@ -222,8 +224,10 @@ def test_the_teacher_stays_as_it_was_given(trained: nn.Module) -> None:
 def test_values_that_diverge_are_a_loss_that_does() -> None:
     data = [(torch.randn(8, 2), torch.randn(8, 1))] * 9
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
-    with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
-        PlainSteps(net, as_likelihood("normal:0.1"), data, 50, Cycle(lr=1e9)).make(50)
+    for likelihood, lr in (("normal:0.1", 1e9), ("normal", 1e3), ("normal", 1e9)):
+        steps = PlainSteps(copy.deepcopy(net), as_likelihood(likelihood), data, 50, Cycle(lr=lr))
+        with pytest.raises(NonFiniteLoss, match=r"^step \d+: the loss is .*; lower the learning rate"):
+            steps.make(50)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +293,28 @@ def test_a_trained_regression_is_compared_with_its_own_scale() -> None:
         error = torch.cat([net(x)[:, 0] - y for x, y in values(256)])
     scale = model.likelihood(torch.zeros(1, 1)).scale
     assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_a_scale_is_not_fitted_to_outputs_that_are_no_numbers() -> None:
+    net, likelihood = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1)), as_likelihood("normal")
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 8)), likelihood, 64)
+    with torch.no_grad():
+        net[2].bias.fill_(math.nan)
+    fit_likelihood_(likelihood, net, values(64))
+    assert likelihood(torch.zeros(1, 1)).scale == 1
+    with pytest.raises(NonFiniteLoss, match=r"^validation: the network's outputs .* are NaN or infinite"):
+        validate(model, {}, values(64))
+
+
+def test_a_network_that_has_lost_what_it_had_learned_is_not_handed_back_without_a_word() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1))
+    PlainSteps(net, as_likelihood("normal:1"), values(256), 200, Cycle("adamw", 0.02)).make(200)
+    options = {"validation": values(256), "trained": True, "likelihood": "normal", "progress": False}
+    with pytest.warns(
+        MuchWorse, match=r"RMSE .* before, .* for the best constant; give it more epochs, a lower"
+    ):
+        prune(net, values(256), epochs=2, optimizer="adamw", lr=3, max_macs="50%", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough

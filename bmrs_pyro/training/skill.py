@@ -1,0 +1,93 @@
+"""Whether a small network predicts much worse than the one it was made from, relative to the best constant."""
+
+from __future__ import annotations
+
+__all__ = ["MuchWorse", "Quality", "warn_if_much_worse"]
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch.distributions import Distribution
+
+from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.observations import observed
+from bmrs_pyro.inference.outcomes import Outcome
+
+LEAST = 0.5
+"""Share of the first network's lead over the best constant below which another one is much worse."""
+
+
+class MuchWorse(UserWarning):
+    """A small network predicts much worse than the network it was made from."""
+
+
+class Quality(NamedTuple):
+    """Accuracy of classes, or RMSE of values; None if the likelihood has none."""
+
+    accuracy: float | None
+    rmse: float | None
+
+    @classmethod
+    def of(cls, scores: object) -> Quality:
+        """Return the quality among a network's scores."""
+        return cls(getattr(scores, "accuracy", None), getattr(scores, "rmse", None))
+
+
+@torch.no_grad()
+def warn_if_much_worse(
+    small: Quality,
+    before: Quality,
+    predict: Callable[[Any], Distribution],
+    batches: Iterable[Any],
+    *,
+    stacklevel: int = 1,
+) -> None:
+    """Warn if a network has lost half of its lead over the best constant prediction.
+
+    The lead is that of the accuracy over the share of the most frequent class, or that of the mean square error over
+    the variance of the values.
+
+    Args:
+        small: quality of the small network on validation data.
+        before: quality of the network that it was made from.
+        predict: returns p(y | x), given a batch's inputs, of either network; only its kind counts.
+        batches: the validation data.
+        stacklevel: frames up to the caller that is told.
+    """
+    one, other, name = small.accuracy, before.accuracy, "accuracy"
+    if one is None or other is None:
+        one, other, name = small.rmse, before.rmse, "RMSE"
+    if one is None or other is None or (one >= other if name == "accuracy" else one <= other):
+        return
+    best = _constant(predict, batches)
+    leads = [value - best if name == "accuracy" else best**2 - value**2 for value in (one, other)]
+    if leads[1] > 0 and not leads[0] >= LEAST * leads[1]:
+        after, first, constant = (
+            f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
+        )
+        warnings.warn(
+            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
+            "give it more epochs, a lower learning rate or a larger budget",
+            MuchWorse,
+            stacklevel=stacklevel + 2,  # no_grad wraps this function
+        )
+
+
+def _constant(predict: Callable[[Any], Distribution], batches: Iterable[Any]) -> float:
+    """Return the share of the most frequent class, or the standard deviation of the values."""
+    found = []
+    classes = False
+    for x, y in pairs(batches):
+        distribution = predict(x)
+        labels = observed(distribution, y)
+        outcome = Outcome.of(distribution)
+        if outcome.log_p is not None:
+            classes, labels = True, outcome.labels(labels)
+        found.append(labels[outcome.counted(labels).to(labels.device)].flatten().cpu())
+    values = torch.cat(found)
+    if classes:
+        return values.bincount().max().item() / len(values)
+    return values.double().std(correction=0).item() if len(values) else math.nan

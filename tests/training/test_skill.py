@@ -1,0 +1,63 @@
+"""The warning about a small network that is hardly better than a constant."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from bmrs_pyro.inference import as_likelihood
+from bmrs_pyro.training import MuchWorse
+from bmrs_pyro.training.skill import Quality, warn_if_much_worse
+
+LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])  # the most frequent class has 60 %
+VALUES = torch.tensor([1.0, 3.0, 1.0, 3.0])  # their standard deviation is 1
+
+
+@pytest.mark.parametrize(
+    ("small", "before", "worse"),
+    [
+        (0.74, 0.9, True),  # 0.14 of a lead of 0.3
+        (0.76, 0.9, False),
+        (0.9, 0.8, False),
+        (0.1, 0.55, False),  # the first network was no better than a constant itself
+        (math.nan, 0.9, True),
+    ],
+)
+def test_a_classifier_may_lose_half_of_its_lead(small: float, before: float, worse: bool) -> None:
+    ignored = torch.full((10, 4), -100)
+    for y in (LABELS, torch.cat([LABELS[:, None], ignored], 1)):  # what is ignored does not count
+        logits = torch.zeros(*y.shape, 3)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            likelihood = as_likelihood("categorical")
+            warn_if_much_worse(Quality(small, None), Quality(before, None), likelihood, [(logits, y)])
+        assert [each.category for each in told] == [MuchWorse] * worse
+        assert not worse or "90.00% before, 60.00% for the best constant" in str(told[0].message)
+
+
+@pytest.mark.parametrize(
+    ("small", "before", "worse"),
+    [(0.9, 0.6, True), (0.8, 0.6, False), (5.0, 1.1, False), (math.inf, 0.1, True)],
+)
+def test_a_regression_may_lose_half_of_the_variance_that_it_explains(
+    small: float, before: float, worse: bool
+) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        batches = [(VALUES[:3], VALUES[:3]), (VALUES[3:], VALUES[3:])]
+        warn_if_much_worse(Quality(None, small), Quality(None, before), as_likelihood("normal"), batches)
+    assert [each.category for each in told] == [MuchWorse] * worse
+    assert (
+        not worse
+        or str(told[0].message).endswith(
+            "0.6 before, 1 for the best constant; give it more epochs, a lower learning rate or a larger budget"
+        )
+        or small == math.inf
+    )
+
+
+def test_without_a_quality_nothing_is_compared() -> None:
+    warn_if_much_worse(Quality(None, None), Quality(None, 1.0), as_likelihood("normal"), [])
