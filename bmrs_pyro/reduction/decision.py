@@ -27,6 +27,7 @@ class Decision:
         scores: the criterion's score, ``(C_f,)`` float64; positive means remove, NaN means not scored.
         log_prior_odds: the part of a score that is not evidence, nats; 0 for criteria other than model reduction.
         evidence: whether the scores are evidence, in nats (Bayesian model reduction), or another quantity.
+        joint: whether the loss of removing structures together decided, and the scores of single structures did not.
     """
 
     criterion: str
@@ -34,12 +35,22 @@ class Decision:
     scores: Mapping[str, Tensor]
     log_prior_odds: float = 0.0
     evidence: bool = True
+    joint: bool = False
 
     @classmethod
     def by(
-        cls, criterion: Criterion | None, name: str, keep: KeepMask, scores: Mapping[str, Tensor]
+        cls,
+        criterion: Criterion | None,
+        name: str,
+        keep: KeepMask,
+        scores: Mapping[str, Tensor],
+        *,
+        joint: bool = False,
     ) -> Decision:
-        """Record what a criterion decided."""
+        """Record what a criterion decided, or ``joint``ly the loss of removing structures together."""
+        if isinstance(criterion, ModelReduction) and joint:
+            alone = {site: values - criterion.log_prior_odds for site, values in scores.items()}
+            return cls(name, keep, alone, joint=True)
         if isinstance(criterion, ModelReduction):
             return cls(name, keep, scores, criterion.log_prior_odds)
         return cls(name, keep, scores, evidence=False)
@@ -71,6 +82,7 @@ class Decision:
             "criterion": self.criterion,
             "log_prior_odds": self.log_prior_odds,
             "evidence": self.evidence,
+            "joint": self.joint,
             "keep": json.loads(self.keep.to_json()),
             "scores": {
                 name: [None if math.isnan(value) else value for value in values.tolist()]
@@ -91,8 +103,7 @@ class Decision:
                 for name, values in record["scores"].items()
             }
             keep = KeepMask.from_json(json.dumps(record["keep"]))
-            return cls(
-                record["criterion"], keep, scores, float(record["log_prior_odds"]), bool(record["evidence"])
-            )
+            odds, kinds = float(record["log_prior_odds"]), (record["evidence"], record.get("joint", False))
+            return cls(record["criterion"], keep, scores, odds, *map(bool, kinds))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed decision ({type(error).__name__}: {error})") from None

@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate, file_bytes
-from bmrs_pyro.reduction import Decision, ModelReduction, criterion_name
+from bmrs_pyro.reduction import ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import smaller
@@ -42,12 +42,13 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
     subject = Subject(
         dense=whole,
         networks=_measured(path, choice),
-        decision=Decision.by(criterion, criterion_name(criterion), history.keep, history.scores),
+        decision=path.decision(history),
         posteriors=posteriors,
         trained=history.keep,
         epochs=history.epochs,
         reduced=reduced,
         accuracy=choice.refit.point.score.accuracy,
+        rmse=choice.refit.point.score.rmse,
         path=record,
     )
     share = smaller(record, choice.refit.point.macs)

@@ -81,7 +81,7 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
     places = [i for i, point in enumerate(path.points) if chosen is not None and point.epoch == chosen.epoch]
     rows.append(_row(path, path.dense, "unpruned"))
     if chosen is not None:
-        rows.append(_row(path, chosen, f"{chosen.epoch}, {'trained on' if path.of_cuts else 'refitted'}"))
+        rows.append(_row(path, chosen, f"{chosen.epoch}, {'at the end' if path.of_cuts else 'refitted'}"))
     picture = chart(plot_path(path, chosen), f"Validation {title} against size", rows=spoken)
     return {
         **{"chart": picture, "header": header, "rows": rows, "chosen": next(iter(places), None)},

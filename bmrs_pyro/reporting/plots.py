@@ -54,7 +54,7 @@ def new_axes(height: float = 3.0, width: float = 4.0) -> Axes:
 
 
 def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
-    """Draw a histogram of the scores of kept and removed structures, with the decision's threshold.
+    """Draw a histogram of the scores of kept and removed structures, with the decision's threshold if they decided.
 
     Structures that were removed by the prior odds, against the evidence, have a separate colour. Scores span six
     orders of magnitude, so the axis is linear near the threshold and logarithmic beyond ±1.
@@ -80,8 +80,9 @@ def plot_evidence(decision: Decision, ax: Axes | None = None) -> Axes:
     ax.hist([*groups.values()], bins=bins, stacked=True, color=colors, label=labels)
     if decision.log_prior_odds:
         ax.axvspan(*sorted((decision.threshold, 0.0)), color=RULE, alpha=0.08, linewidth=0)
-    rule = f"threshold {decision.threshold:g}"
-    ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
+    if not decision.joint:
+        rule = f"threshold {decision.threshold:g}"
+        ax.axvline(decision.threshold, color=RULE, linestyle="--", linewidth=1, label=rule)
     ax.set_xscale("symlog", linthresh=1.0, linscale=1.2)
     ticks = SymmetricalLogLocator(base=10, linthresh=1.0)
     ticks.set_params(numticks=5)

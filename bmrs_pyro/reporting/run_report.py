@@ -59,6 +59,7 @@ def html_report(
     """
     config = run.config
     _, posteriors, trained = run.network()
+    accuracy, rmse = run.validation_scores()
     subject = Subject(
         dense=NoisyNetwork(run.dense(), *arguments(run.example())),
         networks=networks or _sizes(run),
@@ -67,7 +68,8 @@ def html_report(
         trained=trained,
         epochs=run.metrics(),
         reduced=reduced,
-        accuracy=run.validation_scores()[0],
+        accuracy=accuracy,
+        rmse=rmse,
         path=run.path_record(),
     )
     # experiments record no torch version and have their own recipes, so no command repeats them
@@ -125,10 +127,12 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
             )
         ]
     else:
-        less, size = "Choose a network of the same path that loses less:", "Choose a smaller one:"
+        doing, size = "Choose the smallest network of the same path that loses", "Choose a smaller one:"
         if path.of_cuts:
-            less, size = "Reduce the given weights again, so that less is lost:", "Reduce to a smaller size:"
+            doing, size = "Reduce the given weights as far as they lose", "Reduce to a smaller size:"
         loss = _less(path.target)
+        unit = "nats per example" if path.dense.score.accuracy is None else "points of accuracy"
+        less = f"{doing} at most {loss:g} {unit}:"
         another = [
             *([(less, f"bmrs choose {name} --max-loss {loss:g}")] if loss else []),
             (size, f"bmrs choose {name} --max-macs {smaller(path, macs)}"),

@@ -38,7 +38,7 @@ class Subject:
         trained: masks of the structures at the end of training.
         epochs: records of the training.
         reduced: reduced prior of the decision, drawn beside the posteriors; None draws no densities.
-        accuracy: the small network's accuracy on the validation data; None if unknown.
+        accuracy, rmse: the small network's scores on the validation data; None if unknown.
         path: the record of its path; None for a fit at one KL weight.
     """
 
@@ -50,6 +50,7 @@ class Subject:
     epochs: Sequence[Epoch]
     reduced: Distribution | None
     accuracy: float | None
+    rmse: float | None
     path: PathRecord | None
 
     @cached_property
@@ -61,7 +62,7 @@ class Subject:
         """Return the page's content."""
         decision = self.decision
         dense, small = self.networks["dense"], self.networks["small"]
-        closest = closest_calls(decision, self.families, _CLOSE_CALLS)
+        closest = [] if decision.joint else closest_calls(decision, self.families, _CLOSE_CALLS)
         families = [family_content(decision, self.families[name]) for name in decision.keep]
         picture = f"{decision.quantity} of every structure"
         return {
@@ -78,7 +79,7 @@ class Subject:
             "by_odds": sum(
                 int((odds & ~decision.keep[name]).sum()) for name, odds in decision.by_odds.items()
             ),
-            "evidence": closest and chart(plots.plot_evidence(decision), picture),
+            "evidence": (closest or decision.joint) and chart(plots.plot_evidence(decision), picture),
             "closest": closest,
             "gains": self.gains(),
             "densities": self.densities(),
@@ -103,6 +104,10 @@ class Subject:
         elif whole is not None and self.chosen is not None:
             old, value = told(whole, bare=True), told(self.chosen.score, bare=True)
             rows.insert(0, ("validation log-likelihood", old, value, difference(old, value)))
+        if self.rmse is not None:
+            old = "not known" if whole is None or whole.rmse is None else f"{whole.rmse:.4g}"
+            value = f"{self.rmse:.4g}"
+            rows.insert(0, ("validation RMSE", old, value, difference(old, value)))
         return rows
 
     def gains(self) -> list[Chart]:

@@ -46,7 +46,7 @@ def family_table(decision: Decision, families: Iterable[StructureFamily] = ()) -
         families: the network's families, for layer names and kinds; without them rows have site names only.
     """
     known = {family.name: family for family in families}
-    table = Table(title=Text(f"{decision.criterion}: what is kept"))
+    table = Table(title=Text(f"{'joint loss' if decision.joint else decision.criterion}: what is kept"))
     for header in ("layer", "structures", "site"):
         table.add_column(header, overflow="fold")
     for header in ("kept", f"{decision.quantity} of kept", f"{decision.quantity} of removed"):

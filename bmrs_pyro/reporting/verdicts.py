@@ -70,6 +70,8 @@ def _verdicts(decision: Decision, name: str) -> list[_Verdict]:
 
 
 def _why(decision: Decision, kept: bool, value: float, odds: bool) -> str:
+    if decision.joint:
+        return "the joint loss"
     if value != value:
         return "not asked"
     if kept == (value > decision.threshold):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from bmrs_pyro.distributed import rank
-from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.preparing import Prepared
@@ -101,13 +100,11 @@ def _choose(run: RunDirectory, path: Path, target: Target) -> None:
         choice = choose(path, target)
     if rank() > 0:
         return
-    refit, name = choice.refit, run.config.recipe.criterion
-    history = refit.history
+    refit, history = choice.refit, choice.refit.history
     refit.model.to("cpu")
     refit.guide.to("cpu")
     run.save_metrics(history.epochs)
     run.save_network(refit.model.network, refit.guide.posteriors(), history, refit.model.likelihood)
-    decision = Decision.by(named_criterion(name), name, history.keep, history.scores)
     score = refit.point.score
-    run.save_decision(decision, history.network.to("cpu"), score.accuracy, score.rmse)
+    run.save_decision(path.decision(history), history.network.to("cpu"), score.accuracy, score.rmse)
     run.save_path_record(PathRecord.of(path, choice))

@@ -126,7 +126,8 @@ def _decided(
     budgets = limits.max_macs or limits.max_parameters
     units = _units(directory) if budgets and isinstance(decide, ModelReduction) else None
     reduced = directory.config.cycle is not None  # a trained network, trained with gains of 1
-    if reduced and isinstance(decide, ModelReduction):
+    joint = reduced and isinstance(decide, ModelReduction)
+    if joint:
         keep = _jointly(directory, network, limits)
     else:
         keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
@@ -141,7 +142,8 @@ def _decided(
     history = History(kept)
     history.note_scores(scores)
     theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
-    return compact(network, keep, theta), Decision.by(decide, criterion, kept.then(keep), history.scores)
+    decision = Decision.by(decide, criterion, kept.then(keep), history.scores, joint=joint)
+    return compact(network, keep, theta), decision
 
 
 def _jointly(run: RunDirectory, network: NoisyNetwork, limits: Limits) -> KeepMask:

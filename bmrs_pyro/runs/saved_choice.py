@@ -7,7 +7,6 @@ __all__ = ["SMALL", "save_choice"]
 from pathlib import Path as FilePath
 
 from bmrs_pyro.files import make_folder, save_tensors
-from bmrs_pyro.reduction import Decision, criterion_name
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import save
 from bmrs_pyro.runs.run_files import posterior_tensors, write_json
@@ -28,13 +27,11 @@ def save_choice(directory: FilePath, path: Path, choice: Choice) -> None:
     Raises:
         WriteError: a file cannot be written.
     """
-    criterion, refit = path.trainee.criterion, choice.refit
-    history = refit.history
+    refit, history = choice.refit, choice.refit.history
     make_folder(directory)
-    decision = Decision.by(criterion, criterion_name(criterion), history.keep, history.scores)
     save_tensors(
         directory / "posteriors.safetensors", *posterior_tensors(refit.guide.posteriors(), history.keep)
     )
-    write_json(directory / "reduction.json", decision.to_json())
+    write_json(directory / "reduction.json", path.decision(history).to_json())
     write_json(directory / "path.json", PathRecord.of(path, choice).to_json())
     save(history.network, directory / SMALL)

@@ -21,7 +21,7 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.reduction import Criterion, criterion_name, named_criterion
+from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.history import Epoch, History
@@ -82,6 +82,11 @@ class Path:
         self._refuse_unknown_point(point)
         limits = limits or Limits()
         return self.trainee.refit(self.shelf.refitted(point.epoch, epochs, limits), point, epochs, limits)
+
+    def decision(self, history: History) -> Decision:
+        """Return what the criterion decided about every structure, from the history of a network of this path."""
+        criterion = self.trainee.criterion
+        return Decision.by(criterion, criterion_name(criterion), history.keep, history.scores)
 
     def network(self, point: PathPoint) -> nn.Module:
         """Return the plain network of a point before its refit, or of ``dense``, in evaluation mode.

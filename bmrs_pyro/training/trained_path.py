@@ -13,7 +13,7 @@ from torch import nn
 
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
-from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
 from bmrs_pyro.training.choice import Choice, ScoreMissed
 from bmrs_pyro.training.choosing import Target, TargetMissed
 from bmrs_pyro.training.history import History
@@ -56,6 +56,12 @@ class TrainedPath(Path):
     def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> NoReturn:
         """Raise ValueError: only the last point of this path is fully trained."""
         raise ValueError("the points of a trained network's path are not kept; choose another budget instead")
+
+    def decision(self, history: History) -> Decision:
+        """Return what the joint loss decided about every structure, with the ΔF of each one alone."""
+        criterion = self.reduction.criterion
+        name = criterion_name(criterion)
+        return Decision.by(criterion, name, history.keep, history.scores, joint=True)
 
     def network(self, point: PathPoint) -> nn.Module:
         """Return the dense network, plain and in evaluation mode; the networks of other points are not kept.

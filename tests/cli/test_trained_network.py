@@ -17,7 +17,7 @@ from torch import nn
 from bmrs_pyro import complexity, load
 from bmrs_pyro.data import Batches
 from bmrs_pyro.metrics import evaluate
-from bmrs_pyro.reporting import layer_widths
+from bmrs_pyro.reporting import html_report, layer_widths
 from bmrs_pyro.runs import NetworkSource, RunDirectory, run_data
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
 from tests.cli.conftest import write_problem
@@ -118,6 +118,8 @@ def test_it_is_pruned_again_to_a_budget_by_the_joint_loss(copy: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert macs(load(copy)) <= 0.3 * macs(dense)
     assert json.loads(result.stdout)["validation_accuracy"] > 0.9
+    assert RunDirectory(copy).decision().joint
+    assert "The small network was pruned again later" in html_report(RunDirectory(copy))
     refused = command("prune", copy)
     assert refused.returncode == 2
     assert "reduces a trained network, which is pruned again to a budget: give --max-macs" in refused.stderr
@@ -157,7 +159,11 @@ def test_the_page_is_about_cuts_and_its_command_repeats_the_run(
         "Each cut removed",
         "How it was trained",
         f"bmrs choose {copy} --max-macs ",
-        "Reduce the given weights",
+        "Reduce the given weights as far as they lose at most 0.1 points of accuracy:",
+        "structures were removed.",
+        "the joint loss",
+        "10, at the end",
+        "All gains were 1 in training",
     ):
         assert words in text
     for words in (
@@ -167,8 +173,16 @@ def test_the_page_is_about_cuts_and_its_command_repeats_the_run(
         "Evidence lower bound",
         "draws of the gains",
         "Cycle(",
+        "prior odds",
+        "another rule",
+        "threshold",
+        "The closest calls",
+        "not needed",
     ):
         assert words not in text
+    decision = RunDirectory(copy).decision()
+    assert decision.joint
+    assert "joint loss: what is kept" in result.stdout
     assert text.count('class="chosen"') == 1
     line = next(line for line in text.split("<pre><code>") if line.startswith("bmrs fit"))
     words_ = shlex.split(line.partition("</code>")[0])[1:]

@@ -215,6 +215,7 @@ def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(
     assert "<h2>The path</h2>" not in html_report(finished_run)
 
 
+@pytest.mark.filterwarnings("ignore:the small network is much worse")
 def test_a_network_that_was_pruned_again_is_no_point_of_the_path(path_run: RunDirectory) -> None:
     prune_run(path_run, "expected", 0.5)
     page = html_report(path_run)

@@ -14,7 +14,7 @@ from torch import nn
 from bmrs_pyro.data import Batches, DataSource
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.reporting import compare_run
+from bmrs_pyro.reporting import compare_run, html_report
 from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
 from bmrs_pyro.training import Cycle, Limits, MuchWorse, Recipe, Target
 
@@ -114,6 +114,9 @@ def test_each_network_is_scored_with_the_scale_of_its_own_errors(tmp_path: Path)
         return scales[1] / scales[0]
 
     assert check() > 1.5
+    page = html_report(run)
+    for words in ("validation RMSE", "validation log-likelihood", "lose at most 0.1 nats per example:"):
+        assert words in page
     prune_run(run, "bmrs-n", target=Target(max_macs="10%"))
     assert check() > 1.5
     prune_run(run, "bmrs-n", target=Target(max_macs="10%"), epochs=5)
