@@ -19,6 +19,9 @@ from bmrs_pyro.inference.outcomes import Outcome
 LEAST = 0.5
 """Share of the first network's lead over the best constant below which another one is much worse."""
 
+CLEAR = 0.05
+"""Least lead that can be lost: accuracy, or share of the values' variance."""
+
 
 class MuchWorse(UserWarning):
     """A small network predicts much worse than the network it was made from."""
@@ -63,8 +66,8 @@ def warn_if_much_worse(
     if one is None or other is None or (one >= other if name == "accuracy" else one <= other):
         return
     best = _constant(predict, batches)
-    leads = [value - best if name == "accuracy" else best**2 - value**2 for value in (one, other)]
-    if leads[1] > 0 and not leads[0] >= LEAST * leads[1]:
+    leads = [value - best if name == "accuracy" else 1 - (value / best) ** 2 for value in (one, other)]
+    if leads[1] >= CLEAR and not leads[0] >= LEAST * leads[1]:
         after, first, constant = (
             f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
         )

@@ -193,6 +193,7 @@ def closure() -> Likelihood:
     return lambda z: inner(z)
 
 
+@pytest.mark.filterwarnings("ignore:the small network is much worse")  # it is tiny
 @pytest.mark.filterwarnings("ignore:.*min_keep")  # so few epochs may empty the layer
 @pytest.mark.parametrize("make", [Noise, lambda: noise, closure, lambda: Noise().forward])
 def test_every_choice_has_its_own_trained_likelihood(make: Callable[[], Likelihood]) -> None:
