@@ -72,11 +72,16 @@ class Limits:
         """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""
         return partial(self.applied, network, units=units)
 
-    def refuse_impossible(self, network: NoisyNetwork) -> None:
-        """Raise ValueError if the smallest network, with one structure per family, exceeds a budget."""
+    def least(self, network: NoisyNetwork) -> tuple[int, int]:
+        """Return MACs and parameters of the smallest network, with one structure per family or its multiple."""
         multiples = _multiples(network, self.round_to)
         counts = {family.name: min(family.size, multiples[family.name]) for family in network.structures}
         macs, parameters = (round(cost_model(network, cost)(counts)) for cost in ("macs", "parameters"))
+        return macs, parameters
+
+    def refuse_impossible(self, network: NoisyNetwork) -> None:
+        """Raise ValueError if the smallest network, with one structure per family, exceeds a budget."""
+        macs, parameters = self.least(network)
         budgets = (("macs", macs, self.max_macs), ("parameters", parameters, self.max_parameters))
         for cost, least, budget in budgets:
             if budget is not None and least > budget:

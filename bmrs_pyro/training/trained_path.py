@@ -29,6 +29,9 @@ from bmrs_pyro.training.trainee import Refit, Trainee
 ROUND = 0.7
 """Share of the multiply-accumulates that each round keeps, if there is no budget."""
 
+SMALLEST = 0.98
+"""A round that would keep more than this share is not worth its epochs."""
+
 
 @dataclass(frozen=True, repr=False)
 class TrainedPath(Path):
@@ -77,8 +80,8 @@ class TrainedPath(Path):
         """Reduce the network to a target.
 
         With a budget there is one reduction. Without a budget there are rounds. Each round is a whole reduction that
-        keeps 70 % of the multiply-accumulates of the previous one. When a network misses the score, the previous
-        network is chosen.
+        keeps 70 % of the multiply-accumulates of the previous one. If so many cannot be removed, it removes half of
+        those that can. When a network misses the score, the previous network is chosen.
 
         Raises:
             TargetMissed: a budget cannot be met.
@@ -118,24 +121,23 @@ class TrainedPath(Path):
         return replace(self, points=points, history=refit.history), choice
 
     def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
-        model, macs = self.trainee.model, float(self.dense.macs)
+        model, macs = self.trainee.model, self.dense.macs
+        smallest, _ = Limits(self.round_to).least(model.network)
         history = _whole(model)
         best: tuple[Refit, tuple[PathPoint, ...]] | None = None
         while True:
-            limits = Limits(self.round_to, int(macs * ROUND))
-            try:
-                limits.refuse_impossible(model.network)
-            except ValueError:  # no more structures can be removed
-                if best is None:
-                    raise
+            budget = int(macs * ROUND)
+            if budget < smallest:  # a part of the network cannot be removed: half of the rest can
+                budget = (macs + smallest) // 2
+            if best is not None and budget > SMALLEST * macs:
                 return best
-            refit, points = self._reduced(model, limits, history)
+            refit, points = self._reduced(model, Limits(self.round_to, budget), history)
             if target.score_of(refit.point.score)[0] < least:
                 return best or (refit, points)
             before = best[1] if best else ()
             points = (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
             best = replace(refit, point=replace(refit.point, epoch=points[-1].epoch)), points
-            model, history, macs = refit.model, refit.history, float(refit.point.macs)
+            model, history, macs = refit.model, refit.history, refit.point.macs
 
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History

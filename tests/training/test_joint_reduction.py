@@ -87,6 +87,19 @@ def test_without_a_budget_rounds_go_on_while_the_score_holds(trained: nn.Module)
     assert score >= dense - 0.05
 
 
+def test_rounds_go_on_where_most_of_the_network_cannot_be_removed() -> None:
+    torch.manual_seed(0)
+    whole = [nn.Linear(FEATURES, 64), nn.LayerNorm(64), nn.Linear(64, 3), nn.Tanh(), nn.Linear(3, 3)]
+    net = nn.Sequential(*whole)
+    options = {"validation": batches(seed=1), "trained": True, "progress": False, "epochs": 0, "cuts": 2}
+    found = prune(net, batches(), max_loss=100, **options)  # type: ignore[arg-type]
+    smallest = complexity(
+        nn.Sequential(*whole[:2], nn.Linear(64, 1), nn.Tanh(), nn.Linear(1, 3)), torch.zeros(1, FEATURES)
+    )
+    dense = found.path.dense.macs
+    assert 0.7 * dense < smallest.macs <= found.point.macs <= smallest.macs / 0.9
+
+
 def test_a_score_that_no_round_reaches_is_said(trained: nn.Module) -> None:
     random = [(x, y[torch.randperm(len(y))]) for x, y in batches()]
     with pytest.warns(ScoreMissed, match="should reach"):
