@@ -59,7 +59,7 @@ class Choice:
                     Quality.of(path.dense.score),
                     lambda x: model.likelihood(model.network(x, {})),
                     on_device_of(model.network, path.trainee.validation),
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
 
