@@ -7,8 +7,8 @@ __all__ = ["choose"]
 from dataclasses import replace
 
 from bmrs_pyro import runs, training
-from bmrs_pyro.cli.options import with_options_of
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run, with_options_of
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.recipe import Hardware
@@ -27,7 +27,7 @@ def choose(
 
     Without options this is the smallest network within one standard error of the best.
     """
-    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     training.refuse_unusable(hardware.device or "cpu")
     own = replace(hardware, device=hardware.device or "cpu")
     runs.choose_run(directory, target, hardware=own, progress=output.progress)

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import reporting, runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
 
 def compare(
@@ -28,7 +29,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, calibration, size, memory and latency of both networks, and draw their layers' widths."""
-    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     picture = picture or directory.path / "widths.png"
     reporting.refuse_figure(picture)
     figures = reporting.compare_run(directory, weights, repeats=repeats)

@@ -11,7 +11,8 @@ import typer
 
 from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
 
 def evaluate(
@@ -29,7 +30,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, likelihood and calibration on the test data, of the small network or over draws of its gains."""
-    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     test = runs.run_data(directory).test
     small = directory.small()
     predict = reporting.predictor_of(directory, draws)

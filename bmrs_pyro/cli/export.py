@@ -11,7 +11,8 @@ import typer
 
 from bmrs_pyro import export as exports
 from bmrs_pyro import runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
 
 def export(
@@ -28,7 +29,7 @@ def export(
     """Write the small network to a file that takes any batch size, and check the file by running it."""
     path = out or run / f"small.{kind or exports.Format.PT2}"
     kind = kind or exports.Format.of(path)
-    done = exports.export_run(runs.RunDirectory(run, trust_source), kind, path)
+    done = exports.export_run(runs.RunDirectory.opened(run, trust_source), kind, path)
     output = Output(json, quiet)
     output.show(f"{done.path}: {done.bytes:,} bytes, outputs within {done.error:.0e} of the small network's")
     output.result({"path": str(done.path), "format": str(kind), "bytes": done.bytes, "error": done.error})

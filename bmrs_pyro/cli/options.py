@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["field_helps", "given_options", "with_options_of"]
+__all__ = ["Run", "field_helps", "given_options", "with_options_of"]
 
 import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+Run = Annotated[Path, typer.Argument(help="Run directory of bmrs fit.")]
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w|^\S|\Z)", re.MULTILINE | re.DOTALL)
 

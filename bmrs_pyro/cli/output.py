@@ -1,8 +1,8 @@
-"""What commands share: their run, and their output as tables for people, one JSON object for scripts, or nothing."""
+"""The output of commands: tables for people, one JSON object for scripts, or nothing."""
 
 from __future__ import annotations
 
-__all__ = ["Json", "Output", "Quiet", "Run", "TrustSource", "warnings_in_one_line"]
+__all__ = ["Json", "Output", "Quiet", "TrustSource", "warnings_in_one_line"]
 
 import json
 import sys
@@ -16,8 +16,6 @@ from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-
-from bmrs_pyro import runs
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -45,11 +43,6 @@ def _hush(context: typer.Context, quiet: bool) -> bool:
     token = _QUIET.set(quiet)
     context.call_on_close(lambda: _QUIET.reset(token))
     return quiet
-
-
-def _existing(run: Path) -> Path:
-    runs.RunDirectory(run).refuse_none()
-    return run
 
 
 @contextmanager
@@ -87,7 +80,6 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", callback=_hush, help="Print nothing; errors still go to standard error."),
 ]
-Run = Annotated[Path, typer.Argument(help="Run directory of bmrs fit.", callback=_existing)]
 TrustSource = Annotated[
     bool,
     typer.Option("--trust-source", help="Import the code that the run names as the source of its network."),

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import runs, training
-from bmrs_pyro.cli.options import given_options, with_options_of
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run, given_options, with_options_of
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.cycle import Cycle
@@ -60,7 +60,7 @@ def prune(
         raise ValueError(f"{names} has no effect without training; give --fine-tune-epochs too")
     target = Target(max_macs=max_macs, max_params=max_params)
     training.refuse_unusable(device)
-    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     runs.prune_run(
         directory,
         criterion,

@@ -12,7 +12,8 @@ import typer
 
 from bmrs_pyro import network as networks
 from bmrs_pyro import reporting, runs
-from bmrs_pyro.cli.output import Json, Output, Quiet, Run, TrustSource
+from bmrs_pyro.cli.options import Run
+from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.files import refuse_unwritable, write_atomically
 
 
@@ -29,7 +30,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Print size, number kept and range of ΔF of every structure family."""
-    directory, output = runs.RunDirectory(run, trust_source), Output(json, quiet)
+    directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     if picture is not None:
         reporting.refuse_figure(picture)
     if html is not None:

@@ -19,11 +19,12 @@ from torch import Tensor
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
 from bmrs_pyro.inference.inputs import pairs
-from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs import RunDirectory
+from bmrs_pyro.runs.likelihoods import scored_by
 
 Source = AutoTruncatedLogNormal | RunDirectory | str | Path | Mapping[str, TruncatedLogNormal]
 
@@ -94,8 +95,9 @@ def _program(source: Source, keep: KeepMask | None) -> _Program:
         return _Program(source.posteriors(), keep, model.network, model.likelihood)
     if isinstance(source, RunDirectory | str | Path):
         run = source if isinstance(source, RunDirectory) else RunDirectory(Path(source))
+        likelihood = as_likelihood(scored_by(run.config, run.trained_likelihood()))
         network, posteriors, kept = run.network()
-        return _Program(posteriors, kept, network)
+        return _Program(posteriors, kept, network, likelihood)
     if isinstance(source, Mapping):
         return _Program(source, keep)
     raise TypeError(

@@ -6,7 +6,7 @@ __all__ = ["DENSE", "EXAMPLE", "SOURCE_COPY", "RunInputs"]
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -35,6 +35,17 @@ class RunInputs:
 
     path: Path
     trust_source: bool = False
+
+    @classmethod
+    def opened(cls, path: Path, trust_source: bool = False) -> Self:
+        """Return the run in a directory.
+
+        Raises:
+            RunError: no run was started there.
+        """
+        run = cls(path, trust_source)
+        run.refuse_none()
+        return run
 
     def exists(self) -> bool:
         """Whether a run was started here."""

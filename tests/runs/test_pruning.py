@@ -14,7 +14,7 @@ from torch import nn
 from bmrs_pyro.data import Batches, DataSource
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.reporting import compare_run, html_report
+from bmrs_pyro.reporting import compare_run, html_report, to_inference_data
 from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
 from bmrs_pyro.training import Cycle, Limits, MuchWorse, Recipe, Target
 
@@ -59,6 +59,14 @@ def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) ->
     train_run(run, progress=False)
     scale = {name: value.clone() for name, value in scale_of(run).items()}
     assert scale
+    batch = next(iter(Batches(run_data(run).train, 50, shuffle=False)))
+    found = to_inference_data(run, 3, data=batch)
+    values, of_y = (
+        torch.from_numpy(found[name]["y"].values) for name in ("posterior_predictive", "log_likelihood")
+    )
+    noise = run.trained_likelihood()(torch.zeros(1, 1)).scale
+    assert values.unique().numel() > 100  # no classes
+    assert of_y.max() <= torch.distributions.Normal(0, noise).log_prob(torch.zeros(())) + 1e-4
 
     def error() -> float:
         held_out = Batches(run_data(run).train, 200, shuffle=False)
