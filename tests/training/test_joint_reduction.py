@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,22 @@ def test_a_network_that_has_lost_what_it_had_learned_is_not_handed_back_without_
         MuchWorse, match=r"RMSE .* before, .* for the best constant; give it more epochs, a lower"
     ):
         prune(net, values(256), epochs=2, optimizer="adamw", lr=3, max_macs="50%", **options)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_was_allowed_or_told_already_is_not_warned_of(trained: nn.Module) -> None:
+    options = {"validation": batches(seed=1), "trained": True, "progress": False, "epochs": 0, "cuts": 2}
+    found = prune(trained, batches(), max_macs="60%", **options)  # type: ignore[arg-type]
+    refit = found.choice.refit
+    poor = replace(refit, point=replace(refit.point, score=refit.point.score._replace(accuracy=0.4)))
+    for target, met, told in (
+        (Target(max_macs="60%"), True, 1),
+        (Target(max_loss=70), True, 0),
+        (Target(max_macs="60%"), False, 0),
+    ):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            replace(found.choice, refit=poor, target=target, met=met).warn_if_much_worse(found.path)
+        assert [each.category for each in seen] == [MuchWorse] * told
 
 
 @pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough
