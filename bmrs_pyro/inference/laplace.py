@@ -17,8 +17,8 @@ from torch.distributions import kl_divergence
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods
-from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
+from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.network.untouched import modes_kept
 
 WIDE = 10.0
@@ -89,14 +89,29 @@ def gain_gradients(
         with modes_kept(model), torch.enable_grad():
             gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
             theta = dict(zip(names, gains.split(sizes, -1), strict=True))
-            outputs = model.eval().likelihood(model.network(x, theta))
-            (each,) = torch.autograd.grad(log_likelihoods(outputs, y.to(like.device)).sum(), gains)
+            try:
+                outputs = model.eval().likelihood(model.network(x, theta))
+                log_p = log_likelihoods(outputs, y.to(like.device))
+            except ValueError as error:  # of a distribution, with all its numbers
+                if not unfit_parameters(error) and _finite((x, y)):
+                    raise
+                raise _non_finite((x, y)) from None
+            (each,) = torch.autograd.grad(log_p.sum(), gains)
         if not each.isfinite().all():
-            raise NonFiniteLoss(
-                "gradients of the gains are NaN or infinite: a weight or an input is; "
-                "if training diverged, lower the learning rate"
-            )
+            raise _non_finite((x, y))
         yield each.reshape(-1, sum(sizes))
+
+
+def _finite(batch: Any) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(batch))
+
+
+def _non_finite(batch: Any) -> NonFiniteLoss:
+    if not _finite(batch):
+        return NonFiniteLoss("the training data hold NaN or inf; leave these examples out, or fill the gaps")
+    return NonFiniteLoss(
+        "gradients of the gains are NaN or infinite: a weight is; if training diverged, lower the learning rate"
+    )
 
 
 def _parts(model: SupervisedModel, batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:

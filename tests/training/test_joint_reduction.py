@@ -129,6 +129,15 @@ def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
         prune(trained, batches(), optimizer="rprop", **options)  # type: ignore[arg-type]
     with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
         prune(trained, batches(), lr=1e12, max_macs="40%", **options)  # type: ignore[arg-type]
+    of_two = [(x, (y > 0).float()) for x, y in batches(seed=1)]
+    for likelihood, gap in (("normal", math.nan), ("bernoulli", math.inf)):
+        gaps = [of_two[0], *((x.clone().fill_(gap), y) for x, y in of_two[1:])]
+        net = nn.Sequential(*copy.deepcopy(trained)[:-1], nn.Linear(16, 1))
+        given = {**options, "validation": of_two, "likelihood": likelihood}
+        with pytest.raises(
+            NonFiniteLoss, match="the training data hold NaN or inf; leave these examples out"
+        ):
+            prune(net, gaps, max_macs="40%", **given)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="can be read only once; give a loader, or a list of batches"):
         prune(trained, iter(batches()), max_macs="40%", **options)  # type: ignore[arg-type]
     frozen = copy.deepcopy(trained).requires_grad_(False)
