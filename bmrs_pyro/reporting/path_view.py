@@ -100,9 +100,11 @@ def choice_in_words(path: PathRecord) -> list[str]:
         if value is not None and (name != "batch_size" or target.max_latency is not None)
     ]
     if target.loses_nothing:
-        score = (target.score or "log_likelihood").replace("_", "-")
+        score = f"{(target.score or 'log_likelihood').replace('_', '-')} is"
         best = "the unpruned network's" if path.of_cuts else "the best"
-        asked = [f"the smallest network whose {score} is within one standard error of {best}"]
+        if path.of_cuts and target.score is None and path.dense.score.rmse is not None:
+            score = "log-likelihood and RMSE are"
+        asked = [f"the smallest network whose {score} within one standard error of {best}"]
     missed = " It was missed." if path.of_cuts else " No network that was refitted meets it."
     words = [f"Asked for: {', '.join(asked)}.{'' if path.met else missed}"]
     before = "Reached" if path.of_cuts else "Tried before"

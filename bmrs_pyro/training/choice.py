@@ -50,9 +50,12 @@ class Choice:
     notes: tuple[str, ...]
 
     def warn_if_much_worse(self, path: Path) -> None:
-        """Warn if the network was chosen by budgets alone, and is much worse than the unpruned one."""
-        model, target = self.refit.model, self.target
-        if self.met and target.max_loss is None and not target.loses_nothing:
+        """Warn if the network is much worse than the unpruned one, unless such a loss of accuracy was allowed.
+
+        A loss of log-likelihood says little about the errors: that of a network that has overfitted is very low.
+        """
+        model, accuracy = self.refit.model, self.refit.point.score.accuracy
+        if self.met and (accuracy is None or self.target.max_loss is None):
             with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
                 warn_if_much_worse(
                     Quality.of(self.refit.point.score),

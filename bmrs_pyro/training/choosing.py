@@ -49,7 +49,7 @@ class Target:
     Attributes:
         score: Validation score that counts: accuracy or log_likelihood. By default it is the log-likelihood without
             any maximum, because the accuracy of few examples is coarse. With a maximum, and for a trained network, it
-            is the accuracy, if there is one.
+            is the accuracy, if there is one; for a trained network of values without any maximum, the RMSE counts too.
         max_loss: Largest loss of score against the unpruned network: points (percent) of accuracy, or nats per
             example of log-likelihood.
         max_macs: Most multiply-accumulates for one example: a number, or a share of the unpruned network's such as 50%.

@@ -68,6 +68,7 @@ class Epoch(Record):
         rmse: root mean square of y − E[y | x, E[θ]] on the validation data, None for classes.
         accuracy_error, log_likelihood_error: standard errors of the two scores over the validation examples.
         parameters: weights left; None in records of early runs.
+        rmse_error: standard error of the RMSE over the validation values.
     """
 
     epoch: int
@@ -85,6 +86,7 @@ class Epoch(Record):
     accuracy_error: float | None = None
     log_likelihood_error: float | None = None
     parameters: int | None = None
+    rmse_error: float | None = None
 
     @property
     def validation_score(self) -> float:

@@ -25,6 +25,7 @@ from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.regularisation import Path
 from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.trainee import Refit, Trainee
+from bmrs_pyro.training.validation import Score
 
 ROUND = 0.7
 """Share of the multiply-accumulates that each round keeps, if there is no budget."""
@@ -110,13 +111,12 @@ class TrainedPath(Path):
             refit, points = self._reduced(model, limits, _whole(model))
         else:
             refit, points = self._rounds(target, least)
-        score = target.score_of(refit.point.score)[0]
         notes: tuple[str, ...] = ()
-        if score < least:
-            note = f"a network of {refit.point.parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
+        if missed := self._shortfall(refit.point.score, target, least):
+            note = f"a network of {refit.point.parameters:,} parameters {missed}"
             warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
             notes = (note,)
-        choice = Choice(refit, target, score >= least, notes)
+        choice = Choice(refit, target, not notes, notes)
         choice.warn_if_much_worse(self)
         return replace(self, points=points, history=refit.history), choice
 
@@ -132,12 +132,27 @@ class TrainedPath(Path):
             if best is not None and budget > SMALLEST * macs:
                 return best
             refit, points = self._reduced(model, Limits(self.round_to, budget), history)
-            if target.score_of(refit.point.score)[0] < least:
+            if self._shortfall(refit.point.score, target, least):
                 return best or (refit, points)
             before = best[1] if best else ()
             points = (*before, *(replace(point, epoch=point.epoch + len(before)) for point in points))
             best = replace(refit, point=replace(refit.point, epoch=points[-1].epoch)), points
             model, history, macs = refit.model, refit.history, refit.point.macs
+
+    def _shortfall(self, score: Score, target: Target, least: float) -> str | None:
+        """Say by what a network misses the target; None if it meets it.
+
+        By default the RMSE counts too, within one standard error: the log-likelihood of a network that has overfitted
+        is so low that a network that has learned nothing reaches it.
+        """
+        reached, dense = target.score_of(score)[0], self.dense.score
+        if reached < least:
+            return f"scores {reached:.4g} and should reach {least:.4g}"
+        if target.loses_nothing and target.score is None and dense.rmse is not None:
+            most, rmse = dense.rmse + (dense.rmse_error or 0.0), score.rmse
+            if rmse is not None and not rmse <= most:
+                return f"has an RMSE of {rmse:.4g} and should have at most {most:.4g}"
+        return None
 
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History

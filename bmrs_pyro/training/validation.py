@@ -32,6 +32,7 @@ class Score(NamedTuple):
         rmse: root mean square of y − E[y | x, θ] over all scored values, in units of y; None for classes.
         accuracy_error: standard error of the accuracy over the scored labels; None without accuracy.
         log_likelihood_error: standard error of the log-likelihood over the examples.
+        rmse_error: standard error of the RMSE over the scored values; None without RMSE.
     """
 
     accuracy: float | None
@@ -39,6 +40,7 @@ class Score(NamedTuple):
     rmse: float | None = None
     accuracy_error: float | None = None
     log_likelihood_error: float | None = None
+    rmse_error: float | None = None
 
 
 class _Sums(NamedTuple):
@@ -49,6 +51,7 @@ class _Sums(NamedTuple):
     hits: float = 0
     values: float = 0
     squares: float = 0.0
+    fourth_powers: float = 0.0
     unknown: float = 0
     """Batches with neither classes nor a mean."""
 
@@ -66,7 +69,8 @@ class _Sums(NamedTuple):
         if outcome.mean is None or outcome.mean.shape != y.shape:
             return cls(*common, unknown=1)
         squares = (y - outcome.mean)[outcome.counted(y)].double().square()
-        return cls(*common, values=squares.numel(), squares=squares.sum().item())
+        powers = squares.square().sum().item()
+        return cls(*common, values=squares.numel(), squares=squares.sum().item(), fourth_powers=powers)
 
 
 def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Iterable[Any]) -> Score:
@@ -122,15 +126,18 @@ def validate_predictions(
         )
     only_labels = sums.labels and not (sums.values or sums.unknown)
     only_values = sums.values and not (sums.labels or sums.unknown)
+    rmse = math.sqrt(sums.squares / sums.values) if only_values else None
+    of_square = _standard_error(sums.values, sums.squares, sums.fourth_powers) if rmse else None
     return Score(
         accuracy=sums.hits / sums.labels if only_labels else None,
         log_likelihood=sums.log_likelihood / sums.examples,
-        rmse=math.sqrt(sums.squares / sums.values) if only_values else None,
+        rmse=rmse,
         # two more hits and two more misses (Agresti and Coull 1998): with few labels, no error is no certainty
         accuracy_error=_standard_error(sums.labels + 4, sums.hits + 2, sums.hits + 2)
         if only_labels
         else None,
         log_likelihood_error=_standard_error(sums.examples, sums.log_likelihood, sums.log_likelihood_squared),
+        rmse_error=of_square / (2 * rmse) if rmse and of_square is not None else rmse,
     )
 
 

@@ -45,7 +45,7 @@ class WeightEpoch(Record):
             validation data or without classes.
         log_likelihood: likewise, mean log p(y | x), nats per example.
         rmse: likewise, root mean square of y − E[y | x], None for classes.
-        accuracy_error, log_likelihood_error: standard errors over the validation examples.
+        accuracy_error, log_likelihood_error, rmse_error: standard errors over the validation examples.
     """
 
     epoch: int
@@ -59,6 +59,7 @@ class WeightEpoch(Record):
     rmse: float | None = None
     accuracy_error: float | None = None
     log_likelihood_error: float | None = None
+    rmse_error: float | None = None
 
     @property
     def status(self) -> str:

@@ -340,6 +340,26 @@ def test_a_network_that_has_lost_what_it_had_learned_is_not_handed_back_without_
         prune(net, values(256), epochs=2, optimizer="adamw", lr=3, max_macs="50%", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:a network of .* should")  # the first round may be too much
+def test_a_regression_that_has_overfitted_is_reduced_only_as_long_as_its_errors_hold() -> None:
+    """Its log-likelihood is so low that a constant would reach it."""
+    torch.manual_seed(0)
+    noisy = [(x, y + torch.randn(len(y))) for x, y in values(512)]
+    train, held_out = noisy[:2], noisy[2:]
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    PlainSteps(net, as_likelihood("normal:1"), train, 800, Cycle("adamw", 0.01)).make(800)
+    options = {"validation": held_out, "trained": True, "likelihood": "normal", "progress": False}
+    found = prune(net, train, epochs=20, cuts=2, **options)  # type: ignore[arg-type]
+    before, after = found.path.dense.score, found.point.score
+    y = torch.cat([y for _, y in held_out])
+    assert before.rmse is not None
+    assert after.rmse is not None
+    assert before.rmse < 0.9 * y.std()
+    assert before.log_likelihood < torch.distributions.Normal(y.mean(), y.std()).log_prob(y).mean() - 1
+    assert found.met
+    assert after.rmse <= before.rmse + (before.rmse_error or 0.0)
+
+
 def test_a_loss_that_was_allowed_or_told_already_is_not_warned_of(trained: nn.Module) -> None:
     options = {"validation": batches(seed=1), "trained": True, "progress": False, "epochs": 0, "cuts": 2}
     found = prune(trained, batches(), max_macs="60%", **options)  # type: ignore[arg-type]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from bmrs_pyro import NoisyNetwork, Path, Pruned, Target, complexity, fit, fit_path, prune
+from bmrs_pyro import NoisyNetwork, Path, Pruned, SupervisedModel, Target, complexity, fit, fit_path, prune
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.files import WriteError
-from bmrs_pyro.inference import inputs
+from bmrs_pyro.inference import as_likelihood, inputs
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.training import (
@@ -704,6 +704,18 @@ def test_standard_errors_are_those_of_the_mean_over_examples() -> None:
     assert score.accuracy is not None
     p = (score.accuracy * len(values) + 2) / (len(values) + 4)
     assert score.accuracy_error == pytest.approx(math.sqrt(p * (1 - p) / (len(values) + 3)), rel=1e-9)
+    assert score.rmse_error is None
+
+
+def test_the_standard_error_of_the_rmse_is_its_spread_over_data_sets() -> None:
+    net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+    model = SupervisedModel(NoisyNetwork(net, torch.zeros(1, 1)), as_likelihood("normal"), 50)
+    x = torch.zeros(50, 1)
+    generator = torch.Generator().manual_seed(0)
+    scores = [validate(model, {}, [(x, torch.randn(50, generator=generator))]) for _ in range(400)]
+    spread = torch.tensor([score.rmse for score in scores]).std().item()
+    told = torch.tensor([score.rmse_error for score in scores]).mean().item()
+    assert told == pytest.approx(spread, rel=0.12)  # four standard errors of a spread of 400
 
 
 def test_runs_that_cannot_prune_are_warned_of() -> None:
