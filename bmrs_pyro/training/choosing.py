@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["Target", "TargetMissed", "medians_of_three", "smoothed"]
 
 import math
-import re
 import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -13,18 +12,17 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+from bmrs_pyro.training.quantities import Quantity, is_share, number_of, refuse_no_loss, seconds
+
 if TYPE_CHECKING:  # the command's help does not import torch
     from bmrs_pyro.network import Complexity
     from bmrs_pyro.training.path_point import PathPoint
     from bmrs_pyro.training.regularisation import Path
     from bmrs_pyro.training.validation import Score
 
-Quantity = float | str
-
 MARGIN = 0.02
 """Nats per example by which training with random gains may change the log-likelihood of as accurate a network."""
 
-_UNITS = "seconds, or a text such as '2ms' (units: s, ms, us) or '50%'"
 _BUDGETS = {"max_macs": "macs", "max_params": "parameters", "max_bytes": "bytes"}
 
 
@@ -74,7 +72,7 @@ class Target:
     def __post_init__(self) -> None:
         if self.score not in (None, "accuracy", "log_likelihood"):
             raise ValueError(f"score is {self.score!r}; use 'accuracy' or 'log_likelihood'")
-        _refuse_no_loss(self.max_loss)
+        refuse_no_loss(self.max_loss)
         if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size!r}; it must be at least 1, and a whole number")
         if self.batch_size != 1 and self.max_latency is None:
@@ -84,7 +82,7 @@ class Target:
             )
         for name in _BUDGETS:
             value = getattr(self, name)
-            number = _number(name, value, 100)  # a share as it is written, 30 for 30%
+            number = number_of(name, value, 100)  # a share as it is written, 30 for 30%
             if number is not None and number < 1 and not str(value).strip().endswith("%"):
                 raise ValueError(
                     f"{name} is {value!r}, less than 1; a share has a percent sign: '{100 * number:g}%'"
@@ -176,7 +174,7 @@ class Target:
     def budgets(self, dense: PathPoint | Complexity) -> tuple[int | None, int | None]:
         """Return the most multiply-accumulates and parameters; a budget of bytes is turned into one of parameters."""
         macs, parameters, size = (
-            _number(name, getattr(self, name), getattr(dense, cost)) for name, cost in _BUDGETS.items()
+            number_of(name, getattr(self, name), getattr(dense, cost)) for name, cost in _BUDGETS.items()
         )
         if size is not None:
             parameters = min(size * dense.parameters / dense.bytes, parameters or math.inf)
@@ -190,9 +188,9 @@ class Target:
         least = {"macs": macs, "parameters": parameters, "bytes": parameters * dense.bytes / dense.parameters}
         for name, cost in _BUDGETS.items():
             asked, value, whole = getattr(self, name), math.ceil(least[cost]), getattr(dense, cost)
-            budget = _number(name, asked, whole)
+            budget = number_of(name, asked, whole)
             if budget is not None and budget < value:
-                share = f" or '{math.ceil(1e4 * value / whole) / 100:g}%'" if _is_share(asked) else ""
+                share = f" or '{math.ceil(1e4 * value / whole) / 100:g}%'" if is_share(asked) else ""
                 return (
                     f"{name} is {asked!r}: a budget of {budget:,.0f} {cost} cannot be met, because the smallest "
                     f"network, with one structure in every family, has {value:,}; allow {value:,}{share}"
@@ -226,7 +224,7 @@ class Target:
     def exceeded(self, point: PathPoint, dense: PathPoint) -> str | None:
         """Say which budget, other than the latency, a network exceeds; None if it exceeds none."""
         for name, cost in _BUDGETS.items():
-            budget, own = _number(name, getattr(self, name), getattr(dense, cost)), getattr(point, cost)
+            budget, own = number_of(name, getattr(self, name), getattr(dense, cost)), getattr(point, cost)
             if budget is not None and own > budget:
                 return f"has {own:,} {cost} and should have at most {math.floor(budget):,}"
         return None
@@ -241,64 +239,3 @@ def smoothed(points: Sequence[PathPoint], target: Target) -> list[float]:
 def medians_of_three(values: Sequence[float]) -> list[float]:
     """Return the median of each value and its neighbours."""
     return [statistics.median(values[max(0, index - 1) : index + 2]) for index in range(len(values))]
-
-
-def seconds(time: Quantity | None, dense: float = math.nan) -> float | None:
-    """Read a time such as ``0.002``, ``"2ms"``, ``"150us"``, ``"1s"`` or ``"50%"``.
-
-    Args:
-        time: seconds, a text with a unit, or a share.
-        dense: seconds of the unpruned network, which a share refers to.
-
-    Raises:
-        ValueError: it is not a positive time, or a text without a unit.
-    """
-    if not isinstance(time, str) or _is_share(time):
-        return _number("max_latency", time, dense)
-    found = re.fullmatch(r"\s*([\d.e+-]+)\s*(ms|us|s)?\s*", time)
-    number = _read(found[1]) if found else -1.0
-    if found is None or not 0 < number < math.inf:
-        raise ValueError(f"max_latency is {time!r}; give {_UNITS}, above 0")
-    if found[2] is None:
-        raise ValueError(
-            f"max_latency is {time!r}, a text without a unit; write '{found[1]}ms' or '{found[1]}s', or give a number "
-            "of seconds"
-        )
-    return {"ms": 1e-3, "us": 1e-6, "s": 1.0}[found[2]] * number
-
-
-def _number(name: str, value: Quantity | None, whole: float) -> float | None:
-    if value is None:
-        return None
-    number, share = _read(value), _is_share(value)
-    if not 0 < number < math.inf:
-        units = _UNITS if name == "max_latency" else "a number, or a share such as '50%'"
-        raise ValueError(f"{name} is {value!r}; give {units}, above 0")
-    if share and number > 100:
-        raise ValueError(
-            f"{name} is {value!r}, more than the whole unpruned network; give a share of at most 100%"
-        )
-    return number * whole / 100 if share else number
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, str) and value.strip().endswith("%")
-
-
-def _read(value: object) -> float:
-    """Return a quantity's number, without its percent sign; -1 if it is none."""
-    try:
-        if isinstance(value, str):
-            return float(value.strip().removesuffix("%"))
-        return -1.0 if isinstance(value, bool | bytes) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return -1.0
-
-
-def _refuse_no_loss(loss: object) -> None:
-    if isinstance(loss, str):
-        raise ValueError(
-            f"max_loss is {loss!r}, a text; it must be a number: points of accuracy, or nats of log-likelihood"
-        )
-    if loss is not None and not 0 <= _read(loss) < math.inf:
-        raise ValueError(f"max_loss is {loss!r}; it must be at least 0, and a finite number")

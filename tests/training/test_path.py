@@ -36,8 +36,8 @@ from bmrs_pyro.training import (
     choice,
     regularisation,
 )
-from bmrs_pyro.training.choosing import seconds
 from bmrs_pyro.training.pace import FALL, GROWTH, Passes, has_ended, kl_weights
+from bmrs_pyro.training.quantities import seconds
 from bmrs_pyro.training.trainee import Trainee
 from bmrs_pyro.training.validation import Score, validate
 from tests.inference.programs import batches, blobs, mlp, program
