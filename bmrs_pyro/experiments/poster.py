@@ -193,7 +193,11 @@ class Trial:
         self.recipe = self.protocol.recipe_of(config)
         likelihood = SmoothedLikelihood(self.recipe.label_smoothing)
         self.model = SupervisedModel(
-            network, likelihood, len(self.splits.train), kl_weight=self.recipe.kl_weight
+            network,
+            likelihood,
+            len(self.splits.train),
+            draws=self.recipe.draws,
+            kl_weight=self.recipe.kl_weight,
         )
         self.guide = AutoTruncatedLogNormal(self.model, init_log_scale=-5.0 if pruned else -12.0)
         if not pruned:

@@ -50,6 +50,9 @@ from bmrs_pyro.training.validation import validate
 CLASSES = "categorical:0.02"
 """The default likelihood of class labels, with the label smoothing of the best recipe known."""
 
+_OF_MODEL = {"draws": "draws", "bfloat16": "mixed_precision"}
+"""Options that the model is made with, and their names there."""
+
 _TARGET = {field.name for field in fields(Target)}
 _CYCLE = {field.name for field in fields(Cycle)}
 _TRAINED = {*_CYCLE, *(field.name for field in fields(JointReduction)), "device", "round_to"}
@@ -186,7 +189,8 @@ def prune(
             A module, or one that a function refers to, gets the parameters that belong to the small network.
         trained: whether the network is trained already.
         **options: fields of :class:`Target`, such as ``max_loss=0.5`` or ``max_macs="50%"``, and options of
-            :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``. With
+            :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``; ``draws`` as
+            of :class:`SupervisedModel`, and ``bfloat16=True`` for mixed precision. With
             ``trained=True``: fields of :class:`Target`, of :class:`JointReduction`, such as ``epochs`` and
             ``teacher``, and of its :class:`Cycle`, such as ``lr`` and ``optimizer``; also ``round_to`` and ``device``.
 
@@ -197,10 +201,12 @@ def prune(
     """
     refuse_unfit(net)
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
+    how: dict[str, Any] = {}
     if trained:
         refuse_unknown(options, _TRAINED | _TARGET, "prune() of a trained network")
     else:
-        refuse_without_effect(options, OPTIONS | _TARGET, "prune()")
+        how = {name: options.pop(option) for option, name in _OF_MODEL.items() if option in options}
+        refuse_without_effect(options, OPTIONS | _TARGET | {*_OF_MODEL}, "prune()")
     refuse_generator("train", train)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
@@ -221,7 +227,7 @@ def prune(
     own = copy.deepcopy(likelihood) or CLASSES
     # the path in a directory keeps its kind of KL weight, so that another target can choose from it
     kind = recorded(options.get("directory")).get("kl_weight", target.kl_weight)
-    model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else kind)
+    model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else kind, **how)
     if target.score is not None:  # refuse an accuracy that the likelihood lacks before training
         target.score_of(validate(model, {}, islice(validation, 1)))
     if trained:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["default_optim", "fit"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from operator import length_hint
 from os import PathLike
@@ -29,7 +29,13 @@ from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.optimiser import JointOptim
 from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
-from bmrs_pyro.training.recipe import Hardware, Recipe, refuse_no_callbacks, with_options
+from bmrs_pyro.training.recipe import (
+    OF_MODEL_AND_LOADER,
+    Hardware,
+    Recipe,
+    refuse_no_callbacks,
+    with_options,
+)
 from bmrs_pyro.training.schedule import plan_of
 from bmrs_pyro.training.step_graph import CudaRecorder, refuse_unrecordable
 from bmrs_pyro.training.trainer import Trainer
@@ -68,8 +74,8 @@ def fit(
         guide: an AutoTruncatedLogNormal, or a hand-written guide (then with ``criterion=None``).
         loader: training batches ``(x, y)``, where x may be a tuple or a dict of several inputs, or dicts of the inputs
             and ``"labels"``. If the loader or its sampler has ``set_epoch``, it is called with the epoch's number.
-        recipe: how to train; batch size, data augmentation, likelihood and KL weight are not used, because loader
-            and model have their own.
+        recipe: how to train; batch size, data augmentation, likelihood, draws, precision and KL weight are not used,
+            because loader and model have their own.
         hardware: the hardware to train on.
         validation: batches on which the best epoch is chosen.
         optim: optimiser; by default fused Adam at the recipe's rates.
@@ -85,10 +91,11 @@ def fit(
         CompileError: torch.compile does not work here.
         NonFiniteLoss: the loss is NaN or infinite; the message names epoch, step and cause.
         LostProcess: another process has died.
-        ValueError: an option is out of range, there are no batches, labels are outside the support of the likelihood,
-            processes are out of step, CUDA graphs cannot be recorded, or the guide's parameters are only in Pyro's
-            store but there is a checkpoint or several processes.
+        ValueError: an option is out of range, or belongs to model or loader; there are no batches, labels are outside
+            the support of the likelihood, processes are out of step, CUDA graphs cannot be recorded, or the guide's
+            parameters are only in Pyro's store but there is a checkpoint or several processes.
     """
+    _refuse_of_model_and_loader(options)
     recipe, hardware = with_options(recipe or Recipe(), hardware or Hardware(), options)
     criterion = named_criterion(recipe.criterion) if isinstance(recipe.criterion, str) else recipe.criterion
     _check(model, guide, criterion)
@@ -183,6 +190,15 @@ def _refuse_stored_parameters(guide: object, checkpoint: StateStore | None) -> N
         raise ValueError(
             f"guide is a {type(guide).__name__}, whose parameters are in Pyro's store alone, which {what} does not "
             "include; use AutoTruncatedLogNormal or a PyroModule that has them as attributes"
+        )
+
+
+def _refuse_of_model_and_loader(options: Collection[str]) -> None:
+    if useless := sorted(OF_MODEL_AND_LOADER & set(options)):
+        have = "have" if useless[1:] else "has"
+        raise ValueError(
+            f"{', '.join(useless)} {have} no effect on fit(), because model and loader are made already: give "
+            "kl_weight, likelihood, draws and mixed_precision to SupervisedModel, and batches as you want them"
         )
 
 

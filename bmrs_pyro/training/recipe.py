@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "OF_MODEL_AND_LOADER",
     "ONE_WEIGHT",
     "REDUCTION",
     "Hardware",
@@ -28,6 +29,11 @@ ONE_WEIGHT = (
     *("gains_only", "round_to"),
 )
 """Fields of a recipe that a run along the path ignores."""
+
+OF_MODEL_AND_LOADER = frozenset(
+    ("kl_weight", "likelihood", "label_smoothing", "draws", "bfloat16", "batch_size", "augment")
+)
+"""Fields of a recipe that model and loader are made from, before :func:`fit` gets them."""
 
 REDUCTION = (
     *("criterion", "epochs", "batch_size", "lr", "likelihood", "label_smoothing", "augment", "bfloat16"),

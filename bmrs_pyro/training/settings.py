@@ -12,21 +12,11 @@ from typing import Any
 
 from bmrs_pyro.files import seal, unseal, write_atomically
 from bmrs_pyro.training.option_names import refuse_unknown
-from bmrs_pyro.training.recipe import Hardware, Recipe
+from bmrs_pyro.training.recipe import OF_MODEL_AND_LOADER, Hardware, Recipe
 
 FILE = "settings.json"
 
-_WITHOUT_EFFECT = {
-    "recipe",
-    "kl_weight",
-    "posterior_lr_factor",
-    "schedule",
-    "fine_tune_epochs",
-    "likelihood",
-    "label_smoothing",
-    "batch_size",
-    "augment",
-}
+_WITHOUT_EFFECT = OF_MODEL_AND_LOADER | {"recipe", "posterior_lr_factor", "schedule", "fine_tune_epochs"}
 
 OPTIONS = {
     *("criterion", "epochs", "dense_epochs", "directory", "hardware", "optim", "progress", "callbacks"),
@@ -81,6 +71,6 @@ def refuse_without_effect(
         have = "have" if useless[1:] else "has"
         raise ValueError(
             f"{', '.join(useless)} {have} no effect on a path, which sets KL weight and rates itself and takes "
-            "likelihood and batches from model and loader; leave it out, or call fit()"
+            "likelihood, draws, precision and batches from model and loader; leave it out, or call fit()"
         )
     refuse_unknown(options, known, what)

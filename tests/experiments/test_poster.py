@@ -42,6 +42,12 @@ def test_a_run_of_every_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp
     assert 5 < row["accuracy"] <= 100
 
 
+def test_a_run_draws_as_its_protocol_says(tmp_path: Path) -> None:
+    (config,) = poster.grid("ours", ["mlp"], ["digits"], ["bmrs-n"], [0.1])
+    assert poster.PROTOCOLS["ours"].recipe.draws == "example"
+    assert poster.Trial(config, data_root=str(tmp_path)).model.draws == "example"
+
+
 def row(
     weight: float, seed: int, compression: float, accuracy: float, **cell: str
 ) -> dict[str, str | float | int]:

@@ -175,6 +175,15 @@ def test_another_target_chooses_from_the_path_in_a_directory(tmp_path: Path) -> 
     assert other.path.trainee.model.kl_weight.name == "cost-macs"
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "value"), [("draws", "draws", 8), ("bfloat16", "mixed_precision", True)]
+)
+def test_draws_and_precision_are_those_of_the_model(option: str, name: str, value: object) -> None:
+    options = {**QUICK, "epochs": 2, "dense_epochs": 0, option: value}
+    found = prune(mlp(16), batches(), validation=batches(seed=1), **options)  # type: ignore[arg-type]
+    assert getattr(found.path.trainee.model, name) == value
+
+
 class Noise(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -39,8 +39,9 @@ from bmrs_pyro import (
 )
 from bmrs_pyro.data import Batches, Dataset
 from bmrs_pyro.inference import NonFiniteLoss, ScaledLikelihood, SmoothedLikelihood
-from bmrs_pyro.training import CheckpointError, Epoch, History
+from bmrs_pyro.training import CheckpointError, Epoch, History, Recipe
 from bmrs_pyro.training.labels import warn_of_units
+from bmrs_pyro.training.recipe import OF_MODEL_AND_LOADER
 from tests.inference.programs import FEATURES, NUM_DATA, batches, blobs, categorical, mlp, program
 
 
@@ -525,6 +526,12 @@ def test_wrong_use_is_refused_by_name() -> None:
         program(draws="pixel")
     with pytest.raises(TypeError, match="SupervisedModel"):
         AutoTruncatedLogNormal(lambda x: x)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", sorted(OF_MODEL_AND_LOADER))
+def test_options_that_belong_to_model_or_loader_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"^{option} has no effect on fit.., .* to SupervisedModel"):
+        fit(*program(), batches(), criterion=None, **{option: getattr(Recipe(), option)})
 
 
 def test_likelihood_of_wrong_shape_is_explained() -> None:
