@@ -11,7 +11,7 @@ import typer
 
 from bmrs_pyro import data, experiments
 from bmrs_pyro.cli.options import with_options_of
-from bmrs_pyro.cli.results import added, prepare
+from bmrs_pyro.cli.results import added, prepare, read_rows
 from bmrs_pyro.cli.studying import RunsOnData, chosen
 
 DATA = ("fashion_mnist", "cifar10")
@@ -64,14 +64,34 @@ def bmr(
         for row in call.make(study.run, configs):
             result = {key: row[key] for key in row if key not in configs[0]}
             by_method.setdefault(row["method"], []).append(result)
-        if not by_method:
-            raise ValueError(f"no run of {net} on {name} is finished in --cache; run without --rebuild")
-        times = study.step_times(net, data.load(name, data_root=root).train, by_method, batch=batch_size)
-        call.output.show(experiments.bmr_page.table(by_method, times, f"{net} on {name}", steps))
-        record.append(
-            {"network": net, "data": name, **settings, "results": by_method, "seconds per step": times}
+        if by_method:
+            times = study.step_times(net, data.load(name, data_root=root).train, by_method, batch=batch_size)
+            found = {
+                "network": net,
+                "data": name,
+                **settings,
+                "results": by_method,
+                "seconds per step": times,
+            }
+        else:
+            found = _earlier(call, net, name)
+        record.append(found)
+        title = f"{net} on {name}"
+        call.output.show(
+            experiments.bmr_page.table(found["results"], found["seconds per step"], title, found["steps"])
         )
         if call.out is not None:
-            experiments.bmr_page.draw(by_method, call.out / f"bmr-{net}-{name}.png")
-            added(call.out / "bmr.json", record[-1:], _KEYS)
+            experiments.bmr_page.draw(found["results"], call.out / f"bmr-{net}-{name}.png")
+            added(call.out / "bmr.json", [found], _KEYS)
     call.output.result({"experiments": record})
+
+
+def _earlier(call: RunsOnData, network: str, dataset: str) -> dict[str, Any]:
+    """Return the record of a network and data set in --out."""
+    known = [] if call.out is None else read_rows(call.out / "bmr.json", _KEYS)
+    for row in known:
+        if (row["network"], row["data"]) == (network, dataset):
+            return row
+    raise ValueError(
+        f"no run of {network} on {dataset} is finished in --cache or --out; run without --rebuild"
+    )

@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 
 from bmrs_pyro import experiments
 from bmrs_pyro.cli.output import Json, Output, Quiet
-from bmrs_pyro.cli.results import added, prepare, write_page
+from bmrs_pyro.cli.results import added, prepare, read_rows, write_page
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,15 @@ class Publication:
     def with_earlier(
         self, study: experiments.study.Study, rows: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Add rows to the file of results, and return all rows in it."""
-        return rows if self.out is None else added(self.out / f"{study.name}.json", rows, study.keys)
+        """Add rows to the file of results, and return all rows in it.
+
+        Raises:
+            ValueError: there are none.
+        """
+        file = None if self.out is None else self.out / f"{study.name}.json"
+        if not rows and (file is None or not read_rows(file)):
+            raise ValueError(f"no run of {study.name} is finished in --cache or --out; run without --rebuild")
+        return rows if file is None else added(file, rows, study.keys)
 
     def publish(self, study: experiments.study.Study, rows: list[dict[str, Any]], **more: object) -> None:
         """Add rows to the file of results, and make the page and its figures of all rows in it.

@@ -179,8 +179,10 @@ def _panels(
         ax.set_visible(False)
     for ax, (cell, group) in zip(grid.flat, cells.items(), strict=False):
         draw(ax, group)
-        # above the legend, which has the place of a title
-        ax.set_title(_title(cell), fontsize=10, pad=22 if ax.get_legend() else None)
+        legend = ax.get_legend()
+        # above the legend, which has the place of a title, and two entries in a row
+        pad = 8 + 14 * -(-len(legend.get_texts()) // 2) if legend else None
+        ax.set_title(_title(cell), fontsize=10, pad=pad)
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.spines[["top", "right"]].set_visible(False)

@@ -137,9 +137,5 @@ def told(score: Score, *, bare: bool = False) -> str:
 
 
 def smaller(path: PathRecord, macs: int) -> str:
-    """Return a MACs budget for a smaller network, as a share: half of ``macs``, but no less than the path's smallest.
-
-    A trained network can be reduced to less than the last cut.
-    """
-    share = max(macs / 2, 0 if path.of_cuts else path.points[-1].macs) / max(path.dense.macs, 1)
-    return f"{math.ceil(1e4 * share) / 100:g}%"
+    """Return a MACs budget for a smaller network, half of ``macs``, as a share; the network is cut to it if need be."""
+    return f"{math.ceil(1e4 * macs / 2 / max(path.dense.macs, 1)) / 100:g}%"

@@ -69,9 +69,9 @@ class Choice:
 def choose(path: Path, target: Target) -> Choice:
     """Refit points of a path until one meets the target.
 
-    Without a maximum, smaller points are refitted then, while they lose nothing. With budgets alone, a point of about
-    twice their size is refitted too and cut to them, because a refit removes structures anyway; of the two networks the
-    one that scores better is taken.
+    Without a maximum, smaller points are refitted then, while they lose nothing. With budgets alone, two larger points
+    are refitted too and cut to them, because a refit removes structures anyway: the smallest one above the budgets, and
+    the smallest of at least twice their size. Of these networks the one that scores best is taken.
 
     After a miss, a larger point is refitted, or a smaller one if the refit has overfitted. Where none of that size is
     left, a point larger than all of those is refitted. Smaller points are tried for the default target alone: points
@@ -83,10 +83,11 @@ def choose(path: Path, target: Target) -> Choice:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     choice = _chosen(path, target)
-    if choice.met and (start := _twice(path, target)) is not None:
-        cut = path.refit(start, limits=Limits.of_target(target, path.trainee.model.network))
-        score, other = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
-        if score > other and not target.exceeded(cut.point, path.dense):
+    limits = Limits.of_target(target, path.trainee.model.network)
+    for start in _larger(path, target) if choice.met else ():
+        cut = path.refit(start, limits=limits)
+        score, best = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
+        if score > best and not target.exceeded(cut.point, path.dense):
             choice = replace(choice, refit=cut)
     choice.warn_if_much_worse(path)
     return choice
@@ -147,21 +148,22 @@ def _best(points: list[tuple[PathPoint, float]], target: Target) -> PathPoint:
     return next(point for point, score in points if score >= least)
 
 
-def _twice(path: Path, target: Target) -> PathPoint | None:
-    """Return the smallest point of at least twice the budgets, or the largest; None if they are not all that is asked.
+def _larger(path: Path, target: Target) -> list[PathPoint]:
+    """Return the smallest point above the budgets, and the smallest of at least twice their size, or the largest one.
 
-    There is none either if all points are within the budgets.
+    There are none if budgets are not all that is asked, or if all points are within them.
     """
     macs, parameters = target.budgets(path.dense)
     if target.max_loss is not None or target.max_latency is not None or not (macs or parameters):
-        return None
+        return []
     above = [point for point in path.points if target.exceeded(point, path.dense)]
     twice = [
         point
         for point in above
         if point.macs >= 2 * (macs or math.inf) or point.parameters >= 2 * (parameters or math.inf)
     ]
-    return twice[-1] if twice else next(iter(above), None)
+    nearest, large = above[-1:], twice[-1:] or above[:1]
+    return nearest if nearest == large else nearest + large
 
 
 def _cut(path: Path, target: Target) -> Refit:

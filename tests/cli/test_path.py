@@ -111,6 +111,11 @@ def test_the_page_shows_the_path_and_what_pruning_cost(copy: Path) -> None:
     assert "<h2>The path</h2>" in text
     assert text.count('class="chosen"') == 1
     assert f"bmrs choose {copy} --max-macs " in text
+    share = float(re.findall(r"bmrs choose [^<]* --max-macs ([\d.]+)%", text)[0])
+    record = RunDirectory(copy).path_record()
+    assert record is not None
+    assert record.chosen is not None
+    assert share * record.dense.macs / 100 < record.chosen.macs  # it does give a smaller network
     assert "no trained weights of the dense network" not in text
     assert "bmrs fit" in text
     assert "--max-params 90%" in text.replace("'", "")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from bmrs_pyro.cli.reproduce_studies import honesty, random_labels, sbp
+from bmrs_pyro.cli.reproduce_poster import path, precision
+from bmrs_pyro.cli.reproduce_studies import both, honesty, random_labels, sbp, vgg
+from bmrs_pyro.cli.reproduce_weights import bmr
 from bmrs_pyro.cli.results import read_rows
 from bmrs_pyro.experiments import bench_page, paths
 from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
@@ -57,6 +59,25 @@ def test_a_page_is_made_anew_without_data_or_runs(command: Any, tmp_path: Path) 
     cache = {} if command is honesty else {"cache": tmp_path / "none"}
     command(rebuild=True, out=tmp_path, quiet=True, **cache)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", [vgg, both, precision, path], ids=lambda command: command.__name__)
+def test_without_finished_runs_no_page_is_made(command: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no run of .* is finished in --cache or --out; run without --rebuild"
+    ):
+        command(rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_gaussian_weights_are_drawn_anew_from_the_finished_runs(tmp_path: Path) -> None:
+    shutil.copy(RESULTS / "bmr.json", tmp_path)
+    before = (tmp_path / "bmr.json").read_bytes()
+    bmr(rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
+    assert (tmp_path / "bmr.json").read_bytes() == before
+    assert (tmp_path / "bmr-lenet-fashion_mnist.png").stat().st_size
+    with pytest.raises(ValueError, match="no run of mlp on fashion_mnist is finished in --cache or --out"):
+        bmr(network=["mlp"], rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
 
 
 def test_runs_need_data(tmp_path: Path) -> None:

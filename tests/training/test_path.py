@@ -220,7 +220,7 @@ def test_a_budget_takes_the_largest_network_of_the_best_or_cuts_a_larger_one(
     path = replace(pruned.path, points=points)
     refit = pruned.path.refit(pruned.path.points[-1], epochs=2)
     tried: list[tuple[int, int | None]] = []
-    accuracies = {80: 0.9, 190: 0.91, 200: 0.89}
+    accuracies = {80: 0.9, 120: 0.905, 190: 0.91, 200: 0.89}
 
     def pretended(self: Path, point: PathPoint, limits: Limits = Limits()) -> Refit:  # noqa: B008
         tried.append((point.parameters, limits.max_parameters))
@@ -231,12 +231,13 @@ def test_a_budget_takes_the_largest_network_of_the_best_or_cuts_a_larger_one(
     monkeypatch.setattr(Path, "refit", pretended)
     monkeypatch.setattr(choice, "smoothed", lambda points, target: [0.93, 0.93, 0.93, 0.895, 0.89, 0.9])
     found = choice.choose(path, Target(max_params=95))
-    # 80 is within one standard error of 50's, among those within the budget; 190 is the smallest of twice the budget
-    assert tried == [(80, None), (190, 95)]
+    # 80 is within one standard error of 50's, among those within the budget; 120 is the smallest above it, 190 the
+    # smallest of twice the budget
+    assert tried == [(80, None), (120, 95), (190, 95)]
     assert (found.refit.start.parameters, found.refit.point.parameters, found.met) == (190, 95, True)
-    assert choice.choose(path, Target(max_params=99)).refit.start.parameters == 80  # 200 scores less
-    assert tried[2:] == [(80, None), (200, 99)]
-    accuracies[200] = math.nan
+    assert choice.choose(path, Target(max_params=99)).refit.start.parameters == 120  # 200 scores less
+    assert tried[3:] == [(80, None), (120, 99), (200, 99)]
+    accuracies |= {120: 0.89, 200: math.nan}
     assert choice.choose(path, Target(max_params=99)).refit.start.parameters == 80
 
 
