@@ -93,5 +93,5 @@ def _earlier(call: RunsOnData, network: str, dataset: str) -> dict[str, Any]:
         if (row["network"], row["data"]) == (network, dataset):
             return row
     raise ValueError(
-        f"no run of {network} on {dataset} is finished in --cache or --out; run without --rebuild"
+        f"no run of {network} on {dataset} is finished in --cache or in --out; run without --rebuild"
     )

@@ -51,7 +51,10 @@ class Publication:
         """
         file = None if self.out is None else self.out / f"{study.name}.json"
         if not rows and (file is None or not read_rows(file)):
-            raise ValueError(f"no run of {study.name} is finished in --cache or --out; run without --rebuild")
+            row = study.noun.removesuffix("s")
+            raise ValueError(
+                f"{study.name}: no {row} is finished in --cache or in --out; run without --rebuild"
+            )
         return rows if file is None else added(file, rows, study.keys)
 
     def publish(self, study: experiments.study.Study, rows: list[dict[str, Any]], **more: object) -> None:

@@ -47,7 +47,7 @@ class Decision:
         *,
         joint: bool = False,
     ) -> Decision:
-        """Record what a criterion decided, or ``joint``ly the loss of removing structures together."""
+        """Record what a criterion decided; with ``joint``, the loss of removing structures together."""
         if isinstance(criterion, ModelReduction) and joint:
             alone = {site: values - criterion.log_prior_odds for site, values in scores.items()}
             return cls(name, keep, alone, joint=True)

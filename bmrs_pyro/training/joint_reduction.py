@@ -76,7 +76,7 @@ class JointReduction:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("cuts", 1), ("batches", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):

@@ -107,7 +107,7 @@ class Recipe:
         self._refuse_unknown_names()
         for name in ("epochs", "fine_tune_epochs"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 0")
         if self.epochs + self.fine_tune_epochs < 1:
             raise ValueError("epochs and fine_tune_epochs are both 0; there must be at least one epoch")
 

@@ -188,7 +188,7 @@ def test_the_commands_to_copy_are_commands(
     assert ("--max-loss" in shown[-1], "--kl-weight" in shown[-1]) == (along, not along)
     if along:  # the trained dense network is there, and half of the MACs can be had
         assert "--weights" not in shown[2]
-        assert shown[1][-1] == "100%"  # the smallest network of this path has as many as the others
+        assert shown[1][-1] == "8.2%"  # half of what the network has
 
 
 def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(

@@ -121,7 +121,7 @@ def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
         prune(trained, batches(), callbacks=print, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unknown option weight"):
         prune(trained, batches(), weight=1, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^epochs is -1; it must"):
+    with pytest.raises(ValueError, match="epochs=-1"):
         prune(trained, batches(), epochs=-1, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^share is 2; it must"):
         prune(trained, batches(), share=2, **options)  # type: ignore[arg-type]

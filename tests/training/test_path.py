@@ -315,7 +315,7 @@ def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
     scores = {100: -1.0, 80: -0.9, 50: -0.95, 30: -1.05}  # with a standard error of 0.1
     refit, tried = pruned.path.refit(points[-1], epochs=2), []
 
-    def pretended(self: Path, point: PathPoint) -> Refit:
+    def pretended(self: Path, point: PathPoint, limits: object = None) -> Refit:
         tried.append(point.parameters)
         score = Score(None, scores[point.parameters], None, None, 0.1)
         return replace(refit, start=point, point=replace(point, score=score))
@@ -328,7 +328,7 @@ def test_without_a_maximum_smaller_points_are_tried_while_they_lose_nothing(
     assert tried == [80, 50, 30]
     tried.clear()
     assert choice.choose(path, Target(score="log_likelihood", max_params=80)).refit.start.parameters == 80
-    assert tried == [80]
+    assert tried == [80, 100]  # no smaller ones; 100 scores less
 
 
 def test_the_default_loses_no_accuracy_for_a_better_log_likelihood(
