@@ -23,7 +23,12 @@ _DRAWS = 30
 
 
 def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
-    """Return a run's small network, or with draws a predictor that averages over as many, with a fixed seed."""
+    """Return a run's small network, or a predictor that averages over draws of the gains with a fixed seed.
+
+    Args:
+        run: the run.
+        draws: number of draws; None for the small network.
+    """
     if draws is None:
         return run.small()
     torch.manual_seed(0)

@@ -28,7 +28,11 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def evaluation_rows(evaluation: Evaluation) -> dict[str, str]:
-    """Return an evaluation's metrics as texts by label, the most important first; absent ones are left out."""
+    """Return an evaluation's metrics as texts by label, the most important first; absent ones are left out.
+
+    Args:
+        evaluation: an evaluation of classes or of values.
+    """
     found = evaluation_record(evaluation)
     return {label: shown(found[name]) for name, (label, shown) in _FIGURES.items() if name in found}
 
