@@ -52,6 +52,11 @@ class Batches:
         augmentation: Augmentation | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
+        if not isinstance(dataset, Dataset | Items):
+            raise TypeError(
+                f"dataset is a {type(dataset).__name__}; Batches serves a Dataset or Items of bmrs_pyro.data; for "
+                "other data, give a torch.utils.data.DataLoader in its place"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         if seed < 0:

@@ -200,6 +200,9 @@ def prune(
             read only once.
     """
     refuse_unfit(net)
+    for name, value in (("trained", trained), ("bfloat16", options.get("bfloat16", False))):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; give True or False")
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     how: dict[str, Any] = {}
     if trained:

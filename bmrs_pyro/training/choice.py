@@ -86,7 +86,10 @@ def choose(path: Path, target: Target) -> Choice:
     limits = Limits.of_target(target, path.trainee.model.network)
     for start in _larger(path, target) if choice.met else ():
         cut = path.refit(start, limits=limits)
-        score, best = (target.score_of(refit.point.score)[0] for refit in (cut, choice.refit))
+        score, best = (
+            (target.score_of(score)[0], score.log_likelihood)
+            for score in (cut.point.score, choice.refit.point.score)
+        )
         if score > best and not target.exceeded(cut.point, path.dense):
             choice = replace(choice, refit=cut)
     choice.warn_if_much_worse(path)

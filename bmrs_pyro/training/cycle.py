@@ -7,6 +7,8 @@ __all__ = ["Cycle"]
 import math
 from dataclasses import dataclass, replace
 
+from bmrs_pyro.training.recipe import refuse_no_flags, refuse_no_number
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -33,10 +35,14 @@ class Cycle:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
+        refuse_no_flags(self, ["bfloat16"])
+        refuse_no_number("weight_decay", self.weight_decay)
+        refuse_no_number("warm_up", self.warm_up)
         if self.optimizer not in (None, "sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
         for name in ("lr", "clip"):
             value = getattr(self, name)
+            refuse_no_number(name, value)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be finite and above 0")
         if not 0 <= self.weight_decay < math.inf:

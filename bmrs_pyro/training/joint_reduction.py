@@ -24,7 +24,7 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.recipe import refuse_no_callbacks
+from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number
 from bmrs_pyro.training.reduction_run import ReductionRun
 from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import checked_score
@@ -75,8 +75,10 @@ class JointReduction:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("cuts", 1), ("batches", 1)):
+            refuse_no_number(name, getattr(self, name), whole=True)
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
+        refuse_no_number("share", self.share)
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BATCHES", "fit_likelihood_"]
+__all__ = ["fit_likelihood_"]
 
 from contextlib import suppress
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,11 @@ from bmrs_pyro.training.loop import Batches
 STEPS = 50
 """Largest number of iterations of L-BFGS."""
 
-BATCHES = 8
-"""Number of training batches that parameters are fitted to, unless another number is given."""
+EXAMPLES = 2048
+"""Number of training examples that parameters are fitted to; the last batch is used whole."""
 
 
-def fit_likelihood_(
-    likelihood: Likelihood, network: nn.Module, loader: Batches, batches: int = BATCHES
-) -> None:
+def fit_likelihood_(likelihood: Likelihood, network: nn.Module, loader: Batches) -> None:
     """Fit the parameters of a likelihood, such as a learned scale, to a network in place; the network is not changed.
 
     A trained network comes without them, and a smaller network has larger errors: at other values its log-likelihood
@@ -35,18 +32,19 @@ def fit_likelihood_(
         likelihood: the likelihood; nothing happens if it has no parameters.
         network: the network, with or without gains.
         loader: training batches.
-        batches: number of batches to fit to.
     """
     if not isinstance(likelihood, nn.Module) or not (parameters := list(likelihood.parameters())):
         return
     device = parameters[0].device
     with modes_kept(network), torch.no_grad():
         network.eval()
-        found = [
-            (outputs_of(network, x), y.to(device))
-            for x, y in islice(on_device_of(network, loader), batches)
-            if len(y)
-        ]
+        found, examples = [], 0
+        for x, y in on_device_of(network, loader):
+            if len(y):
+                found.append((outputs_of(network, x), y.to(device)))
+                examples += len(y)
+            if examples >= EXAMPLES:
+                break
     before = [parameter.detach().clone() for parameter in parameters]
 
     def loss() -> Tensor:

@@ -9,13 +9,14 @@ __all__ = [
     "Hardware",
     "Recipe",
     "refuse_no_callbacks",
+    "refuse_no_flags",
     "refuse_no_number",
     "with_options",
 ]
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
@@ -105,6 +106,7 @@ class Recipe:
     def __post_init__(self) -> None:
         self._refuse_numbers()
         self._refuse_unknown_names()
+        refuse_no_flags(self, ("gains_only", "augment", "bfloat16"))
         for name in ("epochs", "fine_tune_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least 0")
@@ -172,11 +174,21 @@ class Hardware:
     cuda_graphs: bool = False
     channels_last: bool = False
 
+    def __post_init__(self) -> None:
+        refuse_no_flags(self, ("compile", "cuda_graphs", "channels_last"))
+
 
 def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
     """Raise TypeError if a value is neither None nor a number, or not a whole number."""
     if value is not None and not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
         raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
+
+
+def refuse_no_flags(options: object, names: Iterable[str]) -> None:
+    """Raise TypeError if options with these names are neither True nor False."""
+    for name in names:
+        if not isinstance(value := getattr(options, name), bool):
+            raise TypeError(f"{name} is {value!r}; give True or False")
 
 
 def refuse_no_callbacks(callbacks: object) -> None:

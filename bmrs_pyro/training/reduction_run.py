@@ -115,7 +115,7 @@ class ReductionRun:
 
     def _fit_likelihood(self) -> None:
         """Fit the likelihood's parameters to the present network, whose errors are larger after a cut."""
-        fit_likelihood_(self.model.likelihood, self.model.network, self.plan.loader, self.plan.batches)
+        fit_likelihood_(self.model.likelihood, self.model.network, self.plan.loader)
 
     def _cut(self, steps: PlainSteps, target: Limits) -> None:
         model, loss = self.model, self.plan.loss(self.model)

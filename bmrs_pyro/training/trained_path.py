@@ -51,7 +51,7 @@ class TrainedPath(Path):
         cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
-        fit_likelihood_(model.likelihood, model.network, reduction.loader, reduction.batches)
+        fit_likelihood_(model.likelihood, model.network, reduction.loader)
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})

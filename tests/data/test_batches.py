@@ -11,6 +11,11 @@ from torch import Tensor
 from bmrs_pyro.data import Augmentation, Batches, Dataset
 
 
+def test_other_data_sets_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"dataset is a list; .* give a torch.utils.data.DataLoader"):
+        Batches([1, 2], 2)  # type: ignore[arg-type]
+
+
 def toy(*shape: int, dtype: torch.dtype = torch.uint8) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, shape, generator=generator).to(dtype)

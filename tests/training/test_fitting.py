@@ -637,6 +637,8 @@ def test_the_callers_generators_are_as_before(broken: bool) -> None:
         ({"checkpoint": "state"}, r"checkpoint is a str; give Checkpoint\(path\)"),
         ({"recipe": 3}, "expected a Recipe, got a int"),
         ({"hardware": "cpu"}, "expected a Hardware, got a str"),
+        ({"channels_last": "no"}, "channels_last is 'no'; give True or False"),
+        ({"gains_only": "yes"}, "gains_only is 'yes'; give True or False"),
     ],
 )
 def test_options_of_another_type_are_refused_in_one_line(options: dict[str, Any], match: str) -> None:

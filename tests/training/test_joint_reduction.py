@@ -121,6 +121,14 @@ def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
         prune(trained, batches(), callbacks=print, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unknown option weight"):
         prune(trained, batches(), weight=1, **options)  # type: ignore[arg-type]
+    for wrong, message in (
+        ({"epochs": "3"}, "epochs is '3'; give a whole number"),
+        ({"bfloat16": "no"}, "bfloat16 is 'no'; give True or False"),
+        ({"lr": "1"}, "lr is '1'; give a number"),
+        ({"trained": "no"}, "trained is 'no'; give True or False"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            prune(trained, batches(), **{**options, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="epochs=-1"):
         prune(trained, batches(), epochs=-1, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^share is 2; it must"):
@@ -316,6 +324,11 @@ def test_a_trained_regression_is_compared_with_its_own_scale() -> None:
         error = torch.cat([net(x)[:, 0] - y for x, y in values(256)])
     scale = model.likelihood(torch.zeros(1, 1)).scale
     assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-3)
+    # small batches are as many examples
+    small = [(x, y) for xs, ys in values(256) for x, y in zip(xs.split(4), ys.split(4), strict=True)]
+    again = as_likelihood("normal")
+    fit_likelihood_(again, net, small)
+    assert again(torch.zeros(1, 1)).scale.item() == pytest.approx(scale.item(), rel=1e-3)
 
 
 def test_a_scale_is_not_fitted_to_outputs_that_are_no_numbers() -> None:
@@ -393,7 +406,7 @@ def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
         dense = found.path.network(found.path.dense)
         for one, likelihood in ((dense, found.dense_likelihood), (found.network, found.likelihood)):
             with torch.no_grad():
-                error = torch.cat([one(x)[:, 0] - y for x, y in values(1024)[:8]])
+                error = torch.cat([one(x)[:, 0] - y for x, y in values(1024)])
             scale = likelihood(torch.zeros(1, 1)).scale
             assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-2)
         if found.met and not target:
