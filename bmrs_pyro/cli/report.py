@@ -87,6 +87,7 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
             "validation_accuracy": accuracy,
             "validation_rmse": rmse,
             "dense_validation_accuracy": None if path is None else path.dense.score.accuracy,
+            "dense_validation_rmse": None if path is None else path.dense.score.rmse,
             "path": None if path is None else _path_fields(path),
         }
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
 from bmrs_pyro.reporting.page import chart
 from bmrs_pyro.reporting.plots import KEPT, OTHER, REMOVED, finished, new_axes
@@ -54,9 +54,10 @@ def plot_path(path: _Points, chosen: PathPoint | None = None, ax: Axes | None = 
         at = [chosen.parameters], [getattr(chosen.score, name)]
         ax.plot(*at, "D", color=REMOVED, markersize=8, label="chosen")
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    wide = max(*sizes, dense.parameters) > 30 * min(sizes, default=1)
+    ax.xaxis.set_major_locator(LogLocator(10, (1,) if wide else (1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 5k and 10k find room beside each other
     if accurate:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     return finished(ax, "parameters left", "validation accuracy" if accurate else "log-likelihood [nats]")

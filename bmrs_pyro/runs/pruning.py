@@ -139,7 +139,8 @@ def _decided(
             NothingLeft,
             stacklevel=3,
         )
-    history = History(kept)
+    same = criterion == directory.config.recipe.criterion  # then its scores go on from those in training
+    history = History(kept, scores=directory.scores() if same else {})
     history.note_scores(scores)
     theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
     decision = Decision.by(decide, criterion, kept.then(keep), history.scores, joint=joint)
@@ -173,17 +174,15 @@ def _fine_tune_(
     if isinstance(likelihood, nn.Module):  # its parameters are those of the run
         likelihood.to(device).requires_grad_(False)
     loader = batches_of(run_data(run).train, recipe, device)
+    steps = length_hint(loader) or sum(1 for _ in loader)
+    total, cycle = epochs * steps, cycle.for_labels(recipe.likelihood.partition(":")[0] in OF_CLASSES)
     with (
         generators_kept() if recipe.seed is not None else nullcontext(),
-        EpochBar(epochs, loader, enabled=progress, title="fine-tuning") as bar,
+        EpochBar(epochs, range(steps), enabled=progress, title="fine-tuning") as bar,
     ):
         if recipe.seed is not None:
             seed_generators(recipe.seed)
-        total = epochs * (length_hint(loader) or sum(1 for _ in loader))
-        classes = recipe.likelihood.partition(":")[0] in OF_CLASSES
-        PlainSteps(small.to(device), likelihood, loader, total, cycle.for_labels(classes), bar.step).make(
-            total
-        )
+        PlainSteps(small.to(device), likelihood, loader, total, cycle, bar.step).make(total)
     small.cpu().eval()
 
 

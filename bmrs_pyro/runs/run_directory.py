@@ -208,9 +208,10 @@ class RunDirectory(RunInputs):
         history: History,
         likelihood: Likelihood | None = None,
     ) -> None:
-        """Write network, posteriors and the likelihood's parameters at the end of training."""
+        """Write network, posteriors, scores and the likelihood's parameters at the end of training."""
         tensors, meta = posterior_tensors(posteriors, history.keep)
         tensors |= {f"network::{name}": value for name, value in network.net.state_dict().items()}
+        tensors |= {f"scores::{name}": value for name, value in history.scores.items()}
         if isinstance(likelihood, nn.Module):
             tensors |= {f"likelihood::{name}": value for name, value in likelihood.state_dict().items()}
         save_tensors(self._file("network.safetensors"), tensors, meta)
@@ -231,6 +232,10 @@ class RunDirectory(RunInputs):
                 for family in noisy.structures
             }
         return noisy, found, keep
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the last score of every structure by the run's criterion, ``(C_f,)``; empty in early runs."""
+        return part(read_tensors(self._file("network.safetensors"))[0], "scores")
 
     def save_decision(
         self,

@@ -68,9 +68,11 @@ class EpochBar:
         self._bar.stop()
 
     def step(self, elbo: float) -> None:
-        """Advance by one batch."""
+        """Advance by one batch, and count the epoch with its last one."""
         if self._per_epoch:
             self._bar.advance(self._task)
+            done = int(self._bar.tasks[0].completed) // self._per_epoch
+            self._bar.update(self._task, epoch=f"{done}/{self._epochs}")
 
     def finish(self, record: Record) -> None:
         """Show an epoch's record."""

@@ -177,7 +177,6 @@ def test_the_page_is_about_cuts_and_its_command_repeats_the_run(
         "another rule",
         "threshold",
         "The closest calls",
-        "not needed",
     ):
         assert words not in text
     decision = RunDirectory(copy).decision()

@@ -48,6 +48,24 @@ def test_a_budget_compares_evidence_in_nats_of_the_likelihood(
         assert first / second == pytest.approx(8 / 12)
 
 
+def test_structures_that_left_in_training_keep_their_scores(finished_run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    before, kept = run.decision(), run.network()[2]
+    assert kept.removed
+    for criterion in ("snr", "bmrs-n"):
+        prune_run(run, criterion, limits=Limits(max_parameters=120))
+        now = run.decision()
+        assert now.keep.removed > kept.removed
+        for name, mask in kept.items():
+            if criterion == "snr":  # the run has asked another question
+                assert now.scores[name][~mask].isnan().all()
+                assert now.scores[name][mask].isfinite().all()
+            else:
+                assert torch.equal(now.scores[name], before.scores[name])
+    assert "not asked" not in html_report(run)
+
+
 def test_fine_tuning_keeps_the_scale_that_the_run_has_learned(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(VALUES)
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
