@@ -20,9 +20,6 @@ if TYPE_CHECKING:  # the command's help does not import torch
     from bmrs_pyro.training.regularisation import Path
     from bmrs_pyro.training.validation import Score
 
-MOST_LOST = 0.005
-"""Largest loss of accuracy by default, however few validation data there are to see it; one example may always go."""
-
 MARGIN = 0.02
 """Nats per example by which training with random gains may change the log-likelihood of as accurate a network."""
 
@@ -150,16 +147,13 @@ class Target:
     def least_accuracy(self, dense: PathPoint) -> float:
         """Return the least accuracy of a network chosen by default.
 
-        It is below the unpruned one's by one standard error of the difference of two such accuracies, √2 of each one's,
-        but by no more than half a point, or one example where that is more. The log-likelihood alone is not enough:
-        that of an overconfident network improves while its accuracy falls.
+        It is below the unpruned one's by one standard error of the difference of two such accuracies, √2 of each one's.
+        The log-likelihood alone is not enough: that of an overconfident network improves while its accuracy falls.
         """
-        accuracy, error = dense.score.accuracy, dense.score.accuracy_error or 0.0
-        if self.score is not None or not self.loses_nothing or accuracy is None:
+        score = dense.score
+        if self.score is not None or not self.loses_nothing or score.accuracy is None:
             return -math.inf
-        variance = accuracy * (1 - accuracy)  # of one example
-        example = error**2 / variance if variance else 0.0
-        return accuracy - min(math.sqrt(2) * error, max(MOST_LOST, example))
+        return score.accuracy - math.sqrt(2) * (score.accuracy_error or 0.0)
 
     def least_of(self, dense: PathPoint) -> float:
         """Return the least score of a finished network, relative to the unpruned network's score.
