@@ -4,6 +4,7 @@ Start with `TruncatedLogNormal`; `TruncatedNormal` is the distribution of log θ
 """
 
 from bmrs_pyro.distributions import kl as kl
+from bmrs_pyro.distributions.by_name import refuse_unnamed as refuse_unnamed
 from bmrs_pyro.distributions.interval import PRIOR_HIGH as PRIOR_HIGH
 from bmrs_pyro.distributions.interval import PRIOR_LOW as PRIOR_LOW
 from bmrs_pyro.distributions.interval import IntervalDistribution as IntervalDistribution

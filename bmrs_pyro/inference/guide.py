@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["AutoTruncatedLogNormal"]
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ class AutoTruncatedLogNormal(AutoGuide):
     Reference: Neklyudov et al., NIPS 2017, section 3.2.
     """
 
+    _model: Any  # (model,), or None if the guide was unpickled
     loc: Tensor
     loc_unconstrained: Tensor
     scale: Tensor
@@ -102,6 +104,30 @@ class AutoTruncatedLogNormal(AutoGuide):
         loc, scale = laplace_parameters(curvature, model.prior, guide._kl_scales(guide.loc.detach()))
         guide.loc, guide.scale = loc.to(guide.loc), scale.to(guide.scale)
         return guide
+
+    @property
+    def model(self) -> SupervisedModel:
+        """The model whose gains the guide approximates; a pickle holds none."""
+        if self._model is None:
+            raise RuntimeError(
+                "the guide was unpickled, and a pickle does not hold its model: make AutoTruncatedLogNormal(model), "
+                "and set its loc and scale to this guide's"
+            )
+        model: SupervisedModel = self._model[0]
+        return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        model = self._model
+        try:
+            return dict(super().__getstate__())
+        finally:  # Pyro takes the model away from the guide that is copied, too
+            self._model = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AutoTruncatedLogNormal:
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        copied._model = copy.deepcopy(self._model, memo)
+        return copied
 
     @property
     def names(self) -> tuple[str, ...]:

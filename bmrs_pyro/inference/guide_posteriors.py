@@ -4,23 +4,26 @@ from __future__ import annotations
 
 __all__ = ["posteriors"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from bmrs_pyro.distributions import TruncatedLogNormal
+from bmrs_pyro.distributions import TruncatedLogNormal, unwrapped
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.initial_values import initial_values_told
+from bmrs_pyro.inference.packing import PackedSite
 
 
 def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TruncatedLogNormal]:
     """Return the detached q(θ_f) of every structure family, with batch shape ``(C_f,)``.
 
     An :class:`AutoTruncatedLogNormal` needs no arguments. A hand-written guide is called once and traced; its
-    parameters come from Pyro's parameter store (also after ``get_param_store().load``).
+    parameters come from Pyro's parameter store (also after ``get_param_store().load``). If the store does not hold
+    them, the posteriors are those before training, and a warning says so.
 
     Args:
         guide: any callable that samples gains from :class:`TruncatedLogNormal`.
@@ -36,19 +39,13 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
     """
     if isinstance(guide, AutoTruncatedLogNormal):
         return guide.posteriors()
-    with torch.no_grad(), poutine.block():
+    with torch.no_grad(), poutine.block(), initial_values_told("guide"):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
     found = {}
     for name, site in trace.iter_stochastic_nodes():
-        sampled: Any = site["fn"]
-        distribution = sampled
-        while isinstance(distribution, dist.Independent):
-            distribution = distribution.base_dist
-        if isinstance(distribution, TruncatedLogNormal):
-            plates = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}
-            one = _one_draw(name, distribution, {dim - sampled.event_dim for dim in plates})
-            if one.batch_shape:
-                found[name] = one
+        one = _posterior(name, site)
+        if one is not None and one.batch_shape:
+            found[name] = one
     if not found:
         raise ValueError(
             "the guide samples no TruncatedLogNormal site with a dimension of structures; posteriors() reads gains "
@@ -56,6 +53,26 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
             'pyro.sample("theta.conv1", TruncatedLogNormal(loc, scale, low, high).to_event(1))'
         )
     return found
+
+
+def _posterior(name: str, site: Mapping[str, Any]) -> TruncatedLogNormal | None:
+    """Return the posterior of the gains at a site; None if they are none."""
+    sampled = site["fn"]
+    if isinstance(sampled, PackedSite):  # of an AutoTruncatedLogNormal that another guide calls
+        return _one_draw(name, sampled.posterior, set())
+    if not isinstance(sampled, TorchDistributionMixin):  # the indices of a plate
+        return None
+    inner = unwrapped(sampled)
+    if not isinstance(inner.base, TruncatedLogNormal):
+        return None
+    plates = {frame.dim - sampled.event_dim for frame in site["cond_indep_stack"] if frame.vectorized}
+    if not sampled.event_dim and -1 in plates:
+        given = inner.base.log_distribution  # in the shape of the parameters, before the plate
+        own = torch.broadcast_shapes(given.loc.shape, given.scale.shape)
+        if own[-1:] != inner.shape[-1:]:
+            return None  # a scalar, drawn for every example
+        plates.discard(-1)  # a plate of the structures, in the place of to_event(1)
+    return _one_draw(name, inner.base.expand(inner.shape), plates)
 
 
 def _one_draw(name: str, distribution: TruncatedLogNormal, plates: set[int]) -> TruncatedLogNormal:

@@ -211,7 +211,7 @@ def as_likelihood(
         TypeError: ``likelihood`` is neither a name nor callable, or it is a loss of torch.
     """
     if not isinstance(likelihood, str):
-        if not callable(likelihood) or isinstance(likelihood, _Loss):
+        if not callable(likelihood) or isinstance(likelihood, _Loss | Distribution):
             raise TypeError(
                 f"likelihood is a {type(likelihood).__name__}; give a name or a function from outputs to a distribution"
             )

@@ -19,7 +19,10 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ in more than dimensions of size 1.
+        TypeError: ``y`` is not a tensor.
     """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y is a {type(y).__name__}; give labels or values as a tensor")
     if not y.is_floating_point():
         base = distribution
         while hasattr(base, "base_dist"):

@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bmrs_pyro.distributions import refuse_unnamed
 from bmrs_pyro.inference import Outcome, class_log_probabilities, mixture
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.evaluation import evaluation_mode
@@ -160,10 +161,7 @@ def _draws(
     draws: int,
     likelihood: str | Likelihood | None,
 ) -> Iterator[TorchDistribution]:
-    if not isinstance(posteriors, Mapping):
-        raise TypeError(
-            f"posteriors is a {type(posteriors).__name__}; give them by site name: posteriors(guide)"
-        )
+    refuse_unnamed(posteriors)
     for _ in range(draws):
         outputs = network(x, {name: posterior.sample() for name, posterior in posteriors.items()})
         if (

@@ -5,12 +5,13 @@ from __future__ import annotations
 __all__ = ["hdi", "probability_below", "quantile"]
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from bmrs_pyro.distributions import TruncatedLogNormal, unwrapped
+from bmrs_pyro.distributions import TruncatedLogNormal, refuse_unnamed, unwrapped
 
 Posteriors = Mapping[str, TruncatedLogNormal]
 
@@ -26,8 +27,9 @@ def quantile(posteriors: Posteriors, level: float) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the level is not a probability.
+        TypeError: it is no number, or a posterior is no TruncatedLogNormal.
     """
-    _check("level", level, 0 <= level <= 1, "in [0, 1]")
+    _check("level", level, lambda number: 0 <= number <= 1, "in [0, 1]")
     return _each(posteriors, lambda q: q.icdf(torch.full_like(q.loc, level, dtype=torch.float64)))
 
 
@@ -40,8 +42,9 @@ def probability_below(posteriors: Posteriors, level: float) -> dict[str, Tensor]
 
     Raises:
         ValueError: the level is not positive.
+        TypeError: it is no number, or a posterior is no TruncatedLogNormal.
     """
-    _check("level", level, level > 0, "positive")
+    _check("level", level, lambda number: number > 0, "positive")
     return _each(posteriors, lambda q: q.cdf(torch.full_like(q.loc, level, dtype=torch.float64)))
 
 
@@ -57,8 +60,9 @@ def hdi(posteriors: Posteriors, mass: float = 0.9) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the mass is not inside (0, 1).
+        TypeError: it is no number, or a posterior is no TruncatedLogNormal.
     """
-    _check("mass", mass, 0 < mass < 1, "in (0, 1)")
+    _check("mass", mass, lambda number: 0 < number < 1, "in (0, 1)")
     return _each(posteriors, lambda q: _shortest(q, mass))
 
 
@@ -76,11 +80,19 @@ def _shortest(q: TruncatedLogNormal, mass: float) -> Tensor:
 
 @torch.no_grad()
 def _each(posteriors: Posteriors, ask: Callable[[TruncatedLogNormal], Tensor]) -> dict[str, Tensor]:
+    refuse_unnamed(posteriors)
     # posteriors of a hand-written guide may be under to_event
     inner = {name: unwrapped(q) for name, q in posteriors.items()}
+    for name, q in inner.items():
+        if not isinstance(q.base, TruncatedLogNormal):
+            raise TypeError(
+                f"the posterior of {name!r} is a {type(q.base).__name__}; give TruncatedLogNormal posteriors"
+            )
     return {name: ask(cast(TruncatedLogNormal, q.base.expand(q.shape))) for name, q in inner.items()}
 
 
-def _check(name: str, value: float, valid: bool, expected: str) -> None:
-    if not valid:
+def _check(name: str, value: float, valid: Callable[[float], bool], expected: str) -> None:
+    if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.numel() == 1):
+        raise TypeError(f"{name} is a {type(value).__name__}; give one number, {expected}")
+    if not valid(value):
         raise ValueError(f"{name} is {value}; it must be {expected}")

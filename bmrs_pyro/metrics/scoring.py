@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bmrs_pyro.inference import Outcome, as_likelihood, as_logits, observed
+from bmrs_pyro.inference.initial_values import initial_values_told
 from bmrs_pyro.inference.likelihoods import Likelihood, given
 from bmrs_pyro.inference.observations import other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
@@ -67,7 +68,8 @@ def predicted(outputs: Any, likelihood: str | Likelihood) -> dist.TorchDistribut
                 "the outputs hold NaN or infinity; the network's weights or inputs are not finite"
             )
     if not isinstance(likelihood, str):
-        return given(likelihood, outputs)
+        with initial_values_told("likelihood"):
+            return given(likelihood, outputs)
     named = as_likelihood(likelihood)
     if isinstance(named, nn.Module) and any(True for _ in named.parameters()):
         raise ValueError(

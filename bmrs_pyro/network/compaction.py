@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from bmrs_pyro.network.folding import compact_
-from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.gates import Gates, refuse_no_gains
 from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.untouched import shared_copy
@@ -30,13 +30,14 @@ def compact(
 
     Raises:
         ValueError: masks or gains are of unknown families, have another length, or a mask keeps nothing.
-        TypeError: the network has no gains, or a mask is not boolean.
+        TypeError: the network has no gains, a mask is not boolean, or gains are no tensors by name.
     """
     if not isinstance(network, NoisyNetwork):
         raise TypeError(
             f"network is a {type(network).__name__}; give a NoisyNetwork, which knows the structures and their gains"
         )
-    theta = theta or {}
+    theta = {} if theta is None else theta
+    refuse_no_gains(theta)
     sizes = {family.name: family.size for family in network.structures}
     for name, gain in theta.items():
         if gain.shape != (sizes.get(name),):

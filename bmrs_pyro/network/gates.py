@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Gate", "Gates"]
+__all__ = ["Gate", "Gates", "refuse_no_gains"]
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,20 @@ from bmrs_pyro.network.structures import Member, StructureFamily
 from bmrs_pyro.network.untouched import forget_
 
 _RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompute through hooks
+
+
+def refuse_no_gains(theta: Any) -> None:
+    """Raise TypeError if an argument is not a mapping of family names to tensors."""
+    if not isinstance(theta, Mapping):
+        raise TypeError(
+            f"theta is a {type(theta).__name__}; give gains by family, as {{name: q.mean for name, q in "
+            "posteriors.items()}; several inputs of the network are one tuple: network((a, b), theta)"
+        )
+    for name, gain in theta.items():
+        if not isinstance(gain, Tensor):
+            raise TypeError(
+                f"the gains of {name!r} are a {type(gain).__name__}; give a tensor (C,), such as a posterior's mean"
+            )
 
 
 class Gate(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery import find_structures
 from bmrs_pyro.network.explicit_attention import make_explicit_
-from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.gates import Gates, refuse_no_gains
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.recurrent import lay_out_
@@ -81,9 +81,10 @@ class NoisyNetwork(nn.Module):
 
         Raises:
             ValueError: a name is unknown, a shape does not fit, or gains per example would multiply other examples.
+            TypeError: theta holds no tensors by name.
         """
         call = Call.of(self.net, x, by_name=self._by_name)
-        if not theta:
+        if theta is None or (isinstance(theta, Mapping) and not theta):
             return call(self.net)
         batch = self._batch(x, theta)
         with self.gates.open(theta, batch):
@@ -95,6 +96,7 @@ class NoisyNetwork(nn.Module):
     def _batch(self, x: Any, theta: Mapping[str, Tensor]) -> int | None:
         """Check the gains' shapes; return the number of examples where they do not all have the same gains."""
         batch = count = None
+        refuse_no_gains(theta)
         for name, gain in theta.items():
             size = self._sizes.get(name)
             if size is None:

@@ -17,6 +17,7 @@ from bmrs_pyro.reduction.criteria import SignalToNoise as SignalToNoise
 from bmrs_pyro.reduction.criteria import WeightNorm as WeightNorm
 from bmrs_pyro.reduction.criteria import bmrs_n as bmrs_n
 from bmrs_pyro.reduction.criteria import bmrs_u as bmrs_u
+from bmrs_pyro.reduction.criteria import refuse_no_criterion as refuse_no_criterion
 from bmrs_pyro.reduction.decision import Decision as Decision
 from bmrs_pyro.reduction.evidence import delta_f as delta_f
 from bmrs_pyro.reduction.evidence import register_delta_f as register_delta_f

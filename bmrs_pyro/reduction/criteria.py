@@ -11,12 +11,14 @@ __all__ = [
     "WeightNorm",
     "bmrs_n",
     "bmrs_u",
+    "refuse_no_criterion",
 ]
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +39,22 @@ class JointCriterion(Protocol):
 
 Criterion = Callable[[Distribution, Distribution], Tensor] | JointCriterion
 """Any callable (posterior, prior) -> scores of shape `(C,)` for one family, or a `JointCriterion`."""
+
+
+def refuse_no_criterion(criterion: Any) -> None:
+    """Raise TypeError if an object is no criterion, such as ``bmrs_n`` in the place of ``bmrs_n()``."""
+    joint = isinstance(criterion, JointCriterion)
+    judge, takes = (criterion.scores, ("posteriors",)) if joint else (criterion, ("posterior", "prior"))
+    try:
+        inspect.signature(judge).bind(*takes)
+    except ValueError:  # of a builtin that does not tell its arguments
+        return
+    except TypeError:
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        raise TypeError(
+            f"the criterion {name} cannot be called with ({', '.join(takes)}); give a function that can, or an object "
+            "such as bmrs_n() or SignalToNoise(1.0)"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["low_precision", "spike"]
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions import IntervalDistribution, LogUniform, TruncatedLogNormal
 
 
 def spike(prior: LogUniform, scale: float = 1e-6) -> TruncatedLogNormal:
@@ -16,9 +16,16 @@ def spike(prior: LogUniform, scale: float = 1e-6) -> TruncatedLogNormal:
         prior: The prior to reduce, on [low, high].
         scale: Standard deviation of log θ; the paper's is 1e-6.
 
+    Raises:
+        TypeError: `prior` has no interval.
+
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.2.
     """
+    if not isinstance(prior, IntervalDistribution):
+        raise TypeError(
+            f"the prior is {prior!r}; the spike is at the lower bound of a LogUniform(low, high), without to_event"
+        )
     # float64, like the bounds: float32 would put the spike a few of its own widths beside log low
     return TruncatedLogNormal(prior.log_low, scale, prior.low, prior.high)
 

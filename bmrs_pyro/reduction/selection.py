@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["score_structures", "select"]
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bmrs_pyro.reduction.criteria import Criterion, JointCriterion
+from bmrs_pyro.distributions import refuse_unnamed, unwrapped
+from bmrs_pyro.reduction.criteria import Criterion, JointCriterion, refuse_no_criterion
 from bmrs_pyro.reduction.keep_mask import KeepMask
 
 
@@ -54,7 +56,8 @@ def score_structures(
     """Score every structure; above 0 means remove.
 
     Args:
-        posteriors: Site name to posterior of batch shape `(C,)`; scalars, of a hierarchical model, are left out.
+        posteriors: Site name to posterior of batch shape `(C,)`, or `()` under `to_event(1)`. Scalars, of a
+            hierarchical model, are left out.
         prior: One prior for all families, or a prior per site name.
         criterion: Computes the scores.
 
@@ -62,19 +65,23 @@ def score_structures(
         Site name to scores of shape `(C,)`.
 
     Raises:
-        TypeError: `posteriors` is no mapping.
-        ValueError: A family has no prior, or its scores are NaN or of another shape than the posterior.
+        TypeError: `posteriors` is no mapping to distributions, or the criterion is none or returns no tensors.
+        ValueError: A family has no prior or no scores, or its scores are NaN or of another shape than the posterior.
     """
-    if not isinstance(posteriors, Mapping):
-        raise TypeError(
-            f"posteriors is a {type(posteriors).__name__}; give them by site name: posteriors(guide)"
-        )
-    posteriors = {name: q for name, q in posteriors.items() if q.batch_shape}
+    refuse_unnamed(posteriors)
+    refuse_no_criterion(criterion)
+    elements = {name: _elements(q) for name, q in posteriors.items()}
+    posteriors = {name: q for name, q in elements.items() if q.batch_shape}
     if isinstance(criterion, JointCriterion):
-        scores = criterion.scores(posteriors)
+        scores = _of_all(criterion.scores(posteriors), posteriors)
     else:
         scores = {name: criterion(q, _prior_of(name, prior)) for name, q in posteriors.items()}
     for name, posterior in posteriors.items():
+        if not isinstance(scores[name], Tensor):
+            raise TypeError(
+                f"{name}: the criterion returned a {type(scores[name]).__name__}, expected a tensor of shape "
+                f"{tuple(posterior.batch_shape)}, one score for each structure"
+            )
         if scores[name].shape != posterior.batch_shape:
             raise ValueError(
                 f"{name}: the criterion returned scores of shape {tuple(scores[name].shape)}, "
@@ -85,6 +92,20 @@ def score_structures(
                 f"{name}: {int(scores[name].isnan().sum())} scores are NaN; did training diverge?"
             )
     return scores
+
+
+def _elements(posterior: Distribution) -> Distribution:
+    """Undo `to_event`, which the sites of a guide need, but not a dimension of the distribution's own."""
+    inner = unwrapped(posterior)
+    return inner.base.expand(inner.shape) if inner.event_dims and not posterior.batch_shape else posterior
+
+
+def _of_all(scores: Any, posteriors: Mapping[str, Distribution]) -> dict[str, Tensor]:
+    """Return a joint criterion's scores of the families that have a posterior."""
+    if not isinstance(scores, Mapping) or not posteriors.keys() <= scores.keys():
+        found = list(scores) if isinstance(scores, Mapping) else type(scores).__name__
+        raise ValueError(f"the criterion returned {found}, expected scores by name of {list(posteriors)}")
+    return {name: scores[name] for name in posteriors}
 
 
 def _prior_of(name: str, prior: Distribution | Mapping[str, Distribution]) -> Distribution:

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 import xarray
 from torch import Tensor
+from torch.distributions import Distribution
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, refuse_unnamed, unwrapped
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.metrics import evaluation_mode
+from bmrs_pyro.metrics.scoring import predicted
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs import RunDirectory
@@ -53,8 +55,9 @@ def to_inference_data(
     (one), ``draw`` and ``NAME``. The coordinates of ``NAME`` are the channels' numbers in the dense network. With
     data there are also the groups ``posterior_predictive``, ``log_likelihood`` and ``observed_data`` of ``y``, with
     dimension ``example``, and ``y_dim_0``, ``y_dim_1`` ... if an example has several labels or values. An example's
-    log-likelihood is the sum over its labels or values. Each draw of the gains is used for all examples. The draws
-    are independent: ``reff`` of ``az.loo`` is 1.
+    log-likelihood is the sum over its labels or values. ``prior`` has draws of the log-uniform variables, each on the
+    interval of its own posterior; a site of another distribution, such as a rate, has none there. Each draw of the
+    gains is used for all examples. The draws are independent: ``reff`` of ``az.loo`` is 1.
 
     Args:
         source: a guide, a run directory or its path, or the posteriors of any guide (then without ``data``).
@@ -77,10 +80,9 @@ def to_inference_data(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         theta = {name: q.sample([draws]) for name, q in program.posteriors.items()}
-        first = next(iter(program.posteriors.values()))
-        distribution = LogUniform(first.low, first.high)
-        prior = {name: distribution.sample(value.shape).to(value) for name, value in theta.items()}
-        groups = {"posterior": _gains(theta, program.keep), "prior": _gains(prior, program.keep)}
+        prior = _prior(program.posteriors, theta)
+        groups = {"posterior": _gains(theta, program.keep)}
+        groups |= {"prior": _gains(prior, program.keep)} if prior else {}
         if data is not None:
             if program.network is None:
                 raise ValueError("posteriors alone predict nothing; give the guide or the run, or no data")
@@ -99,10 +101,21 @@ def _program(source: Source, keep: KeepMask | None) -> _Program:
         network, posteriors, kept = run.network()
         return _Program(posteriors, kept, network, likelihood)
     if isinstance(source, Mapping):
+        refuse_unnamed(source)
         return _Program(source, keep)
     raise TypeError(
         f"source is a {type(source).__name__}; give an AutoTruncatedLogNormal, a run directory, or posteriors(guide)"
     )
+
+
+def _prior(posteriors: Mapping[str, Distribution], theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Draw every gain or scale from the log-uniform prior on its own interval, as often as from its posterior."""
+    inner = {name: unwrapped(q).base for name, q in posteriors.items()}
+    return {
+        name: LogUniform(q.low, q.high).expand(theta[name].shape).sample().to(theta[name])
+        for name, q in inner.items()
+        if isinstance(q, TruncatedLogNormal)
+    }
 
 
 def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset:
@@ -129,7 +142,7 @@ def _predictions(
     values, log_likelihood = [], []
     with evaluation_mode(network, likelihood):
         for draw in zip(*theta.values(), strict=True):
-            distribution = likelihood(network(x, dict(zip(theta, draw, strict=True))))
+            distribution = predicted(network(x, dict(zip(theta, draw, strict=True))), likelihood)
             y = observed(distribution, y)
             values.append(distribution.sample())
             log_likelihood.append(distribution.log_prob(y))

@@ -18,7 +18,7 @@ from torch import nn
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.reduction import Criterion, named_criterion
+from bmrs_pyro.reduction import Criterion, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.training.devices import refuse_unusable
@@ -208,6 +208,8 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
             f"model is a {type(model).__name__}; fit() trains a SupervisedModel. Hand-written model functions "
             "run in a loop of pyro.infer.SVI, as in models/lenet5.py"
         )
+    if criterion is not None:
+        refuse_no_criterion(criterion)
     if criterion is not None and not isinstance(guide, AutoTruncatedLogNormal):
         raise TypeError(
             f"guide is a {type(guide).__name__}, which cannot shrink in training; use AutoTruncatedLogNormal(model), "

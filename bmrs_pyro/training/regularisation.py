@@ -21,7 +21,7 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion
+from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.history import Epoch, History
@@ -187,6 +187,7 @@ def fit_path(
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:
         raise ValueError("the criterion is 'none': a path removes structures, so give one such as 'bmrs-n'")
+    refuse_no_criterion(judge)
     trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
     if folder is not None:
         name = criterion if isinstance(criterion, str) else criterion_name(judge)

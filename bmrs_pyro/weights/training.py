@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["WeightEpoch", "fit_weights"]
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -118,13 +119,15 @@ def fit_weights(
         the records.
 
     Raises:
-        TypeError: there is a rule, but the guide is not a MeanField.
+        TypeError: the model is no WeightModel, the rule is no rule, or there is one, but the guide is no MeanField.
         ValueError: there are no epochs or no batches, or the processes have different numbers of batches.
         NonFiniteLoss: the loss is NaN or infinite; the message names the epoch, the step and the cause.
         LostProcess: another process has died.
     """
-    if rule is not None and not isinstance(guide, MeanField):
-        raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
+    if not isinstance(model, WeightModel):
+        raise TypeError(f"model is a {type(model).__name__}; fit_weights() trains a WeightModel")
+    if rule is not None:
+        _check_rule(model, guide, rule, prune_last)
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1")
     refuse_no_callbacks(callbacks)
@@ -165,6 +168,18 @@ def fit_weights(
     finally:
         optim.global_batch = None
     return run.records
+
+
+def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bool) -> None:
+    if not isinstance(guide, MeanField):
+        raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
+    if isinstance(rule, type) or not callable(rule):
+        raise TypeError(f"rule is {rule!r}; give an object, such as SpikeAndSlab()")
+    if len(model.layers) == 1 and not prune_last:
+        warnings.warn(
+            "the rule prunes nothing, because the only layer with random weights is the last one: pass prune_last=True",
+            stacklevel=3,
+        )
 
 
 class _Trainer(Loop[WeightEpoch]):

@@ -75,3 +75,13 @@ def test_wrong_levels_are_named() -> None:
         probability_below(GAINS, 0)
     with pytest.raises(ValueError, match=r"mass is 1; it must be in \(0, 1\)"):
         hdi(GAINS, 1)
+    with pytest.raises(TypeError, match=r"^level is a list; give one number, in \[0, 1\]$"):
+        quantile(GAINS, [0.05, 0.95])  # type: ignore[arg-type]
+    assert quantile(GAINS, torch.tensor(0.5)).keys() == GAINS.keys()  # type: ignore[arg-type]
+
+
+def test_posteriors_of_other_variables_are_named() -> None:
+    with pytest.raises(
+        TypeError, match=r"^the posterior of 'rate' is a Beta; give TruncatedLogNormal posteriors$"
+    ):
+        hdi({**GAINS, "rate": dist.Beta(2.0, 3.0)})

@@ -192,3 +192,16 @@ def test_windows_take_one_gain_for_all_examples() -> None:
     assert network(x, gains(network.structures, dtype=torch.float32)).shape == (3, 2)
     with pytest.raises(ValueError, match=r"layer 'second' reads 12 rows for a batch of 3: .* shape \(C,\)"):
         network(x, gains(network.structures, 3, dtype=torch.float32))
+
+
+def test_gains_that_are_no_tensors_by_name_are_refused_in_one_line() -> None:
+    network, inputs = noisy("mlp")
+    for wrong, what in (([1.0] * 8, "list"), (0.5, "float"), (torch.ones(8).numpy(), "ndarray")):
+        with pytest.raises(TypeError, match=rf"^the gains of 'theta.0' are a {what}; give a tensor \(C,\)"):
+            network(inputs, {"theta.0": wrong})
+        with pytest.raises(TypeError, match=rf"^the gains of 'theta.0' are a {what}"):
+            compact(network, {}, {"theta.0": wrong})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"^theta is a Tensor; .* one tuple: network\(\(a, b\), theta\)$"):
+        network(*inputs, torch.ones(8))
+    with pytest.raises(TypeError, match=r"^theta is a Tensor"):
+        compact(network, {}, torch.ones(8))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import pyro.distributions as dist
 import pytest
@@ -176,6 +177,41 @@ def test_min_keep_keeps_the_lowest_scores_and_says_so() -> None:
         select(dead, PRIOR, bmrs_n(), min_keep=0)
 
 
-def test_what_is_no_mapping_of_posteriors_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"posteriors is a TruncatedLogNormal; give .* posteriors\(guide\)"):
-        select(TruncatedLogNormal(torch.zeros(3), 0.3), PRIOR, bmrs_n())
+def test_posteriors_under_to_event_are_scored_too() -> None:
+    wrapped = {name: q.to_event(1) for name, q in POSTERIORS.items()}
+    for criterion in (bmrs_n(), bmrs_u(4), SignalToNoise(), Weakest()):
+        assert select(wrapped, PRIOR, criterion) == select(POSTERIORS, PRIOR, criterion)
+    assert select(wrapped, PRIOR, bmrs_n()).total == 5
+
+
+class Weakest:
+    """Removes gains below 0.1, and knows families that have left."""
+
+    def scores(self, posteriors: Mapping[str, Distribution]) -> dict[str, Tensor]:
+        return {"theta.gone": torch.ones(7), **{name: 0.1 - q.mean for name, q in posteriors.items()}}
+
+
+def test_what_is_no_criterion_is_refused_in_one_line() -> None:
+    for wrong, name in ((bmrs_n, "bmrs_n"), (SignalToNoise, "SignalToNoise"), ("bmrs-n", "str")):
+        with pytest.raises(
+            TypeError, match=rf"^the criterion {name} cannot be called with \(posterior, prior\)"
+        ):
+            select(POSTERIORS, PRIOR, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^the criterion Weakest cannot be called with \(posteriors\)"):
+        select(POSTERIORS, PRIOR, Weakest)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"^theta\.a: the criterion returned a list, expected a tensor of shape \(3,\)"
+    ):
+        select(POSTERIORS, PRIOR, lambda q, p: q.mean.tolist())  # type: ignore[arg-type, return-value]
+    silent = Weakest()
+    silent.scores = lambda posteriors: {"theta.a": torch.zeros(3)}  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^the criterion returned \['theta.a'\], expected .*'theta.b'\]$"):
+        select(POSTERIORS, PRIOR, silent)
+
+
+def test_another_prior_has_no_spike() -> None:
+    for wrong in (dist.Normal(0.0, 1.0), LogUniform, PRIOR.expand([3]).to_event(1)):
+        with pytest.raises(
+            TypeError, match=r"^the prior is .*; the spike is at the lower bound of a LogUniform"
+        ):
+            select(POSTERIORS, wrong, bmrs_n())  # type: ignore[arg-type]

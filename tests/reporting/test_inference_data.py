@@ -14,6 +14,7 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
@@ -62,6 +63,24 @@ def test_draws_follow_posterior_and_prior() -> None:
         )
         logs = np.log(dataset(tree, "prior")[name].values)
         assert abs(logs.mean() + 10) < 4 * 20 / np.sqrt(12 * logs.size)
+
+
+def test_every_variable_has_its_own_prior() -> None:
+    several = {
+        "theta.0.scale": TruncatedLogNormal(0.0, 0.1, 0.1, 10.0),
+        "theta.0.rate": dist.Beta(2.0, 3.0),
+        "theta.0": TruncatedLogNormal(torch.zeros(4), 0.3).to_event(1),
+    }
+    tree = to_inference_data(several, draws=20_000)
+    prior = dataset(tree, "prior")
+    assert set(prior.data_vars) == {"theta.0.scale", "theta.0"}
+    for name, mean, width in (("theta.0.scale", 0.0, 2 * np.log(10)), ("theta.0", -10.0, 20.0)):
+        logs = np.log(prior[name].values)
+        assert logs.max() - logs.min() == pytest.approx(width, rel=1e-3)
+        assert abs(logs.mean() - mean) < 4 * width / np.sqrt(12 * logs.size)  # four standard errors
+    assert dataset(tree, "posterior")["theta.0.rate"].values.mean() == pytest.approx(0.4, abs=0.01)
+    rate = to_inference_data({"rate": several["theta.0.rate"]}, draws=3)
+    assert dataset(rate, "posterior")["rate"].shape == (1, 3)
 
 
 def test_log_likelihood_is_that_of_the_draws() -> None:

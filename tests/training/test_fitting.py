@@ -496,6 +496,8 @@ def test_wrong_use_is_refused_by_name() -> None:
     model, guide = program()
     with pytest.raises(TypeError, match="SupervisedModel"):
         fit(lambda x, y: None, guide, batches(), criterion=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the criterion bmrs_n cannot be called .* such as bmrs_n\(\)"):
+        fit(model, guide, [], criterion=bmrs_n)  # before the data are read
     with pytest.raises(TypeError, match="cannot shrink"):
         fit(model, lambda x, y=None: None, batches(), criterion=bmrs_n())
     with (

@@ -281,6 +281,8 @@ def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
         attempt(lambda z: z.log_softmax(1))
     with pytest.raises(TypeError, match=r"^likelihood is a CrossEntropyLoss; give a name or a function.*$"):
         attempt(nn.CrossEntropyLoss())
+    with pytest.raises(TypeError, match=r"^likelihood is a Normal; give a name or a function.*$"):
+        attempt(dist.Normal(0.0, 1.0))
 
     def latent(z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(z.squeeze(-1), pyro.sample("scale", dist.LogNormal(0.0, 1.0)))

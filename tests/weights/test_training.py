@@ -203,6 +203,30 @@ def test_errors() -> None:
     x, y = blobs()
     with pytest.raises(NonFiniteLoss), pyro.validation_enabled(False):
         fit_weights(model, guide, [(x * torch.nan, y)], epochs=1)
+    for wrong in (SpikeAndSlab, "spike"):
+        with pytest.raises(TypeError, match=r"^rule is .*; give an object, such as SpikeAndSlab\(\)$"):
+            fit_weights(model, guide, [], epochs=1, rule=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model is a MeanField; fit_weights\(\) trains a WeightModel"):
+        fit_weights(guide, model, batches(), epochs=1)  # type: ignore[arg-type]
+
+
+def test_the_only_layer_is_pruned_only_on_request() -> None:
+    """Three of ten inputs of a linear regression have an effect, of 30 standard errors and more."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 10)
+    y = x[:, 0] - x[:, 1] + 0.8 * x[:, 2] + 0.3 * torch.randn(200)
+
+    def active(*, prune_last: bool) -> list[bool]:
+        net = nn.Sequential(nn.Linear(10, 1, bias=False), nn.Flatten(0))
+        model = WeightModel(net, "normal:0.3", len(x), scales=lambda layer: torch.tensor(1.0))
+        guide, optim = MeanField(model.draw, init_radius=0.0), JointOptim(AdaBelief, {"lr": 5e-2})
+        options = {"epochs": 60, "warm_up": 40, "rule": SpikeAndSlab(), "prune_last": prune_last}
+        fit_weights(model, guide, [(x, y)] * 3, optim=optim, progress=False, **options)  # type: ignore[arg-type]
+        return model.active["weights.0"][0].tolist()
+
+    assert active(prune_last=True) == [True] * 3 + [False] * 7
+    with pytest.warns(UserWarning, match=r"the rule prunes nothing, .* pass prune_last=True"):
+        assert all(active(prune_last=False))
 
 
 def test_adabelief_by_its_definition() -> None:
