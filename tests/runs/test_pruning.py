@@ -48,7 +48,9 @@ def test_a_budget_compares_evidence_in_nats_of_the_likelihood(
         assert first / second == pytest.approx(8 / 12)
 
 
-def test_structures_that_left_in_training_keep_their_scores(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_structures_that_left_in_training_keep_their_scores(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     shutil.copytree(finished_run.path, tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     before, kept = run.decision(), run.network()[2]
