@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["report", "show_report"]
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,7 +108,7 @@ def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
         *lines,
         *reporting.choice_in_words(path),
         f"{what}: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
-        f"bmrs choose {run.path} {another}.",
+        f"bmrs choose {shlex.quote(str(run.path))} {another}.",
     ]
 
 

@@ -166,7 +166,7 @@ def _numbered_classes(labels: Tensor, where: str) -> tuple[str, ...]:
     present = labels.unique()
     if not torch.equal(present, torch.arange(len(present))):
         raise DataError(
-            f"{where} holds {len(present)} classes from {present.min()} to {present.max()}; "
-            "number them 0 … K-1 without gaps"
+            f"{where} holds {len(present)} classes from {present.min()} to {present.max()}; number them 0 … K-1 "
+            "without gaps, and give an example of each for training"
         )
     return tuple(map(str, range(len(present))))

@@ -157,7 +157,7 @@ def _common_format(
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise DataError(
-            f"{path}: images differ in size ({first} {one}, {second} {other}); choose a size for all"
+            f"{path}: images differ in size ({first} {one}, {second} {other}); choose a size for all, as with --size 64"
         )
     return _Format(mode, next(iter(sizes)))
 

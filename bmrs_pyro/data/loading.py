@@ -74,10 +74,10 @@ def load(
         parts = {key: replace(part, images=with_channels(part, channels)) for key, part in parts.items()}
     if size is not None:
         parts = {key: replace(part, images=resized(part, size)) for key, part in parts.items()}
-    if len(shapes := {part.input_shape for part in parts.values()}) > 1:
-        raise DataError(
-            f"{name}: training and test examples differ in shape: {', '.join(map(str, sorted(shapes)))}"
-        )
+    shapes = {key: part.input_shape for key, part in parts.items()}
+    if len(set(shapes.values())) > 1:
+        told = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        raise DataError(f"{name_or_path}: the examples differ in shape: {told}")
     mean, std = _moments(parts["train"])
     return Splits(**{key: replace(part, name=name, mean=mean, std=std) for key, part in parts.items()})
 

@@ -67,7 +67,8 @@ def _read(path: Path) -> pd.DataFrame:
     except ImportError:
         raise DataError(f"{path}: parquet files need pyarrow: pip install 'bmrs-pyro[tables]'") from None
     except Exception as error:  # a damaged file raises many kinds of errors
-        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
+        hint = "; separate the columns by commas" if path.suffix.lower() == ".csv" else ""
+        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}){hint}") from None
 
 
 def _feature(column: pd.Series, where: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -33,5 +33,5 @@ class Format(StrEnum):
             return cls(path.suffix[1:].lower())
         except ValueError:
             raise ExportError(
-                f"the suffix of {path} names no format; end it in .{', .'.join(cls)}, or name the format"
+                f"the suffix of {path} names no format; end it in .{', .'.join(cls)}, or name the format (--format)"
             ) from None

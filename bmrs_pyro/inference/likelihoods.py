@@ -256,6 +256,7 @@ def _tensor(outputs: Any) -> Tensor:
         if isinstance(found, Tensor):
             return found
     raise TypeError(
-        f"the network's outputs are a {type(outputs).__name__} without a tensor 'logits'; give a function that "
-        "picks one, such as likelihood=lambda outputs: dist.Categorical(logits=outputs[0])"
+        f"the network's outputs are a {type(outputs).__name__} without a tensor 'logits'; in Python, give a "
+        "function that picks one, such as likelihood=lambda outputs: dist.Categorical(logits=outputs[0]); for the "
+        "command, return one tensor, or a dict with 'logits'"
     )

@@ -44,7 +44,6 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         networks=_measured(path, choice),
         decision=path.decision(history),
         posteriors=posteriors,
-        trained=history.keep,
         epochs=history.epochs,
         reduced=reduced,
         accuracy=choice.refit.point.score.accuracy,

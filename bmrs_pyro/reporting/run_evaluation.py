@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["compare_run", "predictor_of", "reduced_of", "reduced_prior_of", "run_evaluations"]
+__all__ = ["compare_run", "left_posteriors", "predictor_of", "reduced_of", "reduced_prior_of", "run_evaluations"]
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributions import Distribution
+from torch.distributions import AffineTransform, Distribution, TransformedDistribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
+from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.runs import RunDirectory, load_weights_, run_data, serving
@@ -23,7 +25,9 @@ _DRAWS = 30
 
 
 def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
-    """Return a run's small network, or a predictor that averages over draws of the gains with a fixed seed.
+    """Return a run's small network, or a predictor that averages over draws of its gains with a fixed seed.
+
+    The means E[θ] are folded into the small network's weights, so a draw multiplies structure c by θ_c / E[θ_c].
 
     Args:
         run: the run.
@@ -32,8 +36,27 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
     if draws is None:
         return run.small()
     torch.manual_seed(0)
-    likelihood = scored_by(run.config, run.trained_likelihood())
-    return averaged(*run.network()[:2], draws, likelihood=likelihood)
+    keep, network = run.decision().keep, NoisyNetwork(run.dense(), *arguments(run.example()))
+    if keep.removed:
+        network.remove_(keep)
+    network.net.load_state_dict(run.small().state_dict())
+    gains: dict[str, Distribution] = dict(left_posteriors(run))
+    if run.config.cycle is None:  # a trained network is reduced with gains of 1
+        gains = {
+            name: TransformedDistribution(q, AffineTransform(0.0, 1 / q.mean)) for name, q in gains.items()
+        }
+    return averaged(network, gains, draws, likelihood=run.likelihood())
+
+
+def left_posteriors(run: RunDirectory) -> dict[str, TruncatedLogNormal]:
+    """Return the posteriors of the structures that a run's last decision keeps, by site name."""
+    _, posteriors, trained = run.network()
+    keep = run.decision().keep
+    left = {name: keep[name][trained[name]] for name in posteriors}
+    return {
+        name: TruncatedLogNormal(q.loc[left[name]], q.scale[left[name]], q.low, q.high)
+        for name, q in posteriors.items()
+    }
 
 
 def compare_run(
@@ -68,7 +91,7 @@ def compare_run(
 
 
 def run_evaluations(run: RunDirectory) -> Iterator[tuple[str, Evaluation]]:
-    """Evaluate a run on its test data: the small network, the mean over draws of the gains, and corrupted inputs.
+    """Evaluate a run on its test data: the small network, the mean over draws of its gains, and corrupted inputs.
 
     Gains that were not trained, as in the reduction of a trained network, are not drawn.
     """

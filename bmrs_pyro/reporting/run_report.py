@@ -17,6 +17,7 @@ from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import smaller
 from bmrs_pyro.reporting.predictions import predictions
+from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
 from bmrs_pyro.training import Target
@@ -58,14 +59,12 @@ def html_report(
         RunError: the run is not finished, or a file is damaged.
     """
     config = run.config
-    _, posteriors, trained = run.network()
     accuracy, rmse = run.validation_scores()
     subject = Subject(
         dense=NoisyNetwork(run.dense(), *arguments(run.example())),
         networks=networks or _sizes(run),
         decision=run.decision(),
-        posteriors=posteriors,
-        trained=trained,
+        posteriors=left_posteriors(run),
         epochs=run.metrics(),
         reduced=reduced,
         accuracy=accuracy,

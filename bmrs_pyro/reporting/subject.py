@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.network import NoisyNetwork, StructureFamily, cost_model
-from bmrs_pyro.reduction import Decision, KeepMask
+from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.comparison import NetworkMetrics, change, cost_rows, difference
 from bmrs_pyro.reporting.page import Chart, chart
@@ -34,8 +34,7 @@ class Subject:
         dense: the network before pruning.
         networks: metrics of ``"dense"`` and ``"small"``.
         decision: the decision about its structures.
-        posteriors: posteriors of the gains at the end of training.
-        trained: masks of the structures at the end of training.
+        posteriors: posteriors of the gains of the structures that the decision keeps.
         epochs: records of the training.
         reduced: reduced prior of the decision, drawn beside the posteriors; None draws no densities.
         accuracy, rmse: the small network's scores on the validation data; None if unknown.
@@ -46,7 +45,6 @@ class Subject:
     networks: Mapping[str, NetworkMetrics]
     decision: Decision
     posteriors: Mapping[str, TruncatedLogNormal]
-    trained: KeepMask
     epochs: Sequence[Epoch]
     reduced: Distribution | None
     accuracy: float | None
@@ -117,7 +115,7 @@ class Subject:
             one = self.families[name]
             note = f"{len(q.loc)} of {one.size} {one.kind}, {name}"
             found.append(
-                chart(plots.plot_gains(q, self.trained.indices(name)), f"Gains of {one.layer}", note)
+                chart(plots.plot_gains(q, self.decision.keep.indices(name)), f"Gains of {one.layer}", note)
             )
         return found
 
@@ -136,7 +134,7 @@ class Subject:
         return [
             chart(
                 plots.plot_density(_single_posterior(self.posteriors[name], place), prior, self.reduced),
-                f"{label}: {self.families[name].label_of(int(self.trained.indices(name)[place]))}",
+                f"{label}: {self.families[name].label_of(int(self.decision.keep.indices(name)[place]))}",
                 name,
             )
             for label, (_, name, place) in chosen.items()

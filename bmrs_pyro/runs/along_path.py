@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["choose_run", "train_path"]
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -63,7 +64,7 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
         _choose(run, path, target)
     except TargetMissed as error:
         raise TargetMissed(
-            f"{error}. The path is kept: bmrs choose {run.path} chooses a network of it"
+            f"{error}. The path is kept: bmrs choose {shlex.quote(str(run.path))} chooses a network of it"
         ) from None
 
 

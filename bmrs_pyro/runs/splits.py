@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from bmrs_pyro import data
 from bmrs_pyro.data import Dataset, Items, Splits
+from bmrs_pyro.data.named import known_name
 from bmrs_pyro.inference import OF_CLASSES
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.errors import RunError
@@ -76,10 +77,16 @@ def run_data(run: RunDirectory) -> Splits[Any]:
             f"{run.path} says that its data come from {config.data.data!r}, which is code outside it; if you know and "
             "trust that code, give trust_source=True, or --trust-source on the command line"
         )
+    given = config.data.data
+    if not (config.data.imports or known_name(given) or Path(given).exists()):
+        raise data.DataError(
+            f"{run.path} was made with the data {given}, which are not there; restore them, or run the command in the "
+            "folder where the run was made"
+        )
     splits = load_splits(replace(config.data, download=False), config.recipe)
     if change := _change(splits.train, config):
         raise RunError(
-            f"{config.data.data} holds other data than {run.path} was made with: {change}; "
+            f"{given} holds other data than {run.path} was made with: {change}; "
             "restore the original data, or fit the new data in another directory"
         )
     return splits

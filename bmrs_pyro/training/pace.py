@@ -216,8 +216,8 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
 def warn_of_nothing_left(epochs: int) -> None:
     """Warn that a run has removed nothing, and say what to change."""
     warnings.warn(
-        f"nothing was removed in {epochs} epochs of pruning: raise the KL weight, the posteriors' learning rate or the "
-        "number of steps; prune() and fit_path() set all three",
+        f"nothing was removed in {epochs} epochs of pruning: train for more epochs. A run at one KL weight may need a "
+        "larger weight or a higher learning rate of the posteriors too; prune() and fit_path() set these two",
         NothingLeft,
         stacklevel=3,
     )

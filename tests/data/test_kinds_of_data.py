@@ -97,11 +97,13 @@ def test_empty_cells_and_damaged_files_are_refused(tmp_path: Path) -> None:
     for name, content in (
         ("empty.csv", ""),
         ("ragged.csv", "a,b\n1,2,3\n1\n1,2,3,4\n"),
+        ("semicolons.csv", "a;b\n1;2,5\n1,5;2,5\n"),
         ("x.parquet", "PAR1"),
     ):
         (tmp_path / name).write_text(content)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot be read") as caught:
             load(tmp_path / name, target="b")
+        assert ("separate the columns by commas" in str(caught.value)) == name.endswith("csv")
     with pytest.raises(DataError, match="a target is a column"):
         load("digits", target="b")
     with pytest.raises(DataError, match="digits holds classes"):

@@ -61,7 +61,7 @@ def test_parts_must_agree_in_shape_unless_resized(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "toy.npz", x_train=np.zeros((4, 3, 3)), y_train=y, x_test=np.zeros((4, 5, 5)), y_test=y
     )
-    with pytest.raises(DataError, match=r"differ in shape: \(1, 3, 3\), \(1, 5, 5\)"):
+    with pytest.raises(DataError, match=r"differ in shape: train \(1, 3, 3\), test \(1, 5, 5\)"):
         load(tmp_path / "toy.npz", validation=0.5)
     assert load(tmp_path / "toy.npz", validation=0.5, size=4).test.input_shape == (1, 4, 4)
 

@@ -230,6 +230,7 @@ def test_kl_weight_is_read(value: object, expected: KLWeight) -> None:
             "mean-",
             "cost-:1",
             "mean:",
+            "0.3",
         ),
         *("cost-macs-macs:1", "mean:0.3:0.4", ("cost-time", 1.0), ("mean-macs", 0.3), ("mean", 0.3, "macs")),
         *(("mean", None), (0.3, "mean"), 0.0, True, None, {"mean": 0.3}),
@@ -239,6 +240,7 @@ def test_bad_kl_weight_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="KL weight") as caught:
         KLWeight.parse(value)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+    assert not (isinstance(value, str) and "or a number" in str(caught.value))  # a text such as "0.3" is none
     with pytest.raises(ValueError, match="counts no cost"):
         KLWeight("mean", 0.3, "macs")
 

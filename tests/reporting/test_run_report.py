@@ -19,13 +19,14 @@ from torch import Tensor
 from typer.main import get_command
 
 from bmrs_pyro.cli.app import app
-from bmrs_pyro.data import load
-from bmrs_pyro.distributions import LogUniform
+from bmrs_pyro.data import Batches, load
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.small_runs import run_config
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
-from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, repeat_command
+from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, predictor_of, repeat_command
+from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.runs import NetworkSource, RunDirectory, prune_run
 from bmrs_pyro.training import Target
 from tests.reporting.paths import PATH, path, point
@@ -285,3 +286,23 @@ def test_every_command_has_json_and_quiet_and_help() -> None:
         options = {flag for parameter in command.params for flag in parameter.opts}
         assert {"--json", "--quiet"} <= options, name
         assert CliRunner().invoke(command, ["--help"]).exit_code == 0
+
+
+def test_draws_and_gains_are_those_of_a_run_that_was_pruned_again(
+    finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    prune_run(run, "bmrs-n", target=Target(max_params="15%"), epochs=1)  # the weights are trained too
+    trained, keep = run.network()[2], run.decision().keep
+    assert keep.kept < trained.kept
+    page = html_report(run)
+    for name, posterior in left_posteriors(run).items():
+        assert len(posterior.loc) == keep[name].sum()
+        assert f"{len(posterior.loc)} of {len(keep[name])} neurons, {name}" in page
+    test = Batches(load("digits").test, 500, shuffle=False)
+    small = evaluate(run.small(), test, likelihood=run.likelihood())
+    # with every gain at its mean the predictor is the small network
+    monkeypatch.setattr(TruncatedLogNormal, "sample", lambda q, *_: q.mean)
+    drawn = evaluate(predictor_of(run, 2), test, likelihood=run.likelihood())
+    assert drawn.nll == pytest.approx(small.nll, rel=1e-5)

@@ -90,3 +90,15 @@ def test_sums_in_another_order_are_the_same_data(folder: Path) -> None:
     file.write_text(json.dumps(seal(record)))
     assert RunDirectory(folder / "run").config.mean != config.mean
     assert command("evaluate", "run", cwd=folder).returncode == 0
+
+
+def test_data_that_are_not_found_are_named_with_their_run(folder: Path) -> None:
+    said = "run was made with the data data.npz, which are not there"
+    (folder / "elsewhere").mkdir()
+    result = command("evaluate", "../run", cwd=folder / "elsewhere")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert said in result.stderr
+    (folder / "data.npz").rename(folder / "moved.npz")
+    result = fit(folder, "--resume")
+    assert result.returncode == 2
+    assert said in result.stderr
