@@ -11,11 +11,12 @@ import typer
 
 from bmrs_pyro import metrics, reporting, runs
 from bmrs_pyro import network as networks
-from bmrs_pyro.cli.options import Run
+from bmrs_pyro.cli.options import Run, given_options
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 
 
 def evaluate(
+    context: typer.Context,
     run: Run,
     draws: Annotated[
         int | None,
@@ -30,6 +31,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Print accuracy, likelihood and calibration on the test data, of the small network or over draws of its gains."""
+    if corruption is None and "severity" in given_options(context):
+        raise ValueError("--severity has no effect without --corruption; give both")
     directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
     test = runs.run_data(directory).test
     small = directory.small()

@@ -47,10 +47,11 @@ def _hush(context: typer.Context, quiet: bool) -> bool:
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Print this package's warnings as one line on standard error, without file and source.
+    """Print this package's warnings as one line on standard error, without file and source, each text once.
 
     With ``--quiet`` only those are printed that have a class of their own: that the result is not what was asked for.
     """
+    told: set[str] = set()
     with warnings.catch_warnings():
         others = warnings.showwarning
 
@@ -65,8 +66,9 @@ def warnings_in_one_line() -> Iterator[None]:
             essential = category.__module__.startswith("bmrs_pyro.")
             if not (issubclass(category, UserWarning) and (essential or filename.startswith(_PACKAGE))):
                 others(message, category, filename, lineno, file, line)
-            elif essential or not _QUIET.get():
-                typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+            elif (essential or not _QUIET.get()) and (text := " ".join(str(message).split())) not in told:
+                told.add(text)
+                typer.echo(f"warning: {text}", err=True)
 
         warnings.showwarning = show
         yield

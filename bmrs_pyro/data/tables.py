@@ -67,7 +67,7 @@ def _read(path: Path) -> pd.DataFrame:
     except ImportError:
         raise DataError(f"{path}: parquet files need pyarrow: pip install 'bmrs-pyro[tables]'") from None
     except Exception as error:  # a damaged file raises many kinds of errors
-        hint = "; separate the columns by commas" if path.suffix.lower() == ".csv" else ""
+        hint = "; separate the columns by commas" if isinstance(error, pd.errors.ParserError) else ""
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}){hint}") from None
 
 
@@ -83,7 +83,8 @@ def _feature(column: pd.Series, where: str) -> tuple[np.ndarray, tuple[str, ...]
     if len(categories.categories) > max(20, len(column) // 2):
         warnings.warn(
             f"{where} has {len(categories.categories)} different texts in {len(column)} rows, which are read as "
-            "categories; write dates as numbers, and leave out names that tell the rows apart",
+            "categories; write dates as numbers, write numbers with a decimal point, and leave out names that tell the "
+            "rows apart",
             stacklevel=2,
         )
     return categories.codes.astype(np.float32), tuple(categories.categories)

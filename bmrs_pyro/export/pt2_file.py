@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["captured", "load_pt2", "save_pt2"]
 
 import inspect
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,9 @@ from bmrs_pyro.export.plain_values import plain_outputs
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.nested import map_leaves
 
+# torch says this of recurrent layers, whose weights are in a list too; the graph is right all the same
+_OWN_WEIGHTS = r"The tensor attributes? (self\.[\w.]*_flat_weights\[\d+\](, )?)+ w\w+ assigned during export"
+
 
 def captured(net: nn.Module, x: Any) -> ExportedProgram:
     """Capture a network's graph in evaluation mode, for any batch size, from a batch of at least two examples."""
@@ -30,7 +34,8 @@ def captured(net: nn.Module, x: Any) -> ExportedProgram:
     shapes = map_leaves(dynamic, dict(given))
     hook = net.register_forward_hook(lambda _module, _inputs, outputs: plain_outputs(outputs))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _OWN_WEIGHTS)
             return torch.export.export(net.eval(), call.args, call.kwargs, dynamic_shapes=shapes)
     finally:
         hook.remove()

@@ -268,7 +268,8 @@ def test_warnings_are_one_line_and_only_what_matters_is_told_quietly(
 ) -> None:
     def warn(*_: object, **__: object) -> None:
         warnings.warn(ScoreMissed("a network\nscores less"), stacklevel=1)
-        warnings.warn_explicit("a layer is empty", UserWarning, runs.__file__, 7)
+        for line in (7, 8):  # the same text is printed once
+            warnings.warn_explicit("a layer is empty", UserWarning, runs.__file__, line)
         warnings.warn_explicit("not ours", UserWarning, "theirs.py", 7)
 
     monkeypatch.setattr(runs, "choose_run", warn)
@@ -284,6 +285,7 @@ def test_wrong_use_is_one_line_and_no_arguments_show_the_help() -> None:
         (["fit"], "error: Missing argument"),
         (["nothing"], "error: No such command 'nothing'"),
         (["report", "run", "more"], "error: Got unexpected extra argument"),
+        (["evaluate", "run", "--severity", 2], "error: --severity has no effect without --corruption"),
     ):
         result = command(*words)
         assert result.returncode == 2

@@ -103,7 +103,7 @@ def test_empty_cells_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match="cannot be read") as caught:
             load(tmp_path / name, target="b")
-        assert ("separate the columns by commas" in str(caught.value)) == name.endswith("csv")
+        assert ("separate the columns by commas" in str(caught.value)) == (name in ("ragged.csv", "semicolons.csv"))
     with pytest.raises(DataError, match="a target is a column"):
         load("digits", target="b")
     with pytest.raises(DataError, match="digits holds classes"):
@@ -256,7 +256,7 @@ def test_columns_that_tell_the_rows_apart_give_a_warning(tmp_path: Path) -> None
     path = tmp_path / "days.csv"
     days = pd.date_range("2026-01-01", periods=50)
     pd.DataFrame({"day": days, "x": range(50), "y": range(50)}).to_csv(path, index=False)
-    with pytest.warns(UserWarning, match="'day' has 50 different texts in 50 rows"):
+    with pytest.warns(UserWarning, match="'day' has 50 different texts in 50 rows.* decimal point"):
         load(path, target="y", values=True)
     with (
         pytest.warns(UserWarning, match="'y' has 50 different integers in 50 rows.*--likelihood poisson"),

@@ -271,6 +271,23 @@ def test_inputs_and_outputs_keep_their_names(kind: Format, tmp_path: Path) -> No
     torch.testing.assert_close(two, pair[0] * pair[1])
 
 
+def test_a_recurrent_layer_is_captured_without_a_warning_about_its_weights(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.cells(x)[0][:, -1]
+
+    net, x = Last().eval(), torch.randn(4, 5, 3)
+    save_pt2(net, x[:2], tmp_path / "net.pt2")
+    torch.testing.assert_close(load_pt2(tmp_path / "net.pt2")(x), net(x))
+    assert not [one for one in recwarn if "assigned during export" in str(one.message)]
+
+
 @pytest.mark.parametrize("kind", [Format.PT2, Format.ONNX])
 def test_attention_with_a_trained_bias(kind: Format, tmp_path: Path) -> None:
     class Biased(nn.Module):
