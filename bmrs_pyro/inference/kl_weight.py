@@ -83,9 +83,9 @@ class KLWeight:
         elif isinstance(value, tuple | list) and len(value) == 2:
             name, factor = value
         if not isinstance(name, str) or name not in _NAMES:
-            others = "" if isinstance(value, str) else ", or ('mean', 0.3), or a number"
+            also = "" if isinstance(value, str) else ", or ('mean', 0.3), or a number"
             raise ValueError(
-                f"KL weight {name!r} is unknown; use {', '.join(_NAMES)}, alone or with a factor as in 'mean:0.3'{others}"
+                f"KL weight {name!r} is unknown; use {', '.join(_NAMES)}, alone or with a factor as in 'mean:0.3'{also}"
             )
         kind, cost = _NAMES[name]
         try:

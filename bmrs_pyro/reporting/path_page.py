@@ -18,12 +18,12 @@ from bmrs_pyro.metrics import evaluate, file_bytes
 from bmrs_pyro.reduction import ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
-from bmrs_pyro.reporting.path_view import smaller
+from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.run_evaluation import reduced_of
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Choice, Path
+from bmrs_pyro.training import Choice, Path, TrainedPath
 
 
 def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
@@ -50,7 +50,10 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         rmse=choice.refit.point.score.rmse,
         path=record,
     )
-    share = smaller(record, choice.refit.point.macs)
+    another = "Choose another network of the same path:"
+    if record.of_cuts:
+        another = "Reduce the network to another size:"
+    macs = subject.smaller(path.round_to if isinstance(path, TrainedPath) else 1)
     settings = {**vars(trainee.pace), **trainee.options, "criterion": criterion_name(criterion)}
     return render(
         "report.html",
@@ -59,12 +62,7 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         run="path",
         cost_note="Latencies are medians for one batch, on the machine that made this page.",
         next_steps=[
-            (
-                "Reduce the network to another size:"
-                if record.of_cuts
-                else "Choose another network of the same path:",
-                f'result.choose(max_macs="{share}")',
-            ),
+            *([(another, f'result.choose(max_macs="{share_of(record, macs)}")')] if macs else []),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
         ],
         **predictions(

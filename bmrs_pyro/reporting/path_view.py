@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["choice_in_words", "path_content", "plot_path", "smaller", "told"]
+__all__ = ["choice_in_words", "path_content", "plot_path", "share_of", "told"]
 
 import math
 from collections.abc import Sequence
@@ -137,6 +137,6 @@ def told(score: Score, *, bare: bool = False) -> str:
     return value if bare or error is None else f"{value} ± {error}"
 
 
-def smaller(path: PathRecord, macs: int) -> str:
-    """Return a MACs budget for a smaller network, half of ``macs``, as a share; the network is cut to it if need be."""
-    return f"{math.ceil(1e4 * macs / 2 / max(path.dense.macs, 1)) / 100:g}%"
+def share_of(path: PathRecord, macs: int) -> str:
+    """Return a budget of MACs as a share of the unpruned network's."""
+    return f"{math.ceil(1e4 * macs / max(path.dense.macs, 1)) / 100:g}%"

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["compare_run", "left_posteriors", "predictor_of", "reduced_of", "reduced_prior_of", "run_evaluations"]
+__all__ = [
+    "compare_run",
+    "left_posteriors",
+    "predictor_of",
+    "reduced_of",
+    "reduced_prior_of",
+    "run_evaluations",
+]
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -15,7 +15,7 @@ from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
-from bmrs_pyro.reporting.path_view import smaller
+from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.reporting.subject import Subject
@@ -117,14 +117,10 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
     """Return commands to copy, each with its description."""
     trust = " --trust-source" if run.trust_source else ""
     name = shlex.quote(str(run.path)) + trust
-    macs, path = subject.networks["small"].macs, subject.path
+    path, another = subject.path, []
     if path is None:
-        another = [
-            (
-                "Remove more from the same posteriors, here to half the MACs:",
-                f"bmrs prune {name} --max-macs {max(macs // 2, 1)}",
-            )
-        ]
+        if macs := subject.smaller():
+            another = [("Remove more from the same posteriors:", f"bmrs prune {name} --max-macs {macs}")]
     else:
         doing, size = "Choose the smallest network of the same path that loses", "Choose a smaller one:"
         if path.of_cuts:
@@ -132,10 +128,10 @@ def _next_steps(run: RunDirectory, subject: Subject) -> list[tuple[str, str]]:
         loss = _less(path.target)
         unit = "nats per example" if path.dense.score.accuracy is None else "points of accuracy"
         less = f"{doing} at most {loss:g} {unit}:"
-        another = [
-            *([(less, f"bmrs choose {name} --max-loss {loss:g}")] if loss else []),
-            (size, f"bmrs choose {name} --max-macs {smaller(path, macs)}"),
-        ]
+        if loss:
+            another.append((less, f"bmrs choose {name} --max-loss {loss:g}"))
+        if macs := subject.smaller(run.config.recipe.round_to if path.of_cuts else 1):
+            another.append((size, f"bmrs choose {name} --max-macs {share_of(path, macs)}"))
     weights = "" if _dense_is_trained(run, subject.networks) else " --weights DENSE.safetensors"
     return [
         *another,

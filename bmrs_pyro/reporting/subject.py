@@ -21,7 +21,7 @@ from bmrs_pyro.reporting.page import Chart, chart
 from bmrs_pyro.reporting.path_view import path_content, told
 from bmrs_pyro.reporting.verdicts import OTHER_RULE, closest_calls, family_content
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Epoch, PathPoint
+from bmrs_pyro.training import Epoch, Limits, PathPoint
 
 _CLOSE_CALLS = 8
 
@@ -89,6 +89,15 @@ class Subject:
         """The network's point on the path; None if it has no path or was pruned again later."""
         chosen = None if self.path is None else self.path.chosen
         return chosen if chosen is not None and chosen.size == self.decision.keep.kept else None
+
+    def smaller(self, round_to: int = 1) -> int | None:
+        """Return MACs that a smaller network can have, half of the small one's or the least; None if it has the least.
+
+        Args:
+            round_to: widths of layers are multiples of this number.
+        """
+        macs, (least, _) = self.networks["small"].macs, Limits(round_to).least(self.dense)
+        return max(macs // 2, least) if macs > least else None
 
     def costs(self) -> list[tuple[str, str, str, str]]:
         """Return the rows of the cost table: name, dense network, small network, change."""

@@ -103,7 +103,9 @@ def test_empty_cells_and_damaged_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match="cannot be read") as caught:
             load(tmp_path / name, target="b")
-        assert ("separate the columns by commas" in str(caught.value)) == (name in ("ragged.csv", "semicolons.csv"))
+        assert ("separate the columns by commas" in str(caught.value)) == (
+            name in ("ragged.csv", "semicolons.csv")
+        )
     with pytest.raises(DataError, match="a target is a column"):
         load("digits", target="b")
     with pytest.raises(DataError, match="digits holds classes"):

@@ -154,7 +154,9 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(
 @pytest.mark.parametrize(("name", "kind"), [("a.onnx", Format.ONNX), ("b.PT2", Format.PT2)])
 def test_the_suffix_names_the_format(name: str, kind: Format) -> None:
     assert Format.of(Path(name)) is kind
-    with pytest.raises(ExportError, match=r"end it in \.pt2, \.onnx, \.safetensors, or name the format \(--format\)"):
+    with pytest.raises(
+        ExportError, match=r"end it in \.pt2, \.onnx, \.safetensors, or name the format \(--format\)"
+    ):
         Format.of(Path("small.bin"))
 
 

@@ -132,7 +132,9 @@ def test_outputs_with_fields_are_read() -> None:
     expected = as_likelihood("categorical")(logits).log_prob(y)
     for found in ({"hidden": y, "logits": logits}, {"out": logits}, SimpleNamespace(logits=logits)):
         torch.testing.assert_close(as_likelihood("categorical")(found).log_prob(y), expected)
-    with pytest.raises(TypeError, match="outputs are a tuple without a tensor 'logits'.* the command, return one"):
+    with pytest.raises(
+        TypeError, match=r"outputs are a tuple without a tensor 'logits'.* the command, return one"
+    ):
         as_likelihood("categorical")((logits, y))
 
 

@@ -26,6 +26,7 @@ from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.reduction import spike
 from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, predictor_of, repeat_command
+from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.runs import NetworkSource, RunDirectory, prune_run
 from bmrs_pyro.training import Target
@@ -190,6 +191,23 @@ def test_the_commands_to_copy_are_commands(
     if along:  # the trained dense network is there, and half of the MACs can be had
         assert "--weights" not in shown[2]
         assert shown[1][-1] == "8.2%"  # half of what the network has
+
+
+@pytest.mark.filterwarnings("ignore:the small network is much worse")  # one structure of each family is left
+@pytest.mark.parametrize("along", [False, True])
+def test_no_size_is_offered_that_cannot_be_met(
+    along: bool, finished_run: RunDirectory, path_run: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree((path_run if along else finished_run).path, tmp_path / "copy")
+    run = RunDirectory(tmp_path / "copy")
+    least = 64 + 1 + 10  # one structure in each of two families
+
+    def offered(macs: int) -> list[str]:
+        prune_run(run, "bmrs-n", target=Target(max_macs=macs))
+        return re.findall(r"<code>bmrs \w+ [^<]* --max-macs ([^<]*)</code>", html_report(run))
+
+    assert offered(2 * least - 10) == [share_of(PATH, least) if along else str(least)]
+    assert not offered(least)
 
 
 def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(
