@@ -22,7 +22,10 @@ def named_criterion(name: str) -> Criterion | None:
     kind, _, bits = name.rpartition("-")
     if kind == "bmrs-u" and bits.isdigit():
         return bmrs_u(int(bits))
-    raise ValueError(f"criterion {name!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8, snr or none")
+    raise ValueError(
+        f"criterion {name!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8 or snr (bmrs fit takes none too, and bmrs "
+        "prune takes expected and l2)"
+    )
 
 
 def criterion_name(criterion: Criterion) -> str:
