@@ -1,13 +1,14 @@
-"""``bmrs reproduce poster`` and others with its networks and data sets: ``curves``, ``path`` and ``precision``."""
+"""``bmrs reproduce poster`` and others with its networks and data sets."""
 
 from __future__ import annotations
 
-__all__ = ["curves", "path", "poster", "precision"]
+__all__ = ["curves", "path", "poster", "precision", "torch_pruning"]
 
 import functools
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -125,6 +126,35 @@ def precision(
     weights = known.PROTOCOLS["ours"].default
     configs = [{**cell, "kl_weight": weights[cell["network"]], "epochs": epochs} for cell in cells]
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
+
+
+@with_options_of(call=RunsOnData(cache=Path("runs/torch-pruning")))
+def torch_pruning(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
+    """Cut the poster's networks by torch-pruning, to our compression in as many epochs (extra: compare)."""
+    study, known = experiments.poster_cuts, experiments.poster
+    poster = read_rows(call.out / "poster.json") if call.out else []
+    mine = study.ours(poster)
+    cells = experiments.study.grid(
+        call.seeds,
+        network=chosen(network, known.NETWORKS, "network"),
+        dataset=chosen(dataset, known.DATASETS, "data set"),
+    )
+    if missing := [cell for cell in cells if (cell["network"], cell["dataset"]) not in mine]:
+        raise ValueError(
+            f"--out has no poster.json with our runs of {missing[0]['network']} on {missing[0]['dataset']}, which set "
+            "the compression; make them first: bmrs reproduce poster --out OUT"
+        )
+    configs = [
+        {**cell, "compression": _compression(mine[cell["network"], cell["dataset"]])} for cell in cells
+    ]
+    page = study.study_of(poster)
+    call.prepare(page)
+    made = call.make(functools.partial(study.run, data_root=call.root), configs)
+    call.publish(page, [row for one in made for row in study.rows(one)])
+
+
+def _compression(runs: Sequence[Mapping[str, Any]]) -> float:
+    return round(statistics.mean(row["compression"] for row in runs), 2)
 
 
 def _of_recipe(call: Runs, protocol: str) -> Path:

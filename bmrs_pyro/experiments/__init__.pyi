@@ -13,6 +13,7 @@ from . import plain_training as plain_training
 from . import post_training as post_training
 from . import post_training_summary as post_training_summary
 from . import poster as poster
+from . import poster_cuts as poster_cuts
 from . import poster_page as poster_page
 from . import poster_summary as poster_summary
 from . import precision as precision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["IMPORTANCES", "cut"]
+__all__ = ["CUTS", "EVIDENCE", "IMPORTANCES", "SHARE", "cut", "trained_on"]
 
 import copy
 import itertools
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.network import complexity
+from bmrs_pyro.training import PlainSteps, reestimate_batch_norm_
 from bmrs_pyro.training.loop import Batches
 
 IMPORTANCES: dict[str, Callable[[Any], Any]] = {
@@ -28,35 +29,78 @@ IMPORTANCES: dict[str, Callable[[Any], Any]] = {
 }
 """torch-pruning's importances by name, made from its module."""
 
+CUTS, SHARE, EVIDENCE = 10, 0.2, 8
+"""Iterative cuts, the share of the steps in which they are made, and batches that gradients are taken from."""
+
 _HALVINGS = 12
+
+
+def trained_on(
+    net: nn.Module,
+    example: Tensor,
+    contender: str,
+    budget: float,
+    still: Batches,
+    begin: Callable[[nn.Module], PlainSteps],
+    *,
+    cost: str = "macs",
+) -> nn.Module:
+    """Return a network cut to a budget and trained on.
+
+    Args:
+        net: the network; trained in place if it is not cut.
+        example: an input.
+        contender: a name of :data:`IMPORTANCES` for one cut, with ``-local`` for the same share of every layer, with
+            ``-iterative`` for ten cuts in the first fifth of the steps; or ``dense`` for none.
+        budget: the most that the network may cost.
+        still: batches for gradients and batch-norm statistics.
+        begin: begins the training of a network; cuts do not begin it anew.
+        cost: what is limited, ``macs`` or ``parameters``.
+    """
+    name, _, kind = contender.rpartition("-")
+    if kind not in ("local", "iterative"):
+        name, kind = contender, ""
+    cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
+    whole, steps = getattr(complexity(net, example), cost), begin(net)
+    for number in range(1, cuts + 1):
+        most = budget if number == cuts else whole * (budget / whole) ** (number / cuts)
+        small = cut(steps.net.eval(), example, name, most, local=kind == "local", train=still, cost=cost)
+        after = begin(small)
+        after.batches, after.done, steps = steps.batches, steps.done, after
+        if cuts > 1:
+            steps.make(round(steps.total * SHARE * number / cuts))
+            if not steps.total:
+                reestimate_batch_norm_(steps.net, still, EVIDENCE)
+    steps.make(steps.total)
+    return steps.net
 
 
 def cut(
     net: nn.Module,
     example: Tensor,
     importance: str,
-    macs: float,
+    budget: float,
     *,
     local: bool,
     train: Batches,
-    batches: int,
+    cost: str,
 ) -> nn.Module:
-    """Return a network cut to a number of multiply-accumulates, by the smallest pruning ratio that fits.
+    """Return a network cut to a budget, by the smallest pruning ratio that fits.
 
     Args:
         net: the network, which stays as it is; its last linear layer is not cut.
         example: an input.
         importance: a name of :data:`IMPORTANCES`.
-        macs: most multiply-accumulates for one example.
+        budget: the most that the network may cost.
         local: the same share of every layer, instead of a ranking over all of them.
         train: batches that gradients are taken from, where the importance is made of them.
-        batches: how many.
+        cost: what is limited, ``macs`` for one example or ``parameters``.
 
     Raises:
         ValueError: no ratio fits.
     """
     torch_pruning = import_module("torch_pruning")
-    gradients = _gradients(net, train, batches) if importance == "taylor" else {}
+    gradients = _gradients(net, train) if importance == "taylor" else {}
     last = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
 
     def at(ratio: float) -> nn.Module:
@@ -83,18 +127,18 @@ def cut(
         state = torch.get_rng_state()
         small = at(ratio)
         torch.set_rng_state(state)
-        if complexity(small, example).macs <= macs:
+        if getattr(complexity(small, example), cost) <= budget:
             high, found = ratio, small
         else:
             low = ratio
     if found is None:
-        raise ValueError(f"torch-pruning meets no budget of {macs:,.0f} multiply-accumulates")
+        raise ValueError(f"torch-pruning meets no budget of {budget:,.0f} {cost}")
     return found
 
 
-def _gradients(net: nn.Module, train: Batches, batches: int) -> dict[str, Tensor]:
+def _gradients(net: nn.Module, train: Batches) -> dict[str, Tensor]:
     """Return the gradients of the cross-entropy over some batches, summed, in evaluation mode."""
     net = copy.deepcopy(net).eval()
-    for x, y in itertools.islice(train, batches):
+    for x, y in itertools.islice(train, EVIDENCE):
         nn.functional.cross_entropy(net(x), y).backward()
     return {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}

@@ -21,7 +21,7 @@ from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratif
 from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.pretraining import Stage, pretrain
 from bmrs_pyro.experiments.sweep import Config, run_key
-from bmrs_pyro.experiments.torch_pruning_cuts import IMPORTANCES, cut
+from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, EVIDENCE, IMPORTANCES, SHARE, trained_on
 from bmrs_pyro.files import alone, write_atomically
 from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
 from bmrs_pyro.inference.model import SupervisedModel
@@ -37,7 +37,6 @@ from bmrs_pyro.training import (
 )
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
-CUTS, SHARE, EVIDENCE = 10, 0.2, 8
 VALIDATION = 0.05
 """Share of the training images that networks are chosen by."""
 _TORCH_PRUNING = "torch-pruning-"
@@ -207,34 +206,15 @@ class _Trial:
 
     def theirs(self, net: nn.Module, macs: int) -> nn.Module:
         """Return the network cut by torch-pruning, or the dense network, trained on."""
-        contender = self.config["contender"]
-        name, _, kind = contender.removeprefix(_TORCH_PRUNING).rpartition("-")
-        if kind not in ("local", "iterative"):
-            name, kind = contender.removeprefix(_TORCH_PRUNING), ""
-        cuts = 0 if contender == "dense" else CUTS if kind == "iterative" else 1
-        train, whole = self.augmented(), complexity(net, self.example).macs
+        contender, train = self.config["contender"].removeprefix(_TORCH_PRUNING), self.augmented()
         total = self.config["epochs"] * len(train)
-        steps = _steps(net, train, total)
-        for number in range(1, cuts + 1):
-            budget = macs if number == cuts else whole * (macs / whole) ** (number / cuts)
-            small = cut(
-                steps.net.eval(),
-                self.example,
-                name,
-                budget,
-                local=kind == "local",
-                train=self.still(),
-                batches=EVIDENCE,
-            )
-            after = _steps(small, train, total)
-            after.batches, after.done, steps = steps.batches, steps.done, after
-            if cuts > 1:
-                steps.make(round(total * SHARE * number / cuts))
-                if not total:
-                    reestimate_batch_norm_(steps.net, self.still(), EVIDENCE)
-        steps.make(total)
-        reestimate_batch_norm_(steps.net, self.still())
-        return steps.net.eval()
+
+        def begin(small: nn.Module) -> PlainSteps:
+            return PlainSteps(small, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
+
+        trained = trained_on(net, self.example, contender, macs, self.still(), begin)
+        reestimate_batch_norm_(trained, self.still())
+        return trained.eval()
 
 
 def run(config: Config, *, data_root: str, cache: str, device: str = "cpu") -> dict[str, Any]:
@@ -267,7 +247,3 @@ def run(config: Config, *, data_root: str, cache: str, device: str = "cpu") -> d
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "version": version("bmrs-pyro"),
     }
-
-
-def _steps(net: nn.Module, train: Batches, total: int) -> PlainSteps:
-    return PlainSteps(net, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))

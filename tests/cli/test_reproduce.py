@@ -27,6 +27,7 @@ CURVES = ["curves", "--data-root", "."]
         ([*POSTER, "--seeds", "0"], "Invalid value for '--seeds'"),
         ([*POSTER, "--workers", "0"], "Invalid value for '--workers'"),
         ([*CURVES, "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["torch-pruning", "--data-root", "data"], "no poster.json with our runs of mlp on mnist"),
         (["bmr", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["bmr", "--draws", "0"], "Invalid value for '--draws'"),
         (["bmr", "--epochs", "3", "--warm-up", "3"], "--warm-up is 3"),
