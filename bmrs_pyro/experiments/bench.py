@@ -7,9 +7,7 @@ __all__ = ["SECTIONS", "Setting"]
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -19,7 +17,7 @@ from torchvision import models
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
+from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
 from bmrs_pyro.experiments.bench_start import path, start
 from bmrs_pyro.experiments.bench_stock import stock
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
@@ -46,7 +44,10 @@ def steps(setting: Setting) -> Record:
     for name, (make, shape, batches, block) in cases.items():
         for batch in batches:
             x, y = setting.examples(batch, shape)
-            pair = {"plain": plain_step(setting.at(make()), x, y), "svi": svi_step(setting.at(make()), x, y)}
+            pair = {
+                "plain": plain_step(setting.at(make()), x, y),
+                "svi": svi_step(setting.at(make()), x, y),
+            }
             seconds = interleaved(pair, rounds=setting.rounds, block=block)
             memory = {kind: peak_step_bytes(step) for kind, step in pair.items()}
             record[f"{name}, batch {batch}"] = {
@@ -110,13 +111,12 @@ def throughput(setting: Setting) -> Record:
 def whole_run(setting: Setting) -> Record:
     """(b) A LeNet5 run with BMRS_N against the same run without pruning: 40 epochs of 144 steps of 64 examples.
 
-    The examples are scikit-learn's digits, repeated eight times: the cost of a step does not depend on the data.
+    The examples are scikit-learn's digits, repeated eight times.
     """
     digits = data.load("digits", size=32).train
     record = {}
     for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
-        images = digits.images.repeat(8, channels, 1, 1)
-        train = replace(digits, images=images, labels=digits.labels.repeat(8))
+        train = repeated(digits, channels)
         example = torch.zeros(1, *train.input_shape)
         seconds: dict[str, float] = {}
         for run, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
@@ -138,7 +138,9 @@ def decisions(setting: Setting) -> Record:
     posterior = TruncatedLogNormal(torch.empty(10**6).uniform_(-20, 2), torch.empty(10**6).uniform_(0.01, 30))
     reduced = {"bmrs-n": spike(prior), "bmrs-u-8": low_precision(8)}
     return {
-        name: _median(partial(delta_f, posterior, prior, distribution), setting.rounds)
+        name: statistics.median(
+            timed(delta_f, posterior, prior, distribution)[1] for _ in range(max(setting.rounds, 3))
+        )
         for name, distribution in reduced.items()
     }
 
@@ -148,11 +150,11 @@ def removal(setting: Setting) -> Record:
     record = {}
     for name, size in (("resnet18", 64), ("resnet50", 224)):
         net, example = _torchvision(name)().eval(), torch.zeros(1, 3, size, size)
-        found = _timed(partial(find_structures, net, example))
+        _, found = timed(find_structures, net, example)
         network = NoisyNetwork(net, example)
         keep = _half(network)
-        cut = _timed(partial(compact, network, keep))
-        in_place = _timed(partial(network.remove_, keep))
+        _, cut = timed(compact, network, keep)
+        _, in_place = timed(network.remove_, keep)
         record[name] = {"find_structures": found, "compact": cut, "remove_": in_place}
     return record
 
@@ -192,7 +194,7 @@ def growth(setting: Setting) -> Record:
     for position, (name, sizes) in enumerate(shapes.items()):
         found, step = [], []
         for width, depth in sizes:
-            found.append(_timed(partial(find_structures, _chain(width, depth), x)))
+            found.append(timed(find_structures, _chain(width, depth), x)[1])
             svi = svi_step(_chain(width, depth), x, y)
             step.append(interleaved({"svi": svi}, rounds=setting.rounds, block=3)["svi"])
         axis = [size[position] for size in sizes]
@@ -220,11 +222,7 @@ SECTIONS: Mapping[str, Callable[[Setting], Record]] = {
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        net: nn.Module = models.get_model(name, weights=None, num_classes=10)
-        return net
-
-    return make
+    return partial(models.get_model, name, num_classes=10)
 
 
 def _chain(width: int, depth: int) -> nn.Sequential:
@@ -235,16 +233,6 @@ def _chain(width: int, depth: int) -> nn.Sequential:
 
 def _half(network: NoisyNetwork) -> dict[str, Tensor]:
     return {s.name: torch.arange(s.size) < max(1, s.size // 2) for s in network.structures}
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _median(run: Callable[[], object], rounds: int) -> float:
-    return statistics.median(_timed(run) for _ in range(max(rounds, 3)))
 
 
 def _slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:

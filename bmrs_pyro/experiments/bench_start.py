@@ -8,23 +8,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyro
 import torch
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
+from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import fit, fit_path
-
-T = TypeVar("T")
 
 _FIRST_STEP = """
 import os, sys
@@ -56,10 +51,10 @@ def start(setting: Setting) -> Record:
         seconds: dict[str, list[float]] = {name: [] for name in codes}
         for turn in range(setting.rounds + 1):
             for name, code in codes.items():
-                begun = time.perf_counter()
-                subprocess.run([sys.executable, "-c", code()], check=True, stdout=subprocess.DEVNULL)
+                command = [sys.executable, "-c", code()]
+                _, took = timed(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
                 if turn:  # the first one fills the cache of files
-                    seconds[name].append(time.perf_counter() - begun)
+                    seconds[name].append(took)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         name: {"seconds": value, "per_import_torch": value / median["import torch"]}
@@ -75,8 +70,7 @@ def path(setting: Setting, epochs: int = 36) -> Record:
     digits, repeated eight times: 144 steps of 64 in an epoch.
     """
     splits = data.load("digits", size=32)
-    images, labels = splits.train.images.repeat(8, 1, 1, 1), splits.train.labels.repeat(8)
-    train = replace(splits.train, images=images, labels=labels)
+    train = repeated(splits.train)
     batches, validation = data.Batches(train, 64), data.Batches(splits.validation, 1000)
     settings: dict[str, Any] = {"validation": validation, "criterion": "bmrs-n", "seed": 0, "progress": False}
 
@@ -89,18 +83,16 @@ def path(setting: Setting, epochs: int = 36) -> Record:
     one, many = model(("cost", 0.22)), model("cost")
     guides = AutoTruncatedLogNormal(one), AutoTruncatedLogNormal(many)
     usual = epochs - epochs // 9, epochs // 3  # 32 and 12
-    run, seconds = _timed(
-        lambda: fit(
-            one, guides[0], batches, epochs=usual[0] - usual[1], fine_tune_epochs=usual[1],
-            lr=1.5e-3, posterior_lr_factor=13.0, **settings,
-        )
+    run, seconds = timed(
+        fit, one, guides[0], batches, epochs=usual[0] - usual[1], fine_tune_epochs=usual[1],
+        lr=1.5e-3, posterior_lr_factor=13.0, **settings,
     )  # fmt: skip
-    found, of_path = _timed(
-        lambda: fit_path(many, guides[1], batches, epochs=epochs, dense_epochs=usual[1], **settings)
+    found, of_path = timed(
+        fit_path, many, guides[1], batches, epochs=epochs, dense_epochs=usual[1], **settings
     )
     size = sum(parameter.numel() for parameter in run.network.parameters())
     point = min(found.points, key=lambda point: abs(point.parameters - size))
-    _, of_refit = _timed(lambda: found.refit(point))
+    _, of_refit = timed(found.refit, point)
     return {
         "LeNet5, digits": {
             "run_seconds": seconds,
@@ -111,9 +103,3 @@ def path(setting: Setting, epochs: int = 36) -> Record:
             "networks": len(found.points),
         }
     }
-
-
-def _timed(make: Callable[[], T]) -> tuple[T, float]:
-    begun = time.perf_counter()
-    made = make()
-    return made, time.perf_counter() - begun
