@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 input_size = 32
 
-WIDTHS, DEPTH = (64, 128, 256, 512), 2
+WIDTH, DEPTH, STAGES = 64, 2, 4
 
 
 class BasicBlock(nn.Module):
@@ -44,13 +44,20 @@ def conv(fan_in: int, width: int, size: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(fan_in, width, size, stride, size // 2, bias=False)
 
 
-def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return the deterministic network for images of shape ``(c, H, W)``."""
-    stem = [conv(input_shape[0], WIDTHS[0], 3, 1), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()]
+def network(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: int = WIDTH,
+    depth: int = DEPTH,
+    stages: int = STAGES,
+) -> nn.Module:
+    """Return the deterministic network for images of shape ``(c, H, W)``; ``width`` doubles with every stage."""
+    widths = [width * 2**stage for stage in range(stages)]
+    stem = [conv(input_shape[0], width, 3, 1), nn.BatchNorm2d(width), nn.ReLU()]
     blocks = [
-        BasicBlock(WIDTHS[max(stage - (index == 0), 0)], width, 2 if stage and not index else 1)
-        for stage, width in enumerate(WIDTHS)
-        for index in range(DEPTH)
+        BasicBlock(widths[max(stage - (index == 0), 0)], channels, 2 if stage and not index else 1)
+        for stage, channels in enumerate(widths)
+        for index in range(depth)
     ]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], num_classes)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes)]
     return nn.Sequential(*stem, *blocks, *head)

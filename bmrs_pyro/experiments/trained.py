@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
 from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.pretraining import Stage, pretrain
+from bmrs_pyro.experiments.small_runs import build
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, EVIDENCE, IMPORTANCES, SHARE, trained_on
 from bmrs_pyro.files import alone, write_atomically
@@ -60,35 +61,9 @@ def vgg(widths: Sequence[int] = (32, 64, 64, 128, 128, 256)) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, 10))
 
 
-class _Block(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, fan_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = _conv(fan_in, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = _conv(width, width, 3, 1), nn.BatchNorm2d(width)
-        self.shortcut = nn.Sequential()
-        if fan_in != width:
-            self.shortcut = nn.Sequential(_conv(fan_in, width, 1, stride), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.shortcut(x) + self.norm2(self.conv2(inner)))
-
-
-def _conv(fan_in: int, width: int, size: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(fan_in, width, size, stride, size // 2, bias=False)
-
-
 def resnet20() -> nn.Module:
     """Return ResNet-20 for small images (He et al. 2016, section 4.2), 1 × 1 convolutions where the width changes."""
-    widths = (16, 16, 16, 32, 32, 32, 64, 64, 64)
-    blocks = [
-        _Block(before, width, 1 if before == width else 2)
-        for before, width in zip((16, *widths), widths, strict=False)
-    ]
-    stem = (_conv(3, 16, 3, 1), nn.BatchNorm2d(16), nn.ReLU())
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return build("resnet-16x3x3", (3, 32, 32), 10)
 
 
 class Setting(NamedTuple):
