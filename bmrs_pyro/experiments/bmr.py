@@ -18,10 +18,9 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
-from bmrs_pyro.experiments.small_runs import build
+from bmrs_pyro.experiments.small_runs import build, evaluated
 from bmrs_pyro.experiments.steps import interleaved
 from bmrs_pyro.inference import MeanFieldELBO
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
@@ -120,9 +119,8 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             seed=config["seed"],
             progress=False,
         )
-        test = Batches(splits.test, 1000, shuffle=False)
         draws = 1 if method.point else config["draws"]
-        result = evaluate(predictive(model, guide, draws), test, splits.test.num_classes)
+        result = evaluated(predictive(model, guide, draws), splits.test)
     network = NoisyNetwork(mean_network(model, guide).eval(), example)
     small = compact(network, empty_structures(network))
     size = complexity(small, example)
@@ -133,7 +131,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         "weights": model.gain.numel(),
         "active": int((model.gain > 0).sum()),
         "active by layer": {name: mask.float().mean().item() for name, mask in model.active.items()},
-        "mean network accuracy": evaluate(small, test, splits.test.num_classes).accuracy,
+        "mean network accuracy": evaluated(small, splits.test).accuracy,
         "parameters": [dense.parameters, size.parameters],
         "macs": [dense.macs, size.macs],
         "history": [asdict(record) for record in (*start, *history)],

@@ -14,11 +14,10 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.small_runs import build, first, train_pruned
+from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.weights import Flipout, MeanField, SpikeAndSlab, WeightModel, fit_weights, mean_network
 
 NETWORKS = ("lenet5_caffe", "mlp_mixer-64x2")
@@ -53,10 +52,9 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         net = _without_weights(net, batches, len(train), config)
     else:  # as many epochs as the others have
         train_plainly(net, batches, config["epochs"])
-    test = evaluate(net.eval(), data.Batches(splits.test, 1000, shuffle=False), train.num_classes)
     parameters = list(net.parameters())
     return {
-        "accuracy": 100 * test.accuracy,
+        "accuracy": 100 * evaluated(net.eval(), splits.test).accuracy,
         "parameters": [dense, sum(parameter.numel() for parameter in parameters)],
         "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
         "seconds": time.perf_counter() - start,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bmrs_pyro.data import Batches, load
-from bmrs_pyro.experiments.small_runs import source_of
-from bmrs_pyro.metrics import evaluate, file_bytes, latency
+from bmrs_pyro.experiments.small_runs import evaluated, source_of
+from bmrs_pyro.metrics import file_bytes, latency
 from bmrs_pyro.network import complexity
 from bmrs_pyro.pruning import prune
 from bmrs_pyro.reporting import choice_in_words, comparison_table
@@ -26,7 +26,6 @@ def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> 
         accuracy, size and latency of both networks.
     """
     splits = load("digits", size=32)
-    test = Batches(splits.test, 500, shuffle=False)
     torch.manual_seed(0)
     net = source_of("lenet5").build(splits.train.input_shape, splits.train.num_classes)
 
@@ -41,13 +40,13 @@ def demonstrate(epochs: int, show: Callable[[Any], None], *, progress: bool) -> 
     )
     for words in choice_in_words(PathRecord.of(result.path, result.choice)):
         show(words)
-    batch = next(iter(test))[0][:128]
+    batch, _ = next(iter(Batches(splits.test, 128, shuffle=False)))
     nets = {"dense": result.path.network(result.path.dense), "small": result.network}
     seconds = latency(nets, batch)
     columns, record = {}, {}
     for name, one in nets.items():
         size = complexity(one, batch[:1])
-        accuracy = evaluate(one, test, splits.test.num_classes).accuracy
+        accuracy = evaluated(one, splits.test).accuracy
         columns[name] = {
             "test accuracy": f"{accuracy:.2%}",
             "parameters": f"{size.parameters:,}",

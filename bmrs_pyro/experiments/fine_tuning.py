@@ -13,9 +13,8 @@ from typing import Annotated
 import torch
 import typer
 
-from bmrs_pyro.data import Batches
 from bmrs_pyro.experiments.pretraining import Stage, pretrain, run_command
-from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.runs import RunDirectory, run_data
 from bmrs_pyro.training.allocator import keep_freed_memory
 
@@ -35,10 +34,9 @@ def main(
     log = run / "fine_tuning.jsonl"
     with directory.locked():
         small = pretrain(directory.small(), splits, schedule, log, peak_rate)
-        accuracy = evaluate(
-            small, Batches(splits.validation, 500, shuffle=False), splits.validation.num_classes
-        ).accuracy
-        directory.save_decision(directory.decision(), small, accuracy)
+        directory.save_decision(
+            directory.decision(), small, evaluated(small, splits.validation, 500).accuracy
+        )
 
 
 if __name__ == "__main__":

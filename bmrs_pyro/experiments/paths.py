@@ -14,15 +14,13 @@ import pyro
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
-from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.spread import markdown_table, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.pruning import Pruned, prune
 from bmrs_pyro.training import Path, PathPoint, Target
 
@@ -51,10 +49,6 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     train = data.Batches(splits.train, 128, shuffle=True, seed=seed)
     validation = data.Batches(splits.validation, 1000)
 
-    def accuracy(small: nn.Module) -> float:
-        test = data.Batches(splits.test, 1000)
-        return 100 * evaluate(small, test, splits.test.num_classes).accuracy
-
     start = time.perf_counter()
     chosen: dict[str, Pruned] = {}
     fitted: dict[str, Pruned] = {}
@@ -70,13 +64,13 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         start = time.perf_counter()
     path = chosen["one-standard-error"].path
     return {
-        "dense_accuracy": accuracy(path.network(path.dense)),
+        "dense_accuracy": 100 * evaluated(path.network(path.dense), splits.test).accuracy,
         "path": [_point(point) for point in (path.dense, *path.points)],
         "chosen": [
             {
                 "rule": rule,
                 "target": "".join(f"{name}={value}" for name, value in RULES[rule].items()),
-                "accuracy": accuracy(pruned.network),
+                "accuracy": 100 * evaluated(pruned.network, splits.test).accuracy,
                 "met": pruned.met,
                 "refits": len(pruned.notes) + 1,
                 "seconds": seconds[rule],

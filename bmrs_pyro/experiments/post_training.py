@@ -21,8 +21,8 @@ from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol, continuous_criterion
 from bmrs_pyro.experiments.shared_posterior import posterior_directory
+from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
 from bmrs_pyro.reduction import Criterion, ModelReduction, bmrs_u, score_structures, spike
 
@@ -71,6 +71,7 @@ LOST = 1.0
 """The best point of a curve is the smallest network that loses no more validation accuracy than this, in percent."""
 
 _STEPS = 32
+_BATCH = 250  # small enough that a layer's activations stay in the cache
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     sizes = {family: len(q.loc) for family, q in posteriors.items()}
     orders = {name: Order.by(values, sizes) for name, values in scores.items()}
     reader = _Reader(network, {name: q.mean for name, q in posteriors.items()}, splits)
-    unpruned = reader.marked(orders["bmrs-n"], 0)
+    unpruned = reader.point(orders["bmrs-n"], 0, test=True)
     curves = {}
     for name, order in orders.items():
         # these two have no rule of their own and remove as many as BMRS_N, as published
@@ -178,11 +179,7 @@ class _Reader:
     def __init__(
         self, network: NoisyNetwork, gains: Mapping[str, Tensor], splits: data.Splits[data.Dataset]
     ) -> None:
-        self.network, self.gains = network, gains
-        self.num_classes = splits.test.num_classes
-        # small enough that a layer's activations stay in the cache
-        self.validation = data.Batches(splits.validation, 250, shuffle=False)
-        self.test = data.Batches(splits.test, 250, shuffle=False)
+        self.network, self.gains, self.splits = network, gains, splits
         self.parameters = complexity(network).parameters
         self.known: dict[bytes, float] = {}
 
@@ -193,19 +190,15 @@ class _Reader:
         left = sum(parameter.numel() for parameter in small.parameters())
         mask = torch.cat(list(keep.values())).numpy().tobytes()
         if mask not in self.known:  # criteria often agree
-            self.known[mask] = 100 * evaluate(small, self.validation, self.num_classes).accuracy
+            self.known[mask] = 100 * evaluated(small, self.splits.validation, _BATCH).accuracy
         point = {
             "removed": removed,
             "compression": 100 * (1 - left / self.parameters),
             "validation_accuracy": self.known[mask],
         }
         if test:
-            point["accuracy"] = 100 * evaluate(small, self.test, self.num_classes).accuracy
+            point["accuracy"] = 100 * evaluated(small, self.splits.test, _BATCH).accuracy
         return point
-
-    def marked(self, order: Order, removed: int) -> dict[str, float]:
-        """Return a point with its test accuracy."""
-        return self.point(order, removed, test=True)
 
     def curve(self, order: Order, stop: int, enough: float) -> dict[str, Any]:
         """Return the points from no removal to all removals, the point where the rule stops, and the best point."""
@@ -220,6 +213,6 @@ class _Reader:
             low, high = (middle, high) if good else (low, middle)
         return {
             **{key: [point[key] for point in points] for key in points[0]},
-            "stop": self.marked(order, stop),
-            "best": self.marked(order, low),
+            "stop": self.point(order, stop, test=True),
+            "best": self.point(order, low, test=True),
         }

@@ -29,10 +29,9 @@ import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments import study
-from bmrs_pyro.experiments.small_runs import source_of
+from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, named_criterion, spike
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
@@ -234,10 +233,7 @@ class Trial:
     def result(self, history: History) -> dict[str, Any]:
         """Return the row of the table: compression (of the parameters) and accuracies in percent, epochs and time."""
         small = history.network
-        test = evaluate(
-            small, data.Batches(self.splits.test, 1000, shuffle=False), self.splits.test.num_classes
-        )
-        best = history.best()
+        test, best = evaluated(small, self.splits.test), history.best()
         assert best is not None
         return {
             "compression": 100 * (1 - complexity(small, self.example).parameters / self.parameters),

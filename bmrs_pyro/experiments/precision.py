@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments.poster import Trial
+from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import posteriors
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.reduction import bmrs_u, select
 
@@ -53,10 +52,9 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     whole = trial.fit(None, validate=False).network
     found = posteriors(trial.guide)
     first = next(iter(found.values()))
-    test = data.Batches(trial.splits.test, 1000, shuffle=False)
 
     def accuracy(net: nn.Module) -> float:
-        return 100 * evaluate(net, test, trial.splits.test.num_classes).accuracy
+        return 100 * evaluated(net, trial.splits.test).accuracy
 
     points = []
     for bits in BITS:

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load
+from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training.allocator import keep_freed_memory
@@ -113,8 +114,7 @@ def main(
     net = NetworkSource(model).build(splits.train.input_shape, splits.train.num_classes)
     pretrain(net, splits, schedule, out.with_suffix(".jsonl"))
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, out)
-    result = evaluate(net, Batches(splits.test, 500, shuffle=False), splits.test.num_classes)
-    typer.echo(f"test accuracy {result.accuracy:.2%}, weights in {out}")
+    typer.echo(f"test accuracy {evaluated(net, splits.test, 500).accuracy:.2%}, weights in {out}")
 
 
 def run_command(main: Callable[..., None]) -> None:

@@ -16,11 +16,10 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.small_runs import build, first, train_pruned
+from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.metrics import evaluate
 
 LABELS = ("random", "true")
 METHODS = ("dropout", "bmrs-n", "snr")
@@ -56,8 +55,7 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         net, scores = history.network, torch.cat(list(history.scores.values())).tolist()
         result = {"structures": [history.keep.total, history.keep.kept], "score": median(scores)}
     for name, part in (("training_error", train), ("test_error", splits.test)):
-        found = evaluate(net, data.Batches(part, 1000, shuffle=False), train.num_classes)
-        result[name] = 100 * (1 - found.accuracy)
+        result[name] = 100 * (1 - evaluated(net, part).accuracy)
     return {**result, "seconds": time.perf_counter() - start}
 
 

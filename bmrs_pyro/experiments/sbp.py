@@ -33,13 +33,13 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.small_runs import run_config, source_of
+from bmrs_pyro.experiments.small_runs import evaluated, run_config, source_of
 from bmrs_pyro.experiments.spread import grouped, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.inference import posteriors as posteriors_of
-from bmrs_pyro.metrics import evaluate, latency
+from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import FeatureSelection, NoisyNetwork, complexity
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs import RunDirectory
@@ -120,7 +120,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     best = history.best()
     assert best is not None
     return {
-        "error": 100 * (1 - evaluate(small, data.Batches(splits.test, 1000, shuffle=False), 10).accuracy),
+        "error": 100 * (1 - evaluated(small, splits.test).accuracy),
         "validation_error": None if best.accuracy is None else 100 * (1 - best.accuracy),
         "widths": widths(small),
         "structures": dict(best.structures),

@@ -1,19 +1,21 @@
-"""What short experiments share: networks by name and size, the first examples, training with pruning."""
+"""What experiments share: networks by name and size, the first examples, training with pruning, evaluation."""
 
 from __future__ import annotations
 
-__all__ = ["build", "first", "run_config", "source_of", "train_pruned"]
+__all__ = ["build", "evaluated", "first", "run_config", "source_of", "train_pruned"]
 
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bmrs_pyro.data import Batches, Dataset, DataSource
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.metrics import ClassEvaluation, evaluate
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.runs import MODELS, NetworkSource, RunConfig
 from bmrs_pyro.training import History, Recipe, fit
@@ -41,6 +43,13 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
 def first(dataset: Dataset, count: int) -> Dataset:
     """Return the first examples of a data set."""
     return replace(dataset, images=dataset.images[:count], labels=dataset.labels[:count])
+
+
+def evaluated(
+    predict: Callable[[Tensor], Tensor], part: Dataset, batch_size: int = 1000, device: str = "cpu"
+) -> ClassEvaluation:
+    """Evaluate a network or another classifier on a part of the data."""
+    return evaluate(predict, Batches(part, batch_size, shuffle=False, device=device), part.num_classes)
 
 
 def train_pruned(

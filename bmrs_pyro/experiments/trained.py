@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
 from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.pretraining import Stage, pretrain
-from bmrs_pyro.experiments.small_runs import build
+from bmrs_pyro.experiments.small_runs import build, evaluated
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, EVIDENCE, IMPORTANCES, SHARE, trained_on
 from bmrs_pyro.files import alone, write_atomically
 from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.training import (
     Cycle,
@@ -141,8 +140,7 @@ class _Trial:
         return Batches(self.data.train, 128, seed=self.seed, device=self.device, **options)
 
     def accuracy(self, net: nn.Module, part: Dataset) -> float:
-        batches = Batches(part, 500, shuffle=False, device=self.device)
-        return 100 * evaluate(net, batches, part.num_classes).accuracy
+        return 100 * evaluated(net, part, 500, self.device).accuracy
 
     def dense(self, cache: Path) -> tuple[nn.Module, float]:
         """Return the dense network, trained before or now, and its test accuracy in percent."""

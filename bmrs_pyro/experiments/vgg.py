@@ -15,11 +15,10 @@ import torch
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.sbp import widths
-from bmrs_pyro.experiments.small_runs import build, first, train_pruned
+from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
 from bmrs_pyro.experiments.spread import table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 
 METHODS = ("dense", "snr", "bmrs-n")
@@ -50,10 +49,9 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         options = {"criterion": config["method"], "kl_weight": config["kl_weight"]}
         small = train_pruned(net, train, config, posterior_lr_factor=20.0, **options).network
     seconds = (time.perf_counter() - start) / config["epochs"]
-    test = evaluate(small, data.Batches(splits.test, 500, shuffle=False), train.num_classes)
     before, after = complexity(dense, example), complexity(small, example)
     return {
-        "error": 100 * (1 - test.accuracy),
+        "error": 100 * (1 - evaluated(small, splits.test, 500).accuracy),
         "widths": widths(small),
         "parameters_ratio": before.parameters / after.parameters,
         "flops_ratio": before.macs / after.macs,
