@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["page", "targets", "targets_table"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from bmrs_pyro.experiments.spread import markdown_table
+from bmrs_pyro.experiments.spread import Rows, markdown_table
 
 _HEAD = """# Benchmark
 
@@ -29,7 +29,7 @@ _STOCK = {"LeNet5, MNIST, batch 64": 1.7, "LeNet5, CIFAR-10, batch 64": 1.4, "ML
 """Bounds of a step's time by Pyro's own objective and optimiser."""
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     parts = [_HEAD, "## Targets\n", targets_table({row["section"]: row["results"] for row in rows})]
     for row in rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["METHODS", "NETWORKS", "STUDY", "page", "run"]
 
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -15,7 +14,7 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
-from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.weights import Flipout, MeanField, SpikeAndSlab, WeightModel, fit_weights, mean_network
@@ -85,7 +84,7 @@ def _without_weights(net: nn.Module, batches: data.Batches, count: int, config: 
     return mean_network(model, guide)
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,

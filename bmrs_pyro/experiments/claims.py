@@ -5,20 +5,18 @@ from __future__ import annotations
 __all__ = ["FILES", "Claim", "claims", "page"]
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
-from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
+from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
-
-Rows = Sequence[Mapping[str, Any]]
 
 _TIME = "not run: no time on two cores yet"
 

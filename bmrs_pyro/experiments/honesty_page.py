@@ -4,14 +4,13 @@ from __future__ import annotations
 
 __all__ = ["STUDY", "missed", "page"]
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from bmrs_pyro.experiments.honesty import KINDS
-from bmrs_pyro.experiments.spread import markdown_table
+from bmrs_pyro.experiments.spread import Rows, markdown_table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
 
@@ -41,10 +40,7 @@ from the start, keeping all but the first misses only treatments that treat each
 no treatments by place. If places count from the end, the same holds for keeping all but the last. Random treatments by
 two values were drawn, without those that treat all channels alike. The masks missed
 
-| treatment | {sizes} |
-|---|{rules}|
-{rows}
-
+{table}
 of {patterns} for each number of channels. A treatment shows only where the outputs respond. A trial is repeated with
 other weights, inputs and gains until, at its first mask, the outputs have responded to 95 % of the kept channels in
 each producer. A treatment that differs for d of them then passes that mask with a probability of at most 0.05ᵈ, if the
@@ -53,7 +49,7 @@ channels is enough, and the probability is at most 0.75ᵈ. With less than a qua
 """
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     codes = list(dict.fromkeys(row["code"] for row in rows))
     groups = []
@@ -74,18 +70,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _chance() -> str:
-    rows = [
-        f"| {name} | {' | '.join(str(missed(size, anchor)) for size in _SIZES)} |"
-        for name, anchor in _ANCHORS.items()
-    ]
-    return _CHANCE.format(
-        masks=TRIALS * STEPS,
-        trials=TRIALS,
-        sizes=" | ".join(f"C = {size}" for size in _SIZES),
-        rules="---|" * (len(_SIZES) - 1) + "---",
-        rows="\n".join(rows),
-        patterns=_PATTERNS,
+    table = markdown_table(
+        f"| treatment | {' | '.join(f'C = {size}' for size in _SIZES)} |",
+        ([name, *(str(missed(size, anchor)) for size in _SIZES)] for name, anchor in _ANCHORS.items()),
     )
+    return _CHANCE.format(masks=TRIALS * STEPS, trials=TRIALS, table=table, patterns=_PATTERNS)
 
 
 def missed(size: int, anchored: Callable[[Tensor, int], Tensor]) -> int:

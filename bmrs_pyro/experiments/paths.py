@@ -6,7 +6,7 @@ __all__ = ["POINTS", "RULES", "path_page", "plot_paths", "rows", "run", "study_o
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
 from bmrs_pyro.experiments.small_runs import evaluated, source_of
-from bmrs_pyro.experiments.spread import markdown_table, spread
+from bmrs_pyro.experiments.spread import Row, Rows, markdown_table, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.pruning import Pruned, prune
@@ -118,8 +118,6 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-Row = Mapping[str, Any]
-
 _SHOWN = ("compression", "macs_ratio", "accuracy", "dense_accuracy")
 
 _COLUMNS = (
@@ -144,7 +142,7 @@ pruning. *Unpruned* is that of [the poster's page](poster.md), after 32 epochs o
 """
 
 
-def path_page(rows: Sequence[Row], runs: Sequence[Row], unpruned: Sequence[Row]) -> str:
+def path_page(rows: Rows, runs: Rows, unpruned: Rows) -> str:
     """Return the page in Markdown, of the networks chosen, the paths, and the poster's runs without pruning."""
     parts = [_HEAD]
     for rule in RULES:
@@ -174,7 +172,7 @@ def _loss(row: Row) -> float:
     return float(row["dense_accuracy"] - row["accuracy"])
 
 
-def _table(rows: Iterable[Row], rule: str, unpruned: Sequence[Row]) -> str:
+def _table(rows: Iterable[Row], rule: str, unpruned: Rows) -> str:
     lines = []
     mine = [row for row in rows if row["rule"] == rule]
     for network in NETWORKS:
@@ -210,7 +208,7 @@ def _yes(holds: bool) -> str:
     return "yes" if holds else "**no**"
 
 
-def plot_paths(rows: Sequence[Row], runs: Sequence[Row]) -> Figure:
+def plot_paths(rows: Rows, runs: Rows) -> Figure:
     """Draw the paths, a panel per cell: validation accuracy against the share of the parameters; chosen networks."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     panels = figure.subplots(len(NETWORKS), len(DATASETS))
@@ -247,7 +245,7 @@ def plot_paths(rows: Sequence[Row], runs: Sequence[Row]) -> Figure:
     return figure
 
 
-def study_of(paths: Sequence[Row] = (), unpruned: Sequence[Row] = ()) -> Study:
+def study_of(paths: Rows = (), unpruned: Rows = ()) -> Study:
     """Return the study of the networks chosen, with the paths and the poster's runs without pruning."""
     return Study(
         "path",

@@ -12,7 +12,7 @@ __all__ = [
 ]
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -26,12 +26,10 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from bmrs_pyro.experiments.post_training import CRITERIA, LOST, ODDS
 from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
-from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.reporting import plot_evidence
-
-Row = Mapping[str, Any]
 
 # as the poster reports them
 PUBLISHED_SPEARMAN = {
@@ -56,7 +54,7 @@ means ± standard deviations over seeds, where there are several.
 """
 
 
-def post_training_page(rows: Sequence[Row]) -> str:
+def post_training_page(rows: Rows) -> str:
     """Return the page in Markdown.
 
     Raises:
@@ -85,10 +83,10 @@ def post_training_page(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def plot_curves(rows: Sequence[Row]) -> Figure:
+def plot_curves(rows: Rows) -> Figure:
     """Draw validation accuracy against parameters left by criterion, one panel per cell; stops filled, best hollow."""
 
-    def panel(ax: Axes, group: Sequence[Row]) -> None:
+    def panel(ax: Axes, group: Rows) -> None:
         for name in CRITERIA:
             curves = [row["curves"][name] for row in group]
             left = 100 - np.mean([curve["compression"] for curve in curves], 0)
@@ -121,10 +119,10 @@ def plot_curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def plot_evidence_of(rows: Sequence[Row]) -> Figure:
+def plot_evidence_of(rows: Rows) -> Figure:
     """Draw histograms of BMRS_N's ΔF, kept and removed structures of all seeds, one panel per cell."""
 
-    def panel(ax: Axes, group: Sequence[Row]) -> None:
+    def panel(ax: Axes, group: Rows) -> None:
         margin = group[0]["margin"]
         scores = torch.tensor([value for row in group for value in row["delta_f"]]) + margin
         decision = Decision("bmrs-n", KeepMask({"all": scores <= 0}), {"all": scores}, margin)
@@ -135,7 +133,7 @@ def plot_evidence_of(rows: Sequence[Row]) -> Figure:
     return _panels(_cells(rows), panel, "ΔF [nats]", "structures")
 
 
-def plot_decisions(rows: Sequence[Row]) -> Figure:
+def plot_decisions(rows: Rows) -> Figure:
     """Draw the share of structures removed against log prior odds and against bits, one line per cell."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -165,8 +163,8 @@ def plot_decisions(rows: Sequence[Row]) -> Figure:
 
 
 def _panels(
-    cells: Mapping[tuple[Any, ...], Sequence[Row]],
-    draw: Callable[[Axes, Sequence[Row]], None],
+    cells: Mapping[tuple[Any, ...], Rows],
+    draw: Callable[[Axes, Rows], None],
     x: str,
     y: str,
 ) -> Figure:
@@ -189,7 +187,7 @@ def _panels(
     return figure
 
 
-def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+def _cells(rows: Rows) -> dict[tuple[Any, ...], list[Row]]:
     keys = ("protocol", "network", "dataset", "kl_weight")
     return grouped(sorted(rows, key=itemgetter(*keys, "seed")), keys)
 
@@ -200,7 +198,7 @@ def _title(cell: tuple[Any, ...]) -> str:
     return f"{network}, {dataset}, KL {weight:g}{suffix}"
 
 
-def _points_table(rows: Sequence[Row]) -> str:
+def _points_table(rows: Rows) -> str:
     lines = [
         "| network, data, KL weight | criterion | stop: compression / test accuracy % | best |",
         "|---|---|---|---|",
@@ -220,7 +218,7 @@ def _points_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spearman_table(rows: Sequence[Row]) -> str:
+def _spearman_table(rows: Rows) -> str:
     pairs = sorted(rows[0]["spearman"], key=lambda pair: pair not in PUBLISHED_SPEARMAN)
     cells = _cells(rows)
     lines = []
@@ -231,7 +229,7 @@ def _spearman_table(rows: Sequence[Row]) -> str:
     return markdown_table(f"| pair | poster | {' | '.join(map(_title, cells))} |", lines)
 
 
-def _evidence_table(rows: Sequence[Row]) -> str:
+def _evidence_table(rows: Rows) -> str:
     lines = []
     for cell, group in _cells(rows).items():
         margin = group[0]["margin"]
@@ -245,7 +243,7 @@ def _evidence_table(rows: Sequence[Row]) -> str:
     return markdown_table(head, lines)
 
 
-def _decisions_table(rows: Sequence[Row], key: str, label: str) -> str:
+def _decisions_table(rows: Rows, key: str, label: str) -> str:
     values = [record["value"] for record in rows[0][key]]
     lines = []
     for cell, group in _cells(rows).items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["STUDY", "poster_page"]
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
 from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, plot_fronts, verdict_table
+from bmrs_pyro.experiments.spread import Row, Rows
 from bmrs_pyro.experiments.study import Study
 
 _HEAD = """# The BMRS poster's table
@@ -26,13 +26,13 @@ as the BMRS_N run of the same cell and seed. As published, they remove it once, 
 """
 
 
-def poster_page(rows: Sequence[Mapping[str, Any]]) -> str:
+def poster_page(rows: Rows) -> str:
     """Return the page in Markdown."""
     protocols = [name for name in ("ours", "published") if any(row["protocol"] == name for row in rows)]
     return "\n".join([_HEAD, *(_section(rows, name) for name in protocols)])
 
 
-def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
+def _section(rows: Iterable[Row], name: str) -> str:
     mine = [row for row in rows if row["protocol"] == name]
     points = fronts(mine, name)
     hours = sum(row["seconds"] for row in mine) / 3600
@@ -58,7 +58,7 @@ def _section(rows: Iterable[Mapping[str, Any]], name: str) -> str:
     )
 
 
-def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
+def _recipe(protocol: Protocol, rows: Rows) -> str:
     recipe = protocol.recipe
     weights: dict[str, set[float]] = {}
     for row in rows:
@@ -83,7 +83,7 @@ def _recipe(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+def _figures(rows: Rows) -> dict[str, Figure]:
     names = {str(row["protocol"]) for row in rows}
     return {f"poster-{name}": plot_fronts(fronts(rows, name), PROTOCOLS[name].default) for name in names}
 

@@ -21,14 +21,13 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bmrs_pyro.experiments.poster import ASKED, DATASETS, NETWORKS, POSTER
-from bmrs_pyro.experiments.spread import grouped, markdown_table
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table
 
 Cell = tuple[str, str, str]
 
@@ -103,7 +102,7 @@ class Verdict:
         return f"**{self.word}** {self.point} (KL {self.point.kl_weight:g}, {seeds})"
 
 
-def fronts(rows: Iterable[Mapping[str, Any]], protocol: str) -> dict[Cell, list[Point]]:
+def fronts(rows: Iterable[Row], protocol: str) -> dict[Cell, list[Point]]:
     """Collect the runs of a protocol into points, by (network, data set, method), weakest KL weight first."""
     mine = [row for row in rows if row["protocol"] == protocol]
     return {
@@ -225,7 +224,7 @@ def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, fl
     return figure
 
 
-def _point(weight: float, group: Sequence[Mapping[str, Any]]) -> Point:
+def _point(weight: float, group: Rows) -> Point:
     compression = [row["compression"] for row in group]
     accuracy = [row["accuracy"] for row in group]
     return Point(

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["BITS", "STUDY", "cut", "page", "run"]
 
 import copy
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.experiments.poster import Trial
 from bmrs_pyro.experiments.small_runs import evaluated
-from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.inference import posteriors
@@ -72,7 +71,7 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     return {"accuracy": accuracy(whole), "points": points, "seconds": trial.seconds}
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     lines = [{**row, "whole": row["accuracy"], **point} for row in rows for point in row["points"]]
     columns = ("compression", "accuracy", "cut", "whole", "whole_cut")

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["LABELS", "METHODS", "STUDY", "page", "run"]
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
-from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 
@@ -68,7 +67,7 @@ def _with_dropout(net: nn.Module) -> nn.Module:
     return net
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,

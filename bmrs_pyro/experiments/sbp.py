@@ -21,7 +21,7 @@ import copy
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from torch import nn
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.small_runs import evaluated, run_config, source_of
-from bmrs_pyro.experiments.spread import grouped, spread
+from bmrs_pyro.experiments.spread import Rows, grouped, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
@@ -194,8 +194,6 @@ def _directory(config: Config, cache: str) -> RunDirectory:
     return RunDirectory(Path(cache) / f"{run_key(config)}.run")
 
 
-Row = Mapping[str, Any]
-
 RECIPE = (
     "network",
     "method",
@@ -224,12 +222,12 @@ them.
 """
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     return f"{_HEAD}\n{markdown(rows)}"
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Rows) -> str:
     """Return a table of our runs beside the paper's: one line per recipe, with the numbers that it misses."""
     lines = [
         "| network | recipe | seeds | error % | left | FLOPs | CPU, batch 1 | CPU, batch 128 | |",
@@ -246,7 +244,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(group: Sequence[Row], paper: Published) -> str:
+def _line(group: Rows, paper: Published) -> str:
     first = group[0]
     left = "; ".join("-".join(map(str, row["widths"])) for row in group)
     ratios = ("flops_ratio", "cpu_ratio_batch_1", "cpu_ratio_batch_128")
@@ -265,7 +263,7 @@ def _line(group: Sequence[Row], paper: Published) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(group: Sequence[Row], paper: Published) -> str:
+def verdict(group: Rows, paper: Published) -> str:
     """Say which of the paper's numbers the means do not reach."""
     error, flops, cpu = (
         statistics.mean(row[key] for row in group) for key in ("error", "flops_ratio", "cpu_ratio_batch_128")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["grouped", "markdown_table", "spread", "table"]
+__all__ = ["Row", "Rows", "grouped", "markdown_table", "spread", "table"]
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
+
+Row = Mapping[str, Any]
+"""A run in a file of results: its configuration and its result."""
+Rows = Sequence[Row]
 
 
 def spread(values: Iterable[float], mean: str = ".2f", deviation: str = ".2f") -> str:
@@ -17,11 +21,7 @@ def spread(values: Iterable[float], mean: str = ".2f", deviation: str = ".2f") -
     return f"{text} ± {statistics.stdev(numbers):{deviation}}" if len(numbers) > 1 else text
 
 
-def table(
-    rows: Sequence[Mapping[str, Any]],
-    keys: Sequence[str],
-    columns: Mapping[str, Callable[[Mapping[str, Any]], float | str | None]],
-) -> str:
+def table(rows: Rows, keys: Sequence[str], columns: Mapping[str, Callable[[Row], float | str | None]]) -> str:
     """Return a table in Markdown, a line for all seeds of one setting.
 
     Args:
@@ -50,11 +50,9 @@ def markdown_table(head: str, rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
 
 
-def grouped(
-    rows: Iterable[Mapping[str, Any]], keys: Sequence[str]
-) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+def grouped(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Return the rows with the same values of some keys, by these values."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups

@@ -11,13 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from bmrs_pyro.experiments.spread import Rows
 from bmrs_pyro.experiments.sweep import Config
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-def _no_figures(rows: Rows) -> dict[str, Figure]:
-    return {}
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Study:
     name: str
     keys: Sequence[str]
     page: Callable[[Rows], str]
-    figures: Callable[[Rows], Mapping[str, Figure]] = _no_figures
+    figures: Callable[[Rows], Mapping[str, Figure]] = lambda rows: {}
     noun: str = "runs"
 
 

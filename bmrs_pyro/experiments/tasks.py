@@ -7,7 +7,7 @@ __all__ = ["STUDY", "TASKS", "Task", "page", "run"]
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -16,7 +16,7 @@ from torch import nn
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
 from bmrs_pyro.experiments.small_runs import source_of
-from bmrs_pyro.experiments.spread import markdown_table
+from bmrs_pyro.experiments.spread import Rows, markdown_table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -115,7 +115,7 @@ def _likelihood(task: Task, train: Dataset) -> str | Likelihood:
     return task.likelihood if task.likelihood == "next-token" else f"{task.likelihood}:0.02"
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown; seeds of one task are averaged."""
     lines = []
     for name, task in TASKS.items():
@@ -140,7 +140,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{_HEAD}\n{table}"
 
 
-def _with_share(found: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]], cost: str) -> str:
+def _with_share(found: Rows, dense: Rows, cost: str) -> str:
     own, whole = (statistics.mean(one[cost] for one in rows) for rows in (found, dense))
     return f"{own:,.0f}" + (f" ({own / whole:.0%})" if own < whole else "")
 

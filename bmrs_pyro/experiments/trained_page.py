@@ -5,16 +5,14 @@ from __future__ import annotations
 __all__ = ["STUDY", "plot", "trained_page"]
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.spread import Row, Rows, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.trained import BUDGETS
-
-Row = Mapping[str, Any]
 
 _HEAD = """# Trained networks
 
@@ -38,7 +36,7 @@ network of its own.
 """
 
 
-def trained_page(rows: Sequence[Row]) -> str:
+def trained_page(rows: Rows) -> str:
     """Return the page in Markdown."""
     parts = [_HEAD]
     for network in _values(rows, "network"):
@@ -51,7 +49,7 @@ def trained_page(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Row], epochs: int) -> str:
+def _table(rows: Rows, epochs: int) -> str:
     """Return a table of test accuracies: a row for each contender, a column for each budget; the best one is bold."""
     budgets = sorted({row["budget"] for row in rows if row["contender"] != "dense"}, reverse=True)
     means = {
@@ -83,7 +81,7 @@ def _table(rows: Sequence[Row], epochs: int) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], network: str) -> Figure:
+def plot(rows: Rows, network: str) -> Figure:
     """Draw accuracy against multiply-accumulates: a line for each contender, a picture for each number of epochs."""
     rows = [row for row in rows if row["network"] == network]
     epochs = sorted(_values(rows, "epochs"))

@@ -6,7 +6,6 @@ __all__ = ["METHODS", "STUDY", "page", "run"]
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -16,7 +15,7 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
 from bmrs_pyro.experiments.sbp import widths
 from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
-from bmrs_pyro.experiments.spread import table
+from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.network import complexity
@@ -59,7 +58,7 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     }
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
+def page(rows: Rows) -> str:
     """Return the page in Markdown."""
     return _HEAD + table(
         rows,
