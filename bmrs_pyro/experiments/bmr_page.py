@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.bmr import METHODS
@@ -48,7 +47,6 @@ def table(
 def draw(by_method: Mapping[str, Sequence[Result]], path: Path) -> None:
     """Draw the share of weights left by epoch, and accuracy against the share left at the end."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for method, results in by_method.items():
         for index, result in enumerate(results):

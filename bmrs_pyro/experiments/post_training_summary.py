@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -136,7 +135,6 @@ def plot_evidence_of(rows: Rows) -> Figure:
 def plot_decisions(rows: Rows) -> Figure:
     """Draw the share of structures removed against log prior odds and against bits, one line per cell."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
     styles = list(zip(COLOURS.values(), MARKERS.values(), strict=True))
     for ax, key, label in zip(
@@ -171,7 +169,6 @@ def _panels(
     columns = min(3, len(cells))
     lines = -(-len(cells) // columns)
     figure = Figure(figsize=(max(3.9 * columns, 7), 3.2 * lines + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False)
     for ax in grid.flat[len(cells) :]:
         ax.set_visible(False)

@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -179,7 +178,6 @@ def markdown(points: Mapping[Cell, Sequence[Point]]) -> str:
 def plot_fronts(points: Mapping[Cell, Sequence[Point]], weights: Mapping[str, float]) -> Figure:
     """Draw accuracy against compression: our fronts as lines, the poster's points hollow; dotted, nothing pruned."""
     figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(NETWORKS), len(DATASETS), squeeze=False)
     for (network, dataset), ax in zip(itertools.product(NETWORKS, DATASETS), grid.flat, strict=True):
         for method in _DRAWN:
