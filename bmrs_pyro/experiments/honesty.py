@@ -84,8 +84,7 @@ class _Treated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.reader(self.treatment(self.treated(self.stem(x).relu()).relu())).relu()
-        out: Tensor = self.last(h.mean((2, 3)) if h.dim() == 4 else h)
-        return out
+        return self.last(h.mean((2, 3)) if h.dim() == 4 else h)
 
 
 class _TwoReaders(nn.Module):
@@ -99,8 +98,7 @@ class _TwoReaders(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u, v = self.first(x).relu().chunk(2, 1)
-        out: Tensor = self.last((self.low(v) + self.high(u)).relu())
-        return out
+        return self.last((self.low(v) + self.high(u)).relu())
 
 
 class _Silent(nn.Module):
@@ -113,16 +111,15 @@ class _Silent(nn.Module):
         nn.init.constant_(self.narrow.bias, last_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.narrow(self.treatment(self.first(x).relu())).relu())
-        return out
+        return self.last(self.narrow(self.treatment(self.first(x).relu())).relu())
 
 
 class _Attention(nn.Module):
     """Attention whose number of heads cannot be inferred; the example is one token, repeated."""
 
-    def __init__(self, heads: int, causal: bool = True) -> None:
+    def __init__(self, heads: int) -> None:
         super().__init__()
-        self.count, self.causal, width = heads, causal, 4 * heads
+        self.count, width = heads, 4 * heads
         self.words, self.norm = nn.Embedding(11, width), nn.LayerNorm(width)
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
         self.wide, self.narrow, self.last = nn.Linear(width, 10), nn.Linear(10, width), nn.Linear(width, 3)
@@ -133,10 +130,9 @@ class _Attention(nn.Module):
         q, k, v = (
             layer(h).unflatten(-1, (self.count, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
         )
-        h = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        h = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(h.transpose(1, 2).flatten(2))
-        out: Tensor = self.last(x + self.narrow(functional.gelu(self.wide(x))))
-        return out
+        return self.last(x + self.narrow(functional.gelu(self.wide(x))))
 
 
 class _Heads(nn.Module):
@@ -152,8 +148,7 @@ class _Heads(nn.Module):
         layers = (self.query, self.key, self.value)
         q, k, v = (layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in layers)
         h = functional.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.last(x + self.projection(h.transpose(1, 2).flatten(2)))
-        return out
+        return self.last(x + self.projection(h.transpose(1, 2).flatten(2)))
 
 
 class _Gated(nn.Module):
@@ -165,8 +160,7 @@ class _Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.first(x).chunk(2, 1)
-        out: Tensor = self.last((value * gate.sigmoid()).mean((2, 3)))
-        return out
+        return self.last((value * gate.sigmoid()).mean((2, 3)))
 
 
 class _Residual(nn.Module):
@@ -183,8 +177,7 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        out: Tensor = self.last((x + self.branch(x)).relu().mean((2, 3)))
-        return out
+        return self.last((x + self.branch(x)).relu().mean((2, 3)))
 
 
 def _mlp(channels: int) -> nn.Module:

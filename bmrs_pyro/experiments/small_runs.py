@@ -36,8 +36,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Modul
     """
     file, _, sizes = name.partition("-")
     make = runpy.run_path(str(MODELS / f"{file}.py"))["network"]
-    net: nn.Module = make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
-    return net
+    return make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
 
 
 def first(dataset: Dataset, count: int) -> Dataset:

@@ -36,7 +36,7 @@ def docstrings(package: Path, most: int) -> list[str]:
     return list(found)[:most]
 
 
-def texts(per_class: int = 300, seed: int = 0) -> Splits[Dataset]:
+def texts(per_class: int = 300) -> Splits[Dataset]:
     """Docstrings, to be told which of six packages they document; the packages' own names are left out."""
     site = Path(sysconfig.get_path("purelib"))
     own = {*PACKAGES, "np", "pd", "plt", "pyplot", "ndarray", "dataframe", "tensor", "axes", "estimator"}
@@ -52,44 +52,42 @@ def texts(per_class: int = 300, seed: int = 0) -> Splits[Dataset]:
         ids = [number.get(word, 1) for word in words[:LENGTH]]
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
     labels = torch.tensor([label for _, label in rows])
-    return _split(Dataset(tokens, labels, len(PACKAGES), "docstrings", PACKAGES), seed)
+    return _split(Dataset(tokens, labels, len(PACKAGES), "docstrings", PACKAGES))
 
 
-def characters(count: int = 1500, seed: int = 0) -> Splits[Dataset]:
+def characters(count: int = 1500) -> Splits[Dataset]:
     """Pieces of documentation of the standard library and what lies beside it, character by character."""
     text = "\n\n".join(docstrings(Path(sysconfig.get_path("stdlib")), count))
     codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 31
     codes[(codes < 1) | (codes >= CHARACTERS)] = 0  # newlines and what is rare
     whole = codes[: len(codes) // LENGTH * LENGTH].reshape(-1, LENGTH)
     rows = torch.from_numpy(whole[np.random.default_rng(0).permutation(len(whole))[:count]])
-    return _split(Dataset(rows, rows, CHARACTERS, "documentation"), seed)
+    return _split(Dataset(rows, rows, CHARACTERS, "documentation"))
 
 
-def breast_cancer(seed: int = 0) -> Splits[Dataset]:
+def breast_cancer() -> Splits[Dataset]:
     """Scikit-learn's 569 tumours: thirty measurements, and whether the tumour is benign."""
-    return _table(load_breast_cancer, 2, "breast cancer", seed)
+    return _table(load_breast_cancer, 2, "breast cancer")
 
 
-def wine(seed: int = 0) -> Splits[Dataset]:
+def wine() -> Splits[Dataset]:
     """Scikit-learn's 178 wines: thirteen measurements, and which of three growers made the wine."""
-    return _table(load_wine, 3, "wine", seed)
+    return _table(load_wine, 3, "wine")
 
 
-def diabetes(seed: int = 0) -> Splits[Dataset]:
+def diabetes() -> Splits[Dataset]:
     """Scikit-learn's 442 patients: ten measurements, and the progression of the disease a year later."""
-    return _table(load_diabetes, 1, "diabetes", seed)
+    return _table(load_diabetes, 1, "diabetes")
 
 
-def membrane(window: int = 16, seed: int = 0) -> Splits[Dataset]:
+def membrane(window: int = 16) -> Splits[Dataset]:
     """A membrane's current from matplotlib's sample data: the next value from those before it; no windows overlap."""
     series = torch.from_numpy(np.fromfile(get_sample_data("membrane.dat", asfileobj=False), np.float32))
     windows = ((series - series.mean()) / series.std()).unfold(0, window + 1, window + 1)
-    return _split(
-        Dataset(windows[:, None, :-1].contiguous(), windows[:, -1].contiguous(), 1, "membrane"), seed
-    )
+    return _split(Dataset(windows[:, None, :-1].contiguous(), windows[:, -1].contiguous(), 1, "membrane"))
 
 
-def maps(count: int = 500, seed: int = 0) -> Splits[Dataset]:
+def maps(count: int = 500) -> Splits[Dataset]:
     """Three of scikit-learn's digits on a noisy ground of 32 × 32 pixels, to be labelled pixel by pixel."""
     digits = load_digits()
     random = np.random.default_rng(0)
@@ -104,19 +102,19 @@ def maps(count: int = 500, seed: int = 0) -> Splits[Dataset]:
             image[place] += digits.images[which] * ink
             label[place][ink] = 1 + digits.target[which]
     x = torch.from_numpy((images - images.mean()) / images.std())
-    return _split(Dataset(x, torch.from_numpy(labels), 11, "digit maps"), seed)
+    return _split(Dataset(x, torch.from_numpy(labels), 11, "digit maps"))
 
 
-def _table(load: Callable[..., Any], outputs: int, name: str, seed: int) -> Splits[Dataset]:
+def _table(load: Callable[..., Any], outputs: int, name: str) -> Splits[Dataset]:
     x, y = load(return_X_y=True)
     inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
     inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-    return _split(Dataset(inputs, labels.float() if outputs == 1 else labels, outputs, name), seed)
+    return _split(Dataset(inputs, labels.float() if outputs == 1 else labels, outputs, name))
 
 
-def _split(data: Dataset, seed: int) -> Splits[Dataset]:
+def _split(data: Dataset) -> Splits[Dataset]:
     rest, test = stratified_split(data, 0.2)
-    return Splits(*stratified_split(rest, 0.2, seed=seed), test)
+    return Splits(*stratified_split(rest, 0.2), test)
 
 
 def _in_file(file: Path) -> Iterator[str]:

@@ -45,8 +45,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """Return the estimated loss, the negative ELBO in nats."""
         if not _untraced(model, guide, args, kwargs):
-            value: float = super().loss(model, guide, *args, **kwargs)
-            return value
+            return super().loss(model, guide, *args, **kwargs)
         return (
             math.fsum(self._sum(model, guide, *args)[0] for _ in range(self.num_particles))
             / self.num_particles
@@ -57,8 +56,7 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     ) -> float:
         """Return the estimated loss and add its gradients to those of the parameters."""
         if not _untraced(model, guide, args, kwargs):
-            value: float = super().loss_and_grads(model, guide, *args, **kwargs)
-            return value
+            return super().loss_and_grads(model, guide, *args, **kwargs)
         total = 0.0
         for _ in range(self.num_particles):
             value, loss = self._sum(model, guide, *args)

@@ -113,8 +113,7 @@ class AutoTruncatedLogNormal(AutoGuide):
                 "the guide was unpickled, and a pickle does not hold its model: make AutoTruncatedLogNormal(model), "
                 "and set its loc and scale to this guide's"
             )
-        model: SupervisedModel = self._model[0]
-        return model
+        return self._model[0]
 
     def __getstate__(self) -> dict[str, Any]:
         model = self._model

@@ -96,8 +96,7 @@ def _softmax(x: Tensor) -> torch.Size | None:
     nodes = [x.grad_fn] if x.grad_fn is not None else []
     for node in nodes:
         if node.name() == "SoftmaxBackward0":
-            shape: torch.Size = node._saved_result.shape  # type: ignore[attr-defined]
-            return shape
+            return node._saved_result.shape  # type: ignore[attr-defined]
         if len(nodes) < _NEAR:
             nodes += [following for following, _ in node.next_functions if following is not None]
     return None

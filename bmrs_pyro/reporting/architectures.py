@@ -185,5 +185,4 @@ def _trained_size(spec: str) -> int:
     zoo, _, name = spec.partition(":")
     if zoo != "torchvision" or name not in models.list_models():
         return 224
-    size: int = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
-    return size
+    return models.get_model_weights(name).DEFAULT.transforms().crop_size[0]

@@ -93,8 +93,7 @@ class _Encoder(nn.Module):
         self.last = nn.Linear(64, 3)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        scores: Tensor = self.last(self.encoder(self.embedding(input_ids)).mean(1))
-        return scores
+        return self.last(self.encoder(self.embedding(input_ids)).mean(1))
 
 
 class _Recurrent(nn.Module):
@@ -106,8 +105,7 @@ class _Recurrent(nn.Module):
         self.last = nn.Linear(64, 3)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        scores: Tensor = self.last(self.recurrent(self.embedding(input_ids))[0][:, -1])
-        return scores
+        return self.last(self.recurrent(self.embedding(input_ids))[0][:, -1])
 
 
 def transformer_table() -> str:

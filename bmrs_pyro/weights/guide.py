@@ -15,6 +15,8 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
+from bmrs_pyro.distributions import unwrapped
+
 PriorProgram = Callable[[], Any]
 """A Pyro program without arguments that samples the latent sites, such as ``WeightModel.draw``."""
 
@@ -27,10 +29,11 @@ class _Guide(PyroModule):
     def __init__(self, prior: PriorProgram, init_radius: float) -> None:
         super().__init__()
         with torch.no_grad(), poutine.block():
-            trace = poutine.trace(prior).get_trace()
-        values: dict[str, Any] = {name: site["value"] for name, site in trace.iter_stochastic_nodes()}
+            sites: dict[str, Any] = dict(poutine.trace(prior).get_trace().iter_stochastic_nodes())
+        values = {name: site["value"] for name, site in sites.items()}
         self.shapes = {name: value.shape for name, value in values.items()}
-        self.positive = {name for name in values if _is_positive(trace.nodes[name]["fn"])}
+        supports = {name: unwrapped(site["fn"]).base.support for name, site in sites.items()}
+        self.positive = {name for name, support in supports.items() if support is not constraints.real}
         for name, value in values.items():
             radius = 0.0 if name in self.positive else init_radius
             values[name] = torch.empty_like(value).uniform_(-radius, radius)
@@ -110,10 +113,3 @@ class PointEstimate(_Guide):
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Delta per site, its dimensions as one event."""
         return {name: dist.Delta(value, event_dim=value.dim()) for name, value in self.medians().items()}
-
-
-def _is_positive(distribution: Any) -> bool:
-    base = (
-        distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else distribution
-    )
-    return base.support is not constraints.real

@@ -115,8 +115,7 @@ class WeightModel(nn.Module):
 
     def output(self, x: Tensor) -> Tensor:
         """Return the network's output under a draw of the weights."""
-        value: Tensor = run_network(self.net, self.draw(), x)
-        return value
+        return run_network(self.net, self.draw(), x)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Sample W and y, or score the observed ``y`` of shape ``(batch, ...)``."""
@@ -135,5 +134,4 @@ class WeightModel(nn.Module):
         # with given indices, Pyro does not shuffle all N of them at every step
         indices = torch.arange(len(x))
         with pyro.plate("data", self.num_data, subsample=indices, dim=-1):
-            value: Tensor = pyro.sample("y", distribution, obs=y)
-        return value
+            return pyro.sample("y", distribution, obs=y)
