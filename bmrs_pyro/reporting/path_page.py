@@ -19,7 +19,6 @@ from bmrs_pyro.reduction import ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import share_of
-from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.run_evaluation import reduced_of
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import PathRecord
@@ -49,6 +48,7 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
         accuracy=choice.refit.point.score.accuracy,
         rmse=choice.refit.point.score.rmse,
         path=record,
+        evaluations={"validation data": evaluate(history.network, trainee.validation, likelihood=likelihood)},
     )
     another = "Choose another network of the same path:"
     if record.of_cuts:
@@ -65,9 +65,6 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
             *([(another, f'result.choose(max_macs="{share_of(record, macs)}")')] if macs else []),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
         ],
-        **predictions(
-            {"validation data": evaluate(history.network, trainee.validation, likelihood=likelihood)}
-        ),
         repeat=None,
         versions=[("bmrs_pyro", version("bmrs-pyro")), ("torch", str(torch.__version__))],
         settings=[(name, str(value)) for name, value in settings.items() if name != "callbacks"],

@@ -16,7 +16,6 @@ from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import share_of
-from bmrs_pyro.reporting.predictions import predictions
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
@@ -70,6 +69,7 @@ def html_report(
         accuracy=accuracy,
         rmse=rmse,
         path=run.path_record(),
+        evaluations=evaluations or {},
     )
     # experiments record no torch version and have their own recipes, so no command repeats them
     repeat = repeat_command(config) if "torch" in config.versions else None
@@ -77,7 +77,6 @@ def html_report(
     return render(
         "report.html",
         **subject.content(),
-        **predictions(evaluations or {}),
         title=f"{NetworkSource(config.model).name} on {data}",
         run=f"run {run.path.resolve().name}",
         cost_note=_cost_note(run, subject.networks),

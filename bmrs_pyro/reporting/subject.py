@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
+from bmrs_pyro.metrics import ClassEvaluation, Evaluation
 from bmrs_pyro.network import NoisyNetwork, StructureFamily, cost_model
 from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.comparison import NetworkMetrics, change, cost_rows, difference
 from bmrs_pyro.reporting.page import Chart, chart
 from bmrs_pyro.reporting.path_view import path_content, told
+from bmrs_pyro.reporting.tables import evaluation_rows
 from bmrs_pyro.reporting.verdicts import OTHER_RULE, closest_calls, family_content
 from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Epoch, Limits, PathPoint
@@ -39,6 +41,7 @@ class Subject:
         reduced: reduced prior of the decision, drawn beside the posteriors; None draws no densities.
         accuracy, rmse: the small network's scores on the validation data; None if unknown.
         path: the record of its path; None for a fit at one KL weight.
+        evaluations: evaluations of the small network, by a description; the first one is drawn.
     """
 
     dense: NoisyNetwork
@@ -50,6 +53,7 @@ class Subject:
     accuracy: float | None
     rmse: float | None
     path: PathRecord | None
+    evaluations: Mapping[str, Evaluation]
 
     @cached_property
     def families(self) -> dict[str, StructureFamily]:
@@ -82,6 +86,7 @@ class Subject:
             "gains": self.gains(),
             "densities": self.densities(),
             "training": self.training(),
+            **self.predictions(),
         }
 
     @property
@@ -104,18 +109,17 @@ class Subject:
         keep, whole = self.decision.keep, None if self.path is None else self.path.dense.score
         rows = cost_rows(self.networks["dense"], self.networks["small"])
         rows.append(("structures", f"{keep.total:,}", f"{keep.kept:,}", change(keep.total, keep.kept)))
-        if self.accuracy is not None:
-            old = "not known" if whole is None or whole.accuracy is None else f"{whole.accuracy:.2%}"
-            value = f"{self.accuracy:.2%}"
-            rows.insert(0, ("validation accuracy", old, value, difference(old, value)))
-        elif whole is not None and self.chosen is not None:
-            old, value = told(whole, bare=True), told(self.chosen.score, bare=True)
-            rows.insert(0, ("validation log-likelihood", old, value, difference(old, value)))
+        scores: list[tuple[str, str, str]] = []
         if self.rmse is not None:
             old = "not known" if whole is None or whole.rmse is None else f"{whole.rmse:.4g}"
-            value = f"{self.rmse:.4g}"
-            rows.insert(0, ("validation RMSE", old, value, difference(old, value)))
-        return rows
+            scores.append(("validation RMSE", old, f"{self.rmse:.4g}"))
+        if self.accuracy is not None:
+            old = "not known" if whole is None or whole.accuracy is None else f"{whole.accuracy:.2%}"
+            scores.append(("validation accuracy", old, f"{self.accuracy:.2%}"))
+        elif whole is not None and self.chosen is not None:
+            old, new = told(whole, bare=True), told(self.chosen.score, bare=True)
+            scores.append(("validation log-likelihood", old, new))
+        return [*((name, old, new, difference(old, new)) for name, old, new in scores), *rows]
 
     def gains(self) -> list[Chart]:
         """Draw the posteriors of all gains, by family."""
@@ -164,6 +168,21 @@ class Subject:
             accuracy = [epoch.accuracy or 0.0 for epoch in scored]
             charts.append(chart(plots.plot_compression(left, accuracy), "Accuracy against size"))
         return charts
+
+    def predictions(self) -> dict[str, Any]:
+        """Return a table of the evaluations, and the reliability diagram of the first one."""
+        if not self.evaluations:
+            return {"evaluations": None, "reliability": None}
+        first = next(iter(self.evaluations.values()))
+        columns = list(evaluation_rows(first))
+        shown = {name: evaluation_rows(result) for name, result in self.evaluations.items()}
+        rows = [(name, *(row.get(column, "") for column in columns)) for name, row in shown.items()]
+        curve = (
+            chart(plots.plot_reliability(first), "Reliability")
+            if isinstance(first, ClassEvaluation)
+            else None
+        )
+        return {"evaluations": {"header": ["inputs", *columns], "rows": rows}, "reliability": curve}
 
 
 def _single_posterior(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
