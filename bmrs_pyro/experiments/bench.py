@@ -20,8 +20,9 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
 from bmrs_pyro.experiments.bench_start import path, start
 from bmrs_pyro.experiments.bench_stock import stock
+from bmrs_pyro.experiments.small_runs import noisy_model
 from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.inference import AutoTruncatedLogNormal
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures
 from bmrs_pyro.reduction import bmrs_n, delta_f, low_precision, spike
@@ -117,14 +118,11 @@ def whole_run(setting: Setting) -> Record:
     record = {}
     for name, channels in (("MNIST", 1), ("CIFAR-10", 3)):
         train = repeated(digits, channels)
-        example = torch.zeros(1, *train.input_shape)
         seconds: dict[str, float] = {}
         for run, criterion in (("pruned", bmrs_n()), ("unpruned", None)):
             pyro.set_rng_seed(0)
             net = model_of("lenet5", train.input_shape)()
-            model = SupervisedModel(
-                NoisyNetwork(net, example), SmoothedLikelihood(), len(train), kl_weight=("mean", 0.3)
-            )
+            model = noisy_model(net, train, kl_weight=("mean", 0.3))
             batches = data.Batches(train, 64)
             history = fit(model, AutoTruncatedLogNormal(model), batches, criterion=criterion, progress=False)
             seconds[run] = math.fsum(epoch.seconds for epoch in history)

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
-from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.experiments.small_runs import noisy_model
+from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.runs import MODELS
 from bmrs_pyro.training import fit, fit_path
 
@@ -76,9 +75,7 @@ def path(setting: Setting, epochs: int = 36) -> Record:
 
     def model(kl_weight: Any) -> SupervisedModel:
         pyro.set_rng_seed(0)
-        net = model_of("lenet5", train.input_shape)()
-        network = NoisyNetwork(net, torch.zeros(1, *train.input_shape))
-        return SupervisedModel(network, SmoothedLikelihood(0.02), len(train), kl_weight=kl_weight)
+        return noisy_model(model_of("lenet5", train.input_shape)(), train, 0.02, kl_weight=kl_weight)
 
     one, many = model(("cost", 0.22)), model("cost")
     guides = AutoTruncatedLogNormal(one), AutoTruncatedLogNormal(many)

@@ -29,10 +29,10 @@ import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments import study
-from bmrs_pyro.experiments.small_runs import evaluated, source_of
+from bmrs_pyro.experiments.small_runs import evaluated, noisy_model, source_of
 from bmrs_pyro.experiments.sweep import Config, run_key
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
-from bmrs_pyro.network import NoisyNetwork, complexity
+from bmrs_pyro.inference import AutoTruncatedLogNormal
+from bmrs_pyro.network import complexity
 from bmrs_pyro.reduction import Criterion, ModelReduction, named_criterion, spike
 from bmrs_pyro.training import Checkpoint, Epoch, History, Recipe, fit
 
@@ -186,18 +186,11 @@ class Trial:
         self.example = torch.zeros(1, *shape)
         net = self.source.build(shape, self.splits.train.num_classes)
         self.parameters = complexity(net, self.example).parameters
-        network = NoisyNetwork(net, self.example)
-        self.structures = sum(family.size for family in network.structures)
-        pruned = config["method"] != "none"
         self.recipe = self.protocol.recipe_of(config)
-        likelihood = SmoothedLikelihood(self.recipe.label_smoothing)
-        self.model = SupervisedModel(
-            network,
-            likelihood,
-            len(self.splits.train),
-            draws=self.recipe.draws,
-            kl_weight=self.recipe.kl_weight,
-        )
+        options = {"draws": self.recipe.draws, "kl_weight": self.recipe.kl_weight}
+        self.model = noisy_model(net, self.splits.train, self.recipe.label_smoothing, **options)
+        self.structures = sum(family.size for family in self.model.structures)
+        pruned = config["method"] != "none"
         self.guide = AutoTruncatedLogNormal(self.model, init_log_scale=-5.0 if pruned else -12.0)
         if not pruned:
             self.guide.requires_grad_(False)

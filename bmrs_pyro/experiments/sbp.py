@@ -33,14 +33,14 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.small_runs import evaluated, run_config, source_of
+from bmrs_pyro.experiments.small_runs import evaluated, noisy_model, run_config, source_of
 from bmrs_pyro.experiments.spread import Rows, grouped, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config, run_key
-from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
+from bmrs_pyro.inference import AutoTruncatedLogNormal
 from bmrs_pyro.inference import posteriors as posteriors_of
 from bmrs_pyro.metrics import latency
-from bmrs_pyro.network import FeatureSelection, NoisyNetwork, complexity
+from bmrs_pyro.network import FeatureSelection, complexity
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs import RunDirectory
 from bmrs_pyro.training import Recipe, fit
@@ -91,13 +91,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     # the posterior starts around a trained network
     train_plainly(net, batches, config["warm_up"], schedule=lambda progress: 1.0)
     dense = copy.deepcopy(net).eval()
-    network = NoisyNetwork(net, example)
-    model = SupervisedModel(
-        network,
-        SmoothedLikelihood(recipe.label_smoothing),
-        len(train),
-        kl_weight=recipe.kl_weight,
-    )
+    model = noisy_model(net, train, recipe.label_smoothing, kl_weight=recipe.kl_weight)
     guide = AutoTruncatedLogNormal(model)
     criterion = named_criterion(config["method"])
     directory = _directory(config, cache)
@@ -114,7 +108,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         callbacks=[directory.append_metrics],
     )
     small = history.network
-    directory.save_network(network, posteriors_of(guide), history)
+    directory.save_network(model.network, posteriors_of(guide), history)
     decision = Decision.by(criterion, config["method"], history.keep, history.scores)
     directory.save_decision(decision, small)
     best = history.best()

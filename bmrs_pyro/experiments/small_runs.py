@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "evaluated", "first", "run_config", "source_of", "train_pruned"]
+__all__ = ["build", "evaluated", "first", "noisy_model", "run_config", "source_of", "train_pruned"]
 
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,14 @@ def evaluated(
     return evaluate(predict, Batches(part, batch_size, shuffle=False, device=device), part.num_classes)
 
 
+def noisy_model(
+    net: nn.Module, train: Dataset, label_smoothing: float = 0.0, **options: Any
+) -> SupervisedModel:
+    """Put gains into a network, and return the model of the training data; for options see its class."""
+    network = NoisyNetwork(net, torch.zeros(1, *train.input_shape))
+    return SupervisedModel(network, SmoothedLikelihood(label_smoothing), len(train), **options)
+
+
 def train_pruned(
     net: nn.Module,
     train: Dataset,
@@ -70,12 +79,7 @@ def train_pruned(
         kl_weight: as ``bmrs fit`` takes it.
         posterior_lr_factor: learning rate of the posteriors, relative to the weights' 1e-3; they cross the prior.
     """
-    network, epochs, seed = (
-        NoisyNetwork(net, torch.zeros(2, *train.input_shape)),
-        config["epochs"],
-        config["seed"],
-    )
-    model = SupervisedModel(network, SmoothedLikelihood(0.0), len(train), kl_weight=kl_weight)
+    model, epochs, seed = noisy_model(net, train, kl_weight=kl_weight), config["epochs"], config["seed"]
     return fit(
         model,
         AutoTruncatedLogNormal(model),
