@@ -131,13 +131,12 @@ def recipe_of(config: Config) -> Recipe:
         criterion=config["method"],
         batch_size=100,
         lr=1e-3,
-        **{
-            key: config[key]
-            for key in (
-                *("epochs", "fine_tune_epochs", "posterior_lr_factor"),
-                *("kl_weight", "label_smoothing", "seed"),
-            )
-        },
+        epochs=config["epochs"],
+        fine_tune_epochs=config["fine_tune_epochs"],
+        posterior_lr_factor=config["posterior_lr_factor"],
+        kl_weight=config["kl_weight"],
+        label_smoothing=config["label_smoothing"],
+        seed=config["seed"],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bmrs_pyro.experiments.spread import Row, Rows, spread
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.trained import BUDGETS
 
@@ -51,13 +51,11 @@ def trained_page(rows: Rows) -> str:
 
 def _table(rows: Rows, epochs: int) -> str:
     """Return a table of test accuracies: a row for each contender, a column for each budget; the best one is bold."""
-    budgets = sorted({row["budget"] for row in rows if row["contender"] != "dense"}, reverse=True)
-    means = {
-        (contender, budget): [
-            row["accuracy"] for row in rows if (row["contender"], row["budget"]) == (contender, budget)
-        ]
-        for contender in _values(rows, "contender")
-        for budget in budgets
+    pruned = [row for row in rows if row["contender"] != "dense"]
+    budgets = sorted(_values(pruned, "budget"), reverse=True)
+    accuracies = {
+        key: [row["accuracy"] for row in group]
+        for key, group in grouped(pruned, ["contender", "budget"]).items()
     }
     lines = [
         f"| {epochs} epochs | " + " | ".join(f"{budget} %" for budget in budgets) + " |",
@@ -66,17 +64,16 @@ def _table(rows: Rows, epochs: int) -> str:
     dense = [row["accuracy"] for row in rows if row["contender"] == "dense"]
     if dense:
         lines.append(f"| dense, {spread(dense)} |" + " |" * len(budgets))
-    for contender in _values(rows, "contender"):
-        if contender == "dense":
-            continue
+    best = {
+        budget: max(statistics.mean(values) for (_, at), values in accuracies.items() if at == budget)
+        for budget in budgets
+    }
+    for contender in _values(pruned, "contender"):
         cells = []
         for budget in budgets:
-            found = means[contender, budget]
-            best = max(
-                statistics.mean(values) for (_, at), values in means.items() if at == budget and values
-            )
+            found = accuracies.get((contender, budget))
             text = spread(found) if found else ""
-            cells.append(f"**{text}**" if found and statistics.mean(found) == best else text)
+            cells.append(f"**{text}**" if found and statistics.mean(found) == best[budget] else text)
         lines.append(f"| `{contender}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
