@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Survey", "awake", "removal_error", "survey", "survey_table"]
+__all__ = ["Survey", "awake", "markdown_table", "removal_error", "survey", "survey_table"]
 
 import copy
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,8 +125,7 @@ def awake(net: nn.Module) -> nn.Module:
 
 def survey_table(surveys: Mapping[str, Survey]) -> str:
     """Return surveys as Markdown: a table with a row per network, then each network's omitted families and why."""
-    head = ["network", "parameters", "families", "structures", "reachable", "seconds", "error"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    rows = [["network", "parameters", "families", "structures", "reachable", "seconds", "error"]]
     for name, one in surveys.items():
         cells = [name, f"{one.parameters:,}"]
         if one.refusal is None:
@@ -134,19 +133,23 @@ def survey_table(surveys: Mapping[str, Survey]) -> str:
             cells += [f"{one.seconds:.1f}", f"{one.error:.0e}"]
         else:
             cells += [f"refused: {one.refusal}", "", "", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
+    lines = [markdown_table(rows)]
     for name, one in surveys.items():
         if one.left_out:
-            lines += ["", f"`{name}` leaves out", ""]
-            lines += [f"- {_listed(families)}: {reason}" for reason, families in _by_reason(one.left_out)]
-    return "\n".join(lines) + "\n"
+            by_reason: dict[str, list[str]] = defaultdict(list)
+            for family, reason in one.left_out:
+                by_reason[reason].append(family)
+            lines += [f"`{name}` leaves out", ""]
+            lines += [f"- {_listed(families)}: {reason}" for reason, families in by_reason.items()]
+            lines.append("")
+    return "\n".join(lines)
 
 
-def _by_reason(left_out: Iterable[LeftOut]) -> Iterable[tuple[str, list[str]]]:
-    grouped: dict[str, list[str]] = defaultdict(list)
-    for family, reason in left_out:
-        grouped[reason].append(family)
-    return grouped.items()
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as Markdown; the first row has the titles."""
+    head, *others = (f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *others]) + "\n"
 
 
 def _listed(families: list[str]) -> str:

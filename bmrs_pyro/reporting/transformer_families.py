@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from bmrs_pyro.network import NoisyNetwork, find_structures, reachable
-from bmrs_pyro.reporting.architectures import awake, removal_error
+from bmrs_pyro.reporting.architectures import awake, markdown_table, removal_error
 
 _WORDS = 99
 _TEXT = {
@@ -114,10 +114,7 @@ def transformer_table() -> str:
     Needs the package transformers; nothing is downloaded.
     """
     head = ["network", "families", "reachable", "stays", "seconds", "error"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for name, net in _networks():
-        lines.append(f"| {name} | {' | '.join(_row(net))} |")
-    return "\n".join(lines) + "\n"
+    return markdown_table([head, *([name, *_row(net)] for name, net in _networks())])
 
 
 def _networks() -> Iterator[tuple[str, nn.Module]]:
