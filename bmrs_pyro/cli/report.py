@@ -61,10 +61,7 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
         before, after = getattr(dense, what), getattr(small, what)
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
     (accuracy, rmse), path = run.validation_scores(), run.path_record()
-    if accuracy is not None:
-        output.show(f"validation accuracy of the small network: {accuracy:.2%}")
-    elif rmse is not None:
-        output.show(f"validation RMSE of the small network: {rmse:.4g}")
+    output.show(*_score_lines("small", accuracy, rmse))
     if path is not None:
         output.show(*_path_lines(run, path))
     families: dict[str, Any] = {
@@ -94,18 +91,20 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     )
 
 
+def _score_lines(network: str, accuracy: float | None, rmse: float | None) -> list[str]:
+    """Return a line with a network's validation score, if it is known."""
+    if accuracy is not None:
+        return [f"validation accuracy of the {network} network: {accuracy:.2%}"]
+    return [] if rmse is None else [f"validation RMSE of the {network} network: {rmse:.4g}"]
+
+
 def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     whole, points = path.dense, path.points
     what, another = "Networks on the path", "chooses another one"
     if path.of_cuts:
         what, another = "Cuts", "reduces the given weights to another target"
-    lines = []
-    if whole.score.accuracy is not None:
-        lines.append(f"validation accuracy of the dense network: {whole.score.accuracy:.2%}")
-    elif whole.score.rmse is not None:
-        lines.append(f"validation RMSE of the dense network: {whole.score.rmse:.4g}")
     return [
-        *lines,
+        *_score_lines("dense", whole.score.accuracy, whole.score.rmse),
         *reporting.choice_in_words(path),
         f"{what}: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
         f"bmrs choose {shlex.quote(str(run.path))} {another}.",
