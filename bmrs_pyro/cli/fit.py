@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bmrs_pyro import distributed, files, runs, training
-from bmrs_pyro.cli.options import given_options, with_options_of
+from bmrs_pyro.cli.options import flags, given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.data.source import DataSource
@@ -121,7 +121,7 @@ def _plan(
     single = given & {*ONE_WEIGHT} - ({"round_to"} if weights else set())
     trained = weights is not None and not single and recipe.prunes
     own = {field.name for field in fields(Cycle)} - {field.name for field in fields(Recipe)}
-    if not trained and (names := _flags(given & own)):
+    if not trained and (names := flags(given & own)):
         raise ValueError(
             f"{names} {'are' if ',' in names else 'is'} for a trained network: give its --weights, and no KL weight"
         )
@@ -136,17 +136,13 @@ def _plan(
         "max_macs",
         "max_params",
     }
-    if names := _flags(given & useless):
+    if names := flags(given & useless):
         raise ValueError(
             f"{names} {'have' if ',' in names else 'has'} no effect on a trained network (--weights): leave it out"
         )
     cycle = replace(cycle, lr=recipe.lr if "lr" in given else None, bfloat16=recipe.bfloat16)
     recipe = replace(recipe, epochs=_REDUCTION_EPOCHS if epochs is None else epochs)
     return {"recipe": recipe, "target": target, "cycle": cycle}
-
-
-def _flags(names: set[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 def _assumed(config: runs.RunConfig, given: set[str]) -> str:
@@ -161,9 +157,9 @@ def _assumed(config: runs.RunConfig, given: set[str]) -> str:
 
 def _at_one_weight(recipe: Recipe, epochs: int | None, target: Target, given: set[str]) -> Recipe:
     """Return the recipe of a run at one KL weight, with its budgets."""
-    why = next((f"--{name.replace('_', '-')}" for name in ONE_WEIGHT if name in given), "--criterion none")
+    why = next((flags([name]) for name in ONE_WEIGHT if name in given), "--criterion none")
     path_alone = ("score", "max_loss", "max_bytes", "max_latency", "latency_batch_size", "dense_epochs")
-    if names := _flags(given & {*path_alone}):
+    if names := flags(given & {*path_alone}):
         are = "are" if "," in names else "is"
         raise ValueError(
             f"{names} {are} for a run along the path, and {why} makes a run at one KL weight: leave one out"

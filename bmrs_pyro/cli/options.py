@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Run", "field_helps", "given_options", "with_options_of"]
+__all__ = ["Run", "field_helps", "flags", "given_options", "with_options_of"]
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -72,6 +72,11 @@ def given_options(context: typer.Context) -> set[str]:
     return {name for name, origin in origins.items() if origin is not None and origin.name == "COMMANDLINE"}
 
 
+def flags(names: Iterable[str]) -> str:
+    """Return options as they are typed, such as ``--max-macs, --seed``."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
+
+
 def field_helps(kind: type) -> dict[str, str]:
     """Return the descriptions of a dataclass's fields under ``Attributes:`` in its docstring, each as one line."""
     _, _, described = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
@@ -93,14 +98,14 @@ def _options(record: Any, panels: Callable[[str, str], str]) -> Iterator[tuple[s
 
 
 def _annotated(name: str, hint: Any, text: str, panel: str) -> Any:
-    flags = [f"--{name.replace('_', '-')}", *_OLD_FLAGS.get(name, ())]
+    spellings = [flags([name]), *_OLD_FLAGS.get(name, ())]
     read: dict[str, Any] = {}
     if hint is Any:
         hint = str
     elif {float, str} <= {*get_args(hint)}:  # a number, or a share such as 50%
         hint = str | None
         read = {"parser": _quantity, "metavar": "NUMBER|TEXT"}
-    return Annotated[hint, typer.Option(*flags, help=text, rich_help_panel=panel, **read)]
+    return Annotated[hint, typer.Option(*spellings, help=text, rich_help_panel=panel, **read)]
 
 
 def _renamed(kind: str, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bmrs_pyro import runs, training
-from bmrs_pyro.cli.options import Run, given_options, with_options_of
+from bmrs_pyro.cli.options import Run, flags, given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.training.choosing import Target
@@ -56,8 +56,7 @@ def prune(
     """
     without = {"device", *(field.name for field in fields(Cycle))} & given_options(context)
     if without and not fine_tune_epochs:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(without))
-        raise ValueError(f"{names} has no effect without training; give --fine-tune-epochs too")
+        raise ValueError(f"{flags(without)} has no effect without training; give --fine-tune-epochs too")
     target = Target(max_macs=max_macs, max_params=max_params)
     training.refuse_unusable(device)
     directory, output = runs.RunDirectory.opened(run, trust_source), Output(json, quiet)
