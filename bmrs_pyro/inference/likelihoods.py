@@ -10,6 +10,7 @@ __all__ = [
     "SmoothedLikelihood",
     "as_likelihood",
     "given",
+    "given_each",
 ]
 
 import math
@@ -177,6 +178,22 @@ def given(likelihood: Likelihood, outputs: Any) -> dist.TorchDistribution:
         raise TypeError(
             f"the likelihood returned a {type(distribution).__name__}; it must return the distribution of y, as "
             "lambda logits: dist.Categorical(logits=logits) does"
+        )
+    return distribution
+
+
+def given_each(likelihood: Likelihood, outputs: Any) -> dist.TorchDistribution:
+    """Return the distribution of y given the outputs, with batch shape ``(batch,)``.
+
+    Raises:
+        TypeError: see :func:`given`.
+        ValueError: the batch shape is another one.
+    """
+    distribution = given(likelihood, outputs)
+    if len(distribution.batch_shape) != 1:
+        raise ValueError(
+            f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
+            "squeeze the network's output or call .to_event(n) on the distribution"
         )
     return distribution
 

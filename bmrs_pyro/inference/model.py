@@ -24,7 +24,7 @@ from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.draws import FEW_READ, SHARED, Draws, draws_of, parse_draws
 from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.kl_weight import KLWeight
-from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given_each
 from bmrs_pyro.inference.observations import log_likelihoods, observed
 from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
@@ -175,8 +175,7 @@ class SupervisedModel(nn.Module):
         if y is not None:
             y = observed(distribution, y)
         with _Rows("data", distribution.batch_shape[0], {"y": self._repeats(distribution)}):
-            value: Tensor = pyro.sample("y", distribution, obs=y)
-        return value
+            return pyro.sample("y", distribution, obs=y)
 
     def log_likelihood(self, x: Inputs, y: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """Return a batch's estimate of Σ log p(y | x, θ) over all N examples, in nats, without Pyro sites."""
@@ -209,13 +208,7 @@ class SupervisedModel(nn.Module):
 
     def likelihood_of(self, outputs: Any) -> dist.TorchDistribution:
         """Return the distribution of y, with batch shape ``(batch,)``, given the network's outputs."""
-        distribution = given(self.likelihood, outputs)
-        if len(distribution.batch_shape) != 1:
-            raise ValueError(
-                f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
-                "squeeze the network's output or call .to_event(n) on the distribution"
-            )
-        return distribution
+        return given_each(self.likelihood, outputs)
 
     def _repeats(self, distribution: dist.TorchDistribution) -> float:
         """Return the number of training examples that each example of a batch stands for."""

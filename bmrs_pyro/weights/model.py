@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bmrs_pyro.inference.function_parameters import with_parameters
-from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
+from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given_each
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
@@ -123,12 +123,7 @@ class WeightModel(nn.Module):
             for name, parameter in self.likelihood.named_parameters():
                 if parameter.requires_grad:
                     pyro.param(f"likelihood$$${name}", parameter)
-        distribution = self.likelihood(self.output(x))
-        if len(distribution.batch_shape) != 1:
-            raise ValueError(
-                f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
-                "squeeze the network's output or call .to_event(n) on the distribution"
-            )
+        distribution = given_each(self.likelihood, self.output(x))
         if y is not None:
             y = observed(distribution, y)
         # with given indices, Pyro does not shuffle all N of them at every step
