@@ -103,7 +103,7 @@ def path(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData
     paths = [{key: one[key] for key in (*study.POINTS.keys, "path")} for one in made]
     paths = call.with_earlier(study.POINTS, paths)
     known = read_rows(call.out / "poster.json") if call.out else []
-    unpruned = [row for row in known if (row["method"], row["protocol"]) == ("none", "ours")]
+    unpruned = experiments.spread.where(known, method="none", protocol="ours")
     rows = [row for one in made for row in study.rows(one)]
     call.publish(study.study_of(paths, unpruned), rows, paths=paths)
 

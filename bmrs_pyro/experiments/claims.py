@@ -13,7 +13,7 @@ from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster_summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
-from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread
+from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread, where
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
@@ -102,7 +102,7 @@ def _precision(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
     for network, paper in PUBLISHED.items():
-        mine = [row for row in results.get("sbp", ()) if row["network"] == network]
+        mine = where(results.get("sbp", ()), network=network)
         group = max(grouped(mine, RECIPE).values(), key=len, default=[])
         word = verdict(group, paper) if group else _TIME
         yield Claim(
@@ -121,10 +121,9 @@ def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:
 
 
 def _random_labels(results: Mapping[str, Rows]) -> Iterator[Claim]:
-    by_network = grouped(results.get("random-labels", ()), ["network", "labels"])
     for network in PUBLISHED:
-        rows = by_network.get((network, "random"), [])
-        dropout = [row["training_error"] for row in rows if row["method"] == "dropout"]
+        rows = where(results.get("random-labels", ()), network=network, labels="random")
+        dropout = [row["training_error"] for row in where(rows, method="dropout")]
         left = [100 * row["structures"][1] / row["structures"][0] for row in rows if "structures" in row]
         holds = bool(dropout and left) and mean(dropout) < 45 and max(left) <= 5
         yield Claim(
@@ -141,8 +140,8 @@ def _random_labels(results: Mapping[str, Rows]) -> Iterator[Claim]:
 def _vgg(results: Mapping[str, Rows]) -> Iterator[Claim]:
     for method in ("snr", "bmrs-n"):
         rows = [row for row in results.get("vgg", ()) if row["epochs"] > 1]
-        dense = [row["error"] for row in rows if row["method"] == "dense"]
-        mine = [row for row in rows if row["method"] == method]
+        dense = [row["error"] for row in where(rows, method="dense")]
+        mine = where(rows, method=method)
         numbers = [spread(row[key] for row in mine) for key in ("error", "flops_ratio") if mine]
         yield Claim(
             "SBP",
@@ -184,7 +183,7 @@ def _both(results: Mapping[str, Rows]) -> Iterator[Claim]:
     rows = results.get("both", ())
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = {
-            method: [row for row in rows if (row["network"], row["method"]) == (network, method)]
+            method: where(rows, network=network, method=method)
             for method in ("structures", "weights", "both")
         }
         removed = {

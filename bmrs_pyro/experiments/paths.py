@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
 from bmrs_pyro.experiments.small_runs import evaluated, source_of
-from bmrs_pyro.experiments.spread import Row, Rows, markdown_table, spread
+from bmrs_pyro.experiments.spread import Row, Rows, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.pruning import Pruned, prune
@@ -147,8 +147,8 @@ def path_page(rows: Rows, runs: Rows, unpruned: Rows) -> str:
     parts = [_HEAD]
     for rule in RULES:
         parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned)]
-    losses = [_loss(row) for row in rows if row["rule"] == "max-loss"]
-    macs = [row["macs_ratio"] for row in rows if row["rule"] == "max-macs"]
+    losses = [_loss(row) for row in where(rows, rule="max-loss")]
+    macs = [row["macs_ratio"] for row in where(rows, rule="max-macs")]
     hours = sum(row["seconds"] for row in rows) / 3600
     parts += [
         f"Against the dense network, `max_loss=0.5` holds on the test data in {sum(loss <= 0.5 for loss in losses)} of "
@@ -174,13 +174,12 @@ def _loss(row: Row) -> float:
 
 def _table(rows: Iterable[Row], rule: str, unpruned: Rows) -> str:
     lines = []
-    mine = [row for row in rows if row["rule"] == rule]
     for network in NETWORKS:
         for index, dataset in enumerate(DATASETS):
-            cell = _of(mine, network, dataset)
+            cell = where(rows, network=network, dataset=dataset, rule=rule)
             if not cell:
                 continue
-            plain = [row["accuracy"] for row in _of(unpruned, network, dataset)]
+            plain = [row["accuracy"] for row in where(unpruned, network=network, dataset=dataset)]
             published = POSTER[network, "bmrs-n"][index]
             accuracy, compression = (
                 statistics.mean(row[key] for row in cell) for key in ("accuracy", "compression")
@@ -200,10 +199,6 @@ def _table(rows: Iterable[Row], rule: str, unpruned: Rows) -> str:
     return markdown_table(_COLUMNS, lines)
 
 
-def _of(rows: Iterable[Row], network: str, dataset: str) -> list[Row]:
-    return [row for row in rows if (row["network"], row["dataset"]) == (network, dataset)]
-
-
 def _yes(holds: bool) -> str:
     return "yes" if holds else "**no**"
 
@@ -215,13 +210,13 @@ def plot_paths(rows: Rows, runs: Rows) -> Figure:
     for line, network in zip(panels, NETWORKS, strict=True):
         for panel, dataset in zip(line, DATASETS, strict=True):
             panel.set_title(f"{network}, {dataset}")
-            for run in _of(runs, network, dataset):
+            for run in where(runs, network=network, dataset=dataset):
                 dense, *points = run["path"]
                 shares = [100 * point["parameters"] / dense["parameters"] for point in points]
                 scores = [point["validation_accuracy"] for point in points]
                 panel.plot(shares, scores, ".-", color="#999999", linewidth=1, markersize=3)
             for rule, colour, marker in zip(RULES, ("#0072B2", "#D55E00", "#009E73"), "os^", strict=True):
-                chosen = [row for row in _of(rows, network, dataset) if row["rule"] == rule]
+                chosen = where(rows, network=network, dataset=dataset, rule=rule)
                 panel.plot(
                     [100 - row["compression"] for row in chosen],
                     [row["validation_accuracy"] for row in chosen],

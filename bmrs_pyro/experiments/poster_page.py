@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
 from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, plot_fronts, verdict_table
-from bmrs_pyro.experiments.spread import Row, Rows
+from bmrs_pyro.experiments.spread import Row, Rows, where
 from bmrs_pyro.experiments.study import Study
 
 _HEAD = """# The BMRS poster's table
@@ -33,7 +33,7 @@ def poster_page(rows: Rows) -> str:
 
 
 def _section(rows: Iterable[Row], name: str) -> str:
-    mine = [row for row in rows if row["protocol"] == name]
+    mine = where(rows, protocol=name)
     points = fronts(mine, name)
     hours = sum(row["seconds"] for row in mine) / 3600
     # the published recipe is repeated as it is, without targets

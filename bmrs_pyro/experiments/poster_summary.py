@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bmrs_pyro.experiments.poster import ASKED, DATASETS, NETWORKS, POSTER
-from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, where
 
 Cell = tuple[str, str, str]
 
@@ -103,7 +103,7 @@ class Verdict:
 
 def fronts(rows: Iterable[Row], protocol: str) -> dict[Cell, list[Point]]:
     """Collect the runs of a protocol into points, by (network, data set, method), weakest KL weight first."""
-    mine = [row for row in rows if row["protocol"] == protocol]
+    mine = where(rows, protocol=protocol)
     return {
         (network, dataset, method): [
             _point(weight, same) for (weight,), same in sorted(grouped(group, ["kl_weight"]).items())

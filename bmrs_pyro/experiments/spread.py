@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Row", "Rows", "grouped", "markdown_table", "spread", "table"]
+__all__ = ["Row", "Rows", "grouped", "markdown_table", "spread", "table", "where"]
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +48,11 @@ def markdown_table(head: str, rows: Iterable[Iterable[str]]) -> str:
     """Return a table in Markdown, from its first line and the cells of the other lines."""
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]) + "\n"
+
+
+def where(rows: Iterable[Row], **values: Any) -> list[Row]:
+    """Return the rows with these values."""
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
 def grouped(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:

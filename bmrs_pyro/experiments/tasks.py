@@ -16,7 +16,7 @@ from torch import nn
 from bmrs_pyro.data import Batches, Dataset, Splits
 from bmrs_pyro.experiments import task_data
 from bmrs_pyro.experiments.small_runs import source_of
-from bmrs_pyro.experiments.spread import Rows, markdown_table
+from bmrs_pyro.experiments.spread import Rows, markdown_table, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -119,7 +119,7 @@ def page(rows: Rows) -> str:
     """Return the page in Markdown; seeds of one task are averaged."""
     lines = []
     for name, task in TASKS.items():
-        mine = [row for row in rows if row["task"] == name]
+        mine = where(rows, task=name)
         for kind in ("dense", *TARGETS) if mine else ():
             found = [row[kind] for row in mine]
             missed = sum(not one.get("met", True) for one in found)

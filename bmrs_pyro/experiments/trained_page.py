@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.trained import BUDGETS
 
@@ -40,11 +40,11 @@ def trained_page(rows: Rows) -> str:
     """Return the page in Markdown."""
     parts = [_HEAD]
     for network in _values(rows, "network"):
-        here = [row for row in rows if row["network"] == network]
+        here = where(rows, network=network)
         before = spread(_values(here, "dense_accuracy"))
         parts += [f"## {network}", "", f"The trained network has {before} % of test accuracy.", ""]
         for epochs in sorted(_values(here, "epochs")):
-            parts += [_table([row for row in here if row["epochs"] == epochs], epochs), ""]
+            parts += [_table(where(here, epochs=epochs), epochs), ""]
         parts += [f"![Test accuracy against multiply-accumulates](trained-{network}.png)", ""]
     return "\n".join(parts)
 
@@ -61,7 +61,7 @@ def _table(rows: Rows, epochs: int) -> str:
         f"| {epochs} epochs | " + " | ".join(f"{budget} %" for budget in budgets) + " |",
         "|---" * (len(budgets) + 1) + "|",
     ]
-    dense = [row["accuracy"] for row in rows if row["contender"] == "dense"]
+    dense = [row["accuracy"] for row in where(rows, contender="dense")]
     if dense:
         lines.append(f"| dense, {spread(dense)} |" + " |" * len(budgets))
     best = {
@@ -80,17 +80,17 @@ def _table(rows: Rows, epochs: int) -> str:
 
 def plot(rows: Rows, network: str) -> Figure:
     """Draw accuracy against multiply-accumulates: a line for each contender, a picture for each number of epochs."""
-    rows = [row for row in rows if row["network"] == network]
+    rows = where(rows, network=network)
     epochs = sorted(_values(rows, "epochs"))
     figure = Figure(figsize=(5 * len(epochs), 4.2), layout="constrained")
     axes = figure.subplots(1, len(epochs), squeeze=False)[0]
     contenders = [name for name in _values(rows, "contender") if name != "dense"]
     for axis, count in zip(axes, epochs, strict=True):
         for contender in contenders:
-            here = [row for row in rows if (row["contender"], row["epochs"]) == (contender, count)]
+            here = where(rows, contender=contender, epochs=count)
             for_each = sorted(_values(here, "budget"))
             cost, accuracy = (
-                [statistics.mean(row[key] for row in here if row["budget"] == budget) for budget in for_each]
+                [statistics.mean(row[key] for row in where(here, budget=budget)) for budget in for_each]
                 for key in ("macs", "accuracy")
             )
             if here:
