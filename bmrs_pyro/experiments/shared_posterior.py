@@ -45,11 +45,7 @@ _FORK = "fork.safetensors"  # the state before the last epoch with pruning, from
 
 @dataclass(frozen=True)
 class SmallestGains:
-    """Remove the given fraction of all structures, those with the smallest E[θ].
-
-    Args:
-        fraction: share of all structures to remove, in [0, 1].
-    """
+    """Remove the given fraction of all structures, those with the smallest E[θ]."""
 
     fraction: float
 
@@ -76,12 +72,7 @@ def has_posterior(config: Config, *, cache: str | Path) -> bool:
 
 
 def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
-    """Make one run of any method; for ``config`` and ``data_root`` see :class:`Trial`.
-
-    Args:
-        config: the configuration.
-        data_root: folder of the data sets.
-        cache: folder of finished runs, and of the posteriors.
+    """Make one run of any method, for arguments see :class:`Trial`; ``cache`` has finished runs and posteriors.
 
     Raises:
         ValueError: BMRS_N's run, which says how much to remove, is not finished.

@@ -28,13 +28,7 @@ def source_of(name: str) -> NetworkSource:
 
 
 def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Make a network: ``vgg`` as its file has it, ``vgg-16`` of width 16, ``vit-64x2`` of width 64 and depth 2.
-
-    Args:
-        name: a file of ``models/`` without its ending, and sizes.
-        input_shape: shape of one example.
-        num_classes: number of outputs.
-    """
+    """Make a network: ``vgg`` as its file has it, ``vgg-16`` of width 16, ``vit-64x2`` of width 64 and depth 2."""
     file, _, sizes = name.partition("-")
     make = runpy.run_path(str(MODELS / f"{file}.py"))["network"]
     return make(input_shape, num_classes, *map(int, sizes.split("x") if sizes else ()))
@@ -71,13 +65,8 @@ def train_pruned(
 ) -> History:
     """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.
 
-    Args:
-        net: the network, which the gains are put into.
-        train: the training data, in batches of 100.
-        config: ``epochs``, how many in all, and ``seed``, of the order of the data and of the gains.
-        criterion: what prunes, by name.
-        kl_weight: as ``bmrs fit`` takes it.
-        posterior_lr_factor: learning rate of the posteriors, relative to the weights' 1e-3; they cross the prior.
+    Batches have 100 examples, the learning rate is 1e-3, and that of the posteriors ``posterior_lr_factor`` times as
+    high, so that they cross the prior. ``config`` has the ``epochs`` in all and the ``seed``.
     """
     model, epochs, seed = noisy_model(net, train, kl_weight=kl_weight), config["epochs"], config["seed"]
     return fit(

@@ -158,11 +158,7 @@ def _listed(families: list[str]) -> str:
 
 
 def survey_source(spec: str) -> Survey:
-    """Survey the network of a source, at its usual input size.
-
-    Args:
-        spec: the source, see :class:`bmrs_pyro.runs.NetworkSource`.
-    """
+    """Survey the network of a source, as :class:`bmrs_pyro.runs.NetworkSource` takes it, at its usual input size."""
     torch.manual_seed(0)
     source = NetworkSource(spec)
     size = source.input_size() or _trained_size(spec)

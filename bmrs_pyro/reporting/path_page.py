@@ -26,13 +26,7 @@ from bmrs_pyro.training import Choice, Path, TrainedPath
 
 
 def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
-    """Return a self-contained page about a network of a path.
-
-    Args:
-        path: the path.
-        choice: the choice of a network from the path.
-        likelihood: the likelihood with the small network's parameters.
-    """
+    """Return a self-contained page about a network of a path; the likelihood has that network's parameters."""
     trainee, history = path.trainee, choice.refit.history
     criterion, whole = trainee.criterion, trainee.model.network
     posteriors = {name: _on_cpu(q) for name, q in choice.refit.guide.posteriors().items()}

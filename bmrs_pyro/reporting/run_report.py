@@ -23,12 +23,7 @@ from bmrs_pyro.training import Target
 
 
 def repeat_command(config: RunConfig, out: str = "RUN") -> str:
-    """Return the command that repeats the run.
-
-    Args:
-        config: the run's configuration.
-        out: directory of the new run.
-    """
+    """Return the command that repeats a run in another directory."""
     words = ["bmrs", "fit", config.model, "--out", out]
     for name, value in config.options().items():
         if name == "model" or value is None or value is False:

@@ -28,11 +28,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def evaluation_rows(evaluation: Evaluation) -> dict[str, str]:
-    """Return an evaluation's metrics as texts by label, the most important first; absent ones are left out.
-
-    Args:
-        evaluation: an evaluation of classes or of values.
-    """
+    """Return an evaluation's metrics as texts by label, the most important first; absent ones are left out."""
     found = evaluation_record(evaluation)
     return {label: shown(found[name]) for name, (label, shown) in _FIGURES.items() if name in found}
 
