@@ -40,11 +40,8 @@ def poster(
     call: RunsOnData,
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
-    study, shared, cache = (
-        experiments.poster_page.STUDY,
-        experiments.shared_posterior,
-        _of_recipe(call, protocol),
-    )
+    study, shared = experiments.poster_page.STUDY, experiments.shared_posterior
+    cache = _of_recipe(call, protocol)
     methods = chosen(method, experiments.poster.METHODS, "method")
     configs = _grid(call, protocol, network, dataset, methods, kl_weight or ())
     run = functools.partial(shared.run, data_root=call.root, cache=str(cache))
@@ -67,11 +64,8 @@ def curves(
     call: RunsOnData,
 ) -> None:
     """Apply all criteria to posteriors of unpruned networks: curves, rank correlations, evidence, sensitivity."""
-    study, shared, cache = (
-        experiments.post_training_summary.STUDY,
-        experiments.shared_posterior,
-        _of_recipe(call, protocol),
-    )
+    study, shared = experiments.post_training_summary.STUDY, experiments.shared_posterior
+    cache = _of_recipe(call, protocol)
     default = experiments.poster.PROTOCOLS[protocol].default
     configs = [
         config
