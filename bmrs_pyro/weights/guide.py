@@ -26,7 +26,7 @@ class _Guide(PyroModule):
 
     loc: Any  # a PyroParam, which reads as a tensor
 
-    def __init__(self, prior: PriorProgram, init_radius: float) -> None:
+    def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:
         super().__init__()
         with torch.no_grad(), poutine.block():
             sites: dict[str, Any] = dict(poutine.trace(prior).get_trace().iter_stochastic_nodes())
@@ -75,7 +75,7 @@ class MeanField(_Guide):
     active: Tensor
 
     def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0, init_scale: float = 0.1) -> None:
-        super().__init__(prior, init_radius)
+        super().__init__(prior, init_radius=init_radius)
         self.scale = PyroParam(torch.full_like(self.loc, init_scale).detach(), constraints.softplus_positive)
         self.register_buffer("active", torch.ones_like(self.loc, dtype=torch.bool))
 
@@ -106,9 +106,6 @@ class PointEstimate(_Guide):
         prior: samples the latent sites.
         init_radius: real values start uniform in ±init_radius, positive values start at 1.
     """
-
-    def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:
-        super().__init__(prior, init_radius)
 
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Delta per site, its dimensions as one event."""
