@@ -29,9 +29,7 @@ def prepare(file: Path, keys: Sequence[str]) -> None:
 def added(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
     """Add runs to those of a file and return all; a run replaces an earlier run with the same ``keys``.
 
-    Raises:
-        ValueError: the file does not hold runs with these keys.
-        OSError: the file cannot be read or written.
+    Errors are those of :func:`prepare`.
     """
     known = read_rows(file, keys)
     merged = list({tuple(row[key] for key in keys): dict(row) for row in [*known, *rows]}.values())

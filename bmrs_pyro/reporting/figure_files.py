@@ -28,12 +28,7 @@ def save_figure(ax: Axes, path: str | Path) -> None:
 
 
 def refuse_figure(path: Path) -> None:
-    """Raise the errors of :func:`save_figure` before a figure is drawn.
-
-    Raises:
-        ValueError: the format is unknown.
-        WriteError: the file cannot be written.
-    """
+    """Raise the errors of :func:`save_figure` before a figure is drawn."""
     _figure_format(path)
     refuse_unwritable(path)
 

@@ -35,10 +35,6 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
     """Return a run's small network, or a predictor that averages over draws of its gains with a fixed seed.
 
     The means E[θ] are folded into the small network's weights, so a draw multiplies structure c by θ_c / E[θ_c].
-
-    Args:
-        run: the run.
-        draws: number of draws; None for the small network.
     """
     if draws is None:
         return run.small()
