@@ -89,10 +89,8 @@ class Dataset:
         images = self.images
         if images.ndim not in (2, 3, 4):
             return f"images have shape {tuple(images.shape)}; expected (N, C, H, W), (N, T, F) or (N, F)"
-        if images.dtype not in (torch.uint8, torch.float32) and (images.dtype, images.ndim) != (
-            torch.int64,
-            2,
-        ):
+        tokens = images.dtype == torch.int64 and images.ndim == 2
+        if not tokens and images.dtype not in (torch.uint8, torch.float32):
             return f"images are {images.dtype}; expected torch.uint8 or torch.float32, or torch.int64 tokens (N, T)"
         if len(images) != len(self.labels):
             one = {2: "row", 3: "sequence"}.get(images.ndim, "image")
@@ -119,11 +117,9 @@ class Dataset:
                     f"labels are torch.float32 values, {wanted} per example, for {self.num_classes} outputs"
                 )
             finite = labels.reshape(len(labels), -1).isfinite().all(1)
-            return (
-                None
-                if finite.all()
-                else f"value {int((~finite).nonzero()[0])} (counted from 0) is not finite"
-            )
+            if finite.all():
+                return None
+            return f"value {int((~finite).nonzero()[0])} (counted from 0) is not finite"
         images = self.images
         tokens = images.dtype == torch.int64 or images.ndim == 3
         places = {3: images.shape[1:2], 4: images.shape[2:]}.get(
