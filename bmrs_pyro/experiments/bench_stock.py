@@ -4,8 +4,8 @@ from __future__ import annotations
 
 __all__ = ["stock"]
 
-import importlib.util
-from types import ModuleType
+import runpy
+from types import SimpleNamespace
 
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]
@@ -29,11 +29,12 @@ def stock(setting: Setting) -> Record:
     record = {}
     for case, (name, shape, batch) in CASES.items():
         x, y = setting.examples(batch, shape)
+        program = SimpleNamespace(**runpy.run_path(str(MODELS / f"{name}.py")))
         nets = [setting.at(model_of(name, shape)()) for _ in range(3)]
         steps = {
             "plain": plain_step(nets[0], x, y),
             "packaged": stock_step(nets[1], x, y),
-            "by hand": by_hand_step(_program(name), nets[2], x, y, Adam({"lr": 1e-3}), TraceMeanField_ELBO()),
+            "by hand": by_hand_step(program, nets[2], x, y, Adam({"lr": 1e-3}), TraceMeanField_ELBO()),
         }
         seconds = interleaved(steps, rounds=setting.rounds, block=10)
         record[case] = {
@@ -49,10 +50,3 @@ def stock_step(net: nn.Module, x: Tensor, y: Tensor) -> Step:
     model = SupervisedModel(NoisyNetwork(net, x[:1]), SmoothedLikelihood(), NUM_DATA)
     svi = SVI(model, AutoTruncatedLogNormal(model), Adam({"lr": 1e-3}), TraceMeanField_ELBO())
     return lambda: svi.step(x, y)
-
-
-def _program(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, MODELS / f"{name}.py")
-    program = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(program)  # type: ignore[union-attr]
-    return program

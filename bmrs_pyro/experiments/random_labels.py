@@ -49,8 +49,7 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         net.eval()
     else:
-        options = {"criterion": config["method"], "kl_weight": "elbo"}
-        history = train_pruned(net, train, config, posterior_lr_factor=200.0, **options)
+        history = train_pruned(net, train, config, config["method"], "elbo", posterior_lr_factor=200.0)
         net, scores = history.network, torch.cat(list(history.scores.values())).tolist()
         result = {"structures": [history.keep.total, history.keep.kept], "score": median(scores)}
     for name, part in (("training_error", train), ("test_error", splits.test)):

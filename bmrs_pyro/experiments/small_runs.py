@@ -58,9 +58,9 @@ def train_pruned(
     net: nn.Module,
     train: Dataset,
     config: Config,
-    *,
     criterion: str,
     kl_weight: str,
+    *,
     posterior_lr_factor: float,
 ) -> History:
     """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.

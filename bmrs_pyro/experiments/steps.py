@@ -7,7 +7,6 @@ __all__ = ["by_hand_step", "interleaved", "peak_step_bytes", "plain_step", "svi_
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, Literal
 
 import pyro
@@ -93,7 +92,7 @@ def svi_step(
 
 
 def by_hand_step(
-    program: ModuleType,
+    program: Any,
     net: nn.Module,
     x: Tensor,
     y: Tensor,

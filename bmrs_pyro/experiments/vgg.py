@@ -45,8 +45,9 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
         small = net.eval()
     else:
-        options = {"criterion": config["method"], "kl_weight": config["kl_weight"]}
-        small = train_pruned(net, train, config, posterior_lr_factor=20.0, **options).network
+        small = train_pruned(
+            net, train, config, config["method"], config["kl_weight"], posterior_lr_factor=20.0
+        ).network
     seconds = (time.perf_counter() - start) / config["epochs"]
     before, after = complexity(dense, example), complexity(small, example)
     return {
