@@ -30,20 +30,8 @@ def _half_rolled(h: Tensor) -> Tensor:
     return torch.cat([h[:, :half].roll(1, 1), h[:, half:]], 1)
 
 
-def _paired(h: Tensor) -> Tensor:
-    return h.unflatten(1, (-1, 2)).mean(2).repeat_interleave(2, 1)
-
-
-def _ramp(h: Tensor) -> Tensor:
-    return h * torch.linspace(0.5, 2, h.shape[1], dtype=h.dtype).reshape(-1, *(1,) * (h.dim() - 2))
-
-
-def _by_slice(h: Tensor) -> Tensor:
-    return h * h[:, : h.shape[1] // 2].mean(1, keepdim=True).sigmoid()
-
-
-def _shuffled(h: Tensor) -> Tensor:
-    return h.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+def _by_channel(h: Tensor, factors: Tensor) -> Tensor:
+    return h * factors.to(h).reshape(-1, *(1,) * (h.dim() - 2))
 
 
 _TABLE = torch.linspace(0.5, 2, 64)
@@ -62,12 +50,12 @@ _BY_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "halves swapped": lambda h: torch.cat(h.chunk(2, 1)[::-1], 1),
     "summed along the channels": lambda h: h.cumsum(1),
     "mixed with the next channel": lambda h: h + 0.5 * h.roll(1, 1),
-    "averaged in pairs": _paired,
-    "shuffled in two groups": _shuffled,
-    "scaled by a ramp": _ramp,
-    "scaled by a table": lambda h: h * _TABLE[: h.shape[1]].to(h).reshape(-1, *(1,) * (h.dim() - 2)),
+    "averaged in pairs": lambda h: h.unflatten(1, (-1, 2)).mean(2).repeat_interleave(2, 1),
+    "shuffled in two groups": lambda h: h.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2),
+    "scaled by a ramp": lambda h: _by_channel(h, torch.linspace(0.5, 2, h.shape[1], dtype=h.dtype)),
+    "scaled by a table": lambda h: _by_channel(h, _TABLE[: h.shape[1]]),
     "divided by the width": lambda h: h / h.shape[1],
-    "gated by a slice": _by_slice,
+    "gated by a slice": lambda h: h * h[:, : h.shape[1] // 2].mean(1, keepdim=True).sigmoid(),
     "softmax over the channels": lambda h: h.softmax(1),
 }
 

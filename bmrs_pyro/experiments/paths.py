@@ -147,7 +147,7 @@ def path_page(rows: Rows, runs: Rows, unpruned: Rows) -> str:
     parts = [_HEAD]
     for rule in RULES:
         parts += [f"## {_title(rule)}", "", _table(rows, rule, unpruned)]
-    losses = [_loss(row) for row in where(rows, rule="max-loss")]
+    losses = [row["dense_accuracy"] - row["accuracy"] for row in where(rows, rule="max-loss")]
     macs = [row["macs_ratio"] for row in where(rows, rule="max-macs")]
     hours = sum(row["seconds"] for row in rows) / 3600
     parts += [
@@ -166,10 +166,6 @@ def path_page(rows: Rows, runs: Rows, unpruned: Rows) -> str:
 def _title(rule: str) -> str:
     given = ", ".join(f"{name}={value!r}" for name, value in RULES[rule].items())
     return f"Rule `{rule}`" + (f" (`{given}`)" if given else " (no option)")
-
-
-def _loss(row: Row) -> float:
-    return float(row["dense_accuracy"] - row["accuracy"])
 
 
 def _table(rows: Iterable[Row], rule: str, unpruned: Rows) -> str:

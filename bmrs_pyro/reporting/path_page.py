@@ -29,7 +29,10 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
     """Return a self-contained page about a network of a path; the likelihood has that network's parameters."""
     trainee, history = path.trainee, choice.refit.history
     criterion, whole = trainee.criterion, trainee.model.network
-    posteriors = {name: _on_cpu(q) for name, q in choice.refit.guide.posteriors().items()}
+    posteriors = {
+        name: TruncatedLogNormal(q.loc.cpu(), q.scale.cpu(), float(q.low), float(q.high))
+        for name, q in choice.refit.guide.posteriors().items()
+    }
     reduced = reduced_of(criterion, posteriors) if isinstance(criterion, ModelReduction) else None
     record = PathRecord.of(path, choice)
     subject = Subject(
@@ -88,7 +91,3 @@ def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:
         name: NetworkMetrics(None, points[name].parameters, points[name].macs, file_bytes(net), {}, {})
         for name, net in nets.items()
     }
-
-
-def _on_cpu(q: TruncatedLogNormal) -> TruncatedLogNormal:
-    return TruncatedLogNormal(q.loc.cpu(), q.scale.cpu(), float(q.low), float(q.high))

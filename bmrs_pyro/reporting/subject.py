@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
@@ -186,7 +185,4 @@ class Subject:
 
 
 def _single_posterior(q: TruncatedLogNormal, place: int) -> TruncatedLogNormal:
-    def pick(value: Tensor) -> Tensor:
-        return value[place].double()
-
-    return TruncatedLogNormal(pick(q.loc), pick(q.scale), q.low, q.high)
+    return TruncatedLogNormal(q.loc[place].double(), q.scale[place].double(), q.low, q.high)
