@@ -7,7 +7,7 @@ __all__ = ["CONTENDERS", "ours", "rows", "run", "study_of"]
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -17,19 +17,16 @@ from torch import nn
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.poster import PROTOCOLS
-from bmrs_pyro.experiments.small_runs import source_of
-from bmrs_pyro.experiments.spread import grouped, markdown_table, spread
+from bmrs_pyro.experiments.small_runs import evaluated, source_of
+from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.experiments.torch_pruning_cuts import trained_on
 from bmrs_pyro.inference import SmoothedLikelihood
-from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
 from bmrs_pyro.training import Cycle, PlainSteps
 
 CONTENDERS = ("magnitude", "magnitude-local", "taylor", "magnitude-iterative", "taylor-iterative")
-
-Row = Mapping[str, Any]
 
 
 def run(config: Config, *, data_root: str) -> dict[str, Any]:
@@ -52,10 +49,6 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         cycle = Cycle(optimizer="adamw", lr=recipe.lr)
         return PlainSteps(net, SmoothedLikelihood(smoothing), train, epochs * len(train), cycle)
 
-    def accuracy(net: nn.Module) -> float:
-        test = data.Batches(splits.test, 1000, shuffle=False)
-        return 100 * evaluate(net.eval(), test, splits.test.num_classes).accuracy
-
     dense = begin(net, recipe.epochs)
     dense.make(dense.total)
     whole, cut = complexity(net, example).parameters, []
@@ -64,10 +57,16 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
         small = trained_on(copy.deepcopy(net), example, contender, budget, still, begin, cost="parameters")
         left = complexity(small, example).parameters
         seconds = time.perf_counter() - start
-        results = {"accuracy": accuracy(small), "reached": 100 * (1 - left / whole), "seconds": seconds}
-        cut.append({"contender": contender, **results})
+        cut.append(
+            {
+                "contender": contender,
+                "accuracy": 100 * evaluated(small, splits.test).accuracy,
+                "reached": 100 * (1 - left / whole),
+                "seconds": seconds,
+            }
+        )
     return {
-        "dense_accuracy": accuracy(net),
+        "dense_accuracy": 100 * evaluated(net, splits.test).accuracy,
         "cut": cut,
         "threads": torch.get_num_threads(),
         "version": version("bmrs-pyro"),
@@ -82,7 +81,7 @@ def rows(made: Row) -> list[dict[str, Any]]:
 
 def ours(poster: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """Return the poster's runs of BMRS_N, by network and data set, at the KL weight that has the most seeds."""
-    mine = [row for row in poster if (row["method"], row["protocol"]) == ("bmrs-n", "ours")]
+    mine = where(poster, method="bmrs-n", protocol="ours")
     cells: dict[tuple[str, str], list[Row]] = {}
     for (network, dataset, _), runs in grouped(mine, ("network", "dataset", "kl_weight")).items():
         cells[network, dataset] = max(cells.get((network, dataset), []), runs, key=len)
@@ -115,14 +114,12 @@ def study_of(poster: Iterable[Row]) -> Study:
     )
 
 
-def _table(rows: Sequence[Row], mine: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+def _table(rows: Rows, mine: Mapping[tuple[str, str], Rows]) -> str:
     lines = []
     for cell, found in grouped(rows, ("network", "dataset")).items():
         known = mine[cell[0], cell[1]]
         accuracies = {"ours": [row["accuracy"] for row in known]}
-        accuracies |= {
-            name: [row["accuracy"] for row in found if row["contender"] == name] for name in CONTENDERS
-        }
+        accuracies |= {name: [row["accuracy"] for row in where(found, contender=name)] for name in CONTENDERS}
         best = max(statistics.mean(values) for values in accuracies.values())
         lines.append(
             [
