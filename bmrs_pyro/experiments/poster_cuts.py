@@ -7,7 +7,7 @@ __all__ = ["CONTENDERS", "ours", "rows", "run", "study_of"]
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +21,7 @@ from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
-from bmrs_pyro.experiments.torch_pruning_cuts import trained_on
+from bmrs_pyro.experiments.torch_pruning_cuts import BudgetMissed, trained_on
 from bmrs_pyro.inference import SmoothedLikelihood
 from bmrs_pyro.network import complexity
 from bmrs_pyro.training import Cycle, PlainSteps
@@ -54,7 +54,12 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     whole, cut = complexity(net, example).parameters, []
     for contender in CONTENDERS:
         start, budget = time.perf_counter(), whole * (1 - config["compression"] / 100)
-        small = trained_on(copy.deepcopy(net), example, contender, budget, still, begin, cost="parameters")
+        try:
+            small = trained_on(
+                copy.deepcopy(net), example, contender, budget, still, begin, cost="parameters"
+            )
+        except BudgetMissed:
+            continue
         left = complexity(small, example).parameters
         seconds = time.perf_counter() - start
         cut.append(
@@ -100,7 +105,8 @@ weight with three seeds). torch-pruning gets a network trained by AdamW for 20 e
 that ends at 0. It cuts the network to our mean number of parameters, and trains it for 12 epochs in a second cycle.
 `-local` cuts the same share of every layer, the others rank structures over all layers. `-iterative` makes ten cuts in
 the first fifth of the 12 epochs, the others one cut. Numbers are percent of test accuracy, mean ± standard deviation
-over the seeds. The best of a row is bold.
+over the seeds. The best of a row is bold. In brackets are the seeds in which a contender could cut the network so far,
+where these are not all.
 """
 
 
@@ -120,17 +126,22 @@ def _table(rows: Rows, mine: Mapping[tuple[str, str], Rows]) -> str:
         known = mine[cell[0], cell[1]]
         accuracies = {"ours": [row["accuracy"] for row in known]}
         accuracies |= {name: [row["accuracy"] for row in where(found, contender=name)] for name in CONTENDERS}
-        best = max(statistics.mean(values) for values in accuracies.values())
+        best = max(statistics.mean(values) for values in accuracies.values() if values)
+        dense = {row["seed"]: row["dense_accuracy"] for row in found}
         lines.append(
             [
                 ", ".join(cell),
                 spread(row["compression"] for row in known),
-                spread({row["seed"]: row["dense_accuracy"] for row in found}.values()),
-                *(
-                    f"**{spread(values)}**" if statistics.mean(values) == best else spread(values)
-                    for values in accuracies.values()
-                ),
+                spread(dense.values()),
+                *(_cell(values, best, len(dense)) for values in accuracies.values()),
             ]
         )
     head = ("network, data", "parameters removed", "dense, 20 epochs", "ours", *CONTENDERS)
     return markdown_table(f"| {' | '.join(head)} |", lines)
+
+
+def _cell(accuracies: Sequence[float], best: float, seeds: int) -> str:
+    if not accuracies:
+        return "(0)"
+    text = spread(accuracies) + (f" ({len(accuracies)})" if len(accuracies) < seeds else "")
+    return f"**{text}**" if statistics.mean(accuracies) == best else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CUTS", "EVIDENCE", "IMPORTANCES", "SHARE", "cut", "trained_on"]
+__all__ = ["CUTS", "EVIDENCE", "IMPORTANCES", "SHARE", "BudgetMissed", "cut", "trained_on"]
 
 import copy
 import itertools
@@ -33,6 +33,10 @@ CUTS, SHARE, EVIDENCE = 10, 0.2, 8
 """Iterative cuts, the share of the steps in which they are made, and batches that gradients are taken from."""
 
 _HALVINGS = 12
+
+
+class BudgetMissed(ValueError):
+    """No pruning ratio meets a budget."""
 
 
 def trained_on(
@@ -97,7 +101,7 @@ def cut(
         cost: what is limited, ``macs`` for one example or ``parameters``.
 
     Raises:
-        ValueError: no ratio fits.
+        BudgetMissed: no ratio fits.
     """
     torch_pruning = import_module("torch_pruning")
     gradients = _gradients(net, train) if importance == "taylor" else {}
@@ -132,7 +136,7 @@ def cut(
         else:
             low = ratio
     if found is None:
-        raise ValueError(f"torch-pruning meets no budget of {budget:,.0f} {cost}")
+        raise BudgetMissed(f"torch-pruning meets no budget of {budget:,.0f} {cost}")
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.experiments import poster_cuts
-from bmrs_pyro.experiments.torch_pruning_cuts import trained_on
+from bmrs_pyro.experiments.torch_pruning_cuts import BudgetMissed, cut, trained_on
 from bmrs_pyro.inference import SmoothedLikelihood
 from bmrs_pyro.network import complexity
 from bmrs_pyro.training import Cycle, PlainSteps
@@ -36,6 +36,27 @@ def test_the_page_has_a_row_for_each_cell() -> None:
     )
     expected = "| 80.00 ± 0.00 | 98.50 | 97.00 ± 0.00 | 96.00 | **97.50** | 95.00 | 94.00 | 93.00 |"
     assert f"| mlp, digits {expected}" in page
+
+
+def test_the_page_counts_the_seeds_in_which_a_contender_can_cut_so_far() -> None:
+    made = {"network": "mlp", "dataset": "digits", "compression": 80.0, "dense_accuracy": 98.5}
+    names = {0: ["magnitude", "taylor"], 1: ["magnitude"]}
+    rows = [
+        row
+        for seed, found in names.items()
+        for row in poster_cuts.rows(
+            {**made, "seed": seed, "cut": [{"contender": name, "accuracy": 96.0} for name in found]}
+        )
+    ]
+    page = poster_cuts.study_of([poster_row(0, 0.1)]).page(rows)
+    assert "| 96.00 ± 0.00 | (0) | 96.00 (1) | (0) | (0) |" in page
+
+
+def test_a_budget_that_torch_pruning_cannot_meet_is_an_error_of_its_own() -> None:
+    pytest.importorskip("torch_pruning")
+    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
+    with pytest.raises(BudgetMissed, match="no budget of 2 parameters"):
+        cut(net, torch.zeros(1, 6), "magnitude", 2, local=False, train=[], cost="parameters")
 
 
 @pytest.mark.parametrize("contender", ["magnitude", "magnitude-local", "taylor-iterative", "dense"])
