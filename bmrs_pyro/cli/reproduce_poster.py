@@ -125,7 +125,7 @@ def precision(
 @with_options_of(call=RunsOnData(cache=Path("runs/torch-pruning")))
 def torch_pruning(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
     """Cut the poster's networks by torch-pruning, to our compression in as many epochs (extra: compare)."""
-    study, known = experiments.poster_cuts, experiments.poster
+    study, known, root = experiments.poster_cuts, experiments.poster, call.root
     poster = read_rows(call.out / "poster.json") if call.out else []
     mine = study.ours(poster)
     cells = experiments.study.grid(
@@ -134,8 +134,9 @@ def torch_pruning(network: Networks = None, dataset: Datasets = None, *, call: R
         dataset=chosen(dataset, known.DATASETS, "data set"),
     )
     if missing := [cell for cell in cells if (cell["network"], cell["dataset"]) not in mine]:
+        where = "--out is missing, so there is" if call.out is None else f"{call.out} has"
         raise ValueError(
-            f"--out has no poster.json with our runs of {missing[0]['network']} on {missing[0]['dataset']}, which set "
+            f"{where} no poster.json with our runs of {missing[0]['network']} on {missing[0]['dataset']}, which set "
             "the compression; make them first: bmrs reproduce poster --out OUT"
         )
     configs = [
@@ -143,7 +144,7 @@ def torch_pruning(network: Networks = None, dataset: Datasets = None, *, call: R
     ]
     page = study.study_of(poster)
     call.prepare(page)
-    made = call.make(functools.partial(study.run, data_root=call.root), configs)
+    made = call.make(functools.partial(study.run, data_root=root), configs)
     call.publish(page, [row for one in made for row in study.rows(one)])
 
 
