@@ -35,6 +35,10 @@ def compare(
     figures = reporting.compare_run(directory, weights, repeats=repeats)
     examples = figures["small"].evaluation.count if figures["small"].evaluation else 0
     output.show(reporting.figures_table(figures, title=f"{directory.path}: {examples} test examples"))
+    if figures["dense"].evaluation is None:
+        output.show(
+            "The run trained weights and gains together, so it has no trained dense network: give --weights FILE"
+        )
     dense, small = reporting.layer_widths(directory.dense()), reporting.layer_widths(directory.small())
     reporting.save_figure(reporting.plot_layer_widths(dense, small), picture)
     output.show(f"layer widths in {picture}")

@@ -45,16 +45,11 @@ def evaluate(
         "dense": networks.complexity(directory.dense(), *example),
         "small": networks.complexity(small, *example),
     }
-    quality = {f"test {row}": entry for row, entry in reporting.evaluation_rows(result).items()}
-    columns = {
-        name: {
-            **{row: entry if name == "small" else "" for row, entry in quality.items()},
-            "parameters": f"{size.parameters:,}",
-            "MACs": f"{size.macs:,}",
-        }
-        for name, size in sizes.items()
-    }
-    output.show(reporting.comparison_table(columns, title=f"{directory.path}: {len(test)} test examples"))
+    column = {f"test {row}": entry for row, entry in reporting.evaluation_rows(result).items()}
+    for row, cost in (("parameters", "parameters"), ("MACs", "macs")):
+        column[row] = f"{getattr(sizes['small'], cost):,} of {getattr(sizes['dense'], cost):,}"
+    title = f"{directory.path}: {len(test)} test examples"
+    output.show(reporting.comparison_table({"small": column}, title=title))
     output.result(
         {
             "run": str(run),

@@ -57,8 +57,9 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     dense, small = networks.complexity(run.dense(), *example), networks.complexity(run.small(), *example)
     known = {family.name: family for family in run.families()}
     output.show(reporting.family_table(decision, known.values()))
-    for what in ("parameters", "macs"):
-        before, after = getattr(dense, what), getattr(small, what)
+    sizes = {"structures": (decision.keep.total, decision.keep.kept)}
+    sizes |= {what: (getattr(dense, what), getattr(small, what)) for what in ("parameters", "macs")}
+    for what, (before, after) in sizes.items():
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
     (accuracy, rmse), path = run.validation_scores(), run.path_record()
     output.show(*_score_lines("small", accuracy, rmse))

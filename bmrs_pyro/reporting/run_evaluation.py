@@ -11,6 +11,7 @@ __all__ = [
     "run_evaluations",
 ]
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
     """
     if draws is None:
         return run.small()
+    if run.config.cycle is not None:
+        warnings.warn(
+            f"the gains of {run.path} were 1 in training, so draws of them are from an approximation (Laplace) that "
+            "the weights did not learn to bear, and can predict badly; leave the draws out",
+            stacklevel=2,
+        )
     torch.manual_seed(0)
     keep, network = run.decision().keep, NoisyNetwork(run.dense(), *arguments(run.example()))
     if keep.removed:

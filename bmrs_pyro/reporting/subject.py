@@ -20,7 +20,7 @@ from bmrs_pyro.reporting.comparison import NetworkMetrics, change, cost_rows, di
 from bmrs_pyro.reporting.page import Chart, chart
 from bmrs_pyro.reporting.path_view import path_content, told
 from bmrs_pyro.reporting.tables import evaluation_rows
-from bmrs_pyro.reporting.verdicts import OTHER_RULE, closest_calls, family_content
+from bmrs_pyro.reporting.verdicts import BUDGET, OTHER_RULE, closest_calls, family_content
 from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Epoch, Limits, PathPoint
 
@@ -76,7 +76,7 @@ class Subject:
             "path": self.path and path_content(self.path, self.chosen),
             "decision": decision,
             "families": families,
-            "other_rule": any(row[-1] == OTHER_RULE for family in families for row in family["rows"]),
+            "overruled_by": {row[-1] for family in families for row in family["rows"]} & {BUDGET, OTHER_RULE},
             "by_odds": sum(
                 int((odds & ~decision.keep[name]).sum()) for name, odds in decision.by_odds.items()
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OTHER_RULE", "closest_calls", "family_content"]
+__all__ = ["BUDGET", "OTHER_RULE", "closest_calls", "family_content"]
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ from bmrs_pyro.network import StructureFamily
 from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting.comparison import change
 
+BUDGET = "a budget"
+"""The reason if a structure was removed although its score keeps it."""
 OTHER_RULE = "another rule"
-"""The reason if the score did not decide: the least number kept, a rounded width, a budget, or the end of pruning."""
+"""The reason if one was kept although its score removes it: the least number, a rounded width, the end of pruning."""
 
 
 class _Verdict(NamedTuple):
@@ -75,7 +77,7 @@ def _why(decision: Decision, kept: bool, value: float, odds: bool) -> str:
     if value != value:
         return "not asked"
     if kept == (value > decision.threshold):
-        return OTHER_RULE
+        return OTHER_RULE if kept else BUDGET
     if odds:
         return "the prior odds"
     return "the data" if decision.evidence else "the score"

@@ -101,7 +101,8 @@ def prune_run(
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))
-        directory.save_decision(decision, small, *_validated(directory, small))
+        advice = f"train it {'for more epochs ' if epochs else ''}(--fine-tune-epochs), or remove less"
+        directory.save_decision(decision, small, *_validated(directory, small, advice))
         if (record := directory.path_record()) is not None:  # the choice was of another network
             directory.save_path_record(replace(record, chosen=None, target=None, met=False, notes=()))
 
@@ -192,7 +193,9 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
     return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 
-def _validated(run: RunDirectory, small: nn.Module) -> tuple[float | None, float | None, Likelihood]:
+def _validated(
+    run: RunDirectory, small: nn.Module, advice: str
+) -> tuple[float | None, float | None, Likelihood]:
     """Return accuracy and RMSE on the run's validation data, as far as the likelihood has them; None without data.
 
     The likelihood comes third, with parameters fitted to the small network.
@@ -211,6 +214,7 @@ def _validated(run: RunDirectory, small: nn.Module) -> tuple[float | None, float
             Quality.of(epochs[-1]),
             lambda x: likelihood(outputs_of(small, x)),
             held_out,
+            advice=advice,
             stacklevel=3,
         )
     return *quality, likelihood

@@ -207,7 +207,7 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
             f"{steps} steps an epoch for {len(rates)} epochs of pruning move a posterior by at most {travel:.3g}, but "
             f"it has to cross the prior, {needed:.3g} wide, several times: few or no structures will leave. Raise "
             f"the posteriors' learning rate {TRAVEL * needed / max(travel, 1e-9):.2g} times (posterior_lr_factor), or "
-            "train for more steps; prune() sets both",
+            "train for more steps; a run along the path sets both",
             SlowPosteriors,
             stacklevel=3,
         )
@@ -217,7 +217,7 @@ def warn_of_nothing_left(epochs: int) -> None:
     """Warn that a run has removed nothing, and say what to change."""
     warnings.warn(
         f"nothing was removed in {epochs} epochs of pruning: train for more epochs. A run at one KL weight may need a "
-        "larger weight or a higher learning rate of the posteriors too; prune() and fit_path() set these two",
+        "larger weight or a higher learning rate of the posteriors too; a run along the path sets these two",
         NothingLeft,
         stacklevel=3,
     )

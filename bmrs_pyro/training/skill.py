@@ -46,6 +46,7 @@ def warn_if_much_worse(
     predict: Callable[[Any], Distribution],
     batches: Iterable[Any],
     *,
+    advice: str = "give it more epochs, a lower learning rate or a larger budget",
     stacklevel: int = 1,
 ) -> None:
     """Warn if a network has lost half of its lead over the best constant prediction.
@@ -58,6 +59,7 @@ def warn_if_much_worse(
         before: quality of the network that it was made from.
         predict: returns p(y | x), given a batch's inputs, of either network; only its kind counts.
         batches: the validation data.
+        advice: what to do.
         stacklevel: frames up to the caller that is told.
     """
     one, other, name = small.accuracy, before.accuracy, "accuracy"
@@ -72,8 +74,7 @@ def warn_if_much_worse(
             f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
         )
         warnings.warn(
-            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
-            "give it more epochs, a lower learning rate or a larger budget",
+            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; {advice}",
             MuchWorse,
             stacklevel=stacklevel + 2,  # no_grad wraps this function
         )

@@ -77,6 +77,7 @@ def test_the_run_holds_the_network_within_the_budget_and_how_it_came_about(copy:
     assert kept.kept == record.chosen.size
 
 
+@pytest.mark.filterwarnings("always:the gains of ")  # the command prints it
 def test_another_budget_is_another_reduction_and_the_first_one_is_kept(copy: Path) -> None:
     first = answers(copy)
     result = command("choose", copy, "--max-macs", "30%", "--json")
@@ -93,6 +94,7 @@ def test_another_budget_is_another_reduction_and_the_first_one_is_kept(copy: Pat
     ):
         again = command(words[0], copy, *words[1:], "--json")
         assert again.returncode == 0, again.stderr
+        assert ("can predict badly" in again.stderr) == ("--draws" in words)
     assert json.loads(command("compare", copy, "--repeats", 1, "--json").stdout)["dense"]["evaluation"]
     files = {file: file.stat().st_mtime_ns for file in (copy / "path").iterdir()}
     assert len(files) == 2
