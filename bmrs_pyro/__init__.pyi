@@ -21,6 +21,9 @@ from .network import StructureFamily as StructureFamily
 from .network import compact as compact
 from .network import complexity as complexity
 from .network import find_structures as find_structures
+from .path import Path as Path
+from .path import Target as Target
+from .path import fit_path as fit_path
 from .pruning import Pruned as Pruned
 from .pruning import prune as prune
 from .reduction import Criterion as Criterion
@@ -46,11 +49,8 @@ from .training import Hardware as Hardware
 from .training import History as History
 from .training import JointOptim as JointOptim
 from .training import Limits as Limits
-from .training import Path as Path
 from .training import Recipe as Recipe
-from .training import Target as Target
 from .training import fit as fit
-from .training import fit_path as fit_path
 from .training import linear_decay as linear_decay
 from .training import reestimate_batch_norm_ as reestimate_batch_norm_
 from .training import remove_structures_ as remove_structures_

@@ -14,6 +14,10 @@ _TRAINING = (
     *("TrainingState", "compile_network_", "compile_steps_", "fit", "frozen", "linear_decay"),
     *("reestimate_batch_norm_", "refuse_unrecordable", "remove_structures_"),
 )
+_PATH = (
+    *("Choice", "JointReduction", "MuchWorse", "Pace", "Path", "PathPoint", "Refit", "ScoreMissed", "Target"),
+    *("TargetMissed", "TrainedPath", "choose", "fit_path"),
+)
 _RUNS = (
     *("NetworkSource", "RunConfig", "RunDirectory", "RunError", "SourceError", "WeightsError", "load"),
     *("load_weights_", "save_portable"),
@@ -45,7 +49,10 @@ RENAMED: dict[str, dict[str, tuple[str, str]]] = {
         "first_alone": ("bmrs_pyro.distributed", "main_process_first"),
         "joined": ("bmrs_pyro.distributed", "init_distributed"),
     },
-    "bmrs_pyro.training": {name: ("bmrs_pyro.pruning", name) for name in ("Pruned", "prune")},
+    "bmrs_pyro.training": {
+        **{name: ("bmrs_pyro.pruning", name) for name in ("Pruned", "prune")},
+        **{name: ("bmrs_pyro.path", name) for name in _PATH},
+    },
     "bmrs_pyro.reporting": {
         **{name: ("bmrs_pyro.metrics", name) for name in _METRICS},
         "Figures": ("bmrs_pyro.reporting", "NetworkMetrics"),

@@ -21,23 +21,35 @@ ROOMS = {
     "distributed": {"distributions"},
     "inference": {"distributions", "network", "distributed"},
     "metrics": {"distributions", "network", "inference"},
-    "training": {"distributions", "files", "network", "reduction", "distributed", "inference", "metrics"},
+    "training": {"distributions", "files", "network", "reduction", "distributed", "inference"},
     "weights": {"distributions", "network", "reduction", "inference", "training"},
+    "path": {
+        *(
+            "distributions",
+            "files",
+            "network",
+            "reduction",
+            "distributed",
+            "inference",
+            "metrics",
+            "training",
+        ),
+    },
     "runs": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
-        "metrics",
+        *("metrics", "path"),
     },
     "reporting": {
         *("distributions", "files", "data", "network", "reduction", "inference", "training"),
-        *("metrics", "runs"),
+        *("metrics", "path", "runs"),
     },
     "pruning": {
-        *("distributions", "files", "network", "inference", "training", "runs", "reporting"),
+        *("distributions", "files", "network", "inference", "training", "path", "runs", "reporting"),
     },
     "export": {"files", "network", "runs"},
     "experiments": {
         *("distributions", "files", "data", "network", "reduction", "distributed", "inference", "training"),
-        *("weights", "metrics", "runs", "reporting", "pruning"),
+        *("weights", "metrics", "path", "runs", "reporting", "pruning"),
     },
 }
 FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / "bmrs_pyro" / room).rglob("*.py"))]

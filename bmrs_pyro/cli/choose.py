@@ -10,7 +10,7 @@ from bmrs_pyro import runs, training
 from bmrs_pyro.cli.options import Run, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet, TrustSource
 from bmrs_pyro.cli.report import show_report
-from bmrs_pyro.training.choosing import Target
+from bmrs_pyro.path.target import Target
 from bmrs_pyro.training.recipe import Hardware
 
 

@@ -15,7 +15,7 @@ from bmrs_pyro.cli.options import flags, given_options, with_options_of
 from bmrs_pyro.cli.output import Json, Output, Quiet
 from bmrs_pyro.cli.report import show_report
 from bmrs_pyro.data.source import DataSource
-from bmrs_pyro.training.choosing import Target
+from bmrs_pyro.path.target import Target
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.recipe import ONE_WEIGHT, REDUCTION, Hardware, Recipe
 

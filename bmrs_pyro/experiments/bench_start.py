@@ -17,8 +17,9 @@ from bmrs_pyro import data
 from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
 from bmrs_pyro.experiments.small_runs import noisy_model
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
+from bmrs_pyro.path import fit_path
 from bmrs_pyro.runs import MODELS
-from bmrs_pyro.training import fit, fit_path
+from bmrs_pyro.training import fit
 
 _FIRST_STEP = """
 import os, sys

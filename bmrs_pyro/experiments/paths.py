@@ -21,8 +21,8 @@ from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.spread import Row, Rows, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.sweep import Config
+from bmrs_pyro.path import Path, PathPoint, Target
 from bmrs_pyro.pruning import Pruned, prune
-from bmrs_pyro.training import Path, PathPoint, Target
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "one-standard-error": {},

@@ -22,8 +22,8 @@ from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import complexity
+from bmrs_pyro.path import ScoreMissed, Target, choose
 from bmrs_pyro.pruning import prune
-from bmrs_pyro.training import ScoreMissed, Target, choose
 
 TARGETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "half of the MACs": {"max_macs": "50%"}}
 

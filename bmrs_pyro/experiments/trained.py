@@ -27,14 +27,8 @@ from bmrs_pyro.files import alone, write_atomically
 from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import NoisyNetwork, complexity
-from bmrs_pyro.training import (
-    Cycle,
-    JointReduction,
-    PlainSteps,
-    Target,
-    TrainedPath,
-    reestimate_batch_norm_,
-)
+from bmrs_pyro.path import JointReduction, Target, TrainedPath
+from bmrs_pyro.training import Cycle, PlainSteps, reestimate_batch_norm_
 
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 VALIDATION = 0.05

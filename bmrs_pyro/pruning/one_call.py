@@ -25,11 +25,8 @@ from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.reporting import path_report
-from bmrs_pyro.runs import save_choice
-from bmrs_pyro.training import (
+from bmrs_pyro.path import (
     Choice,
-    Cycle,
     JointReduction,
     Path,
     PathPoint,
@@ -38,13 +35,15 @@ from bmrs_pyro.training import (
     TrainedPath,
     choose,
     fit_path,
-    refuse_unusable,
+    limits_of,
 )
-from bmrs_pyro.training.limits import Limits
+from bmrs_pyro.path.point import told
+from bmrs_pyro.path.settings import OPTIONS, recorded, refuse_without_effect
+from bmrs_pyro.reporting import path_report
+from bmrs_pyro.runs import save_choice
+from bmrs_pyro.training import Cycle, refuse_unusable
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.option_names import refuse_unknown
-from bmrs_pyro.training.path_point import told
-from bmrs_pyro.training.settings import OPTIONS, recorded, refuse_without_effect
 from bmrs_pyro.training.validation import validate
 
 CLASSES = "categorical:0.02"
@@ -222,7 +221,7 @@ def prune(
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
     network = NoisyNetwork(plain, *_one_example(x))
     try:
-        Limits.of_target(target, network).refuse_impossible(network)
+        limits_of(target, network).refuse_impossible(network)
     except ValueError as error:
         raise TargetMissed(str(error)) from None
     if likelihood is not None and not isinstance(likelihood, str):

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate, file_bytes
+from bmrs_pyro.path import Choice, Path, TrainedPath
 from bmrs_pyro.reduction import ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
@@ -22,7 +23,6 @@ from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.run_evaluation import reduced_of
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Choice, Path, TrainedPath
 
 
 def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
+from bmrs_pyro.path import PathPoint
 from bmrs_pyro.reporting.page import chart
 from bmrs_pyro.reporting.plots import KEPT, OTHER, REMOVED, finished, new_axes
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import PathPoint
 from bmrs_pyro.training.validation import Score
 
 

@@ -13,13 +13,13 @@ from torch.distributions import Distribution
 from bmrs_pyro.metrics import Evaluation
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.path import Target
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
 from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
-from bmrs_pyro.training import Target
 
 
 def repeat_command(config: RunConfig, out: str = "RUN") -> str:

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import ClassEvaluation, Evaluation
 from bmrs_pyro.network import NoisyNetwork, StructureFamily, cost_model
+from bmrs_pyro.path import PathPoint
 from bmrs_pyro.reduction import Decision
 from bmrs_pyro.reporting import plots
 from bmrs_pyro.reporting.comparison import NetworkMetrics, change, cost_rows, difference
@@ -22,7 +23,7 @@ from bmrs_pyro.reporting.path_view import path_content, told
 from bmrs_pyro.reporting.tables import evaluation_rows
 from bmrs_pyro.reporting.verdicts import BUDGET, OTHER_RULE, closest_calls, family_content
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Epoch, Limits, PathPoint
+from bmrs_pyro.training import Epoch, Limits
 
 _CLOSE_CALLS = 8
 

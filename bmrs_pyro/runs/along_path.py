@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from bmrs_pyro.distributed import rank
+from bmrs_pyro.path import Path, Target, TargetMissed, TrainedPath, choose, fit_path
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.preparing import Prepared
 from bmrs_pyro.runs.reducing import reduction_of
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.training import Epoch, Hardware, Path, Target, TargetMissed, TrainedPath, choose, fit_path
+from bmrs_pyro.training import Epoch, Hardware
 
 
 def choose_run(

@@ -10,7 +10,8 @@ from typing import Any
 
 from bmrs_pyro.data import DataSource
 from bmrs_pyro.files import from_record
-from bmrs_pyro.training import ONE_WEIGHT, REDUCTION, Cycle, Recipe, Target
+from bmrs_pyro.path import Target
+from bmrs_pyro.training import ONE_WEIGHT, REDUCTION, Cycle, Recipe
 
 # names that fields had in runs of earlier versions
 _RENAMED = {"variational_rate": "posterior_lr_factor"}

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bmrs_pyro.files import from_record
+from bmrs_pyro.path import Choice, Pace, Path, PathPoint, Target
+from bmrs_pyro.path.point import told
 from bmrs_pyro.runs.config import with_unit
-from bmrs_pyro.training import Choice, Pace, Path, PathPoint, Target
-from bmrs_pyro.training.path_point import told
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.path import JointReduction, Target
+from bmrs_pyro.path.skill import Quality, warn_if_much_worse
 from bmrs_pyro.reduction import (
     Criterion,
     Decision,
@@ -38,18 +40,8 @@ from bmrs_pyro.runs.likelihoods import scored_by
 from bmrs_pyro.runs.preparing import batches_of, fitted_likelihood
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
-from bmrs_pyro.training import (
-    Cycle,
-    History,
-    JointReduction,
-    Limits,
-    NothingLeft,
-    PlainSteps,
-    Target,
-    reestimate_batch_norm_,
-)
+from bmrs_pyro.training import Cycle, History, Limits, NothingLeft, PlainSteps, reestimate_batch_norm_
 from bmrs_pyro.training.progress import EpochBar
-from bmrs_pyro.training.skill import Quality, warn_if_much_worse
 
 RANKED = ("expected", "l2")
 

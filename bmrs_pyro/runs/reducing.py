@@ -7,10 +7,11 @@ __all__ = ["reduction_of", "refuse_unreducible"]
 from collections.abc import Callable, Sequence
 
 from bmrs_pyro.distributed import world_size
+from bmrs_pyro.path import JointReduction, Target, TrainedPath
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.runs.preparing import Prepared
 from bmrs_pyro.runs.run_directory import RunDirectory
-from bmrs_pyro.training import Epoch, Hardware, JointReduction, Recipe, Target, TrainedPath
+from bmrs_pyro.training import Epoch, Hardware, Recipe
 
 
 def refuse_unreducible(recipe: Recipe, target: Target, hardware: Hardware) -> None:

@@ -23,6 +23,7 @@ from bmrs_pyro.files import (
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork, Structures, compact
 from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.path.shelf import Shelf
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.epoch_log import EpochLog
@@ -43,7 +44,6 @@ from bmrs_pyro.runs.run_files import (
 from bmrs_pyro.runs.run_inputs import DENSE, EXAMPLE, SOURCE_COPY, RunInputs
 from bmrs_pyro.runs.source import NetworkSource
 from bmrs_pyro.training import Checkpoint, Epoch, History
-from bmrs_pyro.training.shelf import Shelf
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from bmrs_pyro.inference import AutoTruncatedLogNormal, posteriors
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import OF_CLASSES
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.path import Target, limits_of
+from bmrs_pyro.path.pace import refuse_short
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.along_path import train_path
 from bmrs_pyro.runs.config import RunConfig
@@ -35,14 +37,12 @@ from bmrs_pyro.training import (
     Hardware,
     Limits,
     Recipe,
-    Target,
     compile_steps_,
     default_optim,
     fit,
     reestimate_batch_norm_,
     refuse_labels,
 )
-from bmrs_pyro.training.pace import refuse_short
 from bmrs_pyro.training.validation import validate
 
 
@@ -114,7 +114,7 @@ def begin_run(
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
     program = program_of(dense, config, len(splits.train), None if plain else example)
     noisy = program.network
-    limits = Limits.of(recipe) if target is None else Limits.of_target(target, noisy, recipe.round_to)
+    limits = Limits.of(recipe) if target is None else limits_of(target, noisy, recipe.round_to)
     limits.refuse_impossible(noisy)
     default_optim(recipe, program)
     classes = config.num_classes if recipe.likelihood.partition(":")[0] in OF_CLASSES else None

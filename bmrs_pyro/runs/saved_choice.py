@@ -7,10 +7,10 @@ __all__ = ["SMALL", "save_choice"]
 from pathlib import Path as FilePath
 
 from bmrs_pyro.files import make_folder, save_tensors
+from bmrs_pyro.path import Choice, Path
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import save
 from bmrs_pyro.runs.run_files import posterior_tensors, write_json
-from bmrs_pyro.training import Choice, Path
 
 SMALL = "small.safetensors"
 """The file of the small network."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.history import Epoch, Record
-from bmrs_pyro.training.path_point import PathPoint
 
 
 class CheckpointError(ValueError):
@@ -33,14 +32,14 @@ class TrainingState:
         tensors: state dicts by part: ``network``, ``guide``, ``likelihood`` (if it is an nn.Module), ``stored``
             (parameters that are only in Pyro's store), each again as ``best/<part>``, ``scores`` and
             ``optim/<parameter>``.
-        points: the cuts so far of a trained network.
+        points: a record of plain JSON types for each cut so far of a trained network.
     """
 
     keep: KeepMask
     epochs: tuple[Any, ...] = field(repr=False)
     best: tuple[int, float] | None
     tensors: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
-    points: tuple[PathPoint, ...] = field(default=(), repr=False)
+    points: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 class StateStore(Protocol):
@@ -88,7 +87,7 @@ class Checkpoint:
                 tuple(self.record(**record) for record in parse_json(meta["epochs"])),
                 tuple(best) if best is not None else None,
                 tensors,
-                tuple(map(PathPoint.from_json, parse_json(meta.get("points", "[]")))),
+                tuple(parse_json(meta.get("points", "[]"))),
             )
         except NewerFormat as error:
             raise CheckpointError(f"{self.path} cannot be read ({error})") from None
@@ -109,7 +108,7 @@ class Checkpoint:
             "keep": state.keep.to_json(),
             "epochs": json.dumps([epoch.to_json() for epoch in state.epochs]),
             "best": json.dumps(state.best),
-            "points": json.dumps([point.to_json() for point in state.points]),
+            "points": json.dumps(state.points),
         }
         tensors = {
             f"{part}::{name}": value

@@ -27,7 +27,6 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.optimiser import JointOptim
-from bmrs_pyro.training.pace import warn_of_nothing_left, warn_of_slow_posteriors
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.recipe import (
     OF_MODEL_AND_LOADER,
@@ -39,6 +38,7 @@ from bmrs_pyro.training.recipe import (
 from bmrs_pyro.training.schedule import plan_of
 from bmrs_pyro.training.step_graph import CudaRecorder, refuse_unrecordable
 from bmrs_pyro.training.trainer import Trainer
+from bmrs_pyro.training.travel import warn_of_nothing_left, warn_of_slow_posteriors
 
 
 def fit(

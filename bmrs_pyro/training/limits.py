@@ -11,9 +11,8 @@ from functools import partial
 
 from torch import Tensor
 
-from bmrs_pyro.network import NoisyNetwork, complexity, cost_model
+from bmrs_pyro.network import Complexity, NoisyNetwork, complexity, cost_model
 from bmrs_pyro.reduction import JointScores, KeepMask, rounded, within_budget
-from bmrs_pyro.training.choosing import Target
 from bmrs_pyro.training.recipe import Recipe
 
 
@@ -26,7 +25,8 @@ class Limits:
             already a multiple of 8.
         max_macs: most multiply-accumulates for one example.
         max_parameters: most parameters.
-        target: the target that the budgets are from, for messages.
+        unmet: says which budget the smallest network exceeds, given the whole network's costs, and MACs and parameters
+            of the smallest one; None for the usual message.
 
     Raises:
         ValueError: a number is not positive.
@@ -35,7 +35,9 @@ class Limits:
     round_to: int = 1
     max_macs: int | None = None
     max_parameters: int | None = None
-    target: Target | None = field(default=None, compare=False, repr=False)
+    unmet: Callable[[Complexity, float, float], str | None] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("round_to", "max_macs", "max_parameters"):
@@ -63,11 +65,6 @@ class Limits:
             )
         return cls(recipe.round_to, recipe.max_macs, recipe.max_params)
 
-    @classmethod
-    def of_target(cls, target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:
-        """Return multiples, and the budgets of a target, for a network that is not pruned yet."""
-        return cls(round_to, *target.budgets(complexity(network)), target)
-
     def on(self, network: NoisyNetwork, units: Mapping[str, float] | None = None) -> Callable[..., KeepMask]:
         """Return :meth:`applied` for a network, in the form for ``select(..., limits=)``."""
         return partial(self.applied, network, units=units)
@@ -85,7 +82,7 @@ class Limits:
         budgets = (("macs", macs, self.max_macs), ("parameters", parameters, self.max_parameters))
         for cost, least, budget in budgets:
             if budget is not None and least > budget:
-                said = self.target and self.target.unmet(complexity(network), macs, parameters)
+                said = self.unmet and self.unmet(complexity(network), macs, parameters)
                 raise ValueError(
                     said
                     or f"{cost}: a budget of {budget:,} cannot be met, because the smallest network, with one "

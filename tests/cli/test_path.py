@@ -18,9 +18,10 @@ from bmrs_pyro import complexity, load, runs
 from bmrs_pyro.data import Batches
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.path import ScoreMissed, Target
 from bmrs_pyro.reporting import html_report
 from bmrs_pyro.runs import RunConfig, RunDirectory, run_data
-from bmrs_pyro.training import Epoch, Limits, ScoreMissed, Target
+from bmrs_pyro.training import Epoch, Limits
 from tests.cli.conftest import write_problem
 from tests.cli.test_commands import command
 

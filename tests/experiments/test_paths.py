@@ -17,7 +17,7 @@ from bmrs_pyro.pruning import prune
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::bmrs_pyro.training.ScoreMissed")
+@pytest.mark.filterwarnings("ignore::bmrs_pyro.path.ScoreMissed")
 def test_a_path_for_each_kind_of_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(paths, "prune", functools.partial(prune, epochs=6, dense_epochs=1, progress=False))
     (config,) = grid(1, network=["mlp"], dataset=["digits"])

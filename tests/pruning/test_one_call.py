@@ -19,8 +19,8 @@ from torch.distributions import constraints
 from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.path import Target
 from bmrs_pyro.runs import PathRecord, RunError
-from bmrs_pyro.training import Target
 from tests.inference.programs import batches, mlp
 
 QUICK = {"epochs": 6, "dense_epochs": 1, "max_params": "100%", "progress": False}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bmrs_pyro.path import Pace, PathPoint, Target
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Pace, PathPoint, Target
 from bmrs_pyro.training.validation import Score
 
 

@@ -24,12 +24,12 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.experiments.small_runs import run_config
 from bmrs_pyro.files import seal
 from bmrs_pyro.metrics import ClassEvaluation, evaluate
+from bmrs_pyro.path import Target
 from bmrs_pyro.reduction import spike
 from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, predictor_of, repeat_command
 from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.runs import NetworkSource, RunDirectory, prune_run
-from bmrs_pyro.training import Target
 from tests.reporting.paths import PATH, path, point
 
 ODD_NAMES = """

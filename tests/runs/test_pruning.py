@@ -13,10 +13,11 @@ from torch import nn
 
 from bmrs_pyro.data import Batches, DataSource
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
+from bmrs_pyro.path import MuchWorse, Target
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.reporting import compare_run, html_report, to_inference_data
 from bmrs_pyro.runs import RunDirectory, begin_run, prune_run, run_data, train_run
-from bmrs_pyro.training import Cycle, Limits, MuchWorse, Recipe, Target
+from bmrs_pyro.training import Cycle, Limits, Recipe
 
 VALUES = """
 from torch import nn

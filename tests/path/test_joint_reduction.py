@@ -16,20 +16,10 @@ from torch import Tensor, nn
 from bmrs_pyro import NoisyNetwork, SupervisedModel, complexity, load, prune
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
-from bmrs_pyro.training import (
-    Cycle,
-    Epoch,
-    JointReduction,
-    MuchWorse,
-    PlainSteps,
-    Refit,
-    ScoreMissed,
-    Target,
-    TargetMissed,
-    TrainedPath,
-)
+from bmrs_pyro.path import JointReduction, MuchWorse, Refit, ScoreMissed, Target, TargetMissed, TrainedPath
+from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.training import Cycle, Epoch, PlainSteps
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
-from bmrs_pyro.training.shelf import Shelf
 from bmrs_pyro.training.validation import validate
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 

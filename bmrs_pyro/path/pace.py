@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
-    "NothingLeft",
     "Pace",
     "Passes",
-    "SlowPosteriors",
     "has_ended",
     "kl_weights",
     "refuse_short",
-    "warn_of_nothing_left",
-    "warn_of_slow_posteriors",
 ]
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,13 +21,11 @@ from torch import Tensor
 
 from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.inputs import count_batches
-from bmrs_pyro.training.choosing import medians_of_three
+from bmrs_pyro.path.target import medians_of_three
 from bmrs_pyro.training.history import Epoch
 from bmrs_pyro.training.recipe import refuse_no_number
 from bmrs_pyro.training.shuffling import set_epoch
-
-TRAVEL = 10.0
-"""Σ steps × rate of the posteriors in a path, in widths of the prior: with 5 a third more structures stayed."""
+from bmrs_pyro.training.travel import TRAVEL, width
 
 FALL = 12.0
 """Factor by which the KL of all gains should fall from the first epoch of a path to its last."""
@@ -42,14 +35,6 @@ GROWTH = math.exp(0.5)
 
 LONGEST = 2
 """A path is at most this many times as long as planned."""
-
-
-class SlowPosteriors(UserWarning):
-    """The posteriors cannot cross the prior in this run: rates or steps are too small."""
-
-
-class NothingLeft(UserWarning):
-    """A run with a criterion, or a pruning to a budget, has removed no structures."""
 
 
 @dataclass(frozen=True)
@@ -186,38 +171,3 @@ def refuse_short(epochs: int, dense_epochs: int) -> None:
         raise ValueError(
             f"a path takes at least 2 epochs, and 0 or more dense epochs before it; got {epochs} and {dense_epochs}"
         )
-
-
-def width(prior: LogUniform) -> float:
-    """Return log high − log low, the width that a posterior has to cross."""
-    return float(prior.high.log() - prior.low.log())
-
-
-def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float]) -> None:
-    """Warn if no posterior can cross the prior during the epochs with pruning.
-
-    Args:
-        prior: prior of the gains.
-        steps: steps in an epoch; 0 if unknown, then there is no warning.
-        rates: learning rate of the posteriors in every epoch that may end with a removal.
-    """
-    travel, needed = steps * sum(rates), width(prior)
-    if steps and travel < needed:
-        warnings.warn(
-            f"{steps} steps an epoch for {len(rates)} epochs of pruning move a posterior by at most {travel:.3g}, but "
-            f"it has to cross the prior, {needed:.3g} wide, several times: few or no structures will leave. Raise "
-            f"the posteriors' learning rate {TRAVEL * needed / max(travel, 1e-9):.2g} times (posterior_lr_factor), or "
-            "train for more steps; a run along the path sets both",
-            SlowPosteriors,
-            stacklevel=3,
-        )
-
-
-def warn_of_nothing_left(epochs: int) -> None:
-    """Warn that a run has removed nothing, and say what to change."""
-    warnings.warn(
-        f"nothing was removed in {epochs} epochs of pruning: train for more epochs. A run at one KL weight may need a "
-        "larger weight or a higher learning rate of the posteriors too; a run along the path sets these two",
-        NothingLeft,
-        stacklevel=3,
-    )

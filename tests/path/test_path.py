@@ -22,23 +22,21 @@ from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.files import WriteError
 from bmrs_pyro.inference import as_likelihood, inputs
 from bmrs_pyro.metrics import ValueEvaluation, evaluate
-from bmrs_pyro.reduction import bmrs_n
-from bmrs_pyro.training import (
-    Epoch,
-    Limits,
-    NothingLeft,
+from bmrs_pyro.path import (
     Pace,
     PathPoint,
     Refit,
     ScoreMissed,
-    SlowPosteriors,
     TargetMissed,
     choice,
+    limits_of,
     regularisation,
 )
-from bmrs_pyro.training.pace import FALL, GROWTH, Passes, has_ended, kl_weights
-from bmrs_pyro.training.quantities import seconds
-from bmrs_pyro.training.trainee import Trainee
+from bmrs_pyro.path.pace import FALL, GROWTH, Passes, has_ended, kl_weights
+from bmrs_pyro.path.quantities import seconds
+from bmrs_pyro.path.trainee import Trainee
+from bmrs_pyro.reduction import bmrs_n
+from bmrs_pyro.training import Epoch, Limits, NothingLeft, SlowPosteriors
 from bmrs_pyro.training.validation import Score, validate
 from tests.inference.programs import batches, blobs, mlp, program
 
@@ -441,13 +439,13 @@ def test_a_budget_that_cannot_be_met_says_what_can_in_its_own_units(budget: str)
     network = NoisyNetwork(mlp(16), torch.zeros(1, 5))
     for asked, place in ((1, 0), ("0.1%", 1)):
         with pytest.raises(ValueError, match=f"{budget} is {asked!r}: a budget of") as raised:
-            Limits.of_target(Target(**{budget: asked}), network).refuse_impossible(network)  # type: ignore[arg-type]
+            limits_of(Target(**{budget: asked}), network).refuse_impossible(network)  # type: ignore[arg-type]
         number, share = re.search(r"allow ([\d,]+)(?: or '([\d.]+%)')?$", str(raised.value)).groups()
         least = (int(number.replace(",", "")), share)[place]
-        Limits.of_target(Target(**{budget: least}), network).refuse_impossible(network)  # type: ignore[arg-type]
+        limits_of(Target(**{budget: least}), network).refuse_impossible(network)  # type: ignore[arg-type]
         less = least - 1 if place == 0 else f"{float(share[:-1]) - 0.5}%"
         with pytest.raises(ValueError, match="cannot be met"):
-            Limits.of_target(Target(**{budget: less}), network).refuse_impossible(network)  # type: ignore[arg-type]
+            limits_of(Target(**{budget: less}), network).refuse_impossible(network)  # type: ignore[arg-type]
 
 
 def test_labels_that_are_no_classes_need_a_likelihood() -> None:

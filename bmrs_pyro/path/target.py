@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from bmrs_pyro.training.quantities import Quantity, is_share, number_of, refuse_no_loss, seconds
+from bmrs_pyro.path.quantities import Quantity, is_share, number_of, refuse_no_loss, seconds
 
 if TYPE_CHECKING:  # the command's help does not import torch
     from bmrs_pyro.network import Complexity
-    from bmrs_pyro.training.path_point import PathPoint
-    from bmrs_pyro.training.regularisation import Path
+    from bmrs_pyro.path.point import PathPoint
+    from bmrs_pyro.path.regularisation import Path
     from bmrs_pyro.training.validation import Score
 
 MARGIN = 0.02

@@ -18,6 +18,8 @@ from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, cost_model
 from bmrs_pyro.network.generators import seed_generators
+from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.reduction import JointLoss, KeepMask, score_structures
 from bmrs_pyro.training.batch_norm import reestimate_batch_norm_
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
@@ -25,15 +27,13 @@ from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.plain_steps import PlainSteps
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.shuffling import set_epoch
-from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import validate
 
 if TYPE_CHECKING:
-    from bmrs_pyro.training.joint_reduction import JointReduction
+    from bmrs_pyro.path.joint_reduction import JointReduction
 
 _OPTIM = "optim/"
 
@@ -172,14 +172,15 @@ class ReductionRun:
     def _save(self, parts: dict[str, dict[str, torch.Tensor]], *points: PathPoint) -> None:
         if self.store is not None:
             tensors = {"model": self.model.state_dict(), "scores": self.history.scores, **parts}
-            epochs, made = tuple(self.history.epochs), (*self.points, *points)
+            epochs = tuple(self.history.epochs)
+            made = tuple(point.to_json() for point in (*self.points, *points))
             self.store.save(TrainingState(self.history.keep, epochs, None, tensors, made))
 
     def _restore(self, state: TrainingState) -> None:
         left = {name: mask[self.history.keep[name]] for name, mask in state.keep.items()}
         self.model.network.remove_(left)
         self.model.load_state_dict(state.tensors["model"])
-        self.points[:] = state.points
+        self.points[:] = map(PathPoint.from_json, state.points)
         self.history = History(state.keep, [*state.epochs], dict(state.tensors["scores"]))
 
 

@@ -21,6 +21,11 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.path.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
+from bmrs_pyro.path.point import PathPoint, told
+from bmrs_pyro.path.settings import refuse_other_settings, refuse_without_effect
+from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.path.trainee import Refit, Trainee, score_of
 from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
@@ -28,12 +33,7 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import refuse_labels, warn_of_units
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
-from bmrs_pyro.training.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
-from bmrs_pyro.training.path_point import PathPoint, told
 from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
-from bmrs_pyro.training.settings import refuse_other_settings, refuse_without_effect
-from bmrs_pyro.training.shelf import Shelf
-from bmrs_pyro.training.trainee import Refit, Trainee, score_of
 from bmrs_pyro.training.validation import mean_of
 
 
@@ -137,7 +137,7 @@ def fit_path(
 
     First the unpruned network is trained, as a reference. Then the KL weight starts so small that almost nothing is
     removed (:meth:`Trainee.start`), and grows whenever the KL of all gains falls too slowly
-    (:func:`~bmrs_pyro.training.pace.kl_weights`). Each network starts from the weights of the one before it, as in a
+    (:func:`~bmrs_pyro.path.pace.kl_weights`). Each network starts from the weights of the one before it, as in a
     regularisation path of glmnet (Friedman, Hastie, Tibshirani 2010), and epochs get cheaper along the path. If
     smaller networks still score as well at the end, the path goes on, up to twice its epochs. Learning rates are
     constant along the path; :meth:`Path.refit` finishes the training of a point.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Choice", "ScoreMissed", "choose"]
+__all__ = ["Choice", "ScoreMissed", "choose", "limits_of"]
 
 import math
 import warnings
@@ -12,12 +12,13 @@ import pyro
 
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.metrics.evaluation import evaluation_mode
-from bmrs_pyro.training.choosing import Target, TargetMissed, smoothed
+from bmrs_pyro.network import NoisyNetwork, complexity
+from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.regularisation import Path
+from bmrs_pyro.path.skill import Quality, warn_if_much_worse
+from bmrs_pyro.path.target import Target, TargetMissed, smoothed
+from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.regularisation import Path
-from bmrs_pyro.training.skill import Quality, warn_if_much_worse
-from bmrs_pyro.training.trainee import Refit
 
 REFITS = 6
 """Largest number of points that are refitted to meet a target."""
@@ -83,7 +84,7 @@ def choose(path: Path, target: Target) -> Choice:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
     choice = _chosen(path, target)
-    limits = Limits.of_target(target, path.trainee.model.network)
+    limits = limits_of(target, path.trainee.model.network)
     for start in _larger(path, target) if choice.met else ():
         cut = path.refit(start, limits=limits)
         score, best = (
@@ -94,6 +95,11 @@ def choose(path: Path, target: Target) -> Choice:
             choice = replace(choice, refit=cut)
     choice.warn_if_much_worse(path)
     return choice
+
+
+def limits_of(target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:
+    """Return multiples, and the budgets of a target, for a network that is not pruned yet."""
+    return Limits(round_to, *target.budgets(complexity(network)), target.unmet)
 
 
 def _chosen(path: Path, target: Target) -> Choice:
@@ -172,7 +178,7 @@ def _larger(path: Path, target: Target) -> list[PathPoint]:
 def _cut(path: Path, target: Target) -> Refit:
     """Refit the smallest point, and cut it to the budgets meanwhile."""
     network = path.trainee.model.network
-    limits = Limits.of_target(target, network)
+    limits = limits_of(target, network)
     try:
         limits.refuse_impossible(network)
     except ValueError as error:

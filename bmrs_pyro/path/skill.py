@@ -74,7 +74,8 @@ def warn_if_much_worse(
             f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
         )
         warnings.warn(
-            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; {advice}",
+            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
+            f"{advice}",
             MuchWorse,
             stacklevel=stacklevel + 2,  # no_grad wraps this function
         )

@@ -13,18 +13,19 @@ from torch import nn
 
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
+from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of
+from bmrs_pyro.path.joint_reduction import JointReduction
+from bmrs_pyro.path.pace import Pace
+from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.regularisation import Path
+from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.path.target import Target, TargetMissed
+from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
-from bmrs_pyro.training.choice import Choice, ScoreMissed
-from bmrs_pyro.training.choosing import Target, TargetMissed
 from bmrs_pyro.training.history import History
-from bmrs_pyro.training.joint_reduction import JointReduction
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
-from bmrs_pyro.training.pace import NothingLeft, Pace
-from bmrs_pyro.training.path_point import PathPoint
-from bmrs_pyro.training.regularisation import Path
-from bmrs_pyro.training.shelf import Shelf
-from bmrs_pyro.training.trainee import Refit, Trainee
+from bmrs_pyro.training.travel import NothingLeft
 from bmrs_pyro.training.validation import Score
 
 ROUND = 0.7
@@ -96,7 +97,7 @@ class TrainedPath(Path):
         least = target.least_of(self.dense)
         model = self.trainee.model
         if any(target.budgets(self.dense)):
-            limits = Limits.of_target(target, model.network, self.round_to)
+            limits = limits_of(target, model.network, self.round_to)
             try:
                 limits.refuse_impossible(model.network)
             except ValueError as error:

@@ -18,6 +18,8 @@ from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.path.pace import Pace, Passes
+from bmrs_pyro.path.point import PathPoint, told
 from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
 from bmrs_pyro.training.fitting import fit
@@ -25,8 +27,6 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.pace import Pace, Passes
-from bmrs_pyro.training.path_point import PathPoint, told
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.validation import Score, checked_score

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bmrs_pyro.inference import as_likelihood
-from bmrs_pyro.training import MuchWorse
-from bmrs_pyro.training.skill import Quality, warn_if_much_worse
+from bmrs_pyro.path import MuchWorse
+from bmrs_pyro.path.skill import Quality, warn_if_much_worse
 
 LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])  # the most frequent class has 60 %
 VALUES = torch.tensor([1.0, 3.0, 1.0, 3.0])  # their standard deviation is 1

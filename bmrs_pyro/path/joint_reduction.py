@@ -17,16 +17,16 @@ from bmrs_pyro.inference.laplace import gain_gradients
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import complexity
 from bmrs_pyro.network.generators import generators_kept
+from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.reduction_run import ReductionRun
+from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.reduction import JointLoss, ModelReduction, bmrs_n
 from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.path_point import PathPoint
 from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number
-from bmrs_pyro.training.reduction_run import ReductionRun
-from bmrs_pyro.training.trainee import Refit
 from bmrs_pyro.training.validation import checked_score
 
 

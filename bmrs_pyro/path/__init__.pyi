@@ -1,0 +1,14 @@
+from .choice import Choice as Choice
+from .choice import ScoreMissed as ScoreMissed
+from .choice import choose as choose
+from .choice import limits_of as limits_of
+from .joint_reduction import JointReduction as JointReduction
+from .pace import Pace as Pace
+from .point import PathPoint as PathPoint
+from .regularisation import Path as Path
+from .regularisation import fit_path as fit_path
+from .skill import MuchWorse as MuchWorse
+from .target import Target as Target
+from .target import TargetMissed as TargetMissed
+from .trained_path import TrainedPath as TrainedPath
+from .trainee import Refit as Refit
