@@ -12,7 +12,7 @@ from torch import Tensor
 from bmrs_pyro.experiments.honesty import KINDS
 from bmrs_pyro.experiments.spread import Rows, markdown_table
 from bmrs_pyro.experiments.study import Study
-from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
+from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask
 
 _SIZES = (2, 3, 4, 6, 8, 16, 64)
 _PATTERNS = 100

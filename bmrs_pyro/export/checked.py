@@ -19,9 +19,9 @@ from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, save_onnx
 from bmrs_pyro.export.plain_values import named_tensors
 from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
 from bmrs_pyro.files import WriteError, refuse_unwritable
+from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.network.random_inputs import RandomInputs
 from bmrs_pyro.network.untouched import runs
 from bmrs_pyro.runs import RunDirectory, load, save_portable
 

@@ -5,7 +5,7 @@ from .costs import complexity as complexity
 from .costs import cost_model as cost_model
 from .costs import cost_shares as cost_shares
 from .costs import reachable as reachable
-from .discovery import find_structures as find_structures
+from .discovery.finding import find_structures as find_structures
 from .feature_selection import FeatureSelection as FeatureSelection
 from .inputs import arguments as arguments
 from .noisy import NoisyNetwork as NoisyNetwork

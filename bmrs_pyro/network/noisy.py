@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bmrs_pyro.network.discovery import find_structures
+from bmrs_pyro.network.discovery.finding import find_structures
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates, refuse_no_gains
 from bmrs_pyro.network.inputs import Call, batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from bmrs_pyro.network.partition import Partition
+from bmrs_pyro.network.discovery.partition import Partition
 
 
 def test_sets_are_connected_components() -> None:

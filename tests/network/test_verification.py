@@ -10,10 +10,10 @@ from torch.nn import functional
 from bmrs_pyro.experiments.honesty import KINDS, measured
 from bmrs_pyro.experiments.honesty_page import STUDY, missed, page
 from bmrs_pyro.network import Structures, find_structures
+from bmrs_pyro.network.discovery.random_inputs import RandomInputs
+from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask
+from bmrs_pyro.network.discovery.verification import Verification
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.random_inputs import RandomInputs
-from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask
-from bmrs_pyro.network.verification import Verification
 
 
 def sizes(structures: Structures) -> dict[str, int]:

@@ -11,15 +11,15 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from bmrs_pyro.network.discovery.random_inputs import RandomInputs
+from bmrs_pyro.network.discovery.random_weights import Recipe, livened, randomise_
+from bmrs_pyro.network.discovery.responses import Responses, responses, silent
+from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.outputs import all_finite, output_error
-from bmrs_pyro.network.random_inputs import RandomInputs
-from bmrs_pyro.network.random_weights import Recipe, livened, randomise_
-from bmrs_pyro.network.responses import Responses, responses, silent
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
-from bmrs_pyro.network.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
 from bmrs_pyro.network.untouched import failure_in_training, shared_copy, tensor_outputs
 
 # precision, the largest error and the smallest response allowed, relative to the largest output

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmrs_pyro.network.partition import Partition
+from bmrs_pyro.network.discovery.partition import Partition
 
 SPLITS = {
     *(torch.split, torch.split_with_sizes, torch.chunk),

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.labelling import Occurrence, Trace
+from bmrs_pyro.network.discovery.labelling import Occurrence, Trace
+from bmrs_pyro.network.discovery.partition import Partition
 from bmrs_pyro.network.layers import Side, obstacle, output_side
-from bmrs_pyro.network.partition import Partition
 from bmrs_pyro.network.structures import LeftOut, Member, StructureFamily
 
 

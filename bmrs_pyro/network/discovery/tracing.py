@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from bmrs_pyro.network.attention import (
+from bmrs_pyro.network.discovery.attention import (
     SOFTMAX,
     AttentionCall,
     heads_of,
@@ -29,14 +29,14 @@ from bmrs_pyro.network.attention import (
     lively_attention,
     nowhere_flat,
 )
+from bmrs_pyro.network.discovery.labelling import Labelling, Trace
+from bmrs_pyro.network.discovery.local_gradients import Source, sources_of, supports, touched
+from bmrs_pyro.network.discovery.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.inputs import Call, batch_size
-from bmrs_pyro.network.labelling import Labelling, Trace
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
-from bmrs_pyro.network.local_gradients import Source, sources_of, supports, touched
 from bmrs_pyro.network.nested import is_empty, leaves, map_leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
-from bmrs_pyro.network.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.untouched import tensor_outputs
 
 # activations whose gradient is 0 in places; the trace replaces them by a function that is nowhere flat

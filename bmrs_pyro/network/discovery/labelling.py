@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.attention import AttentionCall
-from bmrs_pyro.network.layers import Side, obstacle, parameter_side
-from bmrs_pyro.network.local_gradients import (
+from bmrs_pyro.network.discovery.attention import AttentionCall
+from bmrs_pyro.network.discovery.local_gradients import (
     Source,
     channel_pairs,
     repeated_pairs,
@@ -20,8 +19,9 @@ from bmrs_pyro.network.local_gradients import (
     supports,
     touched,
 )
-from bmrs_pyro.network.partition import Partition
-from bmrs_pyro.network.splits import SplitCall
+from bmrs_pyro.network.discovery.partition import Partition
+from bmrs_pyro.network.discovery.splits import SplitCall
+from bmrs_pyro.network.layers import Side, obstacle, parameter_side
 
 Labels = dict[int, int]  # channel -> label
 

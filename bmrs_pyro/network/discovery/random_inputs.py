@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bmrs_pyro.network.discovery.random_weights import noise, root_mean_square
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import tensors_in
-from bmrs_pyro.network.random_weights import noise, root_mean_square
 
 _LONGER = 5
 _LARGE = 128  # images with sides of so many pixels are cut to a quarter if the network accepts that

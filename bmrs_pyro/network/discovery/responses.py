@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network.random_weights import noise, root_mean_square
+from bmrs_pyro.network.discovery.random_weights import noise, root_mean_square
 from bmrs_pyro.network.structures import Member, StructureFamily
 
 Responses = dict[str, dict[str, Tensor]]

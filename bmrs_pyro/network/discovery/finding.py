@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bmrs_pyro.network.discovery.head_counts import candidate_counts, settle_counts
+from bmrs_pyro.network.discovery.proposal import propose
+from bmrs_pyro.network.discovery.random_inputs import smaller_images
+from bmrs_pyro.network.discovery.tracing import trace
+from bmrs_pyro.network.discovery.verification import Verification
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.head_counts import candidate_counts, settle_counts
 from bmrs_pyro.network.inputs import Call, batch_size, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit, uncompiled
 from bmrs_pyro.network.nested import is_empty
-from bmrs_pyro.network.proposal import propose
-from bmrs_pyro.network.random_inputs import smaller_images
 from bmrs_pyro.network.structures import LeftOut, StructureFamily, Structures
-from bmrs_pyro.network.tracing import trace
 from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
-from bmrs_pyro.network.verification import Verification
 
 Selection = Callable[[str], bool] | Iterable[str]
 

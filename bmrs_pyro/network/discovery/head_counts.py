@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from bmrs_pyro.network.attention import AttentionCall
+from bmrs_pyro.network.discovery.attention import AttentionCall
+from bmrs_pyro.network.discovery.labelling import Occurrence, Trace
+from bmrs_pyro.network.discovery.random_inputs import RandomInputs
+from bmrs_pyro.network.discovery.splits import Integers, part_counts, tie_equal_parts
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.labelling import Occurrence, Trace
 from bmrs_pyro.network.layers import Side
 from bmrs_pyro.network.outputs import output_error
-from bmrs_pyro.network.random_inputs import RandomInputs
-from bmrs_pyro.network.splits import Integers, part_counts, tie_equal_parts
 from bmrs_pyro.network.structures import Member, StructureFamily
 from bmrs_pyro.network.untouched import random_state_kept, runs, shared_copy, tensor_outputs
 

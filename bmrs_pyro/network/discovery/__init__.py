@@ -1,0 +1,1 @@
+"""Finding the structures that can be removed: tracing, proposal, verification on copies."""
