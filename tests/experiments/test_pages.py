@@ -16,6 +16,7 @@ from bmrs_pyro.experiments import bench_page, paths
 from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
 from bmrs_pyro.experiments.post_training_summary import STUDY as CURVES
 from bmrs_pyro.experiments.poster_page import STUDY as POSTER
+from bmrs_pyro.experiments.precision import STUDY as PRECISION
 from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
 from bmrs_pyro.experiments.sbp import STUDY as SBP
 from bmrs_pyro.experiments.study import Study
@@ -37,7 +38,7 @@ def path_study() -> Study:
 @pytest.mark.parametrize(
     "study",
     [
-        *(POSTER, CURVES, SBP, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
+        *(POSTER, CURVES, SBP, PRECISION, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
         Study("bench", ("section",), bench_page.page),
     ],
     ids=lambda study: study.name,
