@@ -19,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_room_and_the_networks_are_packaged() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    rooms = {f"bmrs_pyro.{file.parent.name}" for file in (ROOT / "bmrs_pyro").glob("*/__init__.py")}
-    assert set(settings["packages"]) == {"bmrs_pyro", *rooms, "bmrs_pyro.models"}
+    files = (ROOT / "bmrs_pyro").rglob("__init__.py")
+    packages = {".".join(file.parent.relative_to(ROOT).parts) for file in files}
+    assert set(settings["packages"]) == {*packages, "bmrs_pyro.models"}
     assert settings["package-dir"] == {"bmrs_pyro.models": "models"}
     assert not [path for path in (ROOT / "models").iterdir() if path.is_dir() and path.name != "__pycache__"]
 

@@ -22,7 +22,7 @@ from bmrs_pyro.network.inputs import Call
 _OUTPUT = "output"
 
 
-def save_onnx(net: nn.Module, x: Any, path: Path) -> None:
+def save_onnx(net: nn.Module, x: Any, path: str | Path) -> None:
     """Write a network's graph and weights.
 
     A single input is called ``input``, several have the names of the network's parameters. A single output tensor is
@@ -55,7 +55,7 @@ def save_onnx(net: nn.Module, x: Any, path: Path) -> None:
         )
 
 
-def load_onnx(path: Path) -> Callable[..., Any]:
+def load_onnx(path: str | Path) -> Callable[..., Any]:
     """Load a network from a file, to be run by onnxruntime on the CPU.
 
     Returns:

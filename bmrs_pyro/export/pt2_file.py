@@ -41,7 +41,7 @@ def captured(net: nn.Module, x: Any) -> ExportedProgram:
         hook.remove()
 
 
-def save_pt2(net: nn.Module, x: Any, path: Path) -> None:
+def save_pt2(net: nn.Module, x: Any, path: str | Path) -> None:
     """Write a network's graph and weights; if the network puts out a dataclass, the graph puts out a dict.
 
     Args:
@@ -51,9 +51,9 @@ def save_pt2(net: nn.Module, x: Any, path: Path) -> None:
     """
     content = BytesIO()  # torch's own writer would crash the process on a full disk
     torch.export.save(captured(net, x), content)
-    path.write_bytes(content.getbuffer())
+    Path(path).write_bytes(content.getbuffer())
 
 
-def load_pt2(path: Path) -> Callable[..., Any]:
+def load_pt2(path: str | Path) -> Callable[..., Any]:
     """Load a network from a file that :func:`save_pt2` wrote; running it does not need this package."""
     return torch.export.load(path).module()

@@ -12,6 +12,9 @@ __all__ = [
     "refuse_generator",
 ]
 
+import math
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import length_hint
@@ -27,6 +30,9 @@ from bmrs_pyro.network.nested import map_leaves
 
 MOST_BATCHES = 1_000_000
 """A pass over a loader without a length that has more batches than this is taken as endless."""
+
+PATIENCE = 10.0
+"""Seconds after which a pass over a loader without a length is told of."""
 
 _LABELS = "labels"
 _WRAP = (
@@ -50,6 +56,10 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         try:
             if isinstance(batch, Mapping):
                 raise ValueError(f"has {list(batch)}")
+            if isinstance(batch, torch.Tensor):
+                raise ValueError(
+                    "one tensor; give DataLoader(TensorDataset(x, y), batch_size=64), not x and y"
+                )
             x, y = batch
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -87,13 +97,20 @@ def refuse_generator(name: str, batches: Iterable[Any]) -> None:
 
 
 def one_pass(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of a pass.
+    """Yield the batches of a pass; warn once if they are read for long, because a loader without end is no error yet.
 
     Raises:
         ValueError: there are no batches, or too many to have an end.
     """
-    count = 0
+    count, due = 0, time.monotonic() + PATIENCE
     for count, batch in enumerate(batches, 1):
+        if time.monotonic() > due and not length_hint(batches):
+            due = math.inf
+            warnings.warn(
+                f"{name} has no length, so its batches are counted, {count:,} so far: if its passes do not end, stop "
+                "this and give a loader whose passes do",
+                stacklevel=2,
+            )
         if count > MOST_BATCHES:
             raise ValueError(
                 f"{name} has no length, and gave {MOST_BATCHES:,} batches without an end; give a loader whose passes "

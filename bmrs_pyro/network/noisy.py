@@ -56,7 +56,10 @@ class NoisyNetwork(nn.Module):
         found = find_structures(net, *example_inputs) if structures is None else structures
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
-            why = "; ".join(f"{name}: {reason}" for name, reason in self.structures.left_out[:3])
+            left_out = self.structures.left_out
+            why = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
+            if len(left_out) > 3:
+                why += f"; and {len(left_out) - 3} more, in find_structures(net, x).left_out"
             raise ValueError(
                 f"none of the network's {len(self.structures.left_out)} structure families can be removed "
                 f"({why or 'it has no layer that is known'}); "

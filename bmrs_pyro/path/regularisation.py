@@ -25,12 +25,13 @@ from bmrs_pyro.path.pace import LONGEST, Pace, has_ended, kl_weights, refuse_sho
 from bmrs_pyro.path.point import PathPoint, told
 from bmrs_pyro.path.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.path.signature import signature
 from bmrs_pyro.path.trainee import Refit, Trainee, score_of
 from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.history import Epoch, History
-from bmrs_pyro.training.labels import refuse_labels, warn_of_units
+from bmrs_pyro.training.labels import refuse_labels, warn_of_units, warn_of_unscored
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
@@ -183,6 +184,7 @@ def fit_path(
     y = y.to(next(model.parameters()).device)
     refuse_labels(model, x, y)
     warn_of_units(model, x, y)
+    warn_of_unscored(model, x, y)
     pace = Pace.of(loader, model.prior, epochs=epochs)
     judge = named_criterion(criterion) if isinstance(criterion, str) else criterion
     if judge is None:
@@ -239,7 +241,10 @@ def _settings(trainee: Trainee) -> dict[str, Any]:
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.name,
         "structures": {family.name: family.size for family in model.structures},
+        "draws": model.draws,
+        "bfloat16": model.mixed_precision,
         "a mean of validation examples of": f"{mean_of(trainee.validation):.6g}",
+        "a network and likelihood that score": signature(model, trainee.validation),
     }
 
 

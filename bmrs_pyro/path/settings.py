@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["OPTIONS", "recorded", "refuse_other_settings", "refuse_without_effect"]
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -37,7 +38,14 @@ def recorded(folder: str | Path | None) -> dict[str, Any]:
         ValueError: the file cannot be read.
     """
     file = None if folder is None else Path(folder) / FILE
-    return unseal(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
+    if file is None or not file.exists():
+        return {}
+    try:
+        return unseal(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): delete the folder {folder}, or give another one"
+        ) from None
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
@@ -48,7 +56,7 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     """
     known, settings = recorded(folder), json.loads(json.dumps(settings))
     for name, value in settings.items():
-        if known.get(name, value) != value:
+        if not _same(known.get(name, value), value):
             raise ValueError(
                 f"{folder} holds a path with {name} {known[name]!r}, not {value!r}; give another directory, or the "
                 "same settings"
@@ -56,6 +64,13 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     if write and not known:
         text = json.dumps(seal(settings))
         write_atomically(folder / FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _same(known: Any, value: Any) -> bool:
+    """Whether two settings are the same; measured numbers may differ by rounding on another machine."""
+    if isinstance(known, list) and isinstance(value, list) and known and value:
+        return all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(known, value, strict=True))
+    return isinstance(known, list) or known == value
 
 
 def refuse_without_effect(

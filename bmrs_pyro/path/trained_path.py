@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from bmrs_pyro.inference.inputs import on_device_of, one_pass
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of
@@ -23,6 +24,7 @@ from bmrs_pyro.path.target import Target, TargetMissed
 from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
 from bmrs_pyro.training.history import History
+from bmrs_pyro.training.labels import warn_of_unscored
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.travel import NothingLeft
@@ -53,6 +55,8 @@ class TrainedPath(Path):
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
         fit_likelihood_(model.likelihood, model.network, reduction.loader)
+        x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
+        warn_of_unscored(model, x, y.to(next(model.parameters()).device))
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Pruned", "prune"]
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -229,6 +230,12 @@ def prune(
     own = copy.deepcopy(likelihood) or CLASSES
     # the path in a directory keeps its kind of KL weight, so that another target can choose from it
     kind = recorded(options.get("directory")).get("kl_weight", target.kl_weight)
+    if kind != target.kl_weight:
+        warnings.warn(
+            f"the path in {options['directory']} has the KL weight {kind!r} of an earlier target and is chosen from as "
+            f"it is; a path for this target would have {target.kl_weight!r}: give another directory to fit it",
+            stacklevel=2,
+        )
     model = SupervisedModel(network, own, _num_data(train), kl_weight="elbo" if trained else kind, **how)
     if target.score is not None:  # refuse an accuracy that the likelihood lacks before training
         target.score_of(validate(model, {}, islice(validation, 1)))

@@ -93,7 +93,7 @@ def prune_run(
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))
-        advice = f"train it {'for more epochs ' if epochs else ''}(--fine-tune-epochs), or remove less"
+        advice = "give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget"
         directory.save_decision(decision, small, *_validated(directory, small, advice))
         if (record := directory.path_record()) is not None:  # the choice was of another network
             directory.save_path_record(replace(record, chosen=None, target=None, met=False, notes=()))

@@ -14,6 +14,7 @@ from .fitting import fit as fit
 from .freezing import frozen as frozen
 from .history import Epoch as Epoch
 from .history import History as History
+from .labels import Unscored as Unscored
 from .labels import refuse_labels as refuse_labels
 from .limits import Limits as Limits
 from .loop import StopTraining as StopTraining

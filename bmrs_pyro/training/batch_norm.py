@@ -31,7 +31,8 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[Any], limit: int = 
     """Replace the running statistics of every batch norm by the averages over some batches, in place.
 
     Random gains and the removal of structures change the layers' inputs. The running statistics from training
-    therefore do not fit the final network.
+    therefore do not fit the final network. Batch norms that the network's own ``train()`` leaves in evaluation mode are
+    frozen, and keep their statistics.
 
     Args:
         net: the network; its other layers run in evaluation mode here.
@@ -41,9 +42,13 @@ def reestimate_batch_norm_(net: nn.Module, batches: Iterable[Any], limit: int = 
     Raises:
         ValueError: there are no batches; the network is not changed.
     """
-    norms = [
-        module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    with modes_kept(net):
+        net.train()  # a network may keep some in evaluation mode
+        norms = [
+            module
+            for module in net.modules()
+            if isinstance(module, _BatchNorm) and module.track_running_stats and module.training
+        ]
     if not norms:
         return
     rest = islice(on_device_of(net, batches), limit)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["labels_misfit", "misfit_of", "refuse_labels", "warn_of_units", "warn_of_untrained"]
+__all__ = [
+    "Unscored",
+    "labels_misfit",
+    "misfit_of",
+    "refuse_labels",
+    "warn_of_units",
+    "warn_of_unscored",
+    "warn_of_untrained",
+]
 
 import warnings
 from typing import Any
@@ -17,6 +25,10 @@ from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
+
+
+class Unscored(UserWarning):
+    """Some structures serve only outputs that the likelihood does not use."""
 
 
 def refuse_labels(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | None = None) -> None:
@@ -89,6 +101,40 @@ def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
         )
 
 
+def warn_of_unscored(model: SupervisedModel, x: Any, y: Tensor) -> None:
+    """Warn of structures that serve only outputs which the likelihood does not use: a path removes them."""
+    with modes_kept(model), random_state_kept(model), torch.enable_grad(), pyro.poutine.block():
+        model.eval()
+        device = next(model.parameters()).device
+        theta = {
+            family.name: torch.ones(family.size, device=device, requires_grad=True)
+            for family in model.structures
+        }
+        outputs = model.network(x, theta)
+        tracked = [leaf for leaf in tensors_in(outputs) if leaf.requires_grad]
+        if len(tracked) < 2:
+            return
+        scored, served = (
+            torch.autograd.grad(
+                value, [*theta.values()], retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for value in (
+                log_likelihoods(model.likelihood_of(outputs), y).sum(),
+                sum((leaf.float().square().sum() for leaf in tracked), torch.zeros(())),
+            )
+        )
+    names = [
+        name for name, one, other in zip(theta, scored, served, strict=True) if other.any() and not one.any()
+    ]
+    if names:
+        warnings.warn(
+            f"the likelihood does not use all outputs of the network: {', '.join(names)} serve only the others, so "
+            "next to nothing of them will be kept; to keep these outputs, give likelihood= a function of all outputs",
+            Unscored,
+            stacklevel=2,
+        )
+
+
 def warn_of_untrained(model: SupervisedModel, x: Any, y: Tensor) -> None:
     """Warn if the likelihood uses tensors that require a gradient but that :func:`fit` does not train."""
     with modes_kept(model), random_state_kept(model), torch.no_grad(), pyro.poutine.block():
@@ -143,6 +189,7 @@ def _misfit_message(base: dist.TorchDistribution, outputs: int | None, y: Tensor
         return (
             f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
             f"such as {value.item():g}"
+            + ("" if value.isfinite() else "; leave these examples out, or fill the gaps")
         )
     if y.is_floating_point():
         return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"

@@ -193,7 +193,7 @@ class Loop(ABC, Generic[R]):
         culprit = str(error) if isinstance(error, NonFiniteLoss) else None
         # a distribution may notice NaN before there is a loss
         if isinstance(error, NonFiniteLoss | ValueError):
-            culprit = self._culprit(x) or culprit
+            culprit = self._culprit(x, y) or culprit
         if culprit is not None:
             raise NonFiniteLoss(f"{where}: {culprit}") from None
         if lone := lone_example(error):
@@ -206,10 +206,11 @@ class Loop(ABC, Generic[R]):
         if misfit := self.explain(x, y):
             raise ValueError(f"{where}: {misfit}") from None
 
-    def _culprit(self, x: Any) -> str | None:
+    def _culprit(self, x: Any, y: Tensor) -> str | None:
         """Say which input or parameter is not finite, if one is."""
-        if not all(tensor.isfinite().all() for tensor in tensors_in(x)):
-            return "the data hold NaN or inf"
+        for name, values in (("data", x), ("labels", y)):
+            if not all(tensor.isfinite().all() for tensor in tensors_in(values)):
+                return f"the {name} hold NaN or inf; leave these examples out, or fill the gaps"
         # the optimiser has no parameters before its first step
         parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}
         for name, parameter in parameters.items():

@@ -144,6 +144,9 @@ def test_some_structures_only() -> None:
         ValueError, match=r"none of the network's 1 structure families can be removed \(theta.0: they are out"
     ):
         NoisyNetwork(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))
+    five = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)) for _ in range(5)))
+    with pytest.raises(ValueError, match=r"and 2 more, in find_structures\(net, x\)\.left_out"):
+        NoisyNetwork(five, torch.zeros(1, 4))
     with pytest.raises(ValueError, match="found on another network"):
         NoisyNetwork(mlp(), torch.zeros(1, 6), structures=network.structures)
 

@@ -36,7 +36,7 @@ from bmrs_pyro.path.pace import FALL, GROWTH, Passes, has_ended, kl_weights
 from bmrs_pyro.path.quantities import seconds
 from bmrs_pyro.path.trainee import Trainee
 from bmrs_pyro.reduction import bmrs_n
-from bmrs_pyro.training import Epoch, Limits, NothingLeft, SlowPosteriors
+from bmrs_pyro.training import Epoch, Limits, NothingLeft, SlowPosteriors, Unscored
 from bmrs_pyro.training.validation import Score, validate
 from tests.inference.programs import batches, blobs, mlp, program
 
@@ -183,6 +183,27 @@ def test_a_folder_is_for_one_path(tmp_path: FilePath) -> None:
     ):
         with pytest.raises(ValueError, match=match):
             fitted(tmp_path, **{"epochs": 2, **options})
+
+
+@pytest.mark.filterwarnings(
+    "ignore:the scores keep 0", "ignore:nothing was removed", "ignore::bmrs_pyro.path.ScoreMissed"
+)
+def test_a_folder_is_for_one_network_and_likelihood(tmp_path: FilePath) -> None:
+    def made(kind: type[nn.Module] = nn.ReLU, factor: float = 1.0, **options: Any) -> Pruned:
+        net = nn.Sequential(nn.Linear(5, 16), kind(), nn.Linear(16, 3))  # of other weights at every call
+        given = {"likelihood": lambda out: dist.Categorical(logits=factor * out), **options}
+        quick = {"epochs": 2, "dense_epochs": 1, "progress": False, "directory": tmp_path}
+        return prune(net, batches(), validation=batches(seed=1), **{**quick, **given})
+
+    first = made()
+    assert made().point == first.point  # of the folder
+    others: list[dict[str, Any]] = [
+        *({"kind": nn.Tanh}, {"factor": 0.1}, {"likelihood": "categorical:0.2"}),
+        *({"draws": "batch"}, {"bfloat16": True}),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="holds a path with"):
+            made(**other)
 
 
 def test_options_without_effect_are_refused() -> None:
@@ -774,6 +795,63 @@ def test_loaders_that_run_dry_or_never_end_are_refused(monkeypatch: pytest.Monke
             prune(mlp(8), data[0], validation=data[1], **QUICK)  # type: ignore[arg-type]
     found = prune(mlp(8), Loader(), validation=Loader(), **{**QUICK, "epochs": 2, "max_params": "100%"})  # type: ignore[arg-type]
     assert found.path.points
+
+
+def test_long_counting_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "PATIENCE", -1.0)
+    count = len(batches())
+    assert inputs.count_batches("train", batches()) == count
+    with pytest.warns(UserWarning, match="train has no length, so its batches are counted, 1 so far") as told:
+        assert inputs.count_batches("train", Loader()) == count
+    assert len(told) == 1
+
+
+def test_tensors_in_place_of_a_loader_are_told_from_one() -> None:
+    with pytest.raises(ValueError, match=r"one tensor; give DataLoader\(TensorDataset\(x, y\)"):
+        prune(mlp(8), blobs(), validation=batches())
+
+
+class TwoHeads(nn.Module):
+    """A classifier whose second head the default likelihood does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 12), nn.ReLU())
+        self.logits, self.value = (
+            nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, n)) for n in (3, 1)
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.body(x)
+        return {"logits": self.logits(h), "value": self.value(h)}
+
+
+@pytest.mark.filterwarnings("ignore:theta")
+@pytest.mark.parametrize("trained", [False, True])
+def test_heads_that_the_likelihood_does_not_use_are_told_of(trained: bool) -> None:
+    quick: dict[str, Any] = {
+        "epochs": 2,
+        "progress": False,
+        "max_params": "90%",
+        **({} if trained else {"dense_epochs": 1}),
+    }
+    with pytest.warns(Unscored, match=r"all outputs of the network: theta\.value\.0 serve only the others"):
+        prune(TwoHeads(), batches(), validation=batches(seed=1), trained=trained, **quick)
+
+    def joint(out: dict[str, Tensor]) -> dist.TorchDistribution:
+        return dist.Categorical(logits=out["logits"] + torch.cat([out["value"]] * 2 + [0 * out["value"]], 1))
+
+    prune(TwoHeads(), batches(), validation=batches(seed=1), trained=trained, likelihood=joint, **quick)
+
+
+def test_a_target_of_another_kind_is_told_of(tmp_path: FilePath) -> None:
+    quick: dict[str, Any] = {"epochs": 2, "dense_epochs": 1, "progress": False}
+    quick |= {"directory": tmp_path, "max_params": "90%"}
+    prune(mlp(8), batches(), validation=batches(seed=1), **quick)
+    with pytest.warns(UserWarning, match="has the KL weight 'cost' of an earlier target"):
+        prune(
+            mlp(8), batches(), validation=batches(seed=1), **{**quick, "max_params": None, "max_macs": "90%"}
+        )
 
 
 def test_a_data_set_in_place_of_a_loader_is_told_from_one() -> None:

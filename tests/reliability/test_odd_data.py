@@ -15,6 +15,7 @@ from bmrs_pyro.data import Batches, DataError, Dataset, load
 from bmrs_pyro.inference import AutoTruncatedLogNormal, NonFiniteLoss, SupervisedModel, posteriors
 from bmrs_pyro.metrics import evaluate, predict
 from bmrs_pyro.network import NoisyNetwork
+from bmrs_pyro.pruning import prune
 from bmrs_pyro.reduction import bmrs_n
 from bmrs_pyro.training import History, fit
 
@@ -63,6 +64,14 @@ def test_nan_in_a_loader_of_the_user_is_named() -> None:
     x[11, 0, 2, 2] = torch.nan
     with pytest.raises(NonFiniteLoss, match="epoch 1, step 2: the data hold NaN"):
         trained(x, torch.zeros(16, dtype=torch.int64), 2)
+    values = torch.zeros(16)
+    values[3] = torch.nan
+    loader = [(torch.randn(8, 4), part) for part in values.split(8)]
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+    with pytest.raises(ValueError, match="a Normal, such as nan; leave these examples out, or fill the gaps"):
+        prune(
+            net, loader, validation=[(torch.randn(8, 4), torch.zeros(8))], likelihood="normal", progress=False
+        )
 
 
 def saved(folder: Path, x: np.ndarray, y: np.ndarray) -> Path:

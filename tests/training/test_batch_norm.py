@@ -24,6 +24,23 @@ def test_statistics_are_the_averages_over_the_batches() -> None:
     assert net[0].momentum == 0.3
 
 
+class Frozen(nn.Sequential):
+    """A network that keeps its first layer in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    net = Frozen(nn.BatchNorm1d(2), nn.BatchNorm1d(2)).eval()
+    net[0].running_mean.fill_(7.0)
+    reestimate_batch_norm_(net, [(torch.randn(20, 2), None)])
+    assert net[0].running_mean.tolist() == [7.0, 7.0]
+    assert net[1].running_mean[0] < -5
+
+
 def test_a_later_norm_sees_what_the_earlier_one_makes_of_its_batch() -> None:
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 6), nn.BatchNorm1d(6)).eval()
     x = 3 * torch.randn(500, 4) + 1

@@ -1,0 +1,66 @@
+"""Numbers by which a network and its likelihood are known again, whatever the weights."""
+
+from __future__ import annotations
+
+__all__ = ["signature"]
+
+import copy
+import math
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from bmrs_pyro.inference.model import SupervisedModel
+from bmrs_pyro.inference.observations import NonFiniteLoss
+from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.network.untouched import forget_
+from bmrs_pyro.training.loop import Batches
+from bmrs_pyro.training.validation import validate
+
+
+def signature(model: SupervisedModel, batches: Batches) -> list[float]:
+    """Return mean and standard error of the log-likelihood of all examples under fixed weights, which every call gives.
+
+    Another activation or stride changes these numbers, and so does another likelihood, even one that is a function.
+
+    Args:
+        model: the model, which is not changed.
+        batches: the examples, in any order.
+
+    Returns:
+        No number if the network does not run with such weights.
+    """
+    with generators_kept(), pyro.get_param_store().scope():
+        seed_generators(0)
+        twin = copy.deepcopy(model)
+        _fix_(twin)
+        try:
+            score = validate(twin, {}, batches)
+        except (NonFiniteLoss, ValueError, RuntimeError):
+            return []
+    found = [score.log_likelihood, score.log_likelihood_error or 0.0]
+    return found if all(map(math.isfinite, found)) else []
+
+
+@torch.no_grad()
+def _fix_(model: nn.Module) -> None:
+    """Replace all parameters by fixed numbers that keep the size of a signal from layer to layer."""
+    random, done = torch.Generator().manual_seed(0), set[int]()
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.reset_running_stats()
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.is_floating_point() and id(parameter) not in done:
+                done.add(id(parameter))
+                parameter.data = _numbers(parameter, random)
+    forget_(model)
+
+
+def _numbers(like: Tensor, random: torch.Generator) -> Tensor:
+    """Return numbers from 0.5 to 1.5 for a vector, and of variance 1 / inputs for a matrix or a kernel."""
+    values = torch.rand(like.shape, generator=random).to(like)
+    if like.dim() < 2:
+        return values + 0.5
+    return (2 * values - 1) * math.sqrt(3 * len(like) / max(like.numel(), 1))
