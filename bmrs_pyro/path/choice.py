@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Choice", "ScoreMissed", "choose", "limits_of"]
+__all__ = ["Choice", "ScoreMissed", "choose", "limits_of", "too_large"]
 
 import math
 import warnings
@@ -198,7 +198,8 @@ def _smaller(path: Path, refit: Refit, best: float, target: Target) -> Refit:
         start = rest[0]
         smaller = path.refit(start)
         score = target.score_of(smaller.point.score)[0]
-        if score < best - error or not _is_accurate(path, smaller, target):
+        worse = too_large(smaller.point.score.rmse, target.most_rmse(path.dense))
+        if score < best - error or worse or not _is_accurate(path, smaller, target):
             break
         if smaller.point.parameters < refit.point.parameters:
             refit = smaller
@@ -224,7 +225,16 @@ def _shortfall(path: Path, refit: Refit, least: float, target: Target) -> str | 
         return f"a network of {parameters:,} parameters {over}"
     if score < least:
         return f"a network of {parameters:,} parameters scores {score:.4g} and should reach {least:.4g}"
+    if over := too_large(refit.point.score.rmse, target.most_rmse(path.dense)):
+        return f"a network of {parameters:,} parameters {over}"
     if _is_accurate(path, refit, target):
         return None
     reached, wanted = refit.point.score.accuracy, target.least_accuracy(path.dense)
     return f"a network of {parameters:,} parameters has an accuracy of {reached:.2%} and should reach {wanted:.2%}"
+
+
+def too_large(rmse: float | None, most: float) -> str | None:
+    """Say that an RMSE is larger than it should be; None if it is not, or unknown."""
+    if rmse is None or rmse <= most:
+        return None
+    return f"has an RMSE of {rmse:.4g} and should have at most {most:.4g}"

@@ -155,6 +155,17 @@ class Target:
             return -math.inf
         return score.accuracy - math.sqrt(2) * (score.accuracy_error or 0.0)
 
+    def most_rmse(self, dense: PathPoint) -> float:
+        """Return the largest RMSE of a network chosen by default: one standard error above the unpruned one's.
+
+        The log-likelihood alone is not enough: that of a network that has overfitted, or of values with outliers, is so
+        low or so uncertain that a network which has learned nothing reaches it.
+        """
+        score = dense.score
+        if self.score is not None or not self.loses_nothing or score.rmse is None:
+            return math.inf
+        return score.rmse + (score.rmse_error or 0.0)
+
     def least_of(self, dense: PathPoint) -> float:
         """Return the least score of a finished network, relative to the unpruned network's score.
 

@@ -14,7 +14,7 @@ from torch import nn
 from bmrs_pyro.inference.inputs import on_device_of, one_pass
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
-from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of
+from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of, too_large
 from bmrs_pyro.path.joint_reduction import JointReduction
 from bmrs_pyro.path.pace import Pace
 from bmrs_pyro.path.point import PathPoint
@@ -145,19 +145,11 @@ class TrainedPath(Path):
             model, history, macs = refit.model, refit.history, refit.point.macs
 
     def _shortfall(self, score: Score, target: Target, least: float) -> str | None:
-        """Say by what a network misses the target; None if it meets it.
-
-        By default the RMSE counts too, within one standard error: the log-likelihood of a network that has overfitted
-        is so low that a network that has learned nothing reaches it.
-        """
-        reached, dense = target.score_of(score)[0], self.dense.score
+        """Say by what a network misses the target; None if it meets it."""
+        reached, most = target.score_of(score)[0], target.most_rmse(self.dense)
         if reached < least:
             return f"scores {reached:.4g} and should reach {least:.4g}"
-        if target.loses_nothing and target.score is None and dense.rmse is not None:
-            most, rmse = dense.rmse + (dense.rmse_error or 0.0), score.rmse
-            if rmse is not None and not rmse <= most:
-                return f"has an RMSE of {rmse:.4g} and should have at most {most:.4g}"
-        return None
+        return too_large(score.rmse, most)
 
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History

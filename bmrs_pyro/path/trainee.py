@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributed import broadcast_
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, cost_model
@@ -36,6 +37,9 @@ START = 0.01
 
 SHARE = 0.1
 """Least first KL weight, as a share of the weight in the ELBO."""
+
+MOST = 0.1
+"""Largest first KL weight that follows from the information, nats per label for a nat of mean KL."""
 
 INFORMED = 0.25
 """Share of the gains whose Laplace posteriors have a variance above 1 at ten times the first KL weight."""
@@ -91,8 +95,10 @@ class Trainee:
 
         With KL weight λ_c, Laplace's posterior of log θ_c has the variance λ_c/I_c, where I_c is the Fisher information
         of the N examples. The first weight is a tenth of the one at which this exceeds 1 for a quarter of the gains:
-        smaller weights would remove nothing. The sum of all λ_c is at least 0.01 nats per example, and their mean at
-        least 0.1, a tenth of what it is in the ELBO: with few data a large network overfits on a longer path.
+        smaller weights would remove nothing. But the sum of all λ_c is at most 0.1 nats per label: each λ_c adds
+        λ_c/2 nats to the expected loss, and where a learned scale is small, the information is large only until that
+        scale grows. The sum is at least 0.01 nats per example, and the mean of all λ_c at least 0.1, a tenth of what it
+        is in the ELBO: with few data a large network overfits on a longer path.
         """
         sizes = {family.name: family.size for family in self.model.structures}
         scales = torch.cat([torch.full((sizes[name],), scale) for name, scale in self._scales(1.0).items()])
@@ -102,8 +108,11 @@ class Trainee:
             information = Curvature.of(self.model, self.loader, BATCHES).information.cpu()
         informed = torch.quantile(information.double() / scales, INFORMED)
         broadcast_([informed])  # every process has read other examples
-        least = max(START * self.model.num_data, SHARE * len(scales)) / float(scales.sum())
-        return max(least, informed.item() / 10)
+        count, whole = self.model.num_data, float(scales.sum())
+        least = max(START * count, SHARE * len(scales)) / whole
+        y = next(pairs(self.loader))[1]
+        most = MOST * count * y[0].numel() / whole
+        return max(least, min(informed.item() / 10, most))
 
     def press_(self, model: SupervisedModel, weight: float) -> None:
         """Set the factor of a model's KL weight; families are weighted by their size before the path."""

@@ -103,7 +103,7 @@ def choice_in_words(path: PathRecord) -> list[str]:
     if target.loses_nothing:
         score = f"{(target.score or 'log_likelihood').replace('_', '-')} is"
         best = "the unpruned network's" if path.of_cuts else "the best"
-        if path.of_cuts and target.score is None and path.dense.score.rmse is not None:
+        if target.score is None and path.dense.score.rmse is not None:
             score = "log-likelihood and RMSE are"
         asked = [f"the smallest network whose {score} within one standard error of {best}"]
     missed = " It was missed." if path.of_cuts else " No network that was refitted meets it."

@@ -674,11 +674,28 @@ def test_the_first_weight_grows_with_the_information() -> None:
         return Trainee(model, loader, loader, bmrs_n(), pace, {}).start()
 
     # the gradient of an example is that of one label times the copies
-    assert start(100) == pytest.approx(25 * start(20), rel=1e-3)
+    assert start(40) == pytest.approx(4 * start(20), rel=1e-3)
     # with little information it is 0.01 nats per example
     model = program(mlp(16), kl_weight="cost")[0]
     scales = sum(model.kl_scales[family.name] * family.size for family in model.structures)
     assert start(1) * scales == pytest.approx(0.01 * model.num_data)
+
+
+def test_the_first_weight_of_values_with_little_noise_is_limited() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 2))
+    loader = [(x, x[:, :2]) for x, _ in batches()]
+
+    def start(scale: float) -> float:
+        network = NoisyNetwork(copy.deepcopy(net), torch.zeros(2, 5))
+        model = SupervisedModel(network, as_likelihood(f"normal:{scale}"), 450, kl_weight="cost")
+        pace = Pace.of(loader, model.prior, epochs=10)
+        scales = sum(model.kl_scales[family.name] * family.size for family in model.structures)
+        return Trainee(model, loader, loader, bmrs_n(), pace, {}).start() * scales
+
+    # per label: there are two of each of the 450 examples
+    assert start(1e-3) == start(1e-4) == pytest.approx(0.1 * 2 * 450)
+    assert start(1.0) < 0.1 * 2 * 450
 
 
 def test_rates_follow_from_the_steps() -> None:
