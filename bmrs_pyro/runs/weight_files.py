@@ -20,6 +20,7 @@ _WRAPPERS = (
     "model",
     "model_state_dict",
 )  # keys under which training scripts store a state dict
+_PREFIXES = ("module.", "_orig_mod.")  # of torch's DataParallel, and of torch.compile
 
 
 class WeightsError(ValueError):
@@ -29,19 +30,26 @@ class WeightsError(ValueError):
 def load_weights_(net: nn.Module, path: Path) -> None:
     """Load the weights of a file into a network, in place.
 
+    Names may have the prefix of ``DataParallel`` or of ``torch.compile``.
+
     Args:
         net: the network.
         path: a ``.safetensors`` file, or a ``.pt``/``.pth`` file of a ``state_dict`` written by ``torch.save``.
 
     Raises:
-        WeightsError: the file cannot be read, would run code, or has other tensors than the network.
+        WeightsError: the file cannot be read, would run code, has other tensors than the network, or NaN in them.
     """
-    weights = read_weights(path)
-    own = net.state_dict()
+    weights, own = read_weights(path), net.state_dict()
+    for prefix in _PREFIXES:
+        if weights.keys() != own.keys() and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     for name, value in own.items():
         if name not in weights:
             counts = f"the file has {len(weights)} tensors, the network {len(own)}"
-            raise WeightsError(f"{path} has no tensor {name!r} ({counts}); give weights of this network")
+            first = next(iter(weights), "none")
+            raise WeightsError(
+                f"{path} has no tensor {name!r} ({counts}; its first is {first!r}); give weights of this network"
+            )
         if weights[name].shape != value.shape:
             raise WeightsError(
                 f"{path}: {name!r} has shape {tuple(weights[name].shape)}, in the network {tuple(value.shape)}; "
@@ -49,6 +57,11 @@ def load_weights_(net: nn.Module, path: Path) -> None:
             )
     if extra := [name for name in weights if name not in own]:
         raise WeightsError(f"{path} has {extra[0]!r}, which the network lacks; give weights of this network")
+    for name, _ in net.named_parameters():
+        if not weights[name].isfinite().all():
+            raise WeightsError(
+                f"{path}: {name!r} holds NaN or inf; give weights of a training that has not diverged"
+            )
     net.load_state_dict(weights)
 
 

@@ -31,8 +31,16 @@ def in_a_checkpoint(state: dict[str, Tensor], path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": state}, path)
 
 
+def of_data_parallel(state: dict[str, Tensor], path: Path) -> None:
+    torch.save({f"module.{name}": value for name, value in state.items()}, path)
+
+
 @pytest.mark.parametrize(
-    ("write", "name"), [(as_safetensors, "w.safetensors"), (as_pt, "w.pt"), (in_a_checkpoint, "w.pth")]
+    ("write", "name"),
+    [
+        *((as_safetensors, "w.safetensors"), (as_pt, "w.pt"), (in_a_checkpoint, "w.pth")),
+        (of_data_parallel, "w.pt"),
+    ],
 )
 def test_weights_are_read(
     write: Callable[[dict[str, Tensor], Path], None], name: str, tmp_path: Path
@@ -102,7 +110,8 @@ def test_a_file_that_cannot_be_read_is_named(
             r"'0.weight' has shape \(5, 1, 3, 3\), in the network \(4, 1, 3, 3\)",
         ),
         ({"9.weight": torch.zeros(1)}, "has '9.weight', which the network lacks"),
-        ({"3.bias": None}, "has no tensor '3.bias'"),
+        ({"3.bias": None}, r"has no tensor '3.bias' \(.* its first is '\d[.]\w+'\)"),
+        ({"3.bias": torch.tensor([1.0, torch.nan])}, "'3.bias' holds NaN or inf"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
