@@ -14,6 +14,7 @@ from torch import nn
 from bmrs_pyro.inference.inputs import on_device_of, one_pass
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of, too_large
 from bmrs_pyro.path.joint_reduction import JointReduction
 from bmrs_pyro.path.pace import Pace
@@ -55,7 +56,8 @@ class TrainedPath(Path):
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
         fit_likelihood_(model.likelihood, model.network, reduction.loader)
-        x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
+        with generators_kept():
+            x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
         warn_of_unscored(model, x, y.to(next(model.parameters()).device))
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)

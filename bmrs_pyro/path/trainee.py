@@ -106,12 +106,12 @@ class Trainee:
         with generators_kept():
             seed_generators(self.options.get("seed") or 0)
             information = Curvature.of(self.model, self.loader, BATCHES).information.cpu()
+            y = next(pairs(self.loader))[1]
         informed = torch.quantile(information.double() / scales, INFORMED)
         broadcast_([informed])  # every process has read other examples
         count, whole = self.model.num_data, float(scales.sum())
         least = max(START * count, SHARE * len(scales)) / whole
-        y = next(pairs(self.loader))[1]
-        most = MOST * count * y[0].numel() / whole
+        most = MOST * count * (y.numel() / max(len(y), 1)) / whole
         return max(least, min(informed.item() / 10, most))
 
     def press_(self, model: SupervisedModel, weight: float) -> None:
