@@ -193,7 +193,9 @@ class Loop(ABC, Generic[R]):
         culprit = str(error) if isinstance(error, NonFiniteLoss) else None
         # a distribution may notice NaN before there is a loss
         if isinstance(error, NonFiniteLoss | ValueError):
-            culprit = self._culprit(x, y) or culprit
+            # of labels that a distribution refuses, its own message says more
+            labels = y if isinstance(error, NonFiniteLoss) else None
+            culprit = self._culprit(x, labels) or culprit
         if culprit is not None:
             raise NonFiniteLoss(f"{where}: {culprit}") from None
         if lone := lone_example(error):
@@ -206,7 +208,7 @@ class Loop(ABC, Generic[R]):
         if misfit := self.explain(x, y):
             raise ValueError(f"{where}: {misfit}") from None
 
-    def _culprit(self, x: Any, y: Tensor) -> str | None:
+    def _culprit(self, x: Any, y: Tensor | None) -> str | None:
         """Say which input or parameter is not finite, if one is."""
         for name, values in (("data", x), ("labels", y)):
             if not all(tensor.isfinite().all() for tensor in tensors_in(values)):
