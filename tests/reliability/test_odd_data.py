@@ -59,6 +59,7 @@ def test_training_survives(count: int, num_classes: int, batch_size: int, value:
     assert all(math.isfinite(epoch.elbo) and math.isfinite(epoch.kl) for epoch in history)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro says so too
 def test_nan_in_a_loader_of_the_user_is_named() -> None:
     x = torch.randn(16, 1, 4, 4)
     x[11, 0, 2, 2] = torch.nan
@@ -72,6 +73,14 @@ def test_nan_in_a_loader_of_the_user_is_named() -> None:
         prune(
             net, loader, validation=[(torch.randn(8, 4), torch.zeros(8))], likelihood="normal", progress=False
         )
+    # where the distribution takes any value, the loss is NaN
+    model = SupervisedModel(
+        NoisyNetwork(net, torch.zeros(1, 4)), lambda z: dist.Normal(z[:, 0], 1.0, validate_args=False), 16
+    )
+    with pytest.raises(
+        NonFiniteLoss, match="epoch 1, step 1: the labels hold NaN or inf; leave these examples"
+    ):
+        fit(model, AutoTruncatedLogNormal(model), loader, progress=False)
 
 
 def saved(folder: Path, x: np.ndarray, y: np.ndarray) -> Path:
