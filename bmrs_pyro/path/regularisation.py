@@ -241,6 +241,10 @@ def _settings(trainee: Trainee) -> dict[str, Any]:
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.name,
         "structures": {family.name: family.size for family in model.structures},
+        "layers": {
+            name: f"{type(layer).__name__}({layer.extra_repr()})"
+            for name, layer in model.network.net.named_modules()
+        },
         "draws": model.draws,
         "bfloat16": model.mixed_precision,
         "a mean of validation examples of": f"{mean_of(trainee.validation):.6g}",

@@ -56,9 +56,13 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     """
     known, settings = recorded(folder), json.loads(json.dumps(settings))
     for name, value in settings.items():
-        if not _same(known.get(name, value), value):
+        before = known.get(name, value)
+        if not _same(before, value):
+            if isinstance(before, dict):  # tell of one entry that differs
+                name = next(key for key in {**before, **value} if before.get(key) != value.get(key))
+                before, value = before.get(name), value.get(name)
             raise ValueError(
-                f"{folder} holds a path with {name} {known[name]!r}, not {value!r}; give another directory, or the "
+                f"{folder} holds a path with {name} {before!r}, not {value!r}; give another directory, or the "
                 "same settings"
             )
     if write and not known:

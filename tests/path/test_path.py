@@ -198,7 +198,13 @@ def test_a_folder_is_for_one_network_and_likelihood(tmp_path: FilePath) -> None:
     first = made()
     assert made().point == first.point  # of the folder
     others: list[dict[str, Any]] = [
-        *({"kind": nn.Tanh}, {"factor": 0.1}, {"likelihood": "categorical:0.2"}),
+        *(
+            {"kind": nn.Tanh},
+            {"kind": nn.ReLU6},
+            {"kind": nn.LeakyReLU},
+            {"factor": 0.1},
+            {"likelihood": "categorical:0.2"},
+        ),
         *({"draws": "batch"}, {"bfloat16": True}),
     ]
     for other in others:
