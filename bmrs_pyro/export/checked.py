@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.export.formats import ExportError, Format
-from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, save_onnx
+from bmrs_pyro.export.formats import ExportError, Format, exporting
+from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, write_onnx
 from bmrs_pyro.export.plain_values import named_tensors
-from bmrs_pyro.export.pt2_file import load_pt2, save_pt2
-from bmrs_pyro.files import WriteError, refuse_unwritable
+from bmrs_pyro.export.pt2_file import load_pt2, write_pt2
+from bmrs_pyro.files import refuse_unwritable
 from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
@@ -72,22 +72,13 @@ def export_run(run: RunDirectory, kind: Format, path: Path) -> Export:
     # in a temporary folder: an ONNX file of more than 1.5 GB refers to a second file beside it by name
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder, path.name)
-        try:
+        with exporting(kind, path):
             if kind is Format.SAFETENSORS:
                 save_portable(run, partial)
             else:
-                save = save_pt2 if kind is Format.PT2 else save_onnx
+                save = write_pt2 if kind is Format.PT2 else write_onnx
                 save(net, inputs[1], partial)
             error = _difference(net, _read(kind, partial, run), inputs)
-        except ImportError:
-            raise
-        except OSError as cause:
-            raise WriteError(path, cause.strerror or str(cause)) from None
-        except Exception as cause:
-            reason = next(iter(str(cause).splitlines()), "")
-            raise ExportError(
-                f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always works"
-            ) from cause
         if not error <= TOLERANCE:
             raise ExportError(
                 f"a {kind} file of the network computes outputs that differ by {error:.1e}, more than {TOLERANCE:.0e}"

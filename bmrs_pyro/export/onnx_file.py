@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["load_onnx", "refuse_without_onnx", "save_onnx"]
+__all__ = ["load_onnx", "refuse_without_onnx", "save_onnx", "write_onnx"]
 
 import importlib
 import logging
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bmrs_pyro.export.formats import Format, exporting, refuse_arguments
 from bmrs_pyro.export.plain_values import named_inputs, named_tensors, plain_outputs
 from bmrs_pyro.export.pt2_file import captured
 from bmrs_pyro.network.inputs import Call
@@ -35,9 +36,20 @@ def save_onnx(net: nn.Module, x: Any, path: str | Path) -> None:
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
+        TypeError: ``net`` is no module, or ``path`` is no path.
+        ValueError: ``x`` has less than two examples.
+        ExportError: the network cannot be captured as a graph, or the graph has no form in ONNX.
+        WriteError: the file cannot be written.
     """
+    refuse_arguments(net, x, path)
     _installed("onnx")
     _installed("onnxscript")
+    with exporting(Format.ONNX, Path(path)):
+        write_onnx(net, x, Path(path))
+
+
+def write_onnx(net: nn.Module, x: Any, path: Path) -> None:
+    """Write a network's graph and weights; errors are those of torch."""
     program = captured(net, x)
     with torch.no_grad():
         outputs = plain_outputs(Call.of(net, x).fresh(net))

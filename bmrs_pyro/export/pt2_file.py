@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["captured", "load_pt2", "save_pt2"]
+__all__ = ["captured", "load_pt2", "save_pt2", "write_pt2"]
 
 import inspect
 import warnings
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from bmrs_pyro.export.formats import Format, exporting, refuse_arguments
 from bmrs_pyro.export.plain_values import plain_outputs
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.nested import map_leaves
@@ -48,10 +49,23 @@ def save_pt2(net: nn.Module, x: Any, path: str | Path) -> None:
         net: the network; put into evaluation mode.
         x: a batch of at least two examples: a tensor, a tuple of several inputs, or a dict of inputs by name.
         path: the file.
+
+    Raises:
+        TypeError: ``net`` is no module, or ``path`` is no path.
+        ValueError: ``x`` has less than two examples.
+        ExportError: torch cannot capture the network as a graph.
+        WriteError: the file cannot be written.
     """
+    refuse_arguments(net, x, path)
+    with exporting(Format.PT2, Path(path)):
+        write_pt2(net, x, Path(path))
+
+
+def write_pt2(net: nn.Module, x: Any, path: Path) -> None:
+    """Write a network's graph and weights; errors are those of torch."""
     content = BytesIO()  # torch's own writer would crash the process on a full disk
     torch.export.save(captured(net, x), content)
-    Path(path).write_bytes(content.getbuffer())
+    path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: str | Path) -> Callable[..., Any]:

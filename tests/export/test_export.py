@@ -131,6 +131,25 @@ def test_what_cannot_be_captured_is_named_and_leaves_the_folder_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("save", [save_pt2, save_onnx])
+def test_a_network_in_memory_is_refused_in_one_line_too(save: Callable[..., None], tmp_path: Path) -> None:
+    needs(Format.ONNX)
+    net, x, file = nn.Linear(3, 2), torch.randn(2, 3), tmp_path / "net"
+    for given, kind, message in (
+        ((file, x, net), TypeError, "net is a .*Path; give the network first"),
+        ((net, file, x), TypeError, "path is a Tensor; give the network first"),
+        ((net, x[:1], file), ValueError, "number of examples in x: 1; give a batch of at least two"),
+        ((net, {}, file), ValueError, "number of examples in x: 0"),
+        ((Unsure(net), x, file), ExportError, "cannot be exported to .*; safetensors always works"),
+        ((net, torch.randn(2, 4), file), ExportError, "cannot be exported to"),
+        ((net, x, tmp_path / "nowhere" / "net"), WriteError, "nowhere"),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            save(*given)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", list(Format))
 def test_a_file_that_does_not_fit_is_refused_in_one_line(
     kind: Format, finished_run: RunDirectory, tmp_path: Path
