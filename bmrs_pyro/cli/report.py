@@ -119,4 +119,5 @@ def _path_fields(path: runs.PathRecord) -> dict[str, Any]:
         "target": path.target and asdict(path.target),
         "met": path.met,
         "notes": list(path.notes),
+        "caution": path.caution,
     }

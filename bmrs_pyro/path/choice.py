@@ -43,28 +43,32 @@ class Choice:
         target: the target of the choice.
         met: whether the network meets the target; if not, it is the best network found.
         notes: one sentence about each network that missed the target.
+        caution: says that the network meets the target but is much worse than the unpruned one; None if it is not.
     """
 
     refit: Refit
     target: Target
     met: bool
     notes: tuple[str, ...]
+    caution: str | None = None
 
-    def warn_if_much_worse(self, path: Path) -> None:
-        """Warn if the network is much worse than the unpruned one, unless such a loss of accuracy was allowed.
+    def with_caution(self, path: Path) -> Choice:
+        """Warn, and say so, if the network is much worse than the unpruned one, unless such a loss was allowed.
 
         A loss of log-likelihood says little about the errors: that of a network that has overfitted is very low.
         """
         model, accuracy = self.refit.model, self.refit.point.score.accuracy
-        if self.met and (accuracy is None or self.target.max_loss is None):
-            with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
-                warn_if_much_worse(
-                    Quality.of(self.refit.point.score),
-                    Quality.of(path.dense.score),
-                    lambda x: model.likelihood(model.network(x, {})),
-                    on_device_of(model.network, path.trainee.validation),
-                    stacklevel=5,
-                )
+        if not self.met or (accuracy is not None and self.target.max_loss is not None):
+            return self
+        with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
+            caution = warn_if_much_worse(
+                Quality.of(self.refit.point.score),
+                Quality.of(path.dense.score),
+                lambda x: model.likelihood(model.network(x, {})),
+                on_device_of(model.network, path.trainee.validation),
+                stacklevel=5,
+            )
+        return replace(self, caution=caution)
 
 
 def choose(path: Path, target: Target) -> Choice:
@@ -93,8 +97,7 @@ def choose(path: Path, target: Target) -> Choice:
         )
         if score > best and not target.exceeded(cut.point, path.dense):
             choice = replace(choice, refit=cut)
-    choice.warn_if_much_worse(path)
-    return choice
+    return choice.with_caution(path)
 
 
 def limits_of(target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:

@@ -58,6 +58,11 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     for name, value in settings.items():
         before = known.get(name, value)
         if not _same(before, value):
+            if isinstance(before, list):
+                raise ValueError(
+                    f"{folder} holds the path of another network or likelihood: the layers are alike, but with the "
+                    "same weights they predict something else; give another directory, or that network and likelihood"
+                )
             if isinstance(before, dict):  # tell of one entry that differs
                 name = next(key for key in {**before, **value} if before.get(key) != value.get(key))
                 before, value = before.get(name), value.get(name)

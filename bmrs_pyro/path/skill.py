@@ -48,8 +48,8 @@ def warn_if_much_worse(
     *,
     advice: str = "give it more epochs, a lower learning rate or a larger budget",
     stacklevel: int = 1,
-) -> None:
-    """Warn if a network has lost half of its lead over the best constant prediction.
+) -> str | None:
+    """Warn if a network has lost half of its lead over the best constant prediction, and return the warning.
 
     The lead is that of the accuracy over the share of the most frequent class, or that of the mean square error over
     the variance of the values.
@@ -66,19 +66,20 @@ def warn_if_much_worse(
     if one is None or other is None:
         one, other, name = small.rmse, before.rmse, "RMSE"
     if one is None or other is None or (one >= other if name == "accuracy" else one <= other):
-        return
+        return None
     best = _constant(predict, batches)
     leads = [value - best if name == "accuracy" else 1 - (value / best) ** 2 for value in (one, other)]
-    if leads[1] >= CLEAR and not leads[0] >= LEAST * leads[1]:
-        after, first, constant = (
-            f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
-        )
-        warnings.warn(
-            f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
-            f"{advice}",
-            MuchWorse,
-            stacklevel=stacklevel + 2,  # no_grad wraps this function
-        )
+    if not leads[1] >= CLEAR or leads[0] >= LEAST * leads[1]:
+        return None
+    after, first, constant = (
+        f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
+    )
+    told = (
+        f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
+        f"{advice}"
+    )
+    warnings.warn(told, MuchWorse, stacklevel=stacklevel + 2)  # no_grad wraps this function
+    return told
 
 
 def _constant(predict: Callable[[Any], Distribution], batches: Iterable[Any]) -> float:

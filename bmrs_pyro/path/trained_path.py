@@ -123,8 +123,7 @@ class TrainedPath(Path):
             note = f"a network of {refit.point.parameters:,} parameters {missed}"
             warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
             notes = (note,)
-        choice = Choice(refit, target, not notes, notes)
-        choice.warn_if_much_worse(self)
+        choice = Choice(refit, target, not notes, notes).with_caution(self)
         return replace(self, points=points, history=refit.history), choice
 
     def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:

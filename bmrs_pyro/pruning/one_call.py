@@ -74,7 +74,8 @@ class Pruned:
     def __repr__(self) -> str:
         met = "meets its target" if self.met else "misses its target, the best that was found"
         lines = told({"unpruned": self.path.dense, "pruned": self.point})
-        return "\n  ".join([f"Pruned network; it {met}", *lines])
+        caution = [f"caution: {self.caution}"] if self.caution else []
+        return "\n  ".join([f"Pruned network; it {met}", *lines, *caution])
 
     @property
     def network(self) -> nn.Module:
@@ -118,6 +119,11 @@ class Pruned:
     def notes(self) -> tuple[str, ...]:
         """One sentence about each network that missed the target."""
         return self.choice.notes
+
+    @property
+    def caution(self) -> str | None:
+        """Says that the network meets the target but is much worse than the unpruned one; None if it is not."""
+        return self.choice.caution
 
     def choose(self, **target: Any) -> Pruned:
         """Choose another network of the same path; only its refit is trained.

@@ -91,7 +91,7 @@ def path_content(path: PathRecord, chosen: PathPoint | None = None) -> dict[str,
 
 
 def choice_in_words(path: PathRecord) -> list[str]:
-    """Return sentences about the target, whether the chosen network meets it, and the networks that missed it."""
+    """Return sentences about the target, whether the network meets it, those that missed it, and a caution."""
     if path.target is None:
         return []
     target = path.target
@@ -109,7 +109,8 @@ def choice_in_words(path: PathRecord) -> list[str]:
     missed = " It was missed." if path.of_cuts else " No network that was refitted meets it."
     words = [f"Asked for: {', '.join(asked)}.{'' if path.met else missed}"]
     before = "Reached" if path.of_cuts else "Tried before"
-    return [*words, *(f"{before}: {note}." for note in path.notes)]
+    words += [f"{before}: {note}." for note in path.notes]
+    return [*words, *([f"Caution: {path.caution}."] if path.caution else [])]
 
 
 def _row(path: PathRecord, point: PathPoint, name: str) -> tuple[str, ...]:

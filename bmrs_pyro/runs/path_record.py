@@ -26,6 +26,7 @@ class PathRecord:
         target: the target of the choice.
         met: whether the chosen network meets the target.
         notes: one sentence about each network that missed the target.
+        caution: says that the chosen network is much worse than the unpruned one; None if it is not.
     """
 
     dense: PathPoint
@@ -35,6 +36,7 @@ class PathRecord:
     target: Target | None = None
     met: bool = False
     notes: tuple[str, ...] = ()
+    caution: str | None = None
 
     def __repr__(self) -> str:
         ends = {"unpruned": self.dense, **({"chosen": self.chosen} if self.chosen else {})}
@@ -51,8 +53,12 @@ class PathRecord:
         found = cls(path.dense, path.points, path.trainee.pace)
         if choice is None:
             return found
-        taken = choice.refit.point
-        return replace(found, chosen=taken, target=choice.target, met=choice.met, notes=choice.notes)
+        told = {name: getattr(choice, name) for name in ("target", "met", "notes", "caution")}
+        return replace(found, chosen=choice.refit.point, **told)
+
+    def without_choice(self) -> PathRecord:
+        """Return the record of the path alone."""
+        return PathRecord(self.dense, self.points, self.pace)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -64,6 +70,7 @@ class PathRecord:
             "target": self.target and asdict(self.target),
             "met": self.met,
             "notes": list(self.notes),
+            "caution": self.caution,
         }
 
     @classmethod
@@ -83,6 +90,7 @@ class PathRecord:
                 target and from_record(Target, with_unit(target)),
                 bool(record["met"]),
                 tuple(map(str, record["notes"])),
+                record.get("caution"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed path ({type(error).__name__}: {error})") from None

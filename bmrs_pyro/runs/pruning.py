@@ -7,7 +7,6 @@ __all__ = ["prune_run"]
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from operator import length_hint
 
 import torch
@@ -96,7 +95,7 @@ def prune_run(
         advice = "give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget"
         directory.save_decision(decision, small, *_validated(directory, small, advice))
         if (record := directory.path_record()) is not None:  # the choice was of another network
-            directory.save_path_record(replace(record, chosen=None, target=None, met=False, notes=()))
+            directory.save_path_record(record.without_choice())
 
 
 def _decided(

@@ -18,6 +18,8 @@ from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.path import JointReduction, MuchWorse, Refit, ScoreMissed, Target, TargetMissed, TrainedPath
 from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.reporting import choice_in_words
+from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.validation import validate
@@ -340,7 +342,12 @@ def test_a_network_that_has_lost_what_it_had_learned_is_not_handed_back_without_
     with pytest.warns(
         MuchWorse, match=r"RMSE .* before, .* for the best constant; give it more epochs, a lower"
     ):
-        prune(net, values(256), epochs=2, optimizer="adamw", lr=3, max_macs="50%", **options)  # type: ignore[arg-type]
+        found = prune(net, values(256), epochs=2, optimizer="adamw", lr=3, max_macs="50%", **options)  # type: ignore[arg-type]
+    record = PathRecord.of(found.path, found.choice)
+    assert found.caution is not None
+    assert f"caution: {found.caution}" in repr(found)
+    assert choice_in_words(PathRecord.from_json(record.to_json()))[-1] == f"Caution: {found.caution}."
+    assert record.without_choice().caution is None
 
 
 @pytest.mark.filterwarnings("ignore:a network of .* should")  # the first round may be too much
@@ -375,8 +382,9 @@ def test_a_loss_that_was_allowed_or_told_already_is_not_warned_of(trained: nn.Mo
     ):
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            replace(found.choice, refit=poor, target=target, met=met).warn_if_much_worse(found.path)
+            choice = replace(found.choice, refit=poor, target=target, met=met).with_caution(found.path)
         assert [each.category for each in seen] == [MuchWorse] * told
+        assert [choice.caution] == ([str(each.message) for each in seen] or [None])
 
 
 @pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough
