@@ -46,7 +46,7 @@ class Format(StrEnum):
             ) from None
 
 
-def refuse_arguments(net: object, x: Any, path: object) -> None:
+def refuse_arguments(net: object, x: Any, path: Any) -> None:
     """Refuse what is no network, too few examples, or no path that can be written.
 
     Raises:
