@@ -60,7 +60,7 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
         if not _same(before, value):
             if isinstance(before, list):
                 raise ValueError(
-                    f"{folder} holds the path of another network or likelihood: the layers are alike, but with the "
+                    f"{folder} holds a path with another network or likelihood: the layers are alike, but with the "
                     "same weights they predict something else; give another directory, or that network and likelihood"
                 )
             if isinstance(before, dict):  # tell of one entry that differs

@@ -80,12 +80,17 @@ class RunInputs:
         """Return the source of the dense network: the run's own copy of the file if there is one.
 
         Raises:
-            SourceError: the source is code outside the directory, and ``trust_source`` is False.
+            SourceError: the copy is missing, or the source is code outside the directory and ``trust_source`` is False.
         """
         config, copy = self.config, self._file(SOURCE_COPY)
         if config.source_sha256 is None:
             source = NetworkSource(config.model)
         else:
+            if not copy.exists():
+                raise SourceError(
+                    f"{copy} is missing; copy the network's file {config.model} there, or give the dense network: "
+                    f"bmrs_pyro.load({str(self.path)!r}, net)"
+                )
             source = NetworkSource(str(copy), config.source_sha256)
             if copy.resolve().parent == self.path.resolve():  # not a link to a file outside
                 return source

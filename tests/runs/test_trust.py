@@ -170,3 +170,14 @@ def test_the_line_at_fault_is_the_networks_own(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as elsewhere:
         _ = {}["absent"]
     assert line_at_fault(elsewhere.value) is None
+
+
+def test_a_missing_source_is_named_with_what_to_do(finished_run: RunDirectory, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run.path, tmp_path / "run")
+    (run / "model.py").unlink()
+    with pytest.raises(
+        SourceError, match=r"model\.py is missing; copy the network's file .* there, or give the dense"
+    ):
+        load(run)
+    x = torch.randn(2, *finished_run.config.input_shape)
+    torch.testing.assert_close(load(run, finished_run.dense())(x), finished_run.small()(x))
