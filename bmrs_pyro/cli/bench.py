@@ -38,21 +38,21 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure steps, runs, decisions, removal and inference; steps and inference as medians of alternating blocks."""
-    names = chosen(section, experiments.bench.SECTIONS, "section")
+    names = chosen(section, experiments.bench.suite.SECTIONS, "section")
     if out is not None:
         prepare(out, _KEYS)
-    setting = experiments.bench.Setting(rounds, device, threads)
+    setting = experiments.bench.suite.Setting(rounds, device, threads)
     setting.prepare()
     output = Output(json, quiet)
     rows: list[dict[str, Any]] = []
     for name in names:
         output.show(f"{name} ...")
-        results = experiments.bench.SECTIONS[name](setting)
+        results = experiments.bench.suite.SECTIONS[name](setting)
         output.show(JSON.from_data(results))
         row = {"section": name, "environment": setting.environment(name), "results": results}
         rows.append(row)
         if out is not None:  # after every section, so that none is lost
-            write_page(out.with_suffix(".md"), experiments.bench_page.page(added(out, [row], _KEYS)))
+            write_page(out.with_suffix(".md"), experiments.bench.page.page(added(out, [row], _KEYS)))
     record = {row["section"]: row["results"] for row in rows}
-    output.show(Markdown(experiments.bench_page.targets_table(record)))
+    output.show(Markdown(experiments.bench.page.targets_table(record)))
     output.result(record)

@@ -1,5 +1,4 @@
 from . import bench as bench
-from . import bench_page as bench_page
 from . import bmr as bmr
 from . import bmr_page as bmr_page
 from . import both as both
@@ -23,7 +22,6 @@ from . import sbp as sbp
 from . import shared_posterior as shared_posterior
 from . import small_runs as small_runs
 from . import spread as spread
-from . import steps as steps
 from . import study as study
 from . import sweep as sweep
 from . import task_data as task_data

@@ -18,8 +18,8 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, load
+from bmrs_pyro.experiments.bench.steps import interleaved
 from bmrs_pyro.experiments.small_runs import build, evaluated
-from bmrs_pyro.experiments.steps import interleaved
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.network import NoisyNetwork, compact, complexity
 from bmrs_pyro.training import JointOptim

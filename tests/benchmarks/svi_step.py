@@ -17,7 +17,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.optim import Adam
 
-from bmrs_pyro.experiments.steps import by_hand_step, interleaved, plain_step, svi_step
+from bmrs_pyro.experiments.bench.steps import by_hand_step, interleaved, plain_step, svi_step
 from bmrs_pyro.training.allocator import keep_freed_memory
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from bmrs_pyro.cli.bench import bench as command
-from bmrs_pyro.experiments import bench, bench_start, bench_stock
-from bmrs_pyro.experiments.bench_page import page, targets
-from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
+from bmrs_pyro.experiments.bench import start as bench_start
+from bmrs_pyro.experiments.bench import stock as bench_stock
+from bmrs_pyro.experiments.bench import suite as bench
+from bmrs_pyro.experiments.bench.page import page, targets
+from bmrs_pyro.experiments.bench.steps import interleaved, peak_step_bytes, plain_step, svi_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +114,7 @@ def test_sections_measured_at_different_times_share_a_file(
         "run": lambda setting: {"LeNet5": {"ratio": 0.7}},
         "growth": lambda setting: {"width": {"sizes": [1, 2], "step_slope": 1.5}},
     }
-    monkeypatch.setattr("bmrs_pyro.experiments.bench.SECTIONS", sections)
+    monkeypatch.setattr("bmrs_pyro.experiments.bench.suite.SECTIONS", sections)
     out = tmp_path / "bench.json"
     for section in ("run", "growth", "run"):
         command(section=[section], rounds=1, threads=torch.get_num_threads(), out=out, quiet=True)

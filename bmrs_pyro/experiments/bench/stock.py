@@ -11,8 +11,8 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of
-from bmrs_pyro.experiments.steps import NUM_DATA, Step, by_hand_step, interleaved, plain_step
+from bmrs_pyro.experiments.bench.setting import Record, Setting, model_of
+from bmrs_pyro.experiments.bench.steps import NUM_DATA, Step, by_hand_step, interleaved, plain_step
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, SupervisedModel
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.runs import MODELS

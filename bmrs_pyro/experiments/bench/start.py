@@ -14,7 +14,7 @@ from typing import Any
 import pyro
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
+from bmrs_pyro.experiments.bench.setting import Record, Setting, model_of, repeated, timed
 from bmrs_pyro.experiments.small_runs import noisy_model
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.path import fit_path

@@ -17,11 +17,11 @@ from torchvision import models
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.experiments.bench_setting import Record, Setting, model_of, repeated, timed
-from bmrs_pyro.experiments.bench_start import path, start
-from bmrs_pyro.experiments.bench_stock import stock
+from bmrs_pyro.experiments.bench.setting import Record, Setting, model_of, repeated, timed
+from bmrs_pyro.experiments.bench.start import path, start
+from bmrs_pyro.experiments.bench.steps import interleaved, peak_step_bytes, plain_step, svi_step
+from bmrs_pyro.experiments.bench.stock import stock
 from bmrs_pyro.experiments.small_runs import noisy_model
-from bmrs_pyro.experiments.steps import interleaved, peak_step_bytes, plain_step, svi_step
 from bmrs_pyro.inference import AutoTruncatedLogNormal
 from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, find_structures

@@ -1,0 +1,3 @@
+from . import page as page
+from . import steps as steps
+from . import suite as suite
