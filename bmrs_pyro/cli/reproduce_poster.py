@@ -40,9 +40,9 @@ def poster(
     call: RunsOnData,
 ) -> None:
     """Repeat the BMRS poster: {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} × pruning methods."""
-    study, shared = experiments.poster_page.STUDY, experiments.shared_posterior
+    study, shared = experiments.poster.page.STUDY, experiments.poster.shared_posterior
     cache = _of_recipe(call, protocol)
-    methods = chosen(method, experiments.poster.METHODS, "method")
+    methods = chosen(method, experiments.poster.runs.METHODS, "method")
     configs = _grid(call, protocol, network, dataset, methods, kl_weight or ())
     run = functools.partial(shared.run, data_root=call.root, cache=str(cache))
     call.prepare(study)
@@ -64,16 +64,16 @@ def curves(
     call: RunsOnData,
 ) -> None:
     """Apply all criteria to posteriors of unpruned networks: curves, rank correlations, evidence, sensitivity."""
-    study, shared = experiments.post_training_summary.STUDY, experiments.shared_posterior
+    study, shared = experiments.poster.post_training_summary.STUDY, experiments.poster.shared_posterior
     cache = _of_recipe(call, protocol)
-    default = experiments.poster.PROTOCOLS[protocol].default
+    default = experiments.poster.runs.PROTOCOLS[protocol].default
     configs = [
         config
-        for name in chosen(network, experiments.poster.NETWORKS, "network")
+        for name in chosen(network, experiments.poster.runs.NETWORKS, "network")
         for config in _grid(call, protocol, [name], dataset, [shared.POSTERIOR], kl_weight or [default[name]])
     ]
     train = functools.partial(shared.run, data_root=call.root, cache=str(cache))
-    read = functools.partial(experiments.post_training.read, data_root=call.root, cache=str(cache))
+    read = functools.partial(experiments.poster.post_training.read, data_root=call.root, cache=str(cache))
     intact = functools.partial(shared.has_posterior, cache=str(cache))
     call.prepare(study)
     unread = [config for config in configs if experiments.sweep.cached(_reading(config), cache) is None]
@@ -84,11 +84,11 @@ def curves(
 @with_options_of(call=RunsOnData(cache=Path("runs/path"), workers=2))
 def path(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
     """Prune {MLP, LeNet5} × {MNIST, Fashion-MNIST, CIFAR-10} without options, with --max-loss and with --max-macs."""
-    study = experiments.paths
+    study = experiments.poster.paths
     configs = experiments.study.grid(
         call.seeds,
-        network=chosen(network, experiments.poster.NETWORKS, "network"),
-        dataset=chosen(dataset, experiments.poster.DATASETS, "data set"),
+        network=chosen(network, experiments.poster.runs.NETWORKS, "network"),
+        dataset=chosen(dataset, experiments.poster.runs.DATASETS, "data set"),
     )
     run = functools.partial(study.run, data_root=call.root)
     for one in (study.study_of(), study.POINTS):
@@ -111,7 +111,7 @@ def precision(
     call: RunsOnData,
 ) -> None:
     """Prune by BMRS_U-p and shorten the remaining mantissas to p bits: the link to floating-point precision."""
-    study, known = experiments.precision, experiments.poster
+    study, known = experiments.poster.precision, experiments.poster.runs
     cells = experiments.study.grid(
         call.seeds,
         network=chosen(network, known.NETWORKS, "network"),
@@ -125,7 +125,7 @@ def precision(
 @with_options_of(call=RunsOnData(cache=Path("runs/torch-pruning")))
 def torch_pruning(network: Networks = None, dataset: Datasets = None, *, call: RunsOnData) -> None:
     """Cut the poster's networks by torch-pruning, to our compression in as many epochs (extra: compare)."""
-    study, known, root = experiments.poster_cuts, experiments.poster, call.root
+    study, known, root = experiments.poster.cuts, experiments.poster.runs, call.root
     poster = read_rows(call.out / "poster.json") if call.out else []
     mine = study.ours(poster)
     cells = experiments.study.grid(
@@ -154,8 +154,8 @@ def _compression(runs: Sequence[Mapping[str, Any]]) -> float:
 
 def _of_recipe(call: Runs, protocol: str) -> Path:
     """Return the cache folder of runs with the present recipe."""
-    chosen([protocol], experiments.poster.PROTOCOLS, "protocol")
-    return call.cache / experiments.poster.recipe_key(protocol)
+    chosen([protocol], experiments.poster.runs.PROTOCOLS, "protocol")
+    return call.cache / experiments.poster.runs.recipe_key(protocol)
 
 
 def _reading(config: experiments.sweep.Config) -> experiments.sweep.Config:
@@ -170,10 +170,10 @@ def _grid(
     methods: Sequence[str],
     weights: Sequence[float],
 ) -> list[experiments.sweep.Config]:
-    return experiments.poster.grid(
+    return experiments.poster.runs.grid(
         protocol,
-        chosen(networks, experiments.poster.NETWORKS, "network"),
-        chosen(datasets, experiments.poster.DATASETS, "data set"),
+        chosen(networks, experiments.poster.runs.NETWORKS, "network"),
+        chosen(datasets, experiments.poster.runs.DATASETS, "data set"),
         methods,
         list(dict.fromkeys(weights)),
         call.seeds,

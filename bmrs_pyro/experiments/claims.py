@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from statistics import mean
 from typing import NamedTuple
 
-from bmrs_pyro.experiments.post_training_summary import PUBLISHED_SPEARMAN
-from bmrs_pyro.experiments.poster import DATASETS, METHODS, NETWORKS
-from bmrs_pyro.experiments.poster_summary import fronts, judged, published
+from bmrs_pyro.experiments.poster.post_training_summary import PUBLISHED_SPEARMAN
+from bmrs_pyro.experiments.poster.runs import DATASETS, METHODS, NETWORKS
+from bmrs_pyro.experiments.poster.summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
 from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread, where
 

@@ -12,12 +12,12 @@ from bmrs_pyro.cli.reproduce_poster import path, precision
 from bmrs_pyro.cli.reproduce_studies import both, honesty, random_labels, sbp, vgg
 from bmrs_pyro.cli.reproduce_weights import bmr
 from bmrs_pyro.cli.results import read_rows
-from bmrs_pyro.experiments import paths
 from bmrs_pyro.experiments.bench import page as bench_page
 from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
-from bmrs_pyro.experiments.post_training_summary import STUDY as CURVES
-from bmrs_pyro.experiments.poster_page import STUDY as POSTER
-from bmrs_pyro.experiments.precision import STUDY as PRECISION
+from bmrs_pyro.experiments.poster import paths
+from bmrs_pyro.experiments.poster.page import STUDY as POSTER
+from bmrs_pyro.experiments.poster.post_training_summary import STUDY as CURVES
+from bmrs_pyro.experiments.poster.precision import STUDY as PRECISION
 from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
 from bmrs_pyro.experiments.sbp import STUDY as SBP
 from bmrs_pyro.experiments.study import Study

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bmrs_pyro.cli.reproduce_poster import path as command
-from bmrs_pyro.experiments import paths
-from bmrs_pyro.experiments.paths import path_page
+from bmrs_pyro.experiments.poster import paths
+from bmrs_pyro.experiments.poster.paths import path_page
 from bmrs_pyro.experiments.study import grid
 from bmrs_pyro.pruning import prune
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bmrs_pyro.cli.reproduce_poster import poster as command
-from bmrs_pyro.experiments import poster
-from bmrs_pyro.experiments.poster_page import poster_page
-from bmrs_pyro.experiments.poster_summary import (
+from bmrs_pyro.experiments.poster import runs as poster
+from bmrs_pyro.experiments.poster.page import poster_page
+from bmrs_pyro.experiments.poster.summary import (
     Point,
     default_table,
     fronts,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bmrs_pyro.experiments import poster_cuts
+from bmrs_pyro.experiments.poster import cuts as poster_cuts
 from bmrs_pyro.experiments.torch_pruning_cuts import BudgetMissed, cut, trained_on
 from bmrs_pyro.inference import SmoothedLikelihood
 from bmrs_pyro.network import complexity

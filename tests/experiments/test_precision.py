@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.cli.reproduce_poster import precision as command
-from bmrs_pyro.experiments.precision import BITS, cut
+from bmrs_pyro.experiments.poster.precision import BITS, cut
 
 
 def test_cut_keeps_the_first_bits_of_the_mantissa() -> None:

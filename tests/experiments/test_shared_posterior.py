@@ -18,10 +18,19 @@ from bmrs_pyro.cli.reproduce_poster import curves as command
 from bmrs_pyro.cli.reproduce_poster import poster as poster_command
 from bmrs_pyro.data import Batches, load
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.experiments import poster, shared_posterior
-from bmrs_pyro.experiments.post_training import CRITERIA, ODDS, Order, evidence, pooled_scores, read, spearman
-from bmrs_pyro.experiments.post_training_summary import plot_curves, post_training_page
-from bmrs_pyro.experiments.poster_page import STUDY
+from bmrs_pyro.experiments.poster import runs as poster
+from bmrs_pyro.experiments.poster import shared_posterior
+from bmrs_pyro.experiments.poster.page import STUDY
+from bmrs_pyro.experiments.poster.post_training import (
+    CRITERIA,
+    ODDS,
+    Order,
+    evidence,
+    pooled_scores,
+    read,
+    spearman,
+)
+from bmrs_pyro.experiments.poster.post_training_summary import plot_curves, post_training_page
 from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.reduction import bmrs_n, select
@@ -209,7 +218,7 @@ def test_both_commands(
     assert json.loads(capsys.readouterr().out)["posteriors"] == [record]
     # no such cell in the poster
     monkeypatch.setattr(
-        "bmrs_pyro.experiments.poster_page.STUDY",
+        "bmrs_pyro.experiments.poster.page.STUDY",
         replace(STUDY, page=lambda rows: "page", figures=lambda rows: {}),
     )
     poster_command(data_root=tmp_path, method=["expected"], json=True, **chosen)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bmrs_pyro.experiments.poster import ASKED, DATASETS, NETWORKS, POSTER
+from bmrs_pyro.experiments.poster.runs import ASKED, DATASETS, NETWORKS, POSTER
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, where
 
 Cell = tuple[str, str, str]

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bmrs_pyro.experiments.post_training import CRITERIA, LOST, ODDS
-from bmrs_pyro.experiments.poster_summary import COLOURS, MARKERS
+from bmrs_pyro.experiments.poster.post_training import CRITERIA, LOST, ODDS
+from bmrs_pyro.experiments.poster.summary import COLOURS, MARKERS
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, spread
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.reduction import Decision, KeepMask

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from matplotlib.figure import Figure
 
-from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol
-from bmrs_pyro.experiments.poster_summary import default_table, fronts, markdown, plot_fronts, verdict_table
+from bmrs_pyro.experiments.poster.runs import PROTOCOLS, Protocol
+from bmrs_pyro.experiments.poster.summary import default_table, fronts, markdown, plot_fronts, verdict_table
 from bmrs_pyro.experiments.spread import Row, Rows, where
 from bmrs_pyro.experiments.study import Study
 

@@ -27,8 +27,8 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bmrs_pyro.experiments import poster
-from bmrs_pyro.experiments.poster import Trial
+from bmrs_pyro.experiments.poster import runs
+from bmrs_pyro.experiments.poster.runs import Trial
 from bmrs_pyro.experiments.small_runs import run_config
 from bmrs_pyro.experiments.sweep import Config, cached, run_key
 from bmrs_pyro.files import write_atomically
@@ -81,7 +81,7 @@ def run(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
         return _posterior(config, data_root, cache)
     if config["method"] in RANKED:
         return _ranked(config, data_root, cache)
-    return poster.run(config, data_root=data_root)
+    return runs.run(config, data_root=data_root)
 
 
 def _posterior(config: Config, data_root: str, cache: str) -> dict[str, Any]:

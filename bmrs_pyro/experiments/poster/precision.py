@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.distributions import LogUniform
-from bmrs_pyro.experiments.poster import Trial
+from bmrs_pyro.experiments.poster.runs import Trial
 from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study

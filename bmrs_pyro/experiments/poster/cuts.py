@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.poster import PROTOCOLS
+from bmrs_pyro.experiments.poster.runs import PROTOCOLS
 from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from bmrs_pyro import data
-from bmrs_pyro.experiments.poster import DATASETS, NETWORKS, POSTER
+from bmrs_pyro.experiments.poster.runs import DATASETS, NETWORKS, POSTER
 from bmrs_pyro.experiments.small_runs import evaluated, source_of
 from bmrs_pyro.experiments.spread import Row, Rows, markdown_table, spread, where
 from bmrs_pyro.experiments.study import Study

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bmrs_pyro import data
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.experiments.poster import PROTOCOLS, Protocol, continuous_criterion
-from bmrs_pyro.experiments.shared_posterior import posterior_directory
+from bmrs_pyro.experiments.poster.runs import PROTOCOLS, Protocol, continuous_criterion
+from bmrs_pyro.experiments.poster.shared_posterior import posterior_directory
 from bmrs_pyro.experiments.small_runs import evaluated
 from bmrs_pyro.experiments.sweep import Config
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, producer_norms

@@ -1,0 +1,9 @@
+from . import cuts as cuts
+from . import page as page
+from . import paths as paths
+from . import post_training as post_training
+from . import post_training_summary as post_training_summary
+from . import precision as precision
+from . import runs as runs
+from . import shared_posterior as shared_posterior
+from . import summary as summary
