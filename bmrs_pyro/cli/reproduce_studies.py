@@ -183,7 +183,7 @@ def trained(
     call: RunsOnData,
 ) -> None:
     """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (extra: compare)."""
-    study = experiments.trained
+    study = experiments.trained.runs
     configs = study.grid(
         chosen(network or ["vgg"], study.NETWORKS, "network"),
         chosen(contender, study.CONTENDERS, "contender"),
@@ -193,7 +193,7 @@ def trained(
     )
     training.refuse_unusable(device)
     given = {"data_root": call.root, "cache": str(call.cache), "device": device}
-    call.conduct(experiments.trained_page.STUDY, study.run, configs, **given)
+    call.conduct(experiments.trained.page.STUDY, study.run, configs, **given)
 
 
 @with_options_of(call=Publication)

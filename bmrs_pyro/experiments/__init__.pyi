@@ -4,12 +4,10 @@ from . import bmr_page as bmr_page
 from . import both as both
 from . import claims as claims
 from . import demo as demo
-from . import fine_tuning as fine_tuning
 from . import honesty as honesty
 from . import honesty_page as honesty_page
 from . import plain_training as plain_training
 from . import poster as poster
-from . import pretraining as pretraining
 from . import random_labels as random_labels
 from . import sbp as sbp
 from . import small_runs as small_runs
@@ -20,5 +18,4 @@ from . import task_data as task_data
 from . import tasks as tasks
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
-from . import trained_page as trained_page
 from . import vgg as vgg

@@ -22,7 +22,7 @@ from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
 from bmrs_pyro.experiments.sbp import STUDY as SBP
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.tasks import STUDY as TASKS
-from bmrs_pyro.experiments.trained_page import STUDY as TRAINED
+from bmrs_pyro.experiments.trained.page import STUDY as TRAINED
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

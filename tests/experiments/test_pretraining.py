@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bmrs_pyro.data import Batches, load
-from bmrs_pyro.experiments import fine_tuning, pretraining
-from bmrs_pyro.experiments.pretraining import Stage, run_command
+from bmrs_pyro.experiments.trained import fine_tuning, pretraining
+from bmrs_pyro.experiments.trained.pretraining import Stage, run_command
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.runs import RunDirectory
 

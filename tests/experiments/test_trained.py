@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmrs_pyro.experiments import trained
-from bmrs_pyro.experiments.trained_page import plot, trained_page
+from bmrs_pyro.experiments.trained import runs as trained
+from bmrs_pyro.experiments.trained.page import plot, trained_page
 
 KEYS = {"dataset", "accuracy", "dense_accuracy", "macs", "parameters", "seconds", "version"}
 

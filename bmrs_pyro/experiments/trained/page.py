@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread, where
 from bmrs_pyro.experiments.study import Study
-from bmrs_pyro.experiments.trained import BUDGETS
+from bmrs_pyro.experiments.trained.runs import BUDGETS
 
 _HEAD = """# Trained networks
 

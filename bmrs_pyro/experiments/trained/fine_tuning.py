@@ -1,4 +1,4 @@
-"""Train the small network of a run further: ``python -m bmrs_pyro.experiments.fine_tuning --help``.
+"""Train the small network of a run further: ``python -m bmrs_pyro.experiments.trained.fine_tuning --help``.
 
 Its weights contain the gains, and nothing in it is random, so it is trained like any network.
 """
@@ -13,8 +13,8 @@ from typing import Annotated
 import torch
 import typer
 
-from bmrs_pyro.experiments.pretraining import Stage, pretrain, run_command
 from bmrs_pyro.experiments.small_runs import evaluated
+from bmrs_pyro.experiments.trained.pretraining import Stage, pretrain, run_command
 from bmrs_pyro.runs import RunDirectory, run_data
 from bmrs_pyro.training.allocator import keep_freed_memory
 

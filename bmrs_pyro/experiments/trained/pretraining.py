@@ -1,4 +1,4 @@
-"""Train a network plainly, from small images to large: ``python -m bmrs_pyro.experiments.pretraining --help``.
+"""Train a network plainly, from small images to large: ``python -m bmrs_pyro.experiments.trained.pretraining --help``.
 
 It makes the trained network that ``bmrs fit --weights`` starts from, at low cost: most epochs use smaller images, which
 cost a quarter at half the size, and only the last ones use the full size (Howard, DAWNBench 2018).

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratified_split
 from bmrs_pyro.experiments import study
-from bmrs_pyro.experiments.pretraining import Stage, pretrain
 from bmrs_pyro.experiments.small_runs import build, evaluated
 from bmrs_pyro.experiments.sweep import Config, run_key
 from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, EVIDENCE, IMPORTANCES, SHARE, trained_on
+from bmrs_pyro.experiments.trained.pretraining import Stage, pretrain
 from bmrs_pyro.files import alone, write_atomically
 from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
 from bmrs_pyro.inference.model import SupervisedModel

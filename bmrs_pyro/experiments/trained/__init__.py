@@ -1,0 +1,5 @@
+"""Trained networks: how they are trained, and what pruning to a budget costs them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
