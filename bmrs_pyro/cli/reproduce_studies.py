@@ -136,7 +136,7 @@ def both(
     call: RunsOnData,
 ) -> None:
     """Compare pruning structures and then the remaining weights with pruning only one of them."""
-    study = experiments.both
+    study = experiments.weights.both
     configs = experiments.study.grid(
         call.seeds,
         network=chosen(network, study.NETWORKS, "network"),

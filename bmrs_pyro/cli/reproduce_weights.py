@@ -43,7 +43,7 @@ def bmr(
     call: RunsOnData,
 ) -> None:
     """Compare MAP with flat, hierarchical and two reduced posteriors of all weights: accuracy, calibration, time."""
-    study = experiments.bmr
+    study = experiments.weights.bmr
     networks = chosen(network or ["lenet"], study.NETWORKS, "network")
     datasets = chosen(dataset or ["fashion_mnist"], DATA, "data set")
     methods = chosen(method, study.METHODS, "method")
@@ -78,10 +78,12 @@ def bmr(
         record.append(found)
         title = f"{net} on {name}"
         call.output.show(
-            experiments.bmr_page.table(found["results"], found["seconds per step"], title, found["steps"])
+            experiments.weights.bmr_page.table(
+                found["results"], found["seconds per step"], title, found["steps"]
+            )
         )
         if call.out is not None:
-            experiments.bmr_page.draw(found["results"], call.out / f"bmr-{net}-{name}.png")
+            experiments.weights.bmr_page.draw(found["results"], call.out / f"bmr-{net}-{name}.png")
             added(call.out / "bmr.json", [found], _KEYS)
     call.output.result({"experiments": record})
 

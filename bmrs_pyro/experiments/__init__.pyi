@@ -1,7 +1,4 @@
 from . import bench as bench
-from . import bmr as bmr
-from . import bmr_page as bmr_page
-from . import both as both
 from . import claims as claims
 from . import demo as demo
 from . import honesty as honesty
@@ -19,3 +16,4 @@ from . import tasks as tasks
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
 from . import vgg as vgg
+from . import weights as weights

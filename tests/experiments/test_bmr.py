@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-import bmrs_pyro.experiments.bmr
+import bmrs_pyro.experiments.weights.bmr
 from bmrs_pyro.cli import reproduce_weights
-from bmrs_pyro.experiments.bmr import METHODS, lenet, run, step_times
+from bmrs_pyro.experiments.weights.bmr import METHODS, lenet, run, step_times
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,10 @@ def test_lenet(shape: tuple[int, ...], parameters: int) -> None:
 def test_command(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bmrs_pyro.experiments.bmr, "_BLOCK", 2)
-    monkeypatch.setattr(bmrs_pyro.experiments.bmr, "step_times", partial(step_times, batch=5, rounds=1))
+    monkeypatch.setattr(bmrs_pyro.experiments.weights.bmr, "_BLOCK", 2)
+    monkeypatch.setattr(
+        bmrs_pyro.experiments.weights.bmr, "step_times", partial(step_times, batch=5, rounds=1)
+    )
     cell = {
         "network": "mlp",
         "data": "cifar10",

@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from bmrs_pyro.experiments.bmr import METHODS
 from bmrs_pyro.experiments.spread import spread
+from bmrs_pyro.experiments.weights.bmr import METHODS
 from bmrs_pyro.reporting import comparison_table, save_figure
 
 COLOURS = dict(zip(METHODS, ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7"), strict=True))
