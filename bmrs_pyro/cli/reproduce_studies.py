@@ -56,7 +56,7 @@ def sbp(
 
     Runs are cached. Speeds are measured again by every call, after all runs: repeat the call on an idle machine.
     """
-    sbp_runs, study, cache = experiments.sbp, experiments.sbp.STUDY, str(call.cache)
+    sbp_runs, study, cache = experiments.sbp.lenets, experiments.sbp.lenets.STUDY, str(call.cache)
     configs = experiments.study.grid(
         call.seeds,
         network=chosen(network, sbp_runs.NETWORKS, "network"),
@@ -89,10 +89,10 @@ def random_labels(
     call: RunsOnData,
 ) -> None:
     """Train on permuted labels: binary dropout memorises them, structured pruning removes everything."""
-    study = experiments.random_labels
+    study = experiments.sbp.random_labels
     configs = experiments.study.grid(
         call.seeds,
-        network=chosen(network, experiments.sbp.NETWORKS, "network"),
+        network=chosen(network, experiments.sbp.lenets.NETWORKS, "network"),
         labels=chosen(labels, study.LABELS, "labels"),
         method=study.METHODS,
         images=[images],
@@ -116,7 +116,7 @@ def vgg(
     call: RunsOnData,
 ) -> None:
     """Repeat SBP's experiment with the VGG-like network on CIFAR-10, with the given width and number of epochs."""
-    study = experiments.vgg
+    study = experiments.sbp.vgg
     methods = chosen(method, study.METHODS, "method")
     configs = experiments.study.grid(
         call.seeds, width=[width], kl_weight=[kl_weight], images=[images], epochs=[epochs], method=methods

@@ -5,7 +5,6 @@ from . import honesty as honesty
 from . import honesty_page as honesty_page
 from . import plain_training as plain_training
 from . import poster as poster
-from . import random_labels as random_labels
 from . import sbp as sbp
 from . import small_runs as small_runs
 from . import spread as spread
@@ -15,5 +14,4 @@ from . import task_data as task_data
 from . import tasks as tasks
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained
-from . import vgg as vgg
 from . import weights as weights

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bmrs_pyro.experiments.poster.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster.runs import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster.summary import fronts, judged, published
-from bmrs_pyro.experiments.sbp import PUBLISHED, RECIPE, verdict
+from bmrs_pyro.experiments.sbp.lenets import PUBLISHED, RECIPE, verdict
 from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread, where
 
 FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")

@@ -18,8 +18,8 @@ from bmrs_pyro.experiments.poster import paths
 from bmrs_pyro.experiments.poster.page import STUDY as POSTER
 from bmrs_pyro.experiments.poster.post_training_summary import STUDY as CURVES
 from bmrs_pyro.experiments.poster.precision import STUDY as PRECISION
-from bmrs_pyro.experiments.random_labels import STUDY as RANDOM_LABELS
-from bmrs_pyro.experiments.sbp import STUDY as SBP
+from bmrs_pyro.experiments.sbp.lenets import STUDY as SBP
+from bmrs_pyro.experiments.sbp.random_labels import STUDY as RANDOM_LABELS
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.tasks import STUDY as TASKS
 from bmrs_pyro.experiments.trained.page import STUDY as TRAINED

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.cli.reproduce_studies import random_labels as command
-from bmrs_pyro.experiments import random_labels
+from bmrs_pyro.experiments.sbp import random_labels
 from bmrs_pyro.experiments.spread import table
 
 

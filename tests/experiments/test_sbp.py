@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bmrs_pyro.cli.reproduce_studies import sbp as command
-from bmrs_pyro.experiments import sbp
-from bmrs_pyro.experiments.sbp import markdown, page
+from bmrs_pyro.experiments.sbp import lenets as sbp
+from bmrs_pyro.experiments.sbp.lenets import markdown, page
 from bmrs_pyro.experiments.sweep import run_key
 from bmrs_pyro.runs import RunDirectory
 from tests.experiments.in_process import Here

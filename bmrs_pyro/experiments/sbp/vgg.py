@@ -13,7 +13,7 @@ import torch
 
 from bmrs_pyro import data
 from bmrs_pyro.experiments.plain_training import train_plainly
-from bmrs_pyro.experiments.sbp import widths
+from bmrs_pyro.experiments.sbp.lenets import widths
 from bmrs_pyro.experiments.small_runs import build, evaluated, first, train_pruned
 from bmrs_pyro.experiments.spread import Rows, table
 from bmrs_pyro.experiments.study import Study

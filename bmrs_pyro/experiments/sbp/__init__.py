@@ -1,0 +1,5 @@
+"""The experiments of Structured Bayesian Pruning: LeNets, a VGG-like network, random labels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
