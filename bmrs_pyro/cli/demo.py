@@ -21,4 +21,4 @@ def demo(
 ) -> None:
     """Train LeNet5 on handwritten digits, prune it to the smallest size that predicts as well, and compare the two."""
     output = Output(json, quiet)
-    output.result(experiments.demo.demonstrate(epochs, output.show, progress=output.progress))
+    output.result(experiments.tasks.demo.demonstrate(epochs, output.show, progress=output.progress))

@@ -157,7 +157,7 @@ def tasks(
     call: Runs,
 ) -> None:
     """Prune networks for tables, a time series, text and segmentation; installed packages bring the data."""
-    study = experiments.tasks
+    study = experiments.tasks.runs
     names = chosen(task, study.TASKS, "task")
     configs = experiments.study.grid(call.seeds, task=names, epochs=[epochs], dense_epochs=[dense_epochs])
     call.conduct(study.STUDY, study.run, configs)

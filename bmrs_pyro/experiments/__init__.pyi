@@ -1,6 +1,5 @@
 from . import bench as bench
 from . import claims as claims
-from . import demo as demo
 from . import honesty as honesty
 from . import honesty_page as honesty_page
 from . import plain_training as plain_training
@@ -10,7 +9,6 @@ from . import small_runs as small_runs
 from . import spread as spread
 from . import study as study
 from . import sweep as sweep
-from . import task_data as task_data
 from . import tasks as tasks
 from . import torch_pruning_cuts as torch_pruning_cuts
 from . import trained as trained

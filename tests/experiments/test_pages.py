@@ -21,7 +21,7 @@ from bmrs_pyro.experiments.poster.precision import STUDY as PRECISION
 from bmrs_pyro.experiments.sbp.lenets import STUDY as SBP
 from bmrs_pyro.experiments.sbp.random_labels import STUDY as RANDOM_LABELS
 from bmrs_pyro.experiments.study import Study
-from bmrs_pyro.experiments.tasks import STUDY as TASKS
+from bmrs_pyro.experiments.tasks.runs import STUDY as TASKS
 from bmrs_pyro.experiments.trained.page import STUDY as TRAINED
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"

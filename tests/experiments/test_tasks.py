@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from bmrs_pyro.experiments import task_data, tasks
+from bmrs_pyro.experiments.tasks import datasets as task_data
+from bmrs_pyro.experiments.tasks import runs as tasks
 from bmrs_pyro.runs import MODELS
 from tests.cli.test_commands import command
 

@@ -14,10 +14,10 @@ import pyro
 from torch import nn
 
 from bmrs_pyro.data import Batches, Dataset, Splits
-from bmrs_pyro.experiments import task_data
 from bmrs_pyro.experiments.small_runs import source_of
 from bmrs_pyro.experiments.spread import Rows, markdown_table, where
 from bmrs_pyro.experiments.study import Study
+from bmrs_pyro.experiments.tasks import datasets
 from bmrs_pyro.inference import ScaledLikelihood
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate
@@ -57,13 +57,13 @@ def _forecaster(input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
 
 
 TASKS: Mapping[str, Task] = {
-    "breast cancer": Task("mlp", task_data.breast_cancer, "categorical", "accuracy", "higher", 16),
-    "wine": Task("mlp", task_data.wine, "categorical", "accuracy", "higher", 16),
-    "diabetes": Task("mlp", task_data.diabetes, "normal", "rmse", "lower", 16),
-    "membrane": Task(_forecaster, task_data.membrane, "normal", "rmse", "lower", 16),
-    "digit maps": Task("unet", task_data.maps, "categorical", "mean_iou", "higher", 8),
-    "docstrings": Task("text_classifier", task_data.texts, "categorical", "accuracy", "higher", 16),
-    "documentation": Task("next_token", task_data.characters, "next-token", "perplexity", "lower", 16),
+    "breast cancer": Task("mlp", datasets.breast_cancer, "categorical", "accuracy", "higher", 16),
+    "wine": Task("mlp", datasets.wine, "categorical", "accuracy", "higher", 16),
+    "diabetes": Task("mlp", datasets.diabetes, "normal", "rmse", "lower", 16),
+    "membrane": Task(_forecaster, datasets.membrane, "normal", "rmse", "lower", 16),
+    "digit maps": Task("unet", datasets.maps, "categorical", "mean_iou", "higher", 8),
+    "docstrings": Task("text_classifier", datasets.texts, "categorical", "accuracy", "higher", 16),
+    "documentation": Task("next_token", datasets.characters, "next-token", "perplexity", "lower", 16),
 }
 
 

@@ -1,0 +1,3 @@
+from . import datasets as datasets
+from . import demo as demo
+from . import runs as runs
