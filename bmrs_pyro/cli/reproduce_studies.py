@@ -204,14 +204,14 @@ def honesty(
     call: Publication,
 ) -> None:
     """Find structures in random networks that treat channels by position, and count those wrongly called removable."""
-    call.prepare(experiments.honesty_page.STUDY)
+    call.prepare(experiments.honesty.page.STUDY)
     console, rows = Console(stderr=True, quiet=call.quiet), []
-    for kind in experiments.honesty.KINDS if not call.rebuild else ():
-        found = [experiments.honesty.measured(kind, number) for number in range(networks)]
+    for kind in experiments.honesty.networks.KINDS if not call.rebuild else ():
+        found = [experiments.honesty.networks.measured(kind, number) for number in range(networks)]
         sums = {key: sum(one[key] for one in found) for key in ("offered", "wrong")}
         rows.append({"code": code, "kind": kind, "networks": networks, **sums})
         console.print(f"{kind}: {sums['offered']} offers, {sums['wrong']} wrong")
-    call.publish(experiments.honesty_page.STUDY, rows)
+    call.publish(experiments.honesty.page.STUDY, rows)
 
 
 def index(

@@ -1,7 +1,6 @@
 from . import bench as bench
 from . import claims as claims
 from . import honesty as honesty
-from . import honesty_page as honesty_page
 from . import plain_training as plain_training
 from . import poster as poster
 from . import sbp as sbp

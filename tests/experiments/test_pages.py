@@ -13,7 +13,7 @@ from bmrs_pyro.cli.reproduce_studies import both, honesty, random_labels, sbp, v
 from bmrs_pyro.cli.reproduce_weights import bmr
 from bmrs_pyro.cli.results import read_rows
 from bmrs_pyro.experiments.bench import page as bench_page
-from bmrs_pyro.experiments.honesty_page import STUDY as HONESTY
+from bmrs_pyro.experiments.honesty.page import STUDY as HONESTY
 from bmrs_pyro.experiments.poster import paths
 from bmrs_pyro.experiments.poster.page import STUDY as POSTER
 from bmrs_pyro.experiments.poster.post_training_summary import STUDY as CURVES

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmrs_pyro.experiments.honesty import KINDS, measured
-from bmrs_pyro.experiments.honesty_page import STUDY, missed, page
+from bmrs_pyro.experiments.honesty.networks import KINDS, measured
+from bmrs_pyro.experiments.honesty.page import STUDY, missed, page
 from bmrs_pyro.network import Structures, find_structures
 from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask

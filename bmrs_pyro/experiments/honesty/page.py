@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bmrs_pyro.experiments.honesty import KINDS
+from bmrs_pyro.experiments.honesty.networks import KINDS
 from bmrs_pyro.experiments.spread import Rows, markdown_table
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask

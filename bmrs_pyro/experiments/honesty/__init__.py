@@ -1,0 +1,5 @@
+"""Networks made to deceive the finding of structures, and the page about them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

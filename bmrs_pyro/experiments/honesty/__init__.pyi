@@ -1,0 +1,2 @@
+from . import networks as networks
+from . import page as page
