@@ -165,7 +165,9 @@ def tasks(
 
 @with_options_of(call=RunsOnData(cache=Path("runs/trained")))
 def trained(
-    network: Annotated[list[str] | None, typer.Option(help="vgg or resnet20; repeat for both.")] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="vgg, vgg-wide, resnet20 or vit; repeat for several.")
+    ] = None,
     contender: Annotated[
         list[str] | None,
         typer.Option(help="dense, bmrs-path, torch-pruning-taylor, ...; repeat for several."),
@@ -182,7 +184,7 @@ def trained(
     *,
     call: RunsOnData,
 ) -> None:
-    """Prune trained CIFAR-10 networks to budgets, and compare with torch-pruning (extra: compare)."""
+    """Prune trained networks to budgets, and compare with torch-pruning (extra: compare)."""
     study = experiments.trained.runs
     configs = study.grid(
         chosen(network or ["vgg"], study.NETWORKS, "network"),

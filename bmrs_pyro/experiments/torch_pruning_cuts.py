@@ -89,7 +89,7 @@ def cut(
     train: Batches,
     cost: str,
 ) -> nn.Module:
-    """Return a network cut to a budget, by the smallest pruning ratio that fits.
+    """Return a network cut to a budget, by the smallest pruning ratio that fits; attention loses whole heads.
 
     Args:
         net: the network, which stays as it is; its last linear layer is not cut.
@@ -111,16 +111,27 @@ def cut(
         small = copy.deepcopy(net)
         for name, weight in small.named_parameters():
             weight.grad = gradients[name].clone() if name in gradients else None
+        attentions: list[Any] = [module for module in small.modules() if hasattr(module, "num_heads")]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch_pruning.pruner.BasePruner(
+            pruner = torch_pruning.pruner.BasePruner(
                 small,
                 example,
                 importance=IMPORTANCES[importance](torch_pruning),
                 global_pruning=not local,
                 pruning_ratio=ratio,
                 ignored_layers=[small.get_submodule(last)],
-            ).step()
+                num_heads={
+                    layer: each.num_heads
+                    for each in attentions
+                    for layer in (each.query, each.key, each.value)
+                },
+                prune_num_heads=True,
+                head_pruning_ratio=min([ratio, *(1 - 1 / each.num_heads for each in attentions)]),  # one is left
+            )
+            pruner.step()
+        for each in attentions:
+            each.num_heads = pruner.num_heads[each.query]
         for weight in small.parameters():
             weight.grad = None
         return small

@@ -49,6 +49,21 @@ def test_every_contender_meets_its_budget(contender: str, data_root: str) -> Non
     assert len(plot([{**config, **result}], "vgg").axes) == 1
 
 
+@pytest.mark.parametrize("contender", ["bmrs-path", "torch-pruning-magnitude-local"])
+def test_a_transformer_loses_heads_and_neurons(
+    contender: str, data_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if contender.startswith("torch-pruning"):
+        pytest.importorskip("torch_pruning")
+    cycle = trained.Cycle("adamw", weight_decay=0.05)
+    small = trained.Setting(lambda: trained.build("vit-64x1", (3, 8, 8), 10), 8, 0.5, 2, cycle=cycle)
+    monkeypatch.setattr(trained, "NETWORKS", {"vit": small})
+    (config,) = trained.grid(["vit"], [contender], [60], [1], 1)
+    result = trained.run(config, data_root=data_root, cache=data_root)
+    assert result.keys() >= KEYS
+    assert 30 < result["macs"] <= 60
+
+
 def test_resnet20_has_its_number_of_parameters() -> None:
     count = sum(parameter.numel() for parameter in trained.resnet20().parameters())
     assert 0.27e6 < count < 0.28e6

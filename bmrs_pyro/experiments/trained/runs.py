@@ -59,6 +59,11 @@ def resnet20() -> nn.Module:
     return build("resnet-16x3x3", (3, 32, 32), 10)
 
 
+def vit() -> nn.Module:
+    """Return a vision transformer of width 96, with three blocks of three heads, for 16 × 16 images."""
+    return build("vit-96x3", (1, 16, 16), 10)
+
+
 class Setting(NamedTuple):
     """A network and how it is trained before it is pruned."""
 
@@ -68,12 +73,16 @@ class Setting(NamedTuple):
     share: float
     """Share of the training images that networks are trained on."""
     epochs: int
+    dataset: str = "cifar10"
+    cycle: Cycle = Cycle(bfloat16=True)
+    """How it is trained after it was cut; by AdamW, it is trained so before, too."""
 
 
 NETWORKS = {
     "vgg": Setting(vgg, 16, 0.5, 20),
     "vgg-wide": Setting(partial(vgg, (64, 128, 128, 256, 256, 512)), 16, 0.5, 20),
     "resnet20": Setting(resnet20, 32, 0.9, 60),
+    "vit": Setting(vit, 16, 0.5, 20, "fashion_mnist", Cycle("adamw", weight_decay=0.05)),
 }
 
 
@@ -105,7 +114,7 @@ class _Trial:
     def of(cls, config: Config, data_root: str, device: str) -> _Trial:
         setting = NETWORKS[config["network"]]
         left_out = 1 - setting.share
-        splits = load("cifar10", data_root=data_root, size=setting.size, validation=left_out)
+        splits = load(setting.dataset, data_root=data_root, size=setting.size, validation=left_out)
         if left_out > VALIDATION:
             held_out = stratified_split(splits.validation, round(VALIDATION / left_out, 9))[1]
             splits = splits._replace(validation=held_out)
@@ -121,7 +130,7 @@ class _Trial:
 
     @property
     def example(self) -> Tensor:
-        return torch.zeros(1, 3, self.setting.size, self.setting.size, device=self.device)
+        return torch.zeros(1, *self.data.train.input_shape, device=self.device)
 
     def augmented(self) -> Batches:
         return self._batches(drop_last=True, augmentation=Augmentation())
@@ -146,7 +155,13 @@ class _Trial:
         net = self.setting.build().to(self.device)
         with alone(file.with_suffix(".lock"), wait=True):
             if not file.exists():
-                pretrain(net, self.data, [Stage(epochs, size)], file.with_suffix(".jsonl"), peak_rate=0.1)
+                if self.setting.cycle.optimizer == "adamw":
+                    train = self.augmented()
+                    steps = epochs * len(train)
+                    PlainSteps(net, SmoothedLikelihood(0.1), train, steps, self.setting.cycle).make(steps)
+                    net.eval()
+                else:
+                    pretrain(net, self.data, [Stage(epochs, size)], file.with_suffix(".jsonl"), peak_rate=0.1)
                 weights = {name: value.contiguous() for name, value in net.state_dict().items()}
                 note = {"accuracy": str(self.accuracy(net, self.data.test))}
                 write_atomically(file, lambda partial: save_file(weights, partial, note))
@@ -161,7 +176,7 @@ class _Trial:
             self.augmented(),
             Batches(self.data.validation, 500, device=self.device),
             epochs=self.config["epochs"],
-            cycle=Cycle(bfloat16=True),
+            cycle=self.setting.cycle,
             cuts=CUTS,
             share=SHARE if self.config["contender"] == "bmrs-path" else 0.0,
             batches=EVIDENCE,
@@ -177,7 +192,7 @@ class _Trial:
         total = self.config["epochs"] * len(train)
 
         def begin(small: nn.Module) -> PlainSteps:
-            return PlainSteps(small, SmoothedLikelihood(0.02), train, total, Cycle(bfloat16=True))
+            return PlainSteps(small, SmoothedLikelihood(0.02), train, total, self.setting.cycle)
 
         trained = trained_on(net, self.example, contender, macs, self.still(), begin)
         reestimate_batch_norm_(trained, self.still())
@@ -203,7 +218,7 @@ def run(config: Config, *, data_root: str, cache: str, device: str = "cpu") -> d
     small = (trial.ours if config["contender"].startswith("bmrs-") else trial.theirs)(net, budget)
     seconds, cost = time.process_time() - start, complexity(small, trial.example)
     return {
-        "dataset": "cifar10",
+        "dataset": trial.setting.dataset,
         "accuracy": trial.accuracy(small, trial.data.test),
         "validation_accuracy": trial.accuracy(small, trial.data.validation),
         "dense_accuracy": dense,
