@@ -127,7 +127,9 @@ def cut(
                     for layer in (each.query, each.key, each.value)
                 },
                 prune_num_heads=True,
-                head_pruning_ratio=min([ratio, *(1 - 1 / each.num_heads for each in attentions)]),  # one is left
+                head_pruning_ratio=min(
+                    [ratio, *(1 - 1 / each.num_heads for each in attentions)]
+                ),  # one is left
             )
             pruner.step()
         for each in attentions:
