@@ -33,8 +33,8 @@ of its own.
 * `bmrs-path`: ten cuts in the first fifth of the epochs, by the evidence at the weights as they are then.
 * `bmrs-laplace`: the same ten cuts before the first epoch.
 * `torch-pruning-…`: its importances over all layers in one cut; `-local` the same share of every layer; `-iterative`
-  ten cuts in the first fifth of the epochs. Of `vit` they remove heads, hidden neurons and channels of the residual
-  stream; we remove heads and hidden neurons.
+  ten cuts in the first fifth of the epochs. Of `vit` they remove dimensions of heads, whole heads, hidden
+  neurons and channels of the residual stream; we remove whole heads and hidden neurons.
 * `dense`: nothing is cut.
 """
 
