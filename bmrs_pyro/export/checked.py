@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.export.formats import ExportError, Format, exporting
+from bmrs_pyro.export.formats import ExportError, Format
 from bmrs_pyro.export.onnx_file import load_onnx, refuse_without_onnx, write_onnx
 from bmrs_pyro.export.plain_values import named_tensors
 from bmrs_pyro.export.pt2_file import load_pt2, write_pt2
+from bmrs_pyro.export.writing import exporting
 from bmrs_pyro.files import refuse_unwritable
 from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.inputs import Call

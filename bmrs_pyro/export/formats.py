@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ExportError", "Format", "exporting", "refuse_arguments"]
+__all__ = ["ExportError", "Format"]
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from os import PathLike
 from pathlib import Path
-from typing import Any
-
-from torch import nn
-
-from bmrs_pyro.files import WriteError, refuse_unwritable
-from bmrs_pyro.network.inputs import batch_size
 
 
 class ExportError(ValueError):
@@ -44,39 +35,3 @@ class Format(StrEnum):
             raise ExportError(
                 f"the suffix of {path} names no format; end it in .{', .'.join(cls)}, or name the format (--format)"
             ) from None
-
-
-def refuse_arguments(net: object, x: Any, path: Any) -> None:
-    """Refuse what is no network, too few examples, or no path that can be written.
-
-    Raises:
-        TypeError: ``net`` is no module, or ``path`` is no path.
-        ValueError: ``x`` has less than two examples.
-        WriteError: the file cannot be written.
-    """
-    for name, value, kind in (("net", net, nn.Module), ("path", path, str | PathLike)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"{name} is a {type(value).__name__}; give the network first, then a batch, then the file"
-            )
-    if (size := batch_size(x) or 0) < 2:
-        raise ValueError(
-            f"number of examples in x: {size}; give a batch of at least two, so that the file takes any batch size"
-        )
-    refuse_unwritable(Path(path))
-
-
-@contextmanager
-def exporting(kind: Format, path: Path) -> Iterator[None]:
-    """Turn errors while a file is written and read into :class:`ExportError` or :class:`WriteError`."""
-    try:
-        yield
-    except ImportError:
-        raise
-    except OSError as cause:
-        raise WriteError(path, cause.strerror or str(cause)) from None
-    except Exception as cause:
-        reason = next(iter(str(cause).splitlines()), "")
-        raise ExportError(
-            f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always works"
-        ) from cause

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.export.formats import Format, exporting, refuse_arguments
+from bmrs_pyro.export.formats import Format
 from bmrs_pyro.export.plain_values import named_inputs, named_tensors, plain_outputs
 from bmrs_pyro.export.pt2_file import captured
+from bmrs_pyro.export.writing import exporting, refuse_arguments
 from bmrs_pyro.network.inputs import Call
 
 _OUTPUT = "output"

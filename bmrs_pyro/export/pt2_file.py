@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from bmrs_pyro.export.formats import Format, exporting, refuse_arguments
+from bmrs_pyro.export.formats import Format
 from bmrs_pyro.export.plain_values import plain_outputs
+from bmrs_pyro.export.writing import exporting, refuse_arguments
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.nested import map_leaves
 
