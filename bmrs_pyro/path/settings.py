@@ -60,8 +60,9 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
         if not _same(before, value):
             if isinstance(before, list):
                 raise ValueError(
-                    f"{folder} holds a path with another network or likelihood: the layers are alike, but with the "
-                    "same weights they predict something else; give another directory, or that network and likelihood"
+                    f"{folder} holds a path with another network or likelihood, or other validation data: the layers "
+                    "are alike, but with the same weights the data are predicted otherwise; give another directory, or "
+                    "the same of all three"
                 )
             if isinstance(before, dict):  # tell of one entry that differs
                 name = next(key for key in {**before, **value} if before.get(key) != value.get(key))

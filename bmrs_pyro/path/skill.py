@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 
 from bmrs_pyro.inference.inputs import pairs
@@ -83,8 +84,11 @@ def warn_if_much_worse(
 
 
 def _constant(predict: Callable[[Any], Distribution], batches: Iterable[Any]) -> float:
-    """Return the share of the most frequent class, or the standard deviation of the values."""
-    found = []
+    """Return the share of the most frequent class, or the standard deviation of the values.
+
+    Every feature of values, and every label of 0 and 1, has a constant of its own; other classes have one together.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
     classes = False
     for x, y in pairs(batches):
         distribution = predict(x)
@@ -92,8 +96,26 @@ def _constant(predict: Callable[[Any], Distribution], batches: Iterable[Any]) ->
         outcome = Outcome.of(distribution)
         if outcome.log_p is not None:
             classes, labels = True, outcome.labels(labels)
-        found.append(labels[outcome.counted(labels).to(labels.device)].flatten().cpu())
-    values = torch.cat(found)
+        single = outcome.log_p is not None and outcome.log_p.shape[-1] > 2
+        counted = outcome.counted(labels).to(labels.device)
+        found.append((_by_column(labels.cpu(), single), _by_column(counted.cpu(), single)))
+    if len({labels.shape[1] for labels, _ in found}) > 1:  # sequences of several lengths
+        found = [(labels.reshape(-1, 1), counted.reshape(-1, 1)) for labels, counted in found]
+    values, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
+    columns = [column[counts[:, index]] for index, column in enumerate(values.unbind(1))]
+    columns = [column for column in columns if len(column)]
+    total = sum(map(len, columns))
+    if not total:
+        return math.nan
     if classes:
-        return values.bincount().max().item() / len(values)
-    return values.double().std(correction=0).item() if len(values) else math.nan
+        return sum(column.bincount().max().item() for column in columns) / total
+    return math.sqrt(
+        sum(len(column) * column.double().var(correction=0).item() for column in columns) / total
+    )
+
+
+def _by_column(labels: Tensor, single: bool) -> Tensor:
+    """Return labels ``(N, columns)``: features are the last dimension, or the second one of maps."""
+    if single or labels.dim() < 2:
+        return labels.reshape(-1, 1)
+    return labels.movedim(1 if labels.dim() >= 4 else -1, -1).flatten(0, -2)

@@ -62,3 +62,23 @@ def test_a_regression_may_lose_half_of_the_variance_that_it_explains(
 
 def test_without_a_quality_nothing_is_compared() -> None:
     warn_if_much_worse(Quality(None, None), Quality(None, 1.0), as_likelihood("normal"), [])
+
+
+def test_every_column_has_a_constant_of_its_own() -> None:
+    values = torch.stack([VALUES, VALUES + 10], 1)  # the standard deviation within each column is 1
+    with pytest.warns(MuchWorse, match="1 for the best constant"):
+        warn_if_much_worse(
+            Quality(None, 0.99), Quality(None, 0.4), as_likelihood("normal"), [(values, values)]
+        )
+    rare = torch.tensor([[0, 1]] * 9 + [[1, 0]])  # both columns have a class of 90 %
+    logits = torch.zeros(10, 2)
+    with pytest.warns(MuchWorse, match="90.00% for the best constant"):
+        warn_if_much_worse(
+            Quality(0.9, None), Quality(0.99, None), as_likelihood("bernoulli"), [(logits, rare)]
+        )
+    series = [(part, part) for part in (torch.randn(4, 3), torch.randn(4, 5))]  # of several lengths
+    pooled = torch.cat([part.flatten() for part, _ in series]).std(correction=0).item()
+    with pytest.warns(MuchWorse, match=f"{pooled:.4g} for the best constant"):
+        warn_if_much_worse(
+            Quality(None, pooled), Quality(None, 0.1 * pooled), as_likelihood("normal:1"), series
+        )
