@@ -65,8 +65,8 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
                     "the same of all three"
                 )
             if isinstance(before, dict):  # tell of one entry that differs
-                name = next(key for key in {**before, **value} if before.get(key) != value.get(key))
-                before, value = before.get(name), value.get(name)
+                key = next(key for key in {**before, **value} if before.get(key) != value.get(key))
+                name, before, value = f"{name}[{key!r}]", before.get(key), value.get(key)
             raise ValueError(
                 f"{folder} holds a path with {name} {before!r}, not {value!r}; give another directory, or the "
                 "same settings"

@@ -1,2 +1,2 @@
-from .one_call import Pruned as Pruned
 from .one_call import prune as prune
+from .pruned import Pruned as Pruned
