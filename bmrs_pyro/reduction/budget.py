@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Cost", "rounded", "within_budget"]
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -61,7 +61,8 @@ def within_budget(
     The evidence for keeping a structure is minus its score. Structures with the least evidence per cost leave first.
     Their cost is what one structure of the family costs in the remaining network, computed again after each removal.
     Structures with evidence against them, which `rounded` or `min_keep` has kept, leave before all others, in the
-    order of evidence times cost.
+    order of evidence times cost. The last to leave may be large, so that the cost is below the budget. Then structures
+    that left before it come back while the budget has room for them, the last one first.
 
     Args:
         keep: The selection; what it removes stays removed.
@@ -75,31 +76,60 @@ def within_budget(
     Raises:
         ValueError: The budget cannot be met.
     """
-    masks = dict(keep)
+    masks = {name: mask.clone() for name, mask in keep.items()}
     values = scores(masks) if callable(scores) else scores
     waiting = {name: _waiting(values[name], mask) for name, mask in masks.items()}
     counts = {name: len(left) for name, left in waiting.items()}
+    removed: list[_Block] = []
     while cost(counts) > budget:
         marginal = cost.marginal(counts)
-        blocks = {name: _block(counts[name], (multiples or {}).get(name, 1), min_keep) for name in keep}
-        worth = {
-            name: _worth(-float(values[name][waiting[name][-size:]].mean()), marginal[name])
-            for name, size in blocks.items()
-            if size
+        sizes = {name: _block(counts[name], (multiples or {}).get(name, 1), min_keep) for name in keep}
+        evidence = {
+            name: -float(values[name][waiting[name][-size:]].mean()) for name, size in sizes.items() if size
         }
-        if not worth:
+        if not evidence:
             raise ValueError(
                 f"a budget of {budget:,.0f} cannot be met: with {min_keep} kept in every family the cost is "
                 f"{cost(counts):,.0f}"
             )
-        weakest = min(worth, key=lambda name: worth[name])
-        for _ in range(blocks[weakest]):
-            masks[weakest][waiting[weakest].pop()] = False
-        counts[weakest] -= blocks[weakest]
+        weakest = min(evidence, key=lambda name: _worth(evidence[name], marginal[name]))
+        block = _Block(weakest, waiting[weakest][-sizes[weakest] :], evidence[weakest])
+        masks[weakest][block.structures] = False
+        counts[weakest] -= len(block.structures)
+        removed.append(block)
         if callable(scores):
             values = scores(masks)
             waiting = {name: _waiting(values[name], mask) for name, mask in masks.items()}
+        else:
+            del waiting[weakest][-sizes[weakest] :]
+    _give_back_(masks, counts, removed, cost, budget)
     return KeepMask(masks)
+
+
+class _Block(NamedTuple):
+    """Structures of one family that leave together, and the mean evidence for keeping them."""
+
+    family: str
+    structures: list[int]
+    evidence: float
+
+
+def _give_back_(
+    masks: Mapping[str, Tensor], counts: dict[str, int], removed: list[_Block], cost: Cost, budget: float
+) -> None:
+    """Keep removed structures after all while the budget has room for them; the last to leave come first."""
+    full = set[str]()
+    for family, structures, evidence in reversed(removed):
+        if len(full) == len(masks):
+            return
+        if family in full:
+            continue
+        larger = {**counts, family: counts[family] + len(structures)}
+        if evidence > 0 and cost(larger) <= budget:
+            masks[family][structures] = True
+            counts.update(larger)
+        else:
+            full.add(family)  # with what left before, the family might not have a multiple
 
 
 def _waiting(scores: Tensor, mask: Tensor) -> list[int]:

@@ -88,6 +88,34 @@ def test_evidence_kept_is_within_one_structure_of_the_best_choice() -> None:
         assert evidence >= best - 10.0
 
 
+def test_what_still_fits_after_a_large_structure_left_comes_back() -> None:
+    scores = scores_of(small=[-1.0, -3.0, -2.0, -9.0], large=[-25.0, -99.0])
+    cost = Additive({"small": 1.0, "large": 10.0})  # evidence per cost: small 1 3 2 9, large 2.5
+    keep = within_budget(all_kept(scores), scores, cost, 13.0)
+    assert keep["large"].tolist() == [False, True]
+    assert keep["small"].tolist() == [False, True, True, True]  # the two weakest had left first
+    keep = within_budget(all_kept(scores), scores, cost, 12.5, multiples={"small": 2})
+    assert keep["small"].tolist() == [False, True, False, True]
+
+
+def test_what_has_evidence_against_it_does_not_come_back() -> None:
+    scores = scores_of(small=[1.0, -3.0, 0.5, -9.0], large=[-25.0, -99.0])
+    keep = within_budget(all_kept(scores), scores, Additive({"small": 1.0, "large": 10.0}), 20.0)
+    assert keep["small"].tolist() == [False, True, False, True]
+    assert keep["large"].tolist() == [False, True]
+
+
+def test_no_removed_structure_would_still_fit() -> None:
+    random = torch.Generator().manual_seed(1)
+    cost = Additive({"a": 1.0, "b": 2.5, "c": 7.0})
+    for budget in (11.0, 20.0, 31.0, 47.3):
+        scores = {name: -torch.rand(6, generator=random, dtype=torch.float64) for name in "abc"}
+        keep = within_budget(all_kept(scores), scores, cost, budget)
+        room = budget - cost({name: int(mask.sum()) for name, mask in keep.items()})
+        assert room >= 0
+        assert all(mask.all() or cost.prices[name] > room for name, mask in keep.items())
+
+
 def test_budget_removes_whole_multiples_and_respects_what_is_gone() -> None:
     scores = scores_of(a=[float(-i) for i in range(11, 0, -1)])
     start = KeepMask({"a": torch.arange(11) < 10})
