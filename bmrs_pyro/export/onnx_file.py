@@ -37,9 +37,9 @@ def save_onnx(net: nn.Module, x: Any, path: str | Path) -> None:
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        TypeError: ``net`` is no module, or ``path`` is no path.
+        TypeError: ``net`` is no module, ``x`` is no tensor nor a collection of some, or ``path`` is no path.
         ValueError: ``x`` has less than two examples.
-        ExportError: the network cannot be captured as a graph, or the graph has no form in ONNX.
+        ExportError: the network does not run on ``x``, cannot be captured as a graph, or the graph has no form in ONNX.
         WriteError: the file cannot be written.
     """
     refuse_arguments(net, x, path)

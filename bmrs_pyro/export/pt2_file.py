@@ -52,9 +52,9 @@ def save_pt2(net: nn.Module, x: Any, path: str | Path) -> None:
         path: the file.
 
     Raises:
-        TypeError: ``net`` is no module, or ``path`` is no path.
+        TypeError: ``net`` is no module, ``x`` is no tensor nor a collection of some, or ``path`` is no path.
         ValueError: ``x`` has less than two examples.
-        ExportError: torch cannot capture the network as a graph.
+        ExportError: the network does not run on ``x``, or torch cannot capture the network as a graph.
         WriteError: the file cannot be written.
     """
     refuse_arguments(net, x, path)

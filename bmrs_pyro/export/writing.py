@@ -4,25 +4,27 @@ from __future__ import annotations
 
 __all__ = ["exporting", "refuse_arguments"]
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bmrs_pyro.export.formats import ExportError, Format
 from bmrs_pyro.files import WriteError, refuse_unwritable
-from bmrs_pyro.network.inputs import batch_size
+from bmrs_pyro.network.inputs import Call, batch_size
 
 
-def refuse_arguments(net: object, x: Any, path: Any) -> None:
-    """Refuse what is no network, too few examples, or no path that can be written.
+def refuse_arguments(net: Any, x: Any, path: Any) -> None:
+    """Refuse what is no network, a batch that it does not run on, or no path that can be written.
 
     Raises:
-        TypeError: ``net`` is no module, or ``path`` is no path.
+        TypeError: ``net`` is no module, ``x`` is no tensor nor a collection of some, or ``path`` is no path.
         ValueError: ``x`` has less than two examples.
+        ExportError: the network does not run on ``x``.
         WriteError: the file cannot be written.
     """
     for name, value, kind in (("net", net, nn.Module), ("path", path, str | PathLike)):
@@ -30,10 +32,22 @@ def refuse_arguments(net: object, x: Any, path: Any) -> None:
             raise TypeError(
                 f"{name} is a {type(value).__name__}; give the network first, then a batch, then the file"
             )
+    if not isinstance(x, Tensor | tuple | list | Mapping):
+        raise TypeError(f"x is a {type(x).__name__}; give a batch of tensors, as the network is called with")
     if (size := batch_size(x) or 0) < 2:
         raise ValueError(
             f"number of examples in x: {size}; give a batch of at least two, so that the file takes any batch size"
         )
+    call = Call.of(net, x)
+    try:
+        with torch.no_grad():
+            call.fresh(net.eval())
+    except Exception as cause:
+        reason = next(iter(str(cause).splitlines()), "")
+        raise ExportError(
+            f"the network cannot be exported to a file: it does not run on x, {call} ({type(cause).__name__}: "
+            f"{reason}); give a batch as the network is called with"
+        ) from cause
     refuse_unwritable(Path(path))
 
 

@@ -141,7 +141,13 @@ def test_a_network_in_memory_is_refused_in_one_line_too(save: Callable[..., None
         ((net, x[:1], file), ValueError, "number of examples in x: 1; give a batch of at least two"),
         ((net, {}, file), ValueError, "number of examples in x: 0"),
         ((Unsure(net), x, file), ExportError, "cannot be exported to .*; safetensors always works"),
-        ((net, torch.randn(2, 4), file), ExportError, "cannot be exported to"),
+        (
+            (net, torch.randn(2, 4), file),
+            ExportError,
+            r"cannot be exported to .* run on x, \(2, 4\) .*give a batch",
+        ),
+        ((net, x.double(), file), ExportError, "cannot be exported to .*same dtype"),
+        ((net, x.numpy(), file), TypeError, "x is a ndarray; give a batch of tensors"),
         ((net, x, tmp_path / "nowhere" / "net"), WriteError, "nowhere"),
     ):
         with pytest.raises(kind, match=message) as caught:
