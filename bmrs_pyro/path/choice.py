@@ -13,9 +13,10 @@ import pyro
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.metrics.evaluation import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork, complexity
+from bmrs_pyro.path.constant import constant_log_likelihood
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.regularisation import Path
-from bmrs_pyro.path.skill import Quality, warn_if_much_worse
+from bmrs_pyro.path.skill import LEAST, Quality, warn_if_much_worse, warn_if_unlikely
 from bmrs_pyro.path.target import Target, TargetMissed, smoothed
 from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.training.limits import Limits
@@ -55,19 +56,29 @@ class Choice:
     def with_caution(self, path: Path) -> Choice:
         """Warn, and say so, if the network is much worse than the unpruned one, unless such a loss was allowed.
 
-        A loss of log-likelihood says little about the errors: that of a network that has overfitted is very low.
+        Values are compared by log-likelihood too. With an RMSE all of the lead over a constant must be lost, because
+        the log-likelihood of a network that has overfitted is very low.
         """
-        model, accuracy = self.refit.model, self.refit.point.score.accuracy
-        if not self.met or (accuracy is not None and self.target.max_loss is not None):
+        model, score, before = self.refit.model, self.refit.point.score, path.dense.score
+        if not self.met or (score.accuracy is not None and self.target.max_loss is not None):
             return self
+        validation = path.trainee.validation
         with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
             caution = warn_if_much_worse(
-                Quality.of(self.refit.point.score),
-                Quality.of(path.dense.score),
+                Quality.of(score),
+                Quality.of(before),
                 lambda x: model.likelihood(model.network(x, {})),
-                on_device_of(model.network, path.trainee.validation),
+                on_device_of(model.network, validation),
                 stacklevel=5,
             )
+            if caution is None and score.accuracy is None and self.target.max_loss is None:
+                caution = warn_if_unlikely(
+                    score.log_likelihood,
+                    before.log_likelihood,
+                    lambda: constant_log_likelihood(model.likelihood, model.network, validation),
+                    share=LEAST if score.rmse is None else 0.0,
+                    stacklevel=4,
+                )
         return replace(self, caution=caution)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MuchWorse", "Quality", "warn_if_much_worse"]
+__all__ = ["MuchWorse", "Quality", "warn_if_much_worse", "warn_if_unlikely"]
 
 import math
 import warnings
@@ -21,7 +21,9 @@ LEAST = 0.5
 """Share of the first network's lead over the best constant below which another one is much worse."""
 
 CLEAR = 0.05
-"""Least lead that can be lost: accuracy, or share of the values' variance."""
+"""Least lead that can be lost: accuracy, share of the values' variance, or nats per example."""
+
+ADVICE = "give it more epochs, a lower learning rate or a larger budget"
 
 
 class MuchWorse(UserWarning):
@@ -47,7 +49,7 @@ def warn_if_much_worse(
     predict: Callable[[Any], Distribution],
     batches: Iterable[Any],
     *,
-    advice: str = "give it more epochs, a lower learning rate or a larger budget",
+    advice: str = ADVICE,
     stacklevel: int = 1,
 ) -> str | None:
     """Warn if a network has lost half of its lead over the best constant prediction, and return the warning.
@@ -80,6 +82,34 @@ def warn_if_much_worse(
         f"{advice}"
     )
     warnings.warn(told, MuchWorse, stacklevel=stacklevel + 2)  # no_grad wraps this function
+    return told
+
+
+def warn_if_unlikely(
+    small: float, before: float, best: Callable[[], float | None], *, share: float, stacklevel: int = 1
+) -> str | None:
+    """Warn if a network has lost too much of its lead in log-likelihood over the best constant outputs.
+
+    Args:
+        small: mean log-likelihood of the small network on validation data, nats per example.
+        before: that of the network that it was made from.
+        best: returns that of the best constant outputs; None if it is not known.
+        share: share of the lead that must be left.
+        stacklevel: frames up to the caller that is told.
+
+    Returns:
+        The warning; None if there is none.
+    """
+    if small >= before or (constant := best()) is None:
+        return None
+    lead = before - constant
+    if not lead >= CLEAR or small - constant > share * lead:
+        return None
+    told = (
+        f"the small network is much worse: log-likelihood {small:.4g}, {before:.4g} before, {constant:.4g} for the "
+        f"best constant outputs; {ADVICE}"
+    )
+    warnings.warn(told, MuchWorse, stacklevel=stacklevel + 1)
     return told
 
 

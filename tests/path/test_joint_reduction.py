@@ -387,6 +387,30 @@ def test_a_loss_that_was_allowed_or_told_already_is_not_warned_of(trained: nn.Mo
         assert choice.caution == (str(seen[0].message) if seen else None)
 
 
+def test_a_wrong_predicted_scale_is_told_of_though_the_errors_are_small() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 2))
+    likelihood = as_likelihood("normal:predicted")
+    PlainSteps(net, likelihood, values(512), 300, Cycle("adamw", 0.02)).make(300)
+    options = {"validation": values(256), "trained": True, "likelihood": likelihood, "progress": False}
+    found = prune(net, values(512), epochs=0, cuts=2, max_macs="90%", **options)  # type: ignore[arg-type]
+    dense = found.path.dense.score
+    y = torch.cat([y for _, y in values(256)])
+    constant = torch.distributions.Normal(y.mean(), y.std(correction=0)).log_prob(y).mean().item()
+    for log_likelihood, target, told in (
+        (constant - 0.1, Target(max_macs="90%"), 1),
+        (constant + 0.1, Target(max_macs="90%"), 0),
+        (constant - 0.1, Target(max_loss=5), 0),
+    ):
+        refit, score = found.choice.refit, dense._replace(log_likelihood=log_likelihood)
+        poor = replace(refit, point=replace(refit.point, score=score))
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            choice = replace(found.choice, refit=poor, target=target, met=True).with_caution(found.path)
+        assert [each.category for each in seen] == [MuchWorse] * told
+        assert not told or f"{constant:.4g} for the best constant outputs" in str(choice.caution)
+
+
 @pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough
 def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
     torch.manual_seed(0)
