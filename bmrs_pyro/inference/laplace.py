@@ -18,6 +18,7 @@ from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
+from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.network.untouched import modes_kept
 
@@ -93,6 +94,10 @@ def gain_gradients(
                 outputs = model.eval().likelihood(model.network(x, theta))
                 log_p = log_likelihoods(outputs, y.to(like.device))
             except ValueError as error:  # of a distribution, with all its numbers
+                if (count := batch_size(x)) != len(y) and "gains" in str(error):
+                    raise ValueError(
+                        f"a batch has {count} examples and {len(y)} labels; give each example one"
+                    ) from None
                 if not unfit_parameters(error) and _finite((x, y)):
                     raise
                 raise _non_finite((x, y)) from None

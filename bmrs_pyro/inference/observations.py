@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["NonFiniteLoss", "log_likelihoods", "observed", "other_shape", "unfit_parameters"]
+__all__ = [
+    "NonFiniteLoss",
+    "log_likelihoods",
+    "misfit_of",
+    "observed",
+    "other_shape",
+    "unfit_parameters",
+]
+
+from typing import Any
 
 import torch.distributions as td
 from torch import Tensor
@@ -44,9 +53,15 @@ def log_likelihoods(distribution: td.Distribution, y: Tensor) -> Tensor:
     """Return log p(y_i) of every example, ``(batch,)``, nats.
 
     Raises:
-        ValueError: ``y`` has another shape than the distribution's values, so that examples would be mixed.
+        ValueError: ``y`` has another shape than the distribution's values, so that examples would be mixed, or values
+            outside the distribution's support.
     """
-    values: Tensor = distribution.log_prob(observed(distribution, y))
+    try:
+        values: Tensor = distribution.log_prob(observed(distribution, y))
+    except ValueError as error:  # torch's message holds all values
+        if not str(error).startswith("Expected value argument"):
+            raise
+        raise ValueError(misfit_of(distribution, y) or error) from None
     if values.shape != distribution.batch_shape:
         raise other_shape(distribution, y)
     return values
@@ -63,4 +78,50 @@ def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
     return ValueError(
         f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(expected)}: "
         "reshape the labels, or the network's output, so that the two agree"
+    )
+
+
+def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None = None) -> str | None:
+    """Return a message about labels outside the support of their distribution; None if all labels fit."""
+    base = distribution
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    classes = base.probs.shape[-1] if isinstance(base, td.Categorical) else None
+    if classes is not None and num_classes is not None and num_classes > classes:
+        return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
+    if classes is None and not base._validate_args:  # its author allows values outside the support
+        return None
+    try:
+        support: Any = distribution.support
+        fits = support.check(y)
+    except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
+        return None
+    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
+
+
+def _shape_message(distribution: td.Distribution, y: Tensor) -> str | None:
+    """Return a message if the likelihood cannot score labels of this shape; else None."""
+    if observed(distribution, y).shape != distribution.batch_shape + distribution.event_shape:
+        try:
+            distribution.log_prob(y)
+        except ValueError:
+            return str(other_shape(distribution, y))
+    return None
+
+
+def _misfit_message(base: td.Distribution, outputs: int | None, y: Tensor, fits: Tensor) -> str:
+    first = y.reshape(*fits.shape, -1)[~fits][0]
+    value = first[~first.isfinite()][0] if not first.isfinite().all() else first[0]
+    found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
+    if outputs is None:
+        return (
+            f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
+            f"such as {value.item():g}"
+            + ("" if value.isfinite() else "; leave these examples out, or fill the gaps")
+        )
+    if y.is_floating_point():
+        return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"
+    return (
+        f"the network has {outputs} outputs, for labels from 0 to {outputs - 1}, but those of a batch go from "
+        f"{int(y.min())} to {int(y.max())}: number them from 0, and give the last layer one output for every class"
     )

@@ -71,7 +71,8 @@ class Choice:
                 on_device_of(model.network, validation),
                 stacklevel=5,
             )
-            if caution is None and score.accuracy is None and self.target.max_loss is None:
+            limited = self.target.max_loss is None and not self.target.loses_nothing
+            if caution is None and score.accuracy is None and limited:  # by budgets alone
                 caution = warn_if_unlikely(
                     score.log_likelihood,
                     before.log_likelihood,

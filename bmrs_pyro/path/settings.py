@@ -66,7 +66,13 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
                 )
             if isinstance(before, dict):  # tell of one entry that differs
                 key = next(key for key in {**before, **value} if before.get(key) != value.get(key))
-                name, before, value = f"{name}[{key!r}]", before.get(key), value.get(key)
+                if key not in before or key not in value:
+                    has, lacks = ("its", "this network's") if key in before else ("this network's", "its")
+                    raise ValueError(
+                        f"{folder} holds a path with another network: {key!r} is among {has} {name}, but not among "
+                        f"{lacks}; give another directory, or the same network"
+                    )
+                name, before, value = f"{name}[{key!r}]", before[key], value[key]
             raise ValueError(
                 f"{folder} holds a path with {name} {before!r}, not {value!r}; give another directory, or the "
                 "same settings"

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = [
     "Unscored",
     "labels_misfit",
-    "misfit_of",
     "refuse_labels",
     "warn_of_units",
     "warn_of_unscored",
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import log_likelihoods, observed, other_shape
+from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
@@ -60,24 +59,6 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
             ) from error
         distribution = model.likelihood_of(outputs)
     return misfit_of(distribution, y, num_classes)
-
-
-def misfit_of(distribution: dist.TorchDistribution, y: Tensor, num_classes: int | None = None) -> str | None:
-    """Return a message about labels outside the support of their distribution; None if all labels fit."""
-    base = distribution
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    classes = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
-    if classes is not None and num_classes is not None and num_classes > classes:
-        return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
-    if classes is None and not base._validate_args:  # its author allows values outside the support
-        return None
-    try:
-        support: Any = distribution.support
-        fits = support.check(y)
-    except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
-        return None
-    return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
 
 
 @torch.no_grad()
@@ -169,31 +150,3 @@ def _leaves(result: Tensor) -> list[Tensor]:
             found.append(leaf)
         waiting.extend(parent for parent, _ in node.next_functions)
     return found
-
-
-def _shape_message(distribution: dist.TorchDistribution, y: Tensor) -> str | None:
-    """Return a message if the likelihood cannot score labels of this shape; else None."""
-    if observed(distribution, y).shape != distribution.batch_shape + distribution.event_shape:
-        try:
-            distribution.log_prob(y)
-        except ValueError:
-            return str(other_shape(distribution, y))
-    return None
-
-
-def _misfit_message(base: dist.TorchDistribution, outputs: int | None, y: Tensor, fits: Tensor) -> str:
-    first = y.reshape(*fits.shape, -1)[~fits][0]
-    value = first[~first.isfinite()][0] if not first.isfinite().all() else first[0]
-    found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
-    if outputs is None:
-        return (
-            f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
-            f"such as {value.item():g}"
-            + ("" if value.isfinite() else "; leave these examples out, or fill the gaps")
-        )
-    if y.is_floating_point():
-        return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"
-    return (
-        f"the network has {outputs} outputs, for labels from 0 to {outputs - 1}, but those of a batch go from "
-        f"{int(y.min())} to {int(y.max())}: number them from 0, and give the last layer one output for every class"
-    )

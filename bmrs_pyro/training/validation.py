@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import inputs_on, pairs
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import NonFiniteLoss, observed, unfit_parameters
+from bmrs_pyro.inference.observations import NonFiniteLoss, misfit_of, observed, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
-from bmrs_pyro.training.labels import misfit_of
 
 
 class Score(NamedTuple):

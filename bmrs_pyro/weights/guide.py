@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["MeanField", "PointEstimate", "PriorProgram"]
+__all__ = ["MeanField", "PointEstimate", "PriorProgram", "refuse_other_guide"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
@@ -13,9 +13,10 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.distributions import unwrapped
+from bmrs_pyro.weights.layers import Layer
 
 PriorProgram = Callable[[], Any]
 """A Pyro program without arguments that samples the latent sites, such as ``WeightModel.draw``."""
@@ -28,6 +29,11 @@ class _Guide(PyroModule):
 
     def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0) -> None:
         super().__init__()
+        if isinstance(prior, nn.Module):
+            raise TypeError(
+                f"prior is a {type(prior).__name__}; give a program without arguments, such as model.draw of a "
+                "WeightModel"
+            )
         with torch.no_grad(), poutine.block():
             sites: dict[str, Any] = dict(poutine.trace(prior).get_trace().iter_stochastic_nodes())
         values = {name: site["value"] for name, site in sites.items()}
@@ -69,6 +75,10 @@ class MeanField(_Guide):
         prior: samples the latent sites: ``model.draw`` of a :class:`WeightModel`, or any Pyro program.
         init_radius: real locations start uniform in ±init_radius, locations of logarithms start at 0.
         init_scale: initial value of every scale.
+
+    Raises:
+        TypeError: ``prior`` is a module.
+        ValueError: ``init_scale`` is not positive.
     """
 
     scale: Any
@@ -76,6 +86,8 @@ class MeanField(_Guide):
 
     def __init__(self, prior: PriorProgram, *, init_radius: float = 2.0, init_scale: float = 0.1) -> None:
         super().__init__(prior, init_radius=init_radius)
+        if not init_scale > 0:
+            raise ValueError(f"init_scale is {init_scale}; it must be positive")
         self.scale = PyroParam(torch.full_like(self.loc, init_scale).detach(), constraints.softplus_positive)
         self.register_buffer("active", torch.ones_like(self.loc, dtype=torch.bool))
 
@@ -91,7 +103,13 @@ class MeanField(_Guide):
 
     @torch.no_grad()
     def set_(self, name: str, distribution: torch.distributions.Normal, active: Tensor) -> None:
-        """Overwrite a real site's posterior and its ``active`` mask in place; the Parameter objects stay."""
+        """Overwrite a real site's posterior and its ``active`` mask in place; the Parameter objects stay.
+
+        Raises:
+            KeyError: the guide has no such site.
+        """
+        if name not in self.shapes:
+            raise KeyError(f"no site {name!r}; the guide has {', '.join(self.shapes)}")
         loc, scale = self.loc.detach().clone(), self.scale.detach().clone()
         self.split(loc)[name].copy_(distribution.loc)
         self.split(scale)[name].copy_(distribution.scale)
@@ -110,3 +128,21 @@ class PointEstimate(_Guide):
     def distributions(self) -> dict[str, dist.TorchDistribution]:
         """Return a Delta per site, its dimensions as one event."""
         return {name: dist.Delta(value, event_dim=value.dim()) for name, value in self.medians().items()}
+
+
+def refuse_other_guide(layers: Iterable[Layer], guide: object) -> None:
+    """Refuse a guide that is no module, or whose posteriors are those of other layers.
+
+    Raises:
+        TypeError: the guide is no module.
+        ValueError: a layer's weights have no posterior in a guide of this package, or one of another shape.
+    """
+    if not isinstance(guide, nn.Module):
+        raise TypeError(f"guide is {guide!r}; give a guide, such as MeanField(model.draw)")
+    if isinstance(guide, _Guide):
+        for layer in layers:
+            if (shape := guide.shapes.get(layer.name)) != layer.shape:
+                raise ValueError(
+                    f"the guide is another model's: for {layer.name} of shape {tuple(layer.shape)} it has "
+                    + ("nothing" if shape is None else f"shape {tuple(shape)}")
+                )

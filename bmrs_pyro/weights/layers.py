@@ -44,6 +44,11 @@ class Layer:
         first = next(iter(self.shapes.values()))
         return torch.Size((first[0] if first else 1, sum(self.widths)))
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether one of the parameters mixes inputs: not a bias or a factor of a norm alone."""
+        return any(len(shape) > 1 for shape in self.shapes.values())
+
     def parameters(self, matrix: Tensor) -> dict[str, Tensor]:
         """Split a matrix ``(rows, columns)`` into the layer's parameters, by name."""
         parts = matrix.split(self.widths, 1)
@@ -63,18 +68,23 @@ def weight_layers(net: nn.Module, select: Callable[[str], bool] | None = None) -
 
     Args:
         net: the network.
-        select: which parameters are random, by name as in ``named_parameters()``; all by default.
+        select: which parameters are random, by name as in ``named_parameters()``; by default all that are not frozen.
 
     Raises:
-        ValueError: ``select`` picks no parameter.
+        ValueError: ``select`` picks no parameter, or all are frozen.
     """
     groups: dict[tuple[str, int], dict[str, torch.Size]] = {}
     for name, parameter in net.named_parameters():
-        if select is None or select(name):
+        if parameter.requires_grad if select is None else select(name):
             rows = parameter.shape[0] if parameter.dim() else 1
             groups.setdefault((name.rpartition(".")[0], rows), {})[name] = parameter.shape
     if not groups:
         names = ", ".join(name for name, _ in net.named_parameters()) or "none"
+        if select is None:
+            raise ValueError(
+                f"no parameter can be random: the network has {names}, and what it has is frozen "
+                "(requires_grad=False); unfreeze some, or select some"
+            )
         raise ValueError(
             f"select picks none of the network's parameters; it is called with their names: {names}"
         )

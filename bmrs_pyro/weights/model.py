@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Draw", "WeightModel", "run_network"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pyro
@@ -18,6 +18,8 @@ from torch.func import functional_call
 from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given_each
 from bmrs_pyro.inference.observations import observed
+from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.training.recipe import refuse_no_number
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -38,7 +40,23 @@ def run_network(net: nn.Module, draws: tuple[Draw, ...], x: Tensor) -> Tensor:
     weights: dict[str, Tensor] = {}
     for layer, scale, z in draws:
         weights |= layer.parameters(scale * z)
-    return functional_call(net, weights, (x,))
+    return functional_call(net, weights | _tied(net, weights), (x,), tie_weights=False)
+
+
+def _tied(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by the other names that they have in other modules; a module used twice counts once.
+
+    functional_call itself would lose the parameters of a module that is used twice.
+    """
+    names: dict[int, str] = {}
+    found = {}
+    for prefix, module in net.named_modules():
+        for own, parameter in module._parameters.items():
+            name = f"{prefix}.{own}" if prefix else own
+            first = names.setdefault(id(parameter), name)
+            if parameter is not None and first != name and first in weights:
+                found[name] = weights[first]
+    return found
 
 
 class WeightModel(nn.Module):
@@ -53,14 +71,15 @@ class WeightModel(nn.Module):
         likelihood: a name, see :func:`as_likelihood`, or maps outputs to a distribution of batch shape ``(batch,)``.
             Its parameters are trained too, as those of :class:`SupervisedModel` are.
         num_data: N, the number of training examples; a batch of B examples counts N/B times.
-        select: which parameters are random, by name; all by default.
+        select: which parameters are random, by name; by default all that are not frozen (``requires_grad=False``).
         scales: prior of the scales c_l, such as :func:`layer_scale` or :func:`regularised_horseshoe`.
 
     Attributes:
         stored: parameters from Pyro's store that no module holds, such as a likelihood's, after :func:`fit_weights`.
 
     Raises:
-        ValueError: ``num_data`` is not positive, or ``select`` picks no parameter.
+        TypeError: ``net`` is no module, or ``num_data`` no number.
+        ValueError: ``num_data`` is not positive, ``select`` picks no parameter, or ``net`` has gains.
 
     Reference:
         Marković, Friston and Kiebel, "Bayesian sparsification for deep neural networks with Bayesian model
@@ -79,6 +98,10 @@ class WeightModel(nn.Module):
         scales: Scales = layer_scale,
     ) -> None:
         super().__init__()
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net is a {type(net).__name__}; give a network, an nn.Module")
+        Gates.refuse_gated(net)
+        refuse_no_number("num_data", num_data, whole=True)
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
         self.net = net

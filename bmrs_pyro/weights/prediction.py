@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import as_logits, mixture
-from bmrs_pyro.weights.guide import MeanField, PointEstimate
+from bmrs_pyro.weights.guide import MeanField, PointEstimate, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 
 
@@ -54,7 +54,11 @@ def mean_network(model: WeightModel, guide: MeanField | PointEstimate) -> nn.Mod
     """Return a plain copy of the network with the weights at their location, exactly 0 where they are pruned.
 
     W = c γ ∘ E[z]: z at its mean, the hyper-parameters of c at their medians.
+
+    Raises:
+        ValueError: the guide is another model's.
     """
+    refuse_other_guide(model.layers, guide)
     net = copy.deepcopy(model.net)
     with poutine.block(), poutine.condition(data=guide.medians()):
         for layer, scale, z in model.draw():

@@ -8,14 +8,22 @@ import pyro.distributions as dist
 import torch
 
 from bmrs_pyro.reduction import reduced_posterior
-from bmrs_pyro.weights.guide import MeanField
+from bmrs_pyro.weights.guide import MeanField, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 from bmrs_pyro.weights.rules import SPIKE, Rule
 
 
 @torch.no_grad()
 def weight_posteriors(model: WeightModel, guide: MeanField) -> dict[str, dist.Normal]:
-    """Return q(z) of every layer's weights by site name, ``(rows, columns)``, detached; pruned ones are spikes at 0."""
+    """Return q(z) of every layer's weights by site name, ``(rows, columns)``, detached; pruned ones are spikes at 0.
+
+    Raises:
+        TypeError: the guide is no MeanField.
+        ValueError: the guide is another model's.
+    """
+    if not isinstance(guide, MeanField):
+        raise TypeError(f"guide is {guide!r}; only a MeanField has posteriors")
+    refuse_other_guide(model.layers, guide)
     distributions = guide.distributions()
     found = {}
     for name, active in model.active.items():
@@ -41,6 +49,10 @@ def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = Fa
 
     Returns:
         How many weights were pruned.
+
+    Raises:
+        TypeError: the guide is no MeanField.
+        ValueError: the guide is another model's.
     """
     before = int((model.gain > 0).sum())
     distributions, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["HorseshoeRule", "Rule", "SpikeAndSlab", "inclusion_threshold"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyro
@@ -59,10 +59,10 @@ class SpikeAndSlab:
     Args:
         group: the unit that is pruned: a single ``"weight"``, or a ``"row"``: all incoming weights of one neuron or
             channel and its bias. The ΔF of a row is the sum over its weights.
-        rounds: updates of the inclusion rate.
+        rounds: updates of the inclusion rate, at least 1.
 
     Raises:
-        ValueError: ``group`` is unknown.
+        ValueError: ``group`` is unknown, or there are no rounds.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3.2.
@@ -74,6 +74,8 @@ class SpikeAndSlab:
     def __post_init__(self) -> None:
         if self.group not in ("weight", "row"):
             raise ValueError(f"group is {self.group!r}; use 'weight' or 'row'")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
 
     @torch.no_grad()
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
@@ -98,8 +100,11 @@ class HorseshoeRule:
 
     Args:
         scales: the hierarchical prior of γ.
-        cut: gain below which a weight is pruned, in units of the layer's scale.
-        steps: steps of Adam at 0.1 per reduction.
+        cut: gain below which a weight is pruned, in units of the layer's scale, in [0, 1).
+        steps: steps of Adam at 0.1 per reduction, at least 1.
+
+    Raises:
+        ValueError: ``cut`` or ``steps`` is out of range.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3.2 and its published code.
@@ -109,8 +114,17 @@ class HorseshoeRule:
     cut: float = 0.1
     steps: int = 100
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.cut < 1:
+            raise ValueError(f"cut is {self.cut}; it must lie in [0, 1), because no gain is above 1")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
         """Factors of one layer."""
+        layer = replace(
+            layer, last=False
+        )  # a last layer that is to be reduced needs a scale for every weight
         active = gain > 0
         now = gain.where(active, 1.0)
         weights, prior = dist.Normal(now * posterior.loc, now * posterior.scale), dist.Normal(0.0, now)

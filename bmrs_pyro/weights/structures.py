@@ -28,7 +28,14 @@ def empty_structures(network: NoisyNetwork) -> KeepMask:
 
     Returns:
         the mask to hand to ``compact(network, keep)``.
+
+    Raises:
+        TypeError: the network is no NoisyNetwork.
     """
+    if not isinstance(network, NoisyNetwork):
+        raise TypeError(
+            f"network is a {type(network).__name__}; give NoisyNetwork(mean_network(model, guide), x), with inputs x"
+        )
     like = next(network.parameters())
     device, dtype = like.device, like.dtype
     example = Call.of(network.net, network.example_inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["WeightEpoch", "fit_weights"]
 
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,24 +12,32 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from pyro.infer import ELBO, SVI
-from torch import nn
+from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO
-from bmrs_pyro.network.untouched import shared_copy
+from bmrs_pyro.inference.observations import misfit_of
+from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
-from bmrs_pyro.training.recipe import refuse_no_callbacks
+from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number
 from bmrs_pyro.training.validation import validate_predictions
 from bmrs_pyro.weights.adabelief import AdaBelief
-from bmrs_pyro.weights.guide import MeanField
+from bmrs_pyro.weights.guide import MeanField, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 from bmrs_pyro.weights.prediction import mean_network
 from bmrs_pyro.weights.pruning import reduce_
 from bmrs_pyro.weights.rules import Rule
+
+CLEAR, LEAST = 0.05, 10.0
+"""Share of the ELBO, and nats, by which it may fall from before the first reduction to the end without a warning."""
+
+LAST = 5
+"""Number of epochs whose median ELBO is compared."""
 
 
 @dataclass(frozen=True)
@@ -119,17 +128,22 @@ def fit_weights(
         the records.
 
     Raises:
-        TypeError: the model is no WeightModel, the rule is no rule, or there is one, but the guide is no MeanField.
-        ValueError: there are no epochs or no batches, or the processes have different numbers of batches.
+        TypeError: the model is no WeightModel, the guide is no module, the rule is no rule, or there is one, but the
+            guide is no MeanField.
+        ValueError: there are no epochs or no batches, the warm-up is negative, the guide is another model's, or the
+            processes have different numbers of batches.
         NonFiniteLoss: the loss is NaN or infinite; the message names the epoch, the step and the cause.
         LostProcess: another process has died.
     """
     if not isinstance(model, WeightModel):
         raise TypeError(f"model is a {type(model).__name__}; fit_weights() trains a WeightModel")
+    refuse_other_guide(model.layers, guide)
+    for name, value, least in (("epochs", epochs, 1), ("warm_up", warm_up, 0)):
+        refuse_no_number(name, value, whole=True)
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
     if rule is not None:
-        _check_rule(model, guide, rule, prune_last)
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; it must be at least 1")
+        _check_rule(model, guide, rule, prune_last, epochs - 1 - warm_up)
     refuse_no_callbacks(callbacks)
     if device is not None:
         refuse_unusable(device)
@@ -167,10 +181,13 @@ def fit_weights(
         )
     finally:
         optim.global_batch = None
+    if rule is not None:
+        _warn_of_nothing_left(model)
+        _warn_of_lower_elbo(run.records, warm_up)
     return run.records
 
 
-def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bool) -> None:
+def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bool, reductions: int) -> None:
     if not isinstance(guide, MeanField):
         raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
     if isinstance(rule, type) or not callable(rule):
@@ -178,6 +195,38 @@ def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bo
     if len(model.layers) == 1 and not prune_last:
         warnings.warn(
             "the rule prunes nothing, because the only layer with random weights is the last one: pass prune_last=True",
+            stacklevel=3,
+        )
+    if reductions < 1:
+        warnings.warn(
+            "the rule prunes nothing, because no epoch follows the warm-up but the last one, after which nothing is "
+            "pruned: give more epochs, or a shorter warm_up",
+            stacklevel=3,
+        )
+
+
+def _warn_of_nothing_left(model: WeightModel) -> None:
+    """Warn of layers that have lost all their weights, because nothing passes through them any more."""
+    empty = [layer for layer in model.layers if layer.is_matrix and not model.active[layer.name].any()]
+    if empty:
+        warnings.warn(
+            f"all weights of {', '.join(layer.name for layer in empty)} are pruned, so that the network may predict "
+            "a constant: start from a point estimate (guide.loc = point.loc.detach()), train longer before the first "
+            "reduction (warm_up), or try SpikeAndSlab('row')",
+            stacklevel=3,
+        )
+
+
+def _warn_of_lower_elbo(records: Sequence[WeightEpoch], warm_up: int) -> None:
+    """Warn if the ELBO after pruning is clearly lower than before: then the evidence is against the sparse network."""
+    before, after = (
+        statistics.median(record.elbo for record in part[-LAST:])
+        for part in (records[: warm_up + 1], records[warm_up + 1 :] or records)
+    )
+    if records[-1].active < records[0].active and after < before - max(CLEAR * abs(before), LEAST):
+        warnings.warn(
+            f"the ELBO fell from {before:.4g} nats before the first reduction to {after:.4g}: the weights that were "
+            "pruned were needed together; try SpikeAndSlab('row'), or a longer warm_up",
             stacklevel=3,
         )
 
@@ -201,6 +250,13 @@ class _Trainer(Loop[WeightEpoch]):
         if reduce_(self.model, self.guide, rule, last=last):
             self.best = None
         self.parts.align()  # rounding differs between machines
+
+    def explain(self, x: Any, y: Tensor) -> str | None:
+        """Return a message about labels that do not fit the likelihood."""
+        if y.device.type != "cpu":  # after a label out of range, CUDA calls fail
+            return None
+        with torch.no_grad(), modes_kept(self.model):
+            return misfit_of(self.model.likelihood(self.model.net.eval()(x)), y)
 
     def validate(self, batches: Batches) -> dict[str, float | None]:
         net = mean_network(self.model, self.guide).eval()

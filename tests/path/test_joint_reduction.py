@@ -411,6 +411,30 @@ def test_a_wrong_predicted_scale_is_told_of_though_the_errors_are_small() -> Non
         assert not told or f"{constant:.4g} for the best constant outputs" in str(choice.caution)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda x, y: (x, y.where(torch.arange(len(y)) != 3, 7)),
+            "for labels from 0 to 2, .* go from 0 to 7",
+        ),
+        (
+            lambda x, y: (x, y.where(torch.arange(len(y)) != 3, -1)),
+            "for labels from 0 to 2, .* go from -1 to 2",
+        ),
+        (lambda x, y: (x, y[1:]), "a batch has .* give each example one|y has shape .*reshape the labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told_of_in_one_line(wrong: Any, message: str, trained: nn.Module) -> None:
+    good = batches()
+    first, last = [wrong(*good[0]), *good[1:]], [*good[:-1], wrong(*good[-1])]
+    options = {"validation": batches(seed=1), "trained": True, "max_macs": "60%", "progress": False}
+    for train, epochs in ((first, 0), (first, 1), (last, 1)):  # without training the last batch is not read
+        with pytest.raises(ValueError, match=message) as caught:
+            prune(trained, train, epochs=epochs, **options)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("ignore:a network of .* should reach")  # so few epochs may not be enough
 def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
     torch.manual_seed(0)

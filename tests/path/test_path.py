@@ -210,6 +210,11 @@ def test_a_folder_is_for_one_network_and_likelihood(tmp_path: FilePath) -> None:
     for other in others:
         with pytest.raises(ValueError, match="holds a path with"):
             made(**other)
+    quick = {"epochs": 2, "dense_epochs": 1, "progress": False, "directory": tmp_path}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    message = "another network: 'theta.0' is among its structures, but not among this network's"
+    with pytest.raises(ValueError, match=message):
+        prune(net, batches(), validation=batches(seed=1), **quick)  # type: ignore[arg-type]
 
 
 def test_options_without_effect_are_refused() -> None:

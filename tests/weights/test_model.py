@@ -22,8 +22,10 @@ from bmrs_pyro.weights import (
     PointEstimate,
     WeightModel,
     fit_weights,
+    mean_network,
     weight_posteriors,
 )
+from bmrs_pyro.weights.model import run_network
 from tests.weights.programs import NUM_DATA, batches, blobs, categorical, mlp, program
 
 
@@ -144,3 +146,33 @@ def test_errors() -> None:
     model = WeightModel(mlp(), lambda out: dist.Normal(out, 1.0), 10)
     with pytest.raises(ValueError, match=r"batch shape \(5, 3\), expected \(batch,\)"):
         model(torch.zeros(5, 4), torch.zeros(5, 3))
+
+
+def test_a_frozen_layer_is_not_random_and_a_module_used_twice_keeps_its_parameters() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), shared, nn.Tanh(), shared, nn.Linear(8, 3))
+    net[0].requires_grad_(False)
+    frozen = net[0].weight.clone()
+    model = WeightModel(net, lambda logits: dist.Categorical(logits=logits), 60)
+    assert [layer.name for layer in model.layers] == ["weights.2", "weights.5"]
+    guide = MeanField(model.draw)
+    batches = [(torch.randn(20, 4), torch.randint(3, (20,))) for _ in range(3)]
+    for _ in range(2):
+        fit_weights(model, guide, batches, epochs=1, progress=False)
+    assert all(isinstance(weight, nn.Parameter) for weight in shared._parameters.values())
+    small = mean_network(model, guide)
+    assert torch.equal(small[0].weight, frozen)
+    assert small[2] is small[4]
+    # both calls of the module have the drawn weights
+    x, draws = batches[0][0], model.draw()
+    hidden = net[0](x).tanh()
+    (_, scale, z), (_, other_scale, other_z) = draws
+    for number in range(2):
+        matrix = (scale * z).split([8, 1], 1)
+        hidden = nn.functional.linear(hidden if number == 0 else hidden.tanh(), matrix[0], matrix[1][:, 0])
+    last = (other_scale * other_z).split([8, 1], 1)
+    expected = nn.functional.linear(hidden, last[0], last[1][:, 0])
+    assert torch.allclose(run_network(net, draws, x), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="what it has is frozen"):
+        WeightModel(net.requires_grad_(False), lambda logits: dist.Categorical(logits=logits), 60)

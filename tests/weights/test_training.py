@@ -25,10 +25,13 @@ from bmrs_pyro.weights import (
     SpikeAndSlab,
     WeightEpoch,
     WeightModel,
+    empty_structures,
     fit_weights,
     mean_network,
     predictive,
+    reduce_,
     regularised_horseshoe,
+    weight_posteriors,
 )
 from tests.distributed.processes import together
 from tests.weights.programs import NUM_DATA, batches, blobs, categorical, mlp, program
@@ -268,3 +271,86 @@ def test_the_parameters_of_a_likelihood_are_trained(inside: bool) -> None:
     data = list(zip(x.split(64), y.split(64), strict=True))
     fit_weights(model, MeanField(model.draw), data, epochs=40, progress=False)
     assert 0.15 < noise.log_scale.exp().item() < 0.4  # 0.2, and what the weights leave
+
+
+def test_a_rule_that_cannot_run_or_prunes_a_whole_layer_is_told_of() -> None:
+    model, guide = program()
+    with pytest.warns(UserWarning, match="no epoch follows the warm-up but the last one"):
+        fit_weights(model, guide, batches(), epochs=2, warm_up=1, rule=SpikeAndSlab(), progress=False)
+
+    def everything(layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        return torch.zeros_like(gain)
+
+    with pytest.warns(
+        UserWarning, match=r"all weights of weights\.0, weights\.2 are pruned.*start from a point"
+    ):
+        fit_weights(model, guide, batches(), epochs=2, rule=everything, progress=False)
+
+
+def test_labels_that_do_not_fit_are_told_of_in_one_line() -> None:
+    model, guide = program()
+    x, y = batches()[0]
+    with pytest.raises(
+        ValueError, match=r"outputs, for labels from 0 to 2, but those of a batch go from 0 to 7"
+    ):
+        fit_weights(
+            model, guide, [(x, torch.where(torch.arange(len(y)) == 1, 7, y))], epochs=1, progress=False
+        )
+
+
+def test_a_horseshoe_prunes_single_weights_of_the_last_layer_too() -> None:
+    """Three of 20 coefficients are not 0: those of a regression whose only layer is the last one."""
+    torch.manual_seed(0)
+    pyro.set_rng_seed(0)
+    x, true = torch.randn(400, 20), torch.tensor([1.0, -1.0, 0.5, *[0.0] * 17])
+    y = x @ true + 0.5 * torch.randn(400)
+    net = nn.Sequential(nn.Linear(20, 1, bias=False), nn.Flatten(0))
+    model = WeightModel(net, lambda loc: dist.Normal(loc, 0.5), 400)
+    guide = MeanField(model.draw, init_radius=0.5)
+    data = [*zip(x.split(50), y.split(50), strict=True)]
+    options = {"epochs": 80, "warm_up": 40, "prune_last": True, "progress": False}
+    fit_weights(model, guide, data, rule=HorseshoeRule(), **options)  # type: ignore[arg-type]
+    assert torch.equal(mean_network(model, guide)[0].weight[0] != 0, true != 0)
+
+
+def test_wrong_arguments_are_refused_in_one_line() -> None:
+    model, guide = program()
+    other = MeanField(WeightModel(nn.Linear(3, 2), categorical, 9).draw)
+    for wrong, kind, message in (
+        (lambda: fit_weights(model, MeanField, batches(), epochs=1), TypeError, "give a guide, such as"),  # type: ignore[arg-type]
+        (
+            lambda: fit_weights(model, other, batches(), epochs=1),
+            ValueError,
+            "another model's: for weights.0",
+        ),
+        (lambda: fit_weights(model, guide, batches(), epochs=1.5), TypeError, "epochs"),  # type: ignore[arg-type]
+        (lambda: fit_weights(model, guide, batches(), epochs=1, warm_up=-1), ValueError, "warm_up is -1"),
+        (lambda: mean_network(model, other), ValueError, "another model's"),
+        (lambda: reduce_(model, PointEstimate(model.draw), SpikeAndSlab()), TypeError, "only a MeanField"),  # type: ignore[arg-type]
+        (lambda: weight_posteriors(model, other), ValueError, "another model's"),
+        (lambda: empty_structures(mlp()), TypeError, "give NoisyNetwork"),  # type: ignore[arg-type]
+        (lambda: MeanField(model), TypeError, "such as model.draw"),
+        (lambda: MeanField(model.draw, init_scale=0.0), ValueError, "init_scale is 0.0"),
+        (lambda: WeightModel(lambda x: x, categorical, 9), TypeError, "give a network"),  # type: ignore[arg-type]
+        (lambda: WeightModel(mlp(), categorical, []), TypeError, "num_data"),  # type: ignore[arg-type]
+        (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
+        (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
+        (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),
+        (lambda: guide.set_("weights.9", dist.Normal(0.0, 1.0), torch.tensor(True)), KeyError, "no site"),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_lower_elbo_after_pruning_is_told_of() -> None:
+    model, guide = program()
+    optim = JointOptim(AdaBelief, {"lr": 3e-2})
+
+    def half(layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        """Prune all but the weights that matter least."""
+        return (posterior.loc.abs() < posterior.loc.abs().quantile(0.3)).to(gain)
+
+    options = {"epochs": 14, "warm_up": 12, "optim": optim, "progress": False}
+    with pytest.warns(UserWarning, match=r"the ELBO fell from -.* nats before the first reduction to -.*try"):
+        fit_weights(model, guide, batches() * 3, rule=half, **options)  # type: ignore[arg-type]
