@@ -42,6 +42,7 @@ from .reduction import spike as spike
 from .reporting import compare_networks as compare_networks
 from .reporting import to_inference_data as to_inference_data
 from .runs import load as load
+from .runs import load_posteriors as load_posteriors
 from .runs import load_weights_ as load_weights_
 from .runs import save as save
 from .training import Checkpoint as Checkpoint

@@ -25,7 +25,7 @@ from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.metrics.scoring import predicted
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.runs import RunDirectory
+from bmrs_pyro.runs import POSTERIORS, RunDirectory, stored_posteriors
 from bmrs_pyro.runs.likelihoods import scored_by
 
 Source = AutoTruncatedLogNormal | RunDirectory | str | Path | Mapping[str, TruncatedLogNormal]
@@ -60,7 +60,8 @@ def to_inference_data(
     gains is used for all examples. The draws are independent: ``reff`` of ``az.loo`` is 1.
 
     Args:
-        source: a guide, a run directory or its path, or the posteriors of any guide (then without ``data``).
+        source: a guide, a run directory or its path; or the posteriors of any guide, or the path of a directory written
+            by :meth:`Pruned.save` (then without ``data``).
         draws: number of draws, at least 1.
         data: one batch of inputs and labels or values, as for :func:`fit`, on the network's device.
         keep: masks of the structures kept in training (``history.keep``), to number a guide's channels as in the dense
@@ -97,6 +98,9 @@ def _program(source: Source, keep: KeepMask | None) -> _Program:
         return _Program(source.posteriors(), keep, model.network, model.likelihood)
     if isinstance(source, RunDirectory | str | Path):
         run = source if isinstance(source, RunDirectory) else RunDirectory(Path(source))
+        if (run.path / POSTERIORS).exists():
+            posteriors, kept = stored_posteriors(run.path)
+            return _Program(posteriors, kept if keep is None else keep)
         likelihood = as_likelihood(scored_by(run.config, run.trained_likelihood()))
         network, posteriors, kept = run.network()
         return _Program(posteriors, kept, network, likelihood)

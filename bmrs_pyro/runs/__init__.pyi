@@ -12,7 +12,10 @@ from .pruning import prune_run as prune_run
 from .run_directory import RunDirectory as RunDirectory
 from .running import begin_run as begin_run
 from .running import train_run as train_run
+from .saved_choice import POSTERIORS as POSTERIORS
+from .saved_choice import load_posteriors as load_posteriors
 from .saved_choice import save_choice as save_choice
+from .saved_choice import stored_posteriors as stored_posteriors
 from .source import NetworkSource as NetworkSource
 from .source import SourceError as SourceError
 from .splits import load_splits as load_splits

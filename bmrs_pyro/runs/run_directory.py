@@ -36,6 +36,7 @@ from bmrs_pyro.runs.run_files import (
     fitting,
     part,
     posterior_tensors,
+    posteriors_of,
     read_json,
     read_record,
     read_tensors,
@@ -225,12 +226,8 @@ class RunDirectory(RunInputs):
             if keep.removed:
                 noisy.remove_(keep)
             noisy.net.load_state_dict(part(tensors, "network"))
-            low, high = float(meta["low"]), float(meta["high"])
-            loc, scale = part(tensors, "loc"), part(tensors, "scale")
-            found = {
-                family.name: TruncatedLogNormal(loc[family.name], scale[family.name], low, high)
-                for family in noisy.structures
-            }
+            stored = posteriors_of(tensors, meta)
+            found = {family.name: stored[family.name] for family in noisy.structures}
         return noisy, found, keep
 
     def scores(self) -> dict[str, Tensor]:

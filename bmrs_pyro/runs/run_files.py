@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
-    *("example_of", "example_tensors", "fitting", "part", "posterior_tensors"),
+    *("example_of", "example_tensors", "fitting", "part", "posterior_tensors", "posteriors_of"),
     *("read_json", "read_record", "read_tensors", "write_json"),
 ]
 
@@ -94,6 +94,14 @@ def posterior_tensors(
         tensors |= {f"loc::{name}": posterior.loc.cpu(), f"scale::{name}": posterior.scale.cpu()}
     low, high = repr(float(some.low)), repr(float(some.high))
     return tensors, {"low": low, "high": high, "keep": keep.to_json() if keep else ""}
+
+
+def posteriors_of(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str, TruncatedLogNormal]:
+    """Return posteriors by site name from what :func:`posterior_tensors` has made."""
+    low, high, scale = float(meta["low"]), float(meta["high"]), part(tensors, "scale")
+    return {
+        name: TruncatedLogNormal(loc, scale[name], low, high) for name, loc in part(tensors, "loc").items()
+    }
 
 
 def example_tensors(example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+import bmrs_pyro as bp
 from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -47,6 +48,13 @@ def test_what_is_saved_is_loaded_again(pruned: Pruned, net: nn.Module, tmp_path:
     for name, q in pruned.posteriors.items():
         assert torch.equal(saved[f"loc::{name}"], q.loc)
         assert torch.equal(saved[f"scale::{name}"], q.scale)
+    again = bp.load_posteriors(folder)
+    assert list(again) == list(pruned.posteriors)
+    for name, q in pruned.posteriors.items():
+        assert torch.equal(again[name].loc, q.loc)
+        assert torch.allclose(again[name].mean, q.mean)
+    with pytest.raises(RunError, match=r"posteriors\.safetensors is missing"):
+        bp.load_posteriors(tmp_path)
     record = PathRecord.from_json(unseal((folder / "path.json").read_text()))
     assert record == PathRecord.of(pruned.path, pruned.choice)
     assert (record.chosen, record.points) == (pruned.point, pruned.path.points)
@@ -230,3 +238,19 @@ def test_the_record_of_a_path_is_plain_json(pruned: Pruned) -> None:
     assert PathRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
     with pytest.raises(ValueError, match="malformed path"):
         PathRecord.from_json({"points": []})
+
+
+def test_a_saved_result_becomes_inference_data_with_the_dense_networks_numbers(
+    pruned: Pruned, tmp_path: Path
+) -> None:
+    pytest.importorskip("arviz")
+    pruned.save(tmp_path)
+    keep = pruned.choice.refit.history.keep
+    saved, guide = (
+        bp.to_inference_data(source, 20, keep=given, seed=1)["posterior"]
+        for source, given in ((tmp_path, None), (pruned.choice.refit.guide, keep))
+    )
+    for name in pruned.posteriors:
+        assert saved[name].values.tolist() == guide[name].values.tolist()
+        dimension = name.removeprefix("theta.")
+        assert saved.coords[dimension].values.tolist() == keep[name].nonzero().flatten().tolist()
