@@ -39,7 +39,7 @@ def test_every_method_runs(method: str, root: Path) -> None:
             "data_root": str(root),
             "method": method,
             "seed": 0,
-            "epochs": 2,
+            "epochs": 3,
             "warm_up": 1,
             "steps": 2,
             "batch": 20,
@@ -47,7 +47,7 @@ def test_every_method_runs(method: str, root: Path) -> None:
         }
     )
     assert json.loads(json.dumps(result)) == result
-    assert len(result["history"]) == 2
+    assert len(result["history"]) == 3
     assert result["weights"] == 61706  # LeNet's parameters, all of them random
     assert result["active"] <= result["weights"]
     assert result["parameters"][1] <= result["parameters"][0] == 61706
