@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bmrs_pyro.weights.model import Draw
+from bmrs_pyro.weights.model import Draw, call_with
 
 _LINEAR_MAPS = (functional.linear, torch.conv1d, torch.conv2d, torch.conv3d)
 LinearMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -68,7 +67,7 @@ class Estimator(Messenger, ABC):
         gaussians = self._gaussians(draws)
         weights = {name: gaussian.draw for name, gaussian in gaussians.items()}
         with _LinearMaps(self.output, gaussians.values()):
-            msg["value"] = functional_call(net, weights, (x,))
+            msg["value"] = call_with(net, weights, x)
         msg["done"] = True
 
     def _gaussians(self, draws: Iterable[Draw]) -> dict[str, Gaussian]:

@@ -44,11 +44,6 @@ class Layer:
         first = next(iter(self.shapes.values()))
         return torch.Size((first[0] if first else 1, sum(self.widths)))
 
-    @property
-    def is_matrix(self) -> bool:
-        """Whether one of the parameters mixes inputs: not a bias or a factor of a norm alone."""
-        return any(len(shape) > 1 for shape in self.shapes.values())
-
     def parameters(self, matrix: Tensor) -> dict[str, Tensor]:
         """Split a matrix ``(rows, columns)`` into the layer's parameters, by name."""
         parts = matrix.split(self.widths, 1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Draw", "WeightModel", "run_network"]
+__all__ = ["Draw", "WeightModel", "call_with", "run_network"]
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -40,7 +40,12 @@ def run_network(net: nn.Module, draws: tuple[Draw, ...], x: Tensor) -> Tensor:
     weights: dict[str, Tensor] = {}
     for layer, scale, z in draws:
         weights |= layer.parameters(scale * z)
-    return functional_call(net, weights | _tied(net, weights), (x,), tie_weights=False)
+    return call_with(net, weights, x)
+
+
+def call_with(net: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Any:
+    """Return the network's output with other weights, by name, which other names of the same parameters get too."""
+    return functional_call(net, {**weights, **_tied(net, weights)}, (x,), tie_weights=False)
 
 
 def _tied(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

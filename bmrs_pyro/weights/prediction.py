@@ -51,7 +51,7 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
 
 @torch.no_grad()
 def mean_network(model: WeightModel, guide: MeanField | PointEstimate) -> nn.Module:
-    """Return a plain copy of the network with the weights at their location, exactly 0 where they are pruned.
+    """Return a plain copy of the network in evaluation mode, with its weights at their location, 0 where pruned.
 
     W = c γ ∘ E[z]: z at its mean, the hyper-parameters of c at their medians.
 
@@ -64,4 +64,4 @@ def mean_network(model: WeightModel, guide: MeanField | PointEstimate) -> nn.Mod
         for layer, scale, z in model.draw():
             for name, value in layer.parameters(scale * z).items():
                 net.get_parameter(name).copy_(value)
-    return net
+    return net.eval()

@@ -122,9 +122,8 @@ class HorseshoeRule:
 
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
         """Factors of one layer."""
-        layer = replace(
-            layer, last=False
-        )  # a last layer that is to be reduced needs a scale for every weight
+        # a last layer that is to be reduced needs a scale for every weight
+        layer = replace(layer, last=False)
         active = gain > 0
         now = gain.where(active, 1.0)
         weights, prior = dist.Normal(now * posterior.loc, now * posterior.scale), dist.Normal(0.0, now)

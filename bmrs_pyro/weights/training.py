@@ -207,7 +207,11 @@ def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bo
 
 def _warn_of_nothing_left(model: WeightModel) -> None:
     """Warn of layers that have lost all their weights, because nothing passes through them any more."""
-    empty = [layer for layer in model.layers if layer.is_matrix and not model.active[layer.name].any()]
+    empty = []
+    for layer in model.layers:
+        matrices = [part for part in layer.parameters(model.active[layer.name]).values() if part.dim() > 1]
+        if matrices and not any(bool(part.any()) for part in matrices):  # biases pass nothing on
+            empty.append(layer)
     if empty:
         warnings.warn(
             f"all weights of {', '.join(layer.name for layer in empty)} are pruned, so that the network may predict "

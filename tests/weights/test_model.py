@@ -17,6 +17,7 @@ from torch.func import functional_call
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.training import JointOptim
 from bmrs_pyro.weights import (
+    Flipout,
     LocalReparameterization,
     MeanField,
     PointEstimate,
@@ -161,6 +162,9 @@ def test_a_frozen_layer_is_not_random_and_a_module_used_twice_keeps_its_paramete
     for _ in range(2):
         fit_weights(model, guide, batches, epochs=1, progress=False)
     assert all(isinstance(weight, nn.Parameter) for weight in shared._parameters.values())
+    for estimator in (Flipout(), LocalReparameterization()):
+        fit_weights(model, guide, batches, epochs=1, estimator=estimator, progress=False)
+        assert all(isinstance(weight, nn.Parameter) for weight in shared._parameters.values())
     small = mean_network(model, guide)
     assert torch.equal(small[0].weight, frozen)
     assert small[2] is small[4]

@@ -286,6 +286,14 @@ def test_a_rule_that_cannot_run_or_prunes_a_whole_layer_is_told_of() -> None:
     ):
         fit_weights(model, guide, batches(), epochs=2, rule=everything, progress=False)
 
+    def all_but_biases(layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
+        return torch.zeros_like(gain).index_fill(1, torch.tensor([gain.shape[1] - 1]), 1.0)
+
+    model, guide = program()
+    with pytest.warns(UserWarning, match=r"all weights of weights\.0, weights\.2 are pruned"):
+        fit_weights(model, guide, batches(), epochs=2, rule=all_but_biases, progress=False)
+    assert not any(module.training for module in mean_network(model, guide).modules())
+
 
 def test_labels_that_do_not_fit_are_told_of_in_one_line() -> None:
     model, guide = program()
