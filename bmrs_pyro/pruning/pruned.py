@@ -123,7 +123,7 @@ class Pruned:
         ==========================  ===========================================================
 
         Args:
-            directory: the directory, which is created if missing.
+            directory: the directory, which is created if missing; files of an earlier result are replaced.
 
         Raises:
             WriteError: a file cannot be written.

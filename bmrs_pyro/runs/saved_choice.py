@@ -10,6 +10,7 @@ from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.files import make_folder, save_tensors
 from bmrs_pyro.path import Choice, Path
 from bmrs_pyro.reduction import KeepMask
+from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import save
 from bmrs_pyro.runs.run_files import fitting, posterior_tensors, posteriors_of, read_tensors, write_json
@@ -58,7 +59,11 @@ def stored_posteriors(directory: FilePath) -> tuple[dict[str, TruncatedLogNormal
     Arguments and errors as for :func:`load_posteriors`.
     """
     files = [directory / name for name in (POSTERIORS, "network.safetensors")]
-    file = next((file for file in files if file.exists()), files[0])
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        raise RunError(
+            f"{files[0]} is missing; give a directory that result.save() wrote, or that of a finished run"
+        )
     tensors, meta = read_tensors(file)
     with fitting(file):
         return posteriors_of(tensors, meta), KeepMask.from_json(meta["keep"]) if meta["keep"] else None

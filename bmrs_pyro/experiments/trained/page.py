@@ -44,12 +44,16 @@ def trained_page(rows: Rows) -> str:
     parts = [_HEAD]
     for network in _values(rows, "network"):
         here = where(rows, network=network)
-        before = spread(_values(here, "dense_accuracy"))
+        before = spread([*{row["seed"]: row["dense_accuracy"] for row in here}.values()])
         parts += [f"## {network}", "", f"The trained network has {before} % of test accuracy.", ""]
         for epochs in sorted(_values(here, "epochs")):
             parts += [_table(where(here, epochs=epochs), epochs), ""]
         parts += [f"![Test accuracy against multiply-accumulates](trained-{network}.png)", ""]
     return "\n".join(parts)
+
+
+def _named(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _table(rows: Rows, epochs: int) -> str:
@@ -61,7 +65,7 @@ def _table(rows: Rows, epochs: int) -> str:
         for key, group in grouped(pruned, ["contender", "budget"]).items()
     }
     lines = [
-        f"| {epochs} epochs | " + " | ".join(f"{budget} %" for budget in budgets) + " |",
+        f"| {_named(epochs)} | " + " | ".join(f"{budget} %" for budget in budgets) + " |",
         "|---" * (len(budgets) + 1) + "|",
     ]
     dense = [row["accuracy"] for row in where(rows, contender="dense")]
@@ -99,7 +103,7 @@ def plot(rows: Rows, network: str) -> Figure:
             if here:
                 width, colour = 2.2 if "bmrs" in contender else 1, f"C{contenders.index(contender)}"
                 axis.plot(cost, accuracy, marker="o", ms=4, lw=width, color=colour, label=contender)
-        axis.set(title=f"{count} epochs", xlabel="multiply-accumulates left, %", xscale="log", xlim=(6, 80))
+        axis.set(title=_named(count), xlabel="multiply-accumulates left, %", xscale="log", xlim=(6, 80))
         axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
         axis.axhline(statistics.mean(row["dense_accuracy"] for row in rows), color="grey", ls=":", lw=1)
