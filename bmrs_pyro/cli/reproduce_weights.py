@@ -4,12 +4,13 @@ from __future__ import annotations
 
 __all__ = ["bmr"]
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bmrs_pyro import data, experiments
+from bmrs_pyro import data, experiments, training
 from bmrs_pyro.cli.options import with_options_of
 from bmrs_pyro.cli.results import added, prepare, read_rows
 from bmrs_pyro.cli.studying import RunsOnData, chosen
@@ -39,6 +40,7 @@ def bmr(
     warm_up: Annotated[int, typer.Option(help="How many of these epochs are MAP, before the posterior.")] = 4,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 120,
     draws: Annotated[int, typer.Option(min=1, help="Posterior draws that a prediction averages over.")] = 20,
+    device: Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")] = "cpu",
     *,
     call: RunsOnData,
 ) -> None:
@@ -52,6 +54,7 @@ def bmr(
             f"--warm-up is {warm_up}; it must be at least 0 and less than --epochs={epochs}, which include it"
         )
     settings = {"epochs": epochs, "warm_up": warm_up, "steps": steps, "batch": batch_size, "draws": draws}
+    training.refuse_unusable(device)
     root = str(call.data_root) if call.data_root else None
     if call.out is not None:
         prepare(call.out / "bmr.json", _KEYS)
@@ -61,7 +64,7 @@ def bmr(
         choices = experiments.study.grid(call.seeds, network=[net], data=[name], method=methods)
         configs = [{**one, **settings, "data_root": root} for one in choices]
         by_method: dict[str, list[dict[str, Any]]] = {}
-        for row in call.make(study.run, configs):
+        for row in call.make(functools.partial(study.run, device=device), configs):
             result = {key: row[key] for key in row if key not in configs[0]}
             by_method.setdefault(row["method"], []).append(result)
         if by_method:

@@ -37,6 +37,11 @@ class Setting:
     device: str = "cpu"
     threads: int = 2
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether training steps are measured on a GPU."""
+        return self.device.startswith("cuda")
+
     def prepare(self) -> None:
         """Set the number of threads and the seed, and refuse a device that is not there."""
         refuse_unusable(self.device)
@@ -48,7 +53,7 @@ class Setting:
         return {
             "command": f"bmrs bench --section {section} --rounds {self.rounds} --threads {self.threads} "
             f"--device {self.device}",
-            "gpu": torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None,
+            "gpu": torch.cuda.get_device_name(self.device) if self.on_gpu else None,
             "torch": str(torch.__version__),
             "pyro": pyro.__version__,
             "python": platform.python_version(),

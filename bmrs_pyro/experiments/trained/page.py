@@ -22,7 +22,7 @@ is cached, and can be stopped and started again. [trained.json](trained.json) ha
 
 `vgg` has six convolutions of 32 to 256 channels and 0.58 million parameters, `vgg-wide` twice the channels and 2.3
 million. Both are trained on half of CIFAR-10's training images, scaled to 16 × 16 pixels: 25,000 images, 20 epochs.
-`resnet20` takes the images as they are: 45,000, 60 epochs. `vit` is a vision transformer of width 96 with three
+`resnet20` takes the images as they are: 45,000, 30 epochs. `vit` is a vision transformer of width 96 with three
 blocks of three heads and 0.34 million parameters, trained on half of Fashion-MNIST's training images at 16 × 16
 pixels: 30,000 images, 20 epochs. Each contender cuts a network to a share of its multiply-accumulates and trains it
 further, for the same number of epochs and in the same way: SGD with momentum (`vit`: AdamW), one cycle of the

@@ -81,7 +81,7 @@ class Setting(NamedTuple):
 NETWORKS = {
     "vgg": Setting(vgg, 16, 0.5, 20),
     "vgg-wide": Setting(partial(vgg, (64, 128, 128, 256, 256, 512)), 16, 0.5, 20),
-    "resnet20": Setting(resnet20, 32, 0.9, 60),
+    "resnet20": Setting(resnet20, 32, 0.9, 30),
     "vit": Setting(vit, 16, 0.5, 20, "fashion_mnist", Cycle("adamw", weight_decay=0.05)),
 }
 

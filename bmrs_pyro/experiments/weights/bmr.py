@@ -87,12 +87,13 @@ def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     )
 
 
-def run(config: Mapping[str, Any]) -> dict[str, Any]:
+def run(config: Mapping[str, Any], *, device: str = "cpu") -> dict[str, Any]:
     """Fit one network by one method and evaluate it on the test data.
 
     Args:
         config: ``network``, ``data``, ``data_root``, ``method``, ``seed``, ``epochs``, ``warm_up``, ``steps`` (per
             epoch at most), ``batch`` and ``draws`` (of the posterior, for the evaluation).
+        device: where the network is trained.
 
     Returns:
         accuracy, nll, ece, parameter counts before and after, and the history of the epochs.
@@ -101,8 +102,11 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     pyro.set_rng_seed(config["seed"])
     method = METHODS[config["method"]]
     model, guide = _program(config["network"], splits.train, method)
-    batches = _Steps(Batches(splits.train, config["batch"], seed=config["seed"]), config["steps"])
-    example = torch.zeros(1, *splits.train.input_shape)
+    model.to(device)
+    guide.to(device)
+    train = Batches(splits.train, config["batch"], seed=config["seed"], device=device)
+    batches = _Steps(train, config["steps"])
+    example = torch.zeros(1, *splits.train.input_shape, device=device)
     dense = complexity(model.net, example)
     with pyro.validation_enabled(False):
         start = _warm_start_(model, guide, batches, config)
@@ -120,7 +124,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             progress=False,
         )
         draws = 1 if method.point else config["draws"]
-        result = evaluated(predictive(model, guide, draws), splits.test)
+        result = evaluated(predictive(model, guide, draws), splits.test, device=device)
     network = NoisyNetwork(mean_network(model, guide).eval(), example)
     small = compact(network, empty_structures(network))
     size = complexity(small, example)
@@ -131,7 +135,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         "weights": model.gain.numel(),
         "active": int((model.gain > 0).sum()),
         "active by layer": {name: mask.float().mean().item() for name, mask in model.active.items()},
-        "mean network accuracy": evaluated(small, splits.test).accuracy,
+        "mean network accuracy": evaluated(small, splits.test, device=device).accuracy,
         "parameters": [dense.parameters, size.parameters],
         "macs": [dense.macs, size.macs],
         "history": [asdict(record) for record in (*start, *history)],
