@@ -79,10 +79,12 @@ class Verification:
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
         try:
-            return self._passing_all(families), self.left_out
+            passed = self._passing_all(families)
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
             self._begin(*_PRECISIONS[1])
-            return self._passing_all(families), self.left_out
+            passed = self._passing_all(families)
+        shared = {family.name: _shared_weights(self.net, family) for family in families}
+        return passed, [_naming_shared_weights(one, shared[one.name]) for one in self.left_out]
 
     def _passing_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass every trial, the last of them together."""
@@ -295,6 +297,27 @@ class _UnfitPrecisionError(Exception):
     """The network does not run in the precision that it is tried in."""
 
 
+_FAILURE = "the network does not run without some of them"
+
+
 def _failure(error: Exception) -> str:
     why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    return f"the network does not run without some of them, as if its own code counted them ({why})"
+    return f"{_FAILURE}, as if its own code counted them ({why})"
+
+
+def _shared_weights(net: nn.Module, family: StructureFamily) -> list[str]:
+    """Return the names of a tensor that holds the family's channels under several names; none if there is no such."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    held = {name for member in family.members for name, _ in member.tensors}
+    return next((one for one in names.values() if len(one) > 1 and held & {*one}), [])
+
+
+def _naming_shared_weights(left_out: LeftOut, shared: Sequence[str]) -> LeftOut:
+    """Name a shared weight as the reason, if the network does not run without some of the structures."""
+    if not shared or not left_out.reason.startswith(_FAILURE):
+        return left_out
+    return LeftOut(
+        left_out.name, f"{' and '.join(shared)} are one weight, which cannot lose channels of one layer alone"
+    )
