@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Draws", "draws_of", "parse_draws"]
+__all__ = ["Draws", "draws_of", "parse_draws", "refuse_no_draws"]
 
+from numbers import Integral
 from typing import Literal
 
 Draws = Literal["auto", "example", "batch"] | int
@@ -29,6 +30,19 @@ def parse_draws(value: object) -> Draws:
     if number < 1:
         raise ValueError(f"draws is {value!r}; use 'auto', 'example', 'batch' or a number of draws per batch")
     return "batch" if number == 1 else number
+
+
+def refuse_no_draws(draws: object) -> None:
+    """Raise an error unless a number of draws is a whole number of at least 1.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is less than 1.
+    """
+    if not isinstance(draws, Integral) or isinstance(draws, bool):
+        raise TypeError(f"draws is {draws!r}; give a whole number of at least 1")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be at least 1")
 
 
 def draws_of(examples: int, draws: Draws) -> int:

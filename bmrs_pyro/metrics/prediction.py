@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import refuse_unnamed
 from bmrs_pyro.inference import Outcome, class_log_probabilities, mixture
+from bmrs_pyro.inference.draws import refuse_no_draws
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.evaluation import evaluation_mode
 from bmrs_pyro.metrics.scoring import Predictor, predicted
@@ -113,7 +114,7 @@ def predict(
     Raises:
         ValueError: fewer than one draw, or the outputs do not fit the likelihood.
     """
-    _check(draws)
+    refuse_no_draws(draws)
     with evaluation_mode(network, likelihood):
         found = _draws(network, posteriors, x, draws, likelihood)
         first = next(found)
@@ -140,18 +141,13 @@ def averaged(
     distribution: for classes one with the mean probabilities, for values the mixture over the draws.
     :func:`evaluate` does not apply its own likelihood to it again.
     """
-    _check(draws)
+    refuse_no_draws(draws)
 
     def together(x: Any) -> TorchDistribution:
         with evaluation_mode(network, likelihood):
             return mixture(_draws(network, posteriors, x, draws, likelihood))
 
     return Predictor(together)
-
-
-def _check(draws: int) -> None:
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
 
 
 def _draws(

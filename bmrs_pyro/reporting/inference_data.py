@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, refuse_unnamed, unwrapped
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
+from bmrs_pyro.inference.draws import refuse_no_draws
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.metrics import evaluation_mode
@@ -75,8 +76,7 @@ def to_inference_data(
         ValueError: there is less than one draw, data are given without a network, or ``keep`` does not fit.
         TypeError: the source has another type.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
+    refuse_no_draws(draws)
     program = _program(source, keep)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import as_logits, mixture
+from bmrs_pyro.inference.draws import refuse_no_draws
 from bmrs_pyro.weights.guide import MeanField, PointEstimate, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 
@@ -33,8 +34,7 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
     Raises:
         ValueError: fewer than one draw.
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be at least 1")
+    refuse_no_draws(draws)
 
     def drawn(x: Tensor) -> Iterator[TorchDistribution]:
         for _ in range(draws):

@@ -76,6 +76,8 @@ def test_wrong_use_is_refused() -> None:
     guide, x, _ = program()
     with pytest.raises(ValueError, match="draws is 0"):
         predict(guide.model.network, guide.posteriors(), x, draws=0)
+    with pytest.raises(TypeError, match=r"draws is 1\.5; give a whole number"):
+        predict(guide.model.network, guide.posteriors(), x, draws=1.5)  # type: ignore[call-overload]
 
 
 class Sequence(nn.Module):

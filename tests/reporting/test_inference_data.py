@@ -161,6 +161,8 @@ def test_wrong_use_is_refused() -> None:
     guide, _, _ = program()
     with pytest.raises(ValueError, match="draws is 0"):
         to_inference_data(guide, draws=0)
+    with pytest.raises(TypeError, match=r"draws is 1\.5; give a whole number"):
+        to_inference_data(guide, draws=1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="source is a int"):
         to_inference_data(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"theta\.0: keep leaves 2 structures, the posterior has 6"):
