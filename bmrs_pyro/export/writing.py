@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bmrs_pyro.export.formats import ExportError, Format
 from bmrs_pyro.files import WriteError, refuse_unwritable
 from bmrs_pyro.network.inputs import Call, batch_size
+from bmrs_pyro.network.nested import tensors_in
 
 
 def refuse_arguments(net: Any, x: Any, path: Any) -> None:
@@ -32,6 +33,8 @@ def refuse_arguments(net: Any, x: Any, path: Any) -> None:
             raise TypeError(
                 f"{name} is a {type(value).__name__}; give the network first, then a batch, then the file"
             )
+    if isinstance(x, tuple | list | Mapping) and x and not tensors_in(x):
+        raise TypeError("x holds no tensor; give a batch of tensors, such as torch.tensor(x)")
     if not isinstance(x, Tensor | tuple | list | Mapping):
         raise TypeError(f"x is a {type(x).__name__}; give a batch of tensors, as the network is called with")
     if (size := batch_size(x) or 0) < 2:

@@ -138,7 +138,8 @@ class ScaledLikelihood(nn.Module):
             axis = _feature_axis(loc)
             if loc.dim() < 2 or loc.shape[axis] % 2:
                 raise ValueError(
-                    f"the outputs have shape {tuple(loc.shape)}; a predicted scale needs as many scales as locations"
+                    f"the outputs have shape {tuple(loc.shape)}; a predicted scale needs as many scales as locations: "
+                    "give the last layer two outputs for each label, all locations first"
                 )
             loc, raw = loc.chunk(2, axis)
             scale = unit * _outcomes(softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)

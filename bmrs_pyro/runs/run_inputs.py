@@ -17,7 +17,7 @@ from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_files import example_of, read_record, read_tensors
-from bmrs_pyro.runs.saved_choice import SMALL
+from bmrs_pyro.runs.saved_choice import POSTERIORS, SMALL
 from bmrs_pyro.runs.source import NetworkSource, SourceError
 
 SOURCE_COPY, DENSE, EXAMPLE = "model.py", "dense.safetensors", "example.safetensors"
@@ -61,6 +61,11 @@ class RunInputs:
             raise RunError(
                 f"{self.path} is no run; it holds a network that save() wrote: bmrs_pyro.load({str(self.path)!r}, net) "
                 "returns it"
+            )
+        elif (self.path / POSTERIORS).exists():
+            raise RunError(
+                f"{self.path / SMALL} is missing, but {POSTERIORS} is there: save() wrote the directory, and the "
+                "network is lost; bmrs_pyro.load_posteriors still reads the posteriors"
             )
         else:
             what = "holds no config.json"

@@ -140,6 +140,7 @@ def test_a_network_in_memory_is_refused_in_one_line_too(save: Callable[..., None
         ((net, file, x), TypeError, "path is a Tensor; give the network first"),
         ((net, x[:1], file), ValueError, "number of examples in x: 1; give a batch of at least two"),
         ((net, {}, file), ValueError, "number of examples in x: 0"),
+        ((net, x[:2].tolist(), file), TypeError, "x holds no tensor; give a batch of tensors"),
         ((Unsure(net), x, file), ExportError, "cannot be exported to .*; safetensors always works"),
         (
             (net, torch.randn(2, 4), file),

@@ -62,6 +62,11 @@ def test_what_is_saved_is_loaded_again(pruned: Pruned, net: nn.Module, tmp_path:
     assert decision["criterion"] == "bmrs-n"
     with pytest.raises(RunError, match="does not name the network's source; give a dense network"):
         load(folder)
+    (folder / "small.safetensors").unlink()
+    with pytest.raises(
+        RunError, match=r"small\.safetensors is missing, but posteriors\.safetensors is there"
+    ):
+        load(folder, net)
 
 
 def test_results_are_printed_in_a_few_lines(pruned: Pruned) -> None:
