@@ -8,6 +8,7 @@ from .point import PathPoint as PathPoint
 from .regularisation import Path as Path
 from .regularisation import fit_path as fit_path
 from .skill import MuchWorse as MuchWorse
+from .skill import NothingLearned as NothingLearned
 from .target import Target as Target
 from .target import TargetMissed as TargetMissed
 from .trained_path import TrainedPath as TrainedPath

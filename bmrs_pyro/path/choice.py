@@ -7,8 +7,10 @@ __all__ = ["Choice", "ScoreMissed", "choose", "limits_of", "too_large"]
 import math
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyro
+from pyro.distributions import TorchDistribution
 
 from bmrs_pyro.inference.inputs import on_device_of
 from bmrs_pyro.metrics.evaluation import evaluation_mode
@@ -16,7 +18,13 @@ from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.path.constant import constant_log_likelihood
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.regularisation import Path
-from bmrs_pyro.path.skill import LEAST, Quality, warn_if_much_worse, warn_if_unlikely
+from bmrs_pyro.path.skill import (
+    LEAST,
+    Quality,
+    warn_if_much_worse,
+    warn_if_nothing_learned,
+    warn_if_unlikely,
+)
 from bmrs_pyro.path.target import Target, TargetMissed, smoothed
 from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.training.limits import Limits
@@ -44,7 +52,8 @@ class Choice:
         target: the target of the choice.
         met: whether the network meets the target; if not, it is the best network found.
         notes: one sentence about each network that missed the target.
-        caution: says that the network meets the target but is much worse than the unpruned one; None if it is not.
+        caution: says that the unpruned network predicts no better than a constant, or that the network meets the
+            target but is much worse than the unpruned one; None if neither is so.
     """
 
     refit: Refit
@@ -54,31 +63,39 @@ class Choice:
     caution: str | None = None
 
     def with_caution(self, path: Path) -> Choice:
-        """Warn, and say so, if the network is much worse than the unpruned one, unless such a loss was allowed.
+        """Warn, and say so, if the unpruned network has learned nothing, or this one is much worse than it.
 
+        Of a network that misses its target, or that was allowed to lose accuracy, it is not said that it is worse.
         Values are compared by log-likelihood too. With an RMSE all of the lead over a constant must be lost, because
         the log-likelihood of a network that has overfitted is very low.
         """
         model, score, before = self.refit.model, self.refit.point.score, path.dense.score
-        if not self.met or (score.accuracy is not None and self.target.max_loss is not None):
-            return self
+        told = not self.met or (score.accuracy is not None and self.target.max_loss is not None)
         validation = path.trainee.validation
+
+        def predict(x: Any) -> TorchDistribution:
+            return model.likelihood(model.network(x, {}))
+
+        def constant() -> float | None:
+            return constant_log_likelihood(model.likelihood, model.network, validation)
+
+        def unlikely() -> bool:
+            best = constant()
+            return best is None or before.log_likelihood <= best
+
         with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
-            caution = warn_if_much_worse(
-                Quality.of(score),
-                Quality.of(before),
-                lambda x: model.likelihood(model.network(x, {})),
-                on_device_of(model.network, validation),
-                stacklevel=5,
-            )
+            batches = on_device_of(model.network, validation)
+            caution = warn_if_nothing_learned(Quality.of(before), predict, batches, unlikely, stacklevel=5)
+            if caution is None and not told:
+                batches = on_device_of(model.network, validation)
+                caution = warn_if_much_worse(
+                    Quality.of(score), Quality.of(before), predict, batches, stacklevel=5
+                )
             limited = self.target.max_loss is None and not self.target.loses_nothing
-            if caution is None and score.accuracy is None and limited:  # by budgets alone
+            if caution is None and not told and score.accuracy is None and limited:  # by budgets alone
+                share = LEAST if score.rmse is None else 0.0
                 caution = warn_if_unlikely(
-                    score.log_likelihood,
-                    before.log_likelihood,
-                    lambda: constant_log_likelihood(model.likelihood, model.network, validation),
-                    share=LEAST if score.rmse is None else 0.0,
-                    stacklevel=4,
+                    score.log_likelihood, before.log_likelihood, constant, share=share, stacklevel=4
                 )
         return replace(self, caution=caution)
 

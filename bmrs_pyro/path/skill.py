@@ -1,8 +1,15 @@
-"""Whether a small network predicts much worse than the one it was made from, relative to the best constant."""
+"""Whether a network predicts better than the best constant, and whether a small one has lost much of that lead."""
 
 from __future__ import annotations
 
-__all__ = ["MuchWorse", "Quality", "warn_if_much_worse", "warn_if_unlikely"]
+__all__ = [
+    "MuchWorse",
+    "NothingLearned",
+    "Quality",
+    "warn_if_much_worse",
+    "warn_if_nothing_learned",
+    "warn_if_unlikely",
+]
 
 import math
 import warnings
@@ -30,6 +37,10 @@ class MuchWorse(UserWarning):
     """A small network predicts much worse than the network it was made from."""
 
 
+class NothingLearned(UserWarning):
+    """The unpruned network predicts no better than a constant."""
+
+
 class Quality(NamedTuple):
     """Accuracy of classes, or RMSE of values; None if the likelihood has none."""
 
@@ -40,6 +51,50 @@ class Quality(NamedTuple):
     def of(cls, scores: object) -> Quality:
         """Return the quality among a network's scores."""
         return cls(getattr(scores, "accuracy", None), getattr(scores, "rmse", None))
+
+    def lead(self, constant: float) -> float:
+        """Lead over the best constant in accuracy, or in mean square error as a share of the values' variance."""
+        if self.accuracy is not None:
+            return self.accuracy - constant
+        return math.nan if self.rmse is None else 1 - (self.rmse / constant) ** 2
+
+    def told(self, constant: float) -> tuple[str, str, str]:
+        """Return the name of what is measured, its value, and that of the best constant."""
+        if self.accuracy is not None:
+            return "accuracy", f"{self.accuracy:.2%}", f"{constant:.2%}"
+        return "RMSE", f"{self.rmse:.4g}", f"{constant:.4g}"
+
+
+@torch.no_grad()
+def warn_if_nothing_learned(
+    quality: Quality,
+    predict: Callable[[Any], Distribution],
+    batches: Iterable[Any],
+    unlikely: Callable[[], bool],
+    *,
+    stacklevel: int = 1,
+) -> str | None:
+    """Warn if the unpruned network predicts no better than the best constant, and return the warning.
+
+    Args:
+        quality: quality of the network on validation data.
+        predict: returns p(y | x), given a batch's inputs; only its kind counts.
+        batches: the validation data.
+        unlikely: says whether the network's log-likelihood is no better either.
+        stacklevel: frames up to the caller that is told.
+    """
+    if quality.accuracy is None and quality.rmse is None:
+        return None
+    best = _constant(predict, batches)
+    if not quality.lead(best) <= 0 or not unlikely():
+        return None
+    name, value, constant = quality.told(best)
+    told = (
+        f"the unpruned network predicts no better than a constant: {name} {value}, {constant} for the best constant; "
+        "train it longer, or check that inputs and labels belong together"
+    )
+    warnings.warn(told, NothingLearned, stacklevel=stacklevel + 2)  # no_grad wraps this function
+    return told
 
 
 @torch.no_grad()
@@ -65,21 +120,21 @@ def warn_if_much_worse(
         advice: what to do.
         stacklevel: frames up to the caller that is told.
     """
-    one, other, name = small.accuracy, before.accuracy, "accuracy"
-    if one is None or other is None:
-        one, other, name = small.rmse, before.rmse, "RMSE"
-    if one is None or other is None or (one >= other if name == "accuracy" else one <= other):
+    if small.accuracy is None or before.accuracy is None:
+        small, before = Quality(None, small.rmse), Quality(None, before.rmse)
+        worse = small.rmse is not None and before.rmse is not None and not small.rmse <= before.rmse
+    else:
+        worse = not small.accuracy >= before.accuracy
+    if not worse:
         return None
     best = _constant(predict, batches)
-    leads = [value - best if name == "accuracy" else 1 - (value / best) ** 2 for value in (one, other)]
-    if not leads[1] >= CLEAR or leads[0] >= LEAST * leads[1]:
+    lead = before.lead(best)
+    if not lead >= CLEAR or small.lead(best) >= LEAST * lead:
         return None
-    after, first, constant = (
-        f"{value:.2%}" if name == "accuracy" else f"{value:.4g}" for value in (one, other, best)
-    )
+    name, after, constant = small.told(best)
     told = (
-        f"the small network is much worse: {name} {after}, {first} before, {constant} for the best constant; "
-        f"{advice}"
+        f"the small network is much worse: {name} {after}, {before.told(best)[1]} before, {constant} for the best "
+        f"constant; {advice}"
     )
     warnings.warn(told, MuchWorse, stacklevel=stacklevel + 2)  # no_grad wraps this function
     return told

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bmrs_pyro.inference import as_likelihood
-from bmrs_pyro.path import MuchWorse
-from bmrs_pyro.path.skill import Quality, warn_if_much_worse
+from bmrs_pyro.path import MuchWorse, NothingLearned
+from bmrs_pyro.path.skill import Quality, warn_if_much_worse, warn_if_nothing_learned
 
 LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])  # the most frequent class has 60 %
 VALUES = torch.tensor([1.0, 3.0, 1.0, 3.0])  # their standard deviation is 1
@@ -82,3 +82,29 @@ def test_every_column_has_a_constant_of_its_own() -> None:
         warn_if_much_worse(
             Quality(None, pooled), Quality(None, 0.1 * pooled), as_likelihood("normal:1"), series
         )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "unlikely", "told"),
+    [(0.5, True, True), (0.6, True, True), (0.61, True, False), (0.5, False, False)],
+)
+def test_a_classifier_must_beat_the_most_frequent_class(accuracy: float, unlikely: bool, told: bool) -> None:
+    batches = [(torch.zeros(10, 3), LABELS)]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = warn_if_nothing_learned(
+            Quality(accuracy, None), as_likelihood("categorical"), batches, lambda: unlikely
+        )
+    assert [each.category for each in seen] == [NothingLearned] * told
+    assert (found is not None) == told
+    assert not told or f"accuracy {accuracy:.2%}, 60.00% for the best constant; train it longer" in str(found)
+
+
+@pytest.mark.parametrize(("rmse", "told"), [(1.2, True), (1.0, True), (0.9, False), (None, False)])
+def test_a_regression_must_beat_the_mean(rmse: float | None, told: bool) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        warn_if_nothing_learned(
+            Quality(None, rmse), as_likelihood("normal"), [(VALUES, VALUES)], lambda: True
+        )
+    assert [each.category for each in seen] == [NothingLearned] * told
