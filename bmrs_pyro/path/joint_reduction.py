@@ -20,7 +20,7 @@ from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.reduction_run import ReductionRun
 from bmrs_pyro.path.trainee import Refit
-from bmrs_pyro.reduction import JointLoss, ModelReduction, bmrs_n
+from bmrs_pyro.reduction import JointLoss, ModelReduction, bmrs_n, named_criterion
 from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
@@ -47,7 +47,7 @@ class JointReduction:
         epochs: total number of passes over the data; 0 makes the cuts without training.
         cycle: optimiser and learning rates of the steps.
         teacher: network for distillation, with half the weight of the loss; None for no distillation.
-        criterion: scores single structures, for reports.
+        criterion: scores single structures, for reports: a model reduction, or its name, such as ``"bmrs-u-8"``.
         cuts: number of cuts.
         share: share of the cycle that contains the cuts.
         batches: number of batches for the gradients of a cut, and for its score.
@@ -57,7 +57,8 @@ class JointReduction:
 
     Raises:
         ValueError: a number is out of range, or several processes are running.
-        TypeError: the teacher is no network, or the callbacks are no list of functions.
+        TypeError: the teacher is no network, the criterion is no model reduction, or the callbacks are no list of
+            functions.
     """
 
     loader: Batches
@@ -85,6 +86,14 @@ class JointReduction:
             raise TypeError(
                 f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
             )
+        given: object = self.criterion
+        judge = named_criterion(given) if isinstance(given, str) else self.criterion
+        if not isinstance(judge, ModelReduction):
+            raise TypeError(
+                f"criterion is {given!r}; of a trained network it only scores single structures for the "
+                "report, so give a model reduction, such as 'bmrs-n' or 'bmrs-u-8'"
+            )
+        object.__setattr__(self, "criterion", judge)
         refuse_no_callbacks(self.callbacks)
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")

@@ -139,9 +139,17 @@ class PlainSteps:
         loss = -log_likelihoods(learned, y).mean()
         if self.teacher is None:
             return loss
-        with torch.no_grad():
-            taught = self._predicted(self.teacher, x)
-        return (loss + _cross_entropy(taught, learned)) / 2
+        return (loss + _cross_entropy(self._taught(self.teacher, x), learned)) / 2
+
+    def _taught(self, teacher: nn.Module, x: Any) -> TorchDistribution:
+        try:
+            with torch.no_grad():
+                return self._predicted(teacher, x)
+        except RuntimeError as error:
+            why = next(iter(str(error).splitlines()), "")
+            raise ValueError(
+                f"the teacher does not run on the training batches ({why}); give a network with the same inputs"
+            ) from error
 
     def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:
         device = next(net.parameters()).device
@@ -157,6 +165,12 @@ def _to_float32(output: Any) -> Any:
 def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Tensor:
     """Return the mean over examples of −E log p(y) under the teacher's classes, or of −log p(the teacher's mean)."""
     one, other = Outcome.of(taught), Outcome.of(learned)
+    for its, ours in ((one.log_p, other.log_p), (one.mean, other.mean)):
+        if its is not None and ours is not None and its.shape != ours.shape:
+            raise ValueError(
+                f"the teacher predicts values of shape {tuple(its.shape)} for a batch, and the network of "
+                f"{tuple(ours.shape)}; give a teacher with the same outputs"
+            )
     if one.log_p is not None and other.log_p is not None:
         return -(one.log_p.exp() * other.log_p).sum(-1).mean()
     if one.mean is None:

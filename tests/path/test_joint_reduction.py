@@ -16,8 +16,18 @@ from torch import Tensor, nn
 from bmrs_pyro import NoisyNetwork, SupervisedModel, complexity, load, prune
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.network.removal import Removal
-from bmrs_pyro.path import JointReduction, MuchWorse, Refit, ScoreMissed, Target, TargetMissed, TrainedPath
+from bmrs_pyro.path import (
+    JointReduction,
+    MuchWorse,
+    NothingLearned,
+    Refit,
+    ScoreMissed,
+    Target,
+    TargetMissed,
+    TrainedPath,
+)
 from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.reduction import bmrs_u
 from bmrs_pyro.reporting import choice_in_words
 from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
@@ -457,3 +467,55 @@ def test_a_trained_regression_keeps_what_it_has_learned_by_default() -> None:
             assert scale.item() == pytest.approx(error.square().mean().sqrt().item(), rel=1e-2)
         if found.met and not target:
             assert after.log_likelihood >= before.log_likelihood - (before.log_likelihood_error or 0.0)
+
+
+def test_an_untrained_network_is_told_of() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1))
+    options = {"validation": values(256), "trained": True, "likelihood": "normal", "progress": False}
+    with pytest.warns(NothingLearned, match=r"no better than a constant: RMSE .* for the best constant"):
+        found = prune(net, values(256), epochs=0, cuts=2, max_macs="90%", **options)  # type: ignore[arg-type]
+    assert found.caution is not None
+    assert found.caution.startswith("the unpruned network predicts no better")
+
+
+def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.Module) -> None:
+    inputs, outputs = trained[0].in_features, trained[-1].out_features
+    options = {
+        "validation": batches(seed=1),
+        "trained": True,
+        "progress": False,
+        "epochs": 1,
+        "max_macs": "60%",
+    }
+    for teacher, message in (
+        (
+            nn.Linear(inputs, outputs + 1),
+            r"the teacher predicts values of shape \(.*\) for a batch, and the network",
+        ),
+        (
+            nn.Linear(inputs + 1, outputs),
+            "the teacher does not run on the training batches .*; give a network",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prune(trained, batches(), teacher=teacher, **options)  # type: ignore[arg-type]
+
+
+def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(trained: nn.Module) -> None:
+    options = {
+        "validation": batches(seed=1),
+        "trained": True,
+        "progress": False,
+        "epochs": 0,
+        "max_macs": "60%",
+    }
+    named, given = (
+        prune(trained, batches(), criterion=one, **options)  # type: ignore[arg-type]
+        for one in ("bmrs-u-8", bmrs_u(8))
+    )
+    for name, values_ in named.choice.refit.history.scores.items():
+        torch.testing.assert_close(values_, given.choice.refit.history.scores[name])
+    for wrong in ("snr", "none", 3):
+        with pytest.raises(TypeError, match="it only scores single structures for the report"):
+            prune(trained, batches(), criterion=wrong, **options)  # type: ignore[arg-type]
