@@ -6,7 +6,7 @@ __all__ = ["reproduce"]
 
 import typer
 
-from bmrs_pyro.cli.reproduce_poster import curves, path, poster, precision, torch_pruning
+from bmrs_pyro.cli.reproduce_poster import curves, larger, path, poster, precision, torch_pruning
 from bmrs_pyro.cli.reproduce_studies import both, honesty, index, random_labels, sbp, tasks, trained, vgg
 from bmrs_pyro.cli.reproduce_weights import bmr
 
@@ -14,6 +14,6 @@ reproduce = typer.Typer(
     help="Run the sources' experiments and our own, and print our numbers beside the published ones.",
     no_args_is_help=True,
 )
-SOURCES = (poster, curves, sbp, random_labels, vgg, bmr, both, precision, index)
+SOURCES = (poster, curves, larger, sbp, random_labels, vgg, bmr, both, precision, index)
 for command in (*SOURCES, path, tasks, trained, torch_pruning, honesty):
     reproduce.command()(command)

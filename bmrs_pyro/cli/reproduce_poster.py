@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["curves", "path", "poster", "precision", "torch_pruning"]
+__all__ = ["curves", "larger", "path", "poster", "precision", "torch_pruning"]
 
 import functools
 import statistics
@@ -119,6 +119,22 @@ def precision(
     )
     weights = known.PROTOCOLS["ours"].default
     configs = [{**cell, "kl_weight": weights[cell["network"]], "epochs": epochs} for cell in cells]
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
+
+
+@with_options_of(call=RunsOnData(cache=Path("runs/larger")))
+def larger(
+    network: Annotated[
+        list[str] | None, typer.Option(help="resnet-16x1x3 or vit-64x2; both by default.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=100, help="Number of training images; the first ones.")] = 20_000,
+    epochs: Annotated[int, typer.Option(min=4, help="Epochs of each run, a third without pruning.")] = 18,
+    *,
+    call: RunsOnData,
+) -> None:
+    """Prune a residual network and a vision transformer for CIFAR-10 during training and after it."""
+    study = experiments.poster.larger
+    configs = study.grid(chosen(network, study.NETWORKS, "network"), images, epochs, call.seeds)
     call.conduct(study.STUDY, study.run, configs, data_root=call.root)
 
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from statistics import mean
 from typing import NamedTuple
 
+from bmrs_pyro.experiments.poster.larger import NETWORKS as LARGER
+from bmrs_pyro.experiments.poster.post_training import LOST
 from bmrs_pyro.experiments.poster.post_training_summary import PUBLISHED_SPEARMAN
 from bmrs_pyro.experiments.poster.runs import DATASETS, METHODS, NETWORKS
 from bmrs_pyro.experiments.poster.summary import fronts, judged, published
 from bmrs_pyro.experiments.sbp.lenets import PUBLISHED, RECIPE, verdict
 from bmrs_pyro.experiments.spread import Rows, grouped, markdown_table, spread, where
 
-FILES = ("poster", "curves", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
+FILES = ("poster", "curves", "larger", "precision", "sbp", "random-labels", "vgg", "bmr", "both")
 """Files of results that the table is made of, without their ending."""
 
 _TIME = "not run: no time on two cores yet"
@@ -35,7 +37,7 @@ class Claim(NamedTuple):
 
 def claims(results: Mapping[str, Rows]) -> list[Claim]:
     """Return all claims, given the runs by the name of their file; what is missing was not run."""
-    parts = (_poster, _spearman, _precision, _sbp, _random_labels, _vgg, _weights, _both)
+    parts = (_poster, _spearman, _precision, _larger, _sbp, _random_labels, _vgg, _weights, _both)
     return [claim for part in parts for claim in part(results)]
 
 
@@ -95,9 +97,30 @@ def _precision(results: Mapping[str, Rows]) -> Iterator[Claim]:
         "precision",
         _TIME if not losses else "equal" if max(losses) <= 0.5 else "worse: more than 0.5 points",
     )
-    for network in ("ResNet", "small ViT"):
-        what = f"{network} on CIFAR-10, continuous and post-training pruning, all methods"
-        yield Claim("BMRS", what, "curves", "", 0, "", _TIME)
+
+
+def _larger(results: Mapping[str, Rows]) -> Iterator[Claim]:
+    """Say what BMRS_N removes from a larger network at the KL weight with the best validation accuracy."""
+    for network, name in zip(LARGER, ("ResNet", "small ViT"), strict=True):
+        rows = where(results.get("larger", ()), network=network)
+        dense = [row["accuracy"] for row in where(rows, method="none")]
+        by_weight = grouped(where(rows, method="bmrs-n"), ("kl_weight",)).values()
+        best = max(by_weight, key=lambda group: mean(row["validation_accuracy"] for row in group), default=[])
+        ours, word = "", _TIME
+        if best and dense:
+            lost = mean(dense) - mean(row["accuracy"] for row in best)
+            removed = spread(row["compression"] for row in best)
+            ours = f"{removed} / {spread(row['accuracy'] for row in best)}; without gains {spread(dense)}"
+            word = "equal" if lost <= LOST else f"worse: {lost:.1f} points lost"
+        yield Claim(
+            "BMRS",
+            f"{name} on CIFAR-10, pruned during and after training by all methods: BMRS_N's compression / accuracy %",
+            f"curves; at most about {LOST:g} point lost",
+            ours,
+            len(best),
+            "larger",
+            word,
+        )
 
 
 def _sbp(results: Mapping[str, Rows]) -> Iterator[Claim]:

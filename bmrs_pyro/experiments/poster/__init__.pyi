@@ -1,4 +1,5 @@
 from . import cuts as cuts
+from . import larger as larger
 from . import page as page
 from . import paths as paths
 from . import post_training as post_training

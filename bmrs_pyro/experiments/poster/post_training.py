@@ -6,7 +6,18 @@ show validation accuracy; test data are used at the marked points only.
 
 from __future__ import annotations
 
-__all__ = ["BITS", "CRITERIA", "LOST", "ODDS", "Order", "evidence", "pooled_scores", "read", "spearman"]
+__all__ = [
+    "BITS",
+    "CRITERIA",
+    "LOST",
+    "ODDS",
+    "Order",
+    "criteria_applied",
+    "evidence",
+    "pooled_scores",
+    "read",
+    "spearman",
+]
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -150,11 +161,25 @@ def read(config: Config, *, data_root: str, cache: str) -> dict[str, Any]:
     """
     directory = posterior_directory(config, cache)
     network, posteriors, _ = directory.network()
-    first = next(iter(posteriors.values()))
-    prior, protocol = LogUniform(first.low, first.high), PROTOCOLS[config["protocol"]]
     splits = data.load(
         config["dataset"], data_root=data_root, size=directory.config.data.size, seed=config["seed"]
     )
+    return criteria_applied(network, posteriors, PROTOCOLS[config["protocol"]], splits)
+
+
+def criteria_applied(
+    network: NoisyNetwork,
+    posteriors: Mapping[str, TruncatedLogNormal],
+    protocol: Protocol,
+    splits: data.Splits[data.Dataset],
+) -> dict[str, Any]:
+    """Apply all criteria to a posterior; test data are read at the marked points only.
+
+    Returns:
+        the curve of every criterion with its marked points, rank correlations, ΔF and the decisions' sensitivity.
+    """
+    first = next(iter(posteriors.values()))
+    prior = LogUniform(first.low, first.high)
     scores = pooled_scores(network, posteriors, prior, protocol)
     sizes = {family: len(q.loc) for family, q in posteriors.items()}
     orders = {name: Order.by(values, sizes) for name, values in scores.items()}

@@ -8,6 +8,7 @@ __all__ = [
     "plot_curves",
     "plot_decisions",
     "plot_evidence_of",
+    "points_table",
     "post_training_page",
 ]
 
@@ -64,7 +65,7 @@ def post_training_page(rows: Rows) -> str:
     parts = [
         _HEAD.format(lost=LOST),
         "![Accuracy against compression as structures leave](curves.png)\n",
-        _points_table(rows),
+        points_table(rows),
         "## Rank correlation of the scores\n",
         "Spearman's, over all structures of a network.\n",
         _spearman_table(rows),
@@ -195,7 +196,8 @@ def _title(cell: tuple[Any, ...]) -> str:
     return f"{network}, {dataset}, KL {weight:g}{suffix}"
 
 
-def _points_table(rows: Rows) -> str:
+def points_table(rows: Rows) -> str:
+    """Return a table of the marked points of the curves."""
     lines = [
         "| network, data, KL weight | criterion | stop: compression / test accuracy % | best |",
         "|---|---|---|---|",
