@@ -75,8 +75,11 @@ class ModelReduction:
 
     def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
         """Scores of one family, `(C,)` in nats."""
-        reduced = self.reduced if isinstance(self.reduced, Distribution) else self.reduced(prior)
-        return delta_f(posterior, prior, reduced) + self.log_prior_odds
+        return delta_f(posterior, prior, self.reduced_prior(prior)) + self.log_prior_odds
+
+    def reduced_prior(self, prior: Distribution) -> Distribution:
+        """The reduced prior that belongs to a prior."""
+        return self.reduced if isinstance(self.reduced, Distribution) else self.reduced(prior)
 
 
 def bmrs_n() -> ModelReduction:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 __all__ = ["criterion_name", "named_criterion"]
 
+import math
+
+from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.reduction.criteria import Criterion, SignalToNoise, bmrs_n, bmrs_u
+from bmrs_pyro.reduction.reduced_priors import low_precision
 
 
 def named_criterion(name: str) -> Criterion | None:
@@ -31,4 +35,15 @@ def named_criterion(name: str) -> Criterion | None:
 def criterion_name(criterion: Criterion) -> str:
     """Return the name of a criterion; if it has none, the name of its function or class."""
     named = (name for name in ("bmrs-n", "snr") if named_criterion(name) == criterion)
-    return next(named, getattr(criterion, "__name__", type(criterion).__name__))
+    own = getattr(criterion, "__name__", type(criterion).__name__)
+    return next(named, None) or _of_bits(criterion) or own
+
+
+def _of_bits(criterion: Criterion) -> str | None:
+    """Return the name of BMRS_U's criterion, by the upper bound 2^−bits of its reduced prior."""
+    reduced = getattr(criterion, "reduced", None)
+    if not isinstance(reduced, LogUniform) or getattr(criterion, "log_prior_odds", None) != 0:
+        return None
+    bits = round(-math.log2(float(reduced.high)))
+    same = low_precision(bits) if 0 < bits < 23 else None
+    return f"bmrs-u-{bits}" if same and (same.low, same.high) == (reduced.low, reduced.high) else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["low_precision", "spike"]
 
+from numbers import Real
+
 from bmrs_pyro.distributions import IntervalDistribution, LogUniform, TruncatedLogNormal
 
 
@@ -41,10 +43,13 @@ def low_precision(bits: int, mantissa_bits: int = 23) -> LogUniform:
 
     Raises:
         ValueError: `bits` is not between 0 and `mantissa_bits`.
+        TypeError: `bits` is no number.
 
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.3.
     """
+    if isinstance(bits, bool) or not isinstance(bits, Real):
+        raise TypeError(f"bits is {bits!r}; give a number, such as 8")
     if not 0 <= bits < mantissa_bits:
         raise ValueError(f"bits must be at least 0 and below mantissa_bits={mantissa_bits}, got {bits}")
     return LogUniform(2.0**-mantissa_bits, 2.0**-bits)

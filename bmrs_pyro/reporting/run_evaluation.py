@@ -131,6 +131,4 @@ def reduced_prior_of(run: RunDirectory) -> Distribution | None:
 def reduced_of(criterion: ModelReduction, posteriors: Mapping[str, TruncatedLogNormal]) -> Distribution:
     """Return the reduced prior of a criterion."""
     posterior = next(iter(posteriors.values()))
-    if callable(criterion.reduced):
-        return criterion.reduced(LogUniform(posterior.low, posterior.high))
-    return criterion.reduced
+    return criterion.reduced_prior(LogUniform(posterior.low, posterior.high))

@@ -21,8 +21,10 @@ from bmrs_pyro.reduction import (
     WeightNorm,
     bmrs_n,
     bmrs_u,
+    criterion_name,
     delta_f,
     low_precision,
+    named_criterion,
     score_structures,
     select,
     spike,
@@ -50,6 +52,32 @@ def test_low_precision_holds_what_rounds_away() -> None:
     for bits in (-1, 23):
         with pytest.raises(ValueError, match="bits"):
             low_precision(bits)
+    with pytest.raises(TypeError, match="bits is '8'; give a number"):
+        bmrs_u("8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["bmrs-n", "snr", "bmrs-u-4", "bmrs-u-8", "bmrs-u-22"])
+def test_a_criterion_has_the_name_that_it_is_made_by(name: str) -> None:
+    criterion = named_criterion(name)
+    assert criterion is not None
+    assert criterion_name(criterion) == name
+
+
+def test_a_criterion_with_other_odds_or_bounds_has_another_name() -> None:
+    for other in (
+        ModelReduction(low_precision(8), log_prior_odds=1.0),
+        ModelReduction(low_precision(8, mantissa_bits=10)),
+        ModelReduction(LogUniform(2.0**-23, 0.3)),
+    ):
+        assert criterion_name(other) == "ModelReduction"
+
+
+def test_the_reduced_prior_is_made_from_the_prior_or_given() -> None:
+    reduced = bmrs_n().reduced_prior(PRIOR)
+    assert isinstance(reduced, TruncatedLogNormal)
+    assert torch.equal(reduced.loc, spike(PRIOR).loc)
+    given = low_precision(8)  # distributions of Pyro can be called
+    assert ModelReduction(given).reduced_prior(PRIOR) is given
 
 
 def test_model_reduction_adds_the_odds() -> None:
