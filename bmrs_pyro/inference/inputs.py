@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = [
     "count_batches",
     "inputs_on",
+    "is_finite",
+    "not_running",
     "on_device_of",
     "one_pass",
     "outputs_of",
@@ -26,7 +28,7 @@ from torch.utils.data import TensorDataset
 
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.nested import map_leaves, tensors_in
 
 MOST_BATCHES = 1_000_000
 """A pass over a loader without a length that has more batches than this is taken as endless."""
@@ -137,6 +139,21 @@ def inputs_on(device: torch.device, x: Any) -> Any:
     """Move a batch's inputs to a device; a list, as torch's loader makes of several inputs, becomes a tuple."""
     moved = map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, x)
     return tuple(moved) if isinstance(moved, list) else moved
+
+
+def is_finite(values: Any) -> bool:
+    """Whether the tensors among inputs and labels hold neither NaN nor inf."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(values))
+
+
+def not_running(x: Any, error: RuntimeError) -> ValueError:
+    """Return the error about a batch that the network does not run on; running out of memory is raised as it is."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    kinds = ", ".join(f"{tuple(leaf.shape)} {leaf.dtype}" for leaf in tensors_in(x))
+    return ValueError(
+        f"the network does not run on a batch of inputs ({kinds}): {' '.join(str(error).split())}"
+    )
 
 
 def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

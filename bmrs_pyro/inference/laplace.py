@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference.inputs import on_device_of
+from bmrs_pyro.inference.inputs import is_finite, not_running, on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
 from bmrs_pyro.network.inputs import batch_size
-from bmrs_pyro.network.nested import map_leaves, tensors_in
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.untouched import modes_kept
 
 WIDE = 10.0
@@ -93,12 +93,14 @@ def gain_gradients(
             try:
                 outputs = model.eval().likelihood(model.network(x, theta))
                 log_p = log_likelihoods(outputs, y.to(like.device))
+            except RuntimeError as error:
+                raise not_running(x, error) from error
             except ValueError as error:  # of a distribution, with all its numbers
                 if (count := batch_size(x)) != len(y) and "gains" in str(error):
                     raise ValueError(
                         f"a batch has {count} examples and {len(y)} labels; give each example one"
                     ) from None
-                if not unfit_parameters(error) and _finite((x, y)):
+                if not unfit_parameters(error) and is_finite((x, y)):
                     raise
                 raise _non_finite((x, y)) from None
             (each,) = torch.autograd.grad(log_p.sum(), gains)
@@ -107,12 +109,8 @@ def gain_gradients(
         yield each.reshape(-1, sum(sizes))
 
 
-def _finite(batch: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(batch))
-
-
 def _non_finite(batch: Any) -> NonFiniteLoss:
-    if not _finite(batch):
+    if not is_finite(batch):
         return NonFiniteLoss("the training data hold NaN or inf; leave these examples out, or fill the gaps")
     return NonFiniteLoss(
         "gradients of the gains are NaN or infinite: a weight is; if training diverged, lower the learning rate"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.inference.inputs import on_device_of, outputs_of
+from bmrs_pyro.inference.inputs import not_running, on_device_of, outputs_of
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.scoring import Predictor, score_batch
 from bmrs_pyro.network.untouched import modes_kept
@@ -120,7 +120,7 @@ def evaluate(
     outputs = predict.distribution if isinstance(predict, Predictor) else predict
     with evaluation_mode(predict, likelihood):
         parts = [
-            score_batch(outputs_of(outputs, x), y, likelihood, num_classes)
+            score_batch(_outputs(outputs, x), y, likelihood, num_classes)
             for x, y in on_device_of(predict, batches)
         ]
     if not parts:
@@ -137,6 +137,13 @@ def evaluate(
         rmse = squares.mean().sqrt().item() if len(squares) else None
         return ValueEvaluation(count, len(squares), rmse, nll.mean().item())
     return _of_classes(count, first.num_classes, first.event_dims, columns)
+
+
+def _outputs(predict: Callable[[Any], Any], x: Any) -> Any:
+    try:
+        return outputs_of(predict, x)
+    except RuntimeError as error:
+        raise not_running(x, error) from error
 
 
 @contextmanager

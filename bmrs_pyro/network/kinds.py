@@ -38,6 +38,10 @@ def refuse_unfit(net: object) -> None:
             raise ValueError(
                 f"{where} is a {type(module).__name__}, without a size yet; call the network once before"
             )
+        if any(tensor is not None and tensor.is_meta for tensor in module._parameters.values()):
+            raise ValueError(
+                f"{where} is on the meta device, without numbers; load its weights on a real one"
+            )
         if any(tensor is not None and tensor.is_inference() for tensor in module._parameters.values()):
             raise ValueError(
                 f"{where} was made in torch.inference_mode, so nothing can train it; make it outside"

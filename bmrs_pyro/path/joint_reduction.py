@@ -80,6 +80,7 @@ class JointReduction:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         refuse_no_number("share", self.share)
+        refuse_no_number("seed", self.seed, whole=True)
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):

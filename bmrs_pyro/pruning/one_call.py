@@ -6,6 +6,7 @@ __all__ = ["prune"]
 
 import copy
 import warnings
+from collections.abc import Collection
 from dataclasses import fields
 from itertools import islice
 from typing import Any
@@ -83,6 +84,7 @@ def prune(
             raise TypeError(f"{name} is {value!r}; give True or False")
     target = Target(**{name: options.pop(name) for name in _TARGET & set(options)})
     how: dict[str, Any] = {}
+    _refuse_of_the_other_kind(options, trained)
     if trained:
         refuse_unknown(options, _TRAINED | _TARGET, "prune() of a trained network")
     else:
@@ -130,6 +132,19 @@ def prune(
     if isinstance(likelihood, nn.Module) and isinstance(learnt, nn.Module):
         likelihood.load_state_dict(learnt.state_dict())
     return found
+
+
+def _refuse_of_the_other_kind(options: Collection[str], trained: bool) -> None:
+    """Refuse options of a path for a trained network, and the other way round."""
+    of_path = OPTIONS | {*_OF_MODEL}
+    if others := sorted(set(options) & (of_path - _TRAINED if trained else _TRAINED - of_path)):
+        names = ", ".join(others)
+        raise TypeError(
+            f"{names}: no option of a trained network's reduction; leave it out, or train along a path with "
+            "trained=False"
+            if trained
+            else f"{names}: an option for trained networks; leave it out, or give trained=True too"
+        )
 
 
 def _trained_path(

@@ -25,6 +25,7 @@ class Cycle:
 
     Raises:
         ValueError: a value is out of range.
+        TypeError: a value is of another type.
     """
 
     optimizer: str | None = None
@@ -38,6 +39,10 @@ class Cycle:
         refuse_no_flags(self, ["bfloat16"])
         refuse_no_number("weight_decay", self.weight_decay)
         refuse_no_number("warm_up", self.warm_up)
+        if not isinstance(self.optimizer, str | None):
+            raise TypeError(
+                f"optimizer is a {type(self.optimizer).__name__}; give its name, 'sgd' or 'adamw'"
+            )
         if self.optimizer not in (None, "sgd", "adamw"):
             raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
         for name in ("lr", "clip"):

@@ -105,6 +105,11 @@ def fit(
     if not isinstance(guide, PyroModule):
         _refuse_stored_parameters(guide, checkpoint)
     _move(model, guide, hardware)
+    if not isinstance(optim, JointOptim | None):
+        raise TypeError(
+            f"optim is a {type(optim).__name__}; give a JointOptim, such as JointOptim(torch.optim.Adam, "
+            "{'lr': 1e-3})"
+        )
     optim = optim or default_optim(recipe, model)
     recorder = _recorder(model, guide, optim) if hardware.cuda_graphs else None
     run = Trainer(model, guide, optim, criterion, recipe.min_keep, Limits.of(recipe), recorder)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bmrs_pyro.distributions import unwrapped
+from bmrs_pyro.inference.inputs import not_running
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
 from bmrs_pyro.network.nested import tensors_in
@@ -50,13 +51,8 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
         model.eval()
         try:
             outputs = model.network(x)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            kinds = ", ".join(f"{tuple(leaf.shape)} {leaf.dtype}" for leaf in tensors_in(x))
-            raise ValueError(
-                f"the network does not run on a batch of inputs ({kinds}): {' '.join(str(error).split())}"
-            ) from error
+            raise not_running(x, error) from error
         distribution = model.likelihood_of(outputs)
     return misfit_of(distribution, y, num_classes)
 

@@ -26,9 +26,8 @@ from bmrs_pyro.distributed import (
     world_size,
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import inputs_on, pairs
+from bmrs_pyro.inference.inputs import inputs_on, is_finite, pairs
 from bmrs_pyro.network.generators import generators_kept
-from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
 from bmrs_pyro.training.checkpoint import StateStore, TrainingState
@@ -211,7 +210,7 @@ class Loop(ABC, Generic[R]):
     def _culprit(self, x: Any, y: Tensor | None) -> str | None:
         """Say which input or parameter is not finite, if one is."""
         for name, values in (("data", x), ("labels", y)):
-            if not all(tensor.isfinite().all() for tensor in tensors_in(values)):
+            if not is_finite(values):
                 return f"the {name} hold NaN or inf; leave these examples out, or fill the gaps"
         # the optimiser has no parameters before its first step
         parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}

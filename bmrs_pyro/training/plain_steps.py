@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import inputs_on, outputs_of, pairs
+from bmrs_pyro.inference.inputs import inputs_on, is_finite, not_running, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.observations import log_likelihoods, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
@@ -92,6 +92,8 @@ class PlainSteps:
             try:
                 loss = self._loss(inputs_on(device, x), y.to(device))
                 value = loss.item()
+            except RuntimeError as error:
+                raise ValueError(f"step {self.done + 1}: {not_running(x, error)}") from error
             except ValueError as error:  # a distribution may refuse the outputs of weights that diverged
                 if lone := lone_example(error):
                     raise ValueError(f"step {self.done + 1}: {lone}") from None
@@ -99,6 +101,11 @@ class PlainSteps:
                     raise
                 value = math.nan
             if not math.isfinite(value):
+                if not is_finite((x, y)):
+                    raise NonFiniteLoss(
+                        f"step {self.done + 1}: the training data hold NaN or inf; leave these examples out, or fill "
+                        "the gaps"
+                    )
                 raise NonFiniteLoss(
                     f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
                     "clip the gradient"
@@ -142,17 +149,27 @@ class PlainSteps:
         return (loss + _cross_entropy(self._taught(self.teacher, x), learned)) / 2
 
     def _taught(self, teacher: nn.Module, x: Any) -> TorchDistribution:
+        """Return the teacher's predictions.
+
+        Raises:
+            ValueError: it does not run on the batch, or its outputs are NaN or do not fit the likelihood.
+        """
         try:
             with torch.no_grad():
-                return self._predicted(teacher, x)
-        except RuntimeError as error:
-            why = next(iter(str(error).splitlines()), "")
+                taught = self._predicted(teacher, x)
+        except Exception as error:  # a teacher is any code
+            why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             raise ValueError(
-                f"the teacher does not run on the training batches ({why}); give a network with the same inputs"
+                f"the teacher does not predict the training batches ({why}); give a network with the same inputs and "
+                "outputs, in the same precision"
             ) from error
+        outcome = Outcome.of(taught)
+        if any(part is not None and part.isnan().any() for part in (outcome.log_p, outcome.mean)):
+            raise ValueError("the teacher predicts NaN; give a network without NaN among its weights")
+        return taught
 
     def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:
-        device = next(net.parameters()).device
+        device = next(self.net.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.cycle.bfloat16):
             outputs = outputs_of(net, x)
         return self.likelihood(map_leaves(_to_float32, outputs) if self.cycle.bfloat16 else outputs)

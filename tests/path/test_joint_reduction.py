@@ -27,7 +27,7 @@ from bmrs_pyro.path import (
     TrainedPath,
 )
 from bmrs_pyro.path.shelf import Shelf
-from bmrs_pyro.reduction import bmrs_u
+from bmrs_pyro.reduction import bmrs_u, criterion_name
 from bmrs_pyro.reporting import choice_in_words
 from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
@@ -479,7 +479,68 @@ def test_an_untrained_network_is_told_of() -> None:
     assert found.caution.startswith("the unpruned network predicts no better")
 
 
+class Classes(nn.Module):
+    """A teacher without parameters that gives numbers of classes instead of logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.argmax(-1).float()
+
+
+class Rule(nn.Module):
+    """A teacher without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3]
+
+
+def test_a_teacher_needs_no_parameters(trained: nn.Module) -> None:
+    options = {"validation": batches(seed=1), "trained": True, "progress": False, "max_macs": "60%"}
+    found = prune(trained, batches(), teacher=Rule(), epochs=1, **options)  # type: ignore[arg-type]
+    assert found.met
+
+
+def test_bad_batches_of_a_trained_network_are_told_of(trained: nn.Module) -> None:
+    options = {"trained": True, "progress": False, "epochs": 1, "max_macs": "60%", "batches": 1, "cuts": 1}
+    good = batches()
+    x, y = good[1]
+    wide, hole = (torch.cat([x, x], 1), y), (x.masked_fill(x > 1, math.nan), y)
+    for train, held_out, error, message in (
+        (
+            [good[0], wide],
+            good,
+            ValueError,
+            r"step 2: the network does not run on a batch of inputs \(\(.*\) torch",
+        ),
+        (good, [good[0], wide], ValueError, r"validation: the network does not run on a batch of inputs"),
+        ([good[0], hole], good, NonFiniteLoss, r"step 2: the training data hold NaN or inf; leave these"),
+    ):
+        with pytest.raises(error, match=message):
+            prune(trained, train, validation=held_out, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"seed": "a"}, "seed is 'a'; give a whole number"),
+        ({"optimizer": torch.optim.Adam}, "optimizer is a type; give its name, 'sgd' or 'adamw'"),
+        ({"directory": "folder"}, "directory: no option of a trained network's reduction; leave it out"),
+    ],
+)
+def test_options_of_another_kind_are_told_of(
+    trained: nn.Module, option: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        prune(trained, batches(), validation=batches(), trained=True, max_macs="60%", **option)
+    with pytest.raises(
+        TypeError, match="teacher: an option for trained networks; leave it out, or give trained="
+    ):
+        prune(trained, batches(), validation=batches(), teacher=trained)
+
+
 def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.Module) -> None:
+    broken = copy.deepcopy(trained)
+    with torch.no_grad():
+        broken[-1].bias.fill_(math.nan)
     inputs, outputs = trained[0].in_features, trained[-1].out_features
     options = {
         "validation": batches(seed=1),
@@ -495,14 +556,19 @@ def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.M
         ),
         (
             nn.Linear(inputs + 1, outputs),
-            "the teacher does not run on the training batches .*; give a network",
+            "the teacher does not predict the training batches .*; give a network",
         ),
+        (nn.Linear(inputs, outputs).double(), "the teacher does not predict .* in the same precision"),
+        (Classes(), "the teacher does not predict the training batches .*logits"),
+        (broken, "the teacher predicts NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             prune(trained, batches(), teacher=teacher, **options)  # type: ignore[arg-type]
 
 
-def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(trained: nn.Module) -> None:
+def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(
+    trained: nn.Module, tmp_path: Path
+) -> None:
     options = {
         "validation": batches(seed=1),
         "trained": True,
@@ -510,12 +576,16 @@ def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(train
         "epochs": 0,
         "max_macs": "60%",
     }
+    assert criterion_name(bmrs_u(8)) == "bmrs-u-8"
     named, given = (
         prune(trained, batches(), criterion=one, **options)  # type: ignore[arg-type]
         for one in ("bmrs-u-8", bmrs_u(8))
     )
     for name, values_ in named.choice.refit.history.scores.items():
         torch.testing.assert_close(values_, given.choice.refit.history.scores[name])
+    assert named.path.decision(named.choice.refit.history).criterion == "bmrs-u-8"
+    named.report(tmp_path / "report.html")
+    assert "bmrs-u-8" in (tmp_path / "report.html").read_text()
     for wrong in ("snr", "none", 3):
         with pytest.raises(TypeError, match="it only scores single structures for the report"):
             prune(trained, batches(), criterion=wrong, **options)  # type: ignore[arg-type]
