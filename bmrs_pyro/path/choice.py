@@ -70,7 +70,7 @@ class Choice:
         the log-likelihood of a network that has overfitted is very low.
         """
         model, score, before = self.refit.model, self.refit.point.score, path.dense.score
-        told = not self.met or (score.accuracy is not None and self.target.max_loss is not None)
+        silent = not self.met or (score.accuracy is not None and self.target.max_loss is not None)
         validation = path.trainee.validation
 
         def predict(x: Any) -> TorchDistribution:
@@ -86,13 +86,13 @@ class Choice:
         with pyro.get_param_store().scope(model.stored), evaluation_mode(model):
             batches = on_device_of(model.network, validation)
             caution = warn_if_nothing_learned(Quality.of(before), predict, batches, unlikely, stacklevel=5)
-            if caution is None and not told:
+            if caution is None and not silent:
                 batches = on_device_of(model.network, validation)
                 caution = warn_if_much_worse(
                     Quality.of(score), Quality.of(before), predict, batches, stacklevel=5
                 )
             limited = self.target.max_loss is None and not self.target.loses_nothing
-            if caution is None and not told and score.accuracy is None and limited:  # by budgets alone
+            if caution is None and not silent and score.accuracy is None and limited:  # by budgets alone
                 share = LEAST if score.rmse is None else 0.0
                 caution = warn_if_unlikely(
                     score.log_likelihood, before.log_likelihood, constant, share=share, stacklevel=4
