@@ -141,7 +141,8 @@ def _choose_modes(net: nn.Module, call: Call) -> list[str]:
     except Exception as error:
         raise ValueError(
             f"the network does not run on the example inputs ({call}): {_failing_layer(net, call)}"
-            f"{type(error).__name__}: {error}; give inputs as the network is called with{unknown_names(net, call)}"
+            f"{type(error).__name__}: {error}; give inputs as the network is called with{unknown_names(net, call)}, "
+            "or check the sizes of its layers"
         ) from error
     with torch.no_grad():
         tensor_outputs(net, call)  # what cannot be searched for tensors is refused here
