@@ -128,7 +128,7 @@ def larger(
         list[str] | None, typer.Option(help="resnet-16x1x3 or vit-64x2; both by default.")
     ] = None,
     images: Annotated[int, typer.Option(min=100, help="Number of training images; the first ones.")] = 20_000,
-    epochs: Annotated[int, typer.Option(min=4, help="Epochs of each run, a third without pruning.")] = 18,
+    epochs: Annotated[int, typer.Option(min=4, help="Epochs of each run, a third without pruning.")] = 15,
     *,
     call: RunsOnData,
 ) -> None:

@@ -15,6 +15,7 @@ from bmrs_pyro.cli.results import read_rows
 from bmrs_pyro.experiments.bench import page as bench_page
 from bmrs_pyro.experiments.honesty.page import STUDY as HONESTY
 from bmrs_pyro.experiments.poster import paths
+from bmrs_pyro.experiments.poster.larger import STUDY as LARGER
 from bmrs_pyro.experiments.poster.page import STUDY as POSTER
 from bmrs_pyro.experiments.poster.post_training_summary import STUDY as CURVES
 from bmrs_pyro.experiments.poster.precision import STUDY as PRECISION
@@ -39,7 +40,7 @@ def path_study() -> Study:
 @pytest.mark.parametrize(
     "study",
     [
-        *(POSTER, CURVES, SBP, PRECISION, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
+        *(POSTER, CURVES, LARGER, SBP, PRECISION, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
         Study("bench", ("section",), bench_page.page),
     ],
     ids=lambda study: study.name,
