@@ -111,11 +111,11 @@ def _larger(results: Mapping[str, Rows]) -> Iterator[Claim]:
             lost = mean(dense) - mean(row["accuracy"] for row in best)
             removed = spread(row["compression"] for row in best)
             ours = f"{removed} / {spread(row['accuracy'] for row in best)}; without gains {spread(dense)}"
-            word = "equal" if lost <= LOST else f"worse: {lost:.1f} points lost"
+            word = "equal" if lost <= LOST else f"worse: {lost:.1f} points below the network without gains"
         yield Claim(
             "BMRS",
             f"{name} on CIFAR-10, pruned during and after training by all methods: BMRS_N's compression / accuracy %",
-            f"curves; at most about {LOST:g} point lost",
+            "curves",
             ours,
             len(best),
             "larger",
