@@ -155,7 +155,7 @@ class Recipe:
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be finite and at least 0")
         if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0 and below 2**32")
+            raise ValueError(f"seed is {self.seed}; it must not be negative, nor 2**32 or more")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
 
