@@ -81,6 +81,8 @@ class JointReduction:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         refuse_no_number("share", self.share)
         refuse_no_number("seed", self.seed, whole=True)
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must not be negative, nor 2**32 or more")
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):

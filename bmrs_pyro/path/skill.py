@@ -53,10 +53,13 @@ class Quality(NamedTuple):
         return cls(getattr(scores, "accuracy", None), getattr(scores, "rmse", None))
 
     def lead(self, constant: float) -> float:
-        """Lead over the best constant in accuracy, or in mean square error as a share of the values' variance."""
+        """Lead over the best constant in accuracy, or in mean square error as a share of the values' variance.
+
+        NaN if all labels or values are the same: a constant is right about them, and nothing can be told.
+        """
         if self.accuracy is not None:
-            return self.accuracy - constant
-        return math.nan if self.rmse is None else 1 - (self.rmse / constant) ** 2
+            return self.accuracy - constant if constant < 1 else math.nan
+        return math.nan if self.rmse is None or constant == 0 else 1 - (self.rmse / constant) ** 2
 
     def told(self, constant: float) -> tuple[str, str, str]:
         """Return the name of what is measured, its value, and that of the best constant."""

@@ -45,5 +45,5 @@ def _of_bits(criterion: Criterion) -> str | None:
     if not isinstance(reduced, LogUniform) or getattr(criterion, "log_prior_odds", None) != 0:
         return None
     bits = round(-math.log2(float(reduced.high)))
-    same = low_precision(bits) if 0 < bits < 23 else None
+    same = low_precision(bits) if 0 <= bits < 23 else None
     return f"bmrs-u-{bits}" if same and (same.low, same.high) == (reduced.low, reduced.high) else None

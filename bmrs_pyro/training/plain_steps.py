@@ -165,7 +165,9 @@ class PlainSteps:
             ) from error
         outcome = Outcome.of(taught)
         if any(part is not None and part.isnan().any() for part in (outcome.log_p, outcome.mean)):
-            raise ValueError("the teacher predicts NaN; give a network without NaN among its weights")
+            raise ValueError(
+                "the teacher predicts NaN for a training batch; check its weights and its outputs"
+            )
         return taught
 
     def _predicted(self, net: nn.Module, x: Any) -> TorchDistribution:

@@ -531,6 +531,8 @@ def test_options_of_another_kind_are_told_of(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         prune(trained, batches(), validation=batches(), trained=True, max_macs="60%", **option)
+    with pytest.raises(ValueError, match="seed is -1; it must not be negative"):
+        prune(trained, batches(), validation=batches(), trained=True, max_macs="60%", seed=-1)
     with pytest.raises(
         TypeError, match="teacher: an option for trained networks; leave it out, or give trained="
     ):

@@ -100,6 +100,21 @@ def test_a_classifier_must_beat_the_most_frequent_class(accuracy: float, unlikel
     assert not told or f"accuracy {accuracy:.2%}, 60.00% for the best constant; train it longer" in str(found)
 
 
+def test_of_labels_that_are_all_the_same_nothing_is_told() -> None:
+    ones = (torch.zeros(10, 3), torch.ones(10, dtype=torch.long))
+    values = (VALUES, torch.ones(4))
+    one = (VALUES[:1], VALUES[:1])  # a single example
+    for quality, worse, name, batch in (
+        (Quality(0.97, None), Quality(0.2, None), "categorical", ones),
+        (Quality(1.0, None), Quality(0.9, None), "categorical", ones),
+        (Quality(None, 0.1), Quality(None, 0.3), "normal", values),
+        (Quality(None, 0.1), Quality(None, 0.3), "normal", one),
+    ):
+        likelihood = as_likelihood(name)
+        assert warn_if_nothing_learned(quality, likelihood, [batch], lambda: True) is None
+        assert warn_if_much_worse(worse, quality, likelihood, [batch]) is None
+
+
 @pytest.mark.parametrize(("rmse", "told"), [(1.2, True), (1.0, True), (0.9, False), (None, False)])
 def test_a_regression_must_beat_the_mean(rmse: float | None, told: bool) -> None:
     with warnings.catch_warnings(record=True) as seen:

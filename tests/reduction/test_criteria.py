@@ -56,7 +56,7 @@ def test_low_precision_holds_what_rounds_away() -> None:
         bmrs_u("8")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["bmrs-n", "snr", "bmrs-u-4", "bmrs-u-8", "bmrs-u-22"])
+@pytest.mark.parametrize("name", ["bmrs-n", "snr", "bmrs-u-0", "bmrs-u-4", "bmrs-u-8", "bmrs-u-22"])
 def test_a_criterion_has_the_name_that_it_is_made_by(name: str) -> None:
     criterion = named_criterion(name)
     assert criterion is not None
