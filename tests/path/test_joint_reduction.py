@@ -27,6 +27,7 @@ from bmrs_pyro.path import (
     TrainedPath,
 )
 from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.pruning import Pruned
 from bmrs_pyro.reduction import bmrs_u, criterion_name
 from bmrs_pyro.reporting import choice_in_words
 from bmrs_pyro.runs import PathRecord
@@ -479,6 +480,18 @@ def test_an_untrained_network_is_told_of() -> None:
     assert found.caution.startswith("the unpruned network predicts no better")
 
 
+def reduced(net: nn.Module, **options: Any) -> Pruned:
+    """Prune a trained network to 60 % of its multiply-accumulates within an epoch, if no option says otherwise."""
+    usual = {
+        "validation": batches(seed=1),
+        "trained": True,
+        "progress": False,
+        "epochs": 1,
+        "max_macs": "60%",
+    }
+    return prune(net, batches(), **{**usual, **options})
+
+
 class Classes(nn.Module):
     """A teacher without parameters that gives numbers of classes instead of logits."""
 
@@ -494,9 +507,7 @@ class Rule(nn.Module):
 
 
 def test_a_teacher_needs_no_parameters(trained: nn.Module) -> None:
-    options = {"validation": batches(seed=1), "trained": True, "progress": False, "max_macs": "60%"}
-    found = prune(trained, batches(), teacher=Rule(), epochs=1, **options)  # type: ignore[arg-type]
-    assert found.met
+    assert reduced(trained, teacher=Rule()).met
 
 
 def test_bad_batches_of_a_trained_network_are_told_of(trained: nn.Module) -> None:
@@ -544,13 +555,6 @@ def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.M
     with torch.no_grad():
         broken[-1].bias.fill_(math.nan)
     inputs, outputs = trained[0].in_features, trained[-1].out_features
-    options = {
-        "validation": batches(seed=1),
-        "trained": True,
-        "progress": False,
-        "epochs": 1,
-        "max_macs": "60%",
-    }
     for teacher, message in (
         (
             nn.Linear(inputs, outputs + 1),
@@ -565,24 +569,14 @@ def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.M
         (broken, "the teacher predicts NaN"),
     ):
         with pytest.raises(ValueError, match=message):
-            prune(trained, batches(), teacher=teacher, **options)  # type: ignore[arg-type]
+            reduced(trained, teacher=teacher)
 
 
 def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(
     trained: nn.Module, tmp_path: Path
 ) -> None:
-    options = {
-        "validation": batches(seed=1),
-        "trained": True,
-        "progress": False,
-        "epochs": 0,
-        "max_macs": "60%",
-    }
     assert criterion_name(bmrs_u(8)) == "bmrs-u-8"
-    named, given = (
-        prune(trained, batches(), criterion=one, **options)  # type: ignore[arg-type]
-        for one in ("bmrs-u-8", bmrs_u(8))
-    )
+    named, given = (reduced(trained, epochs=0, criterion=one) for one in ("bmrs-u-8", bmrs_u(8)))
     for name, values_ in named.choice.refit.history.scores.items():
         torch.testing.assert_close(values_, given.choice.refit.history.scores[name])
     assert named.path.decision(named.choice.refit.history).criterion == "bmrs-u-8"
@@ -590,4 +584,4 @@ def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(
     assert "bmrs-u-8" in (tmp_path / "report.html").read_text()
     for wrong in ("snr", "none", 3):
         with pytest.raises(TypeError, match="it only scores single structures for the report"):
-            prune(trained, batches(), criterion=wrong, **options)  # type: ignore[arg-type]
+            reduced(trained, criterion=wrong)

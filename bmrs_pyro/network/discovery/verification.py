@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.discovery.random_weights import Recipe, livened, randomise_
+from bmrs_pyro.network.discovery.reasons import CHANGED, failure, naming_shared_weights, unmoved
 from bmrs_pyro.network.discovery.responses import Responses, responses, silent
 from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
 from bmrs_pyro.network.folding import compact_
@@ -29,12 +30,6 @@ _ATTEMPTS = 3 * len(_RECIPES)
 _BOTH_SIGNS = 900  # number of the first trial on the network's own weights
 _LARGE = 10_000_000  # parameters; with more, weights take long to draw
 _MOST, _LEAST = 0.95, 0.25  # share of kept structures that move the outputs: the aim, the least allowed
-
-_CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
-_SILENT = (
-    "the outputs do not respond to the weights of {} on random weights and inputs, so nothing shows that it can lose "
-    "channels; give example inputs on which they do"
-)
 
 
 class Verification:
@@ -83,8 +78,7 @@ class Verification:
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
             self._begin(*_PRECISIONS[1])
             passed = self._passing_all(families)
-        shared = {family.name: _shared_weights(self.net, family) for family in families}
-        return passed, [_naming_shared_weights(one, shared[one.name]) for one in self.left_out]
+        return passed, naming_shared_weights(self.net, families, self.left_out)
 
     def _passing_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass every trial, the last of them together."""
@@ -120,7 +114,7 @@ class Verification:
             if layer is None:
                 passed.add(family.name)
             else:
-                self.left_out.append(LeftOut(family.name, _SILENT.format(layer)))
+                self.left_out.append(LeftOut(family.name, unmoved(layer)))
         return [family for family in families if family.name in passed]
 
     def _fit(
@@ -183,7 +177,7 @@ class Verification:
                     expected = self._gated(net, families, theta, call)
             except Exception as error:
                 if self._works(call, net):
-                    return _failure(error), {}
+                    return failure(error), {}
                 expected = []
             if not all_finite(expected):
                 self._require_outputs()
@@ -193,12 +187,12 @@ class Verification:
                 with torch.set_grad_enabled(step == 0 and trial < _BOTH_SIGNS):
                     actual = self._outputs(net, call)
             except Exception as error:
-                return _failure(error), {}
+                return failure(error), {}
             off = output_error(expected, actual)
             if not off <= self.tolerance:
                 with torch.no_grad():
                     if not off <= min(self.least, self._sensitivity(net, families, call, actual)):
-                        return _CHANGED, {}
+                        return CHANGED, {}
             if step == 0 and trial < _BOTH_SIGNS:
                 found = self._responses(net, families, call, actual, random)
             del actual  # its graph holds the old weights
@@ -208,7 +202,7 @@ class Verification:
         """Say why a smaller network does not run in training mode, if the whole network does."""
         error = failure_in_training(net, call)
         whole = self._copy("given", torch.Generator().manual_seed(0)) if error else net
-        return _failure(error) if error and not failure_in_training(whole, call) else None
+        return failure(error) if error and not failure_in_training(whole, call) else None
 
     def _responses(
         self,
@@ -295,29 +289,3 @@ class Verification:
 
 class _UnfitPrecisionError(Exception):
     """The network does not run in the precision that it is tried in."""
-
-
-_FAILURE = "the network does not run without some of them"
-
-
-def _failure(error: Exception) -> str:
-    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    return f"{_FAILURE}, as if its own code counted them ({why})"
-
-
-def _shared_weights(net: nn.Module, family: StructureFamily) -> list[str]:
-    """Return the names of a tensor that holds the family's channels under several names; none if there is no such."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in net.state_dict(keep_vars=True).items():
-        names.setdefault(id(tensor), []).append(name)
-    held = {name for member in family.members for name, _ in member.tensors}
-    return next((one for one in names.values() if len(one) > 1 and held & {*one}), [])
-
-
-def _naming_shared_weights(left_out: LeftOut, shared: Sequence[str]) -> LeftOut:
-    """Name a shared weight as the reason, if the network does not run without some of the structures."""
-    if not shared or not left_out.reason.startswith(_FAILURE):
-        return left_out
-    return LeftOut(
-        left_out.name, f"{' and '.join(shared)} are one weight, which cannot lose channels of one layer alone"
-    )

@@ -1,0 +1,52 @@
+"""Why the structures of a family cannot be removed, in words."""
+
+from __future__ import annotations
+
+__all__ = ["CHANGED", "failure", "naming_shared_weights", "unmoved"]
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from bmrs_pyro.network.structures import LeftOut, StructureFamily
+
+CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
+
+_FAILURE = "the network does not run without some of them"
+
+
+def failure(error: Exception) -> str:
+    """Return the reason if the smaller network does not run."""
+    why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{_FAILURE}, as if its own code counted them ({why})"
+
+
+def unmoved(layer: str) -> str:
+    """Return the reason if the outputs do not respond to the weights of a layer."""
+    return (
+        f"the outputs do not respond to the weights of {layer} on random weights and inputs, so nothing shows that it "
+        "can lose channels; give example inputs on which they do"
+    )
+
+
+def naming_shared_weights(
+    net: nn.Module, families: Iterable[StructureFamily], left_out: Sequence[LeftOut]
+) -> list[LeftOut]:
+    """Name a weight that layers share as the reason, where the network does not run without some of the structures."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    shared = {name: same for same in names.values() if len(same) > 1 for name in same}
+    reasons = {
+        family.name: f"{' and '.join(shared[name])} are one weight, which cannot lose channels of one layer alone"
+        for family in families
+        for member in family.members
+        for name, _ in member.tensors
+        if name in shared
+    }
+    return [
+        LeftOut(one.name, reasons[one.name])
+        if one.name in reasons and one.reason.startswith(_FAILURE)
+        else one
+        for one in left_out
+    ]
