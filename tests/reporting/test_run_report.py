@@ -243,6 +243,16 @@ def test_a_network_that_was_pruned_again_is_no_point_of_the_path(path_run: RunDi
     assert "refitted</th>" not in page
 
 
+@pytest.mark.parametrize("name", ["bmrs-n", "bmrs-u-4", "bmrs-u-8"])
+def test_the_page_names_the_criterion_of_the_decision(
+    name: str, finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "copy")
+    run = RunDirectory(tmp_path / "copy")
+    prune_run(run, name)
+    assert f"<p>ΔF by {name} is the change of the log evidence" in html_report(run)
+
+
 def test_layer_names_are_no_html(finished_run: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(ODD_NAMES)
     options = ["--out", str(tmp_path / "run"), "--epochs", "1", "--fine-tune-epochs", "0", "--quiet"]
