@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "count_batches",
+    "gaps",
     "inputs_on",
     "is_finite",
     "not_running",
@@ -144,6 +145,11 @@ def inputs_on(device: torch.device, x: Any) -> Any:
 def is_finite(values: Any) -> bool:
     """Whether the tensors among inputs and labels hold neither NaN nor inf."""
     return all(bool(tensor.isfinite().all()) for tensor in tensors_in(values))
+
+
+def gaps(name: str) -> str:
+    """Say that data with this name hold NaN or inf."""
+    return f"the {name} hold NaN or inf; leave these examples out, or fill the gaps"
 
 
 def not_running(x: Any, error: RuntimeError) -> ValueError:

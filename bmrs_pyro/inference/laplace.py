@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference.inputs import is_finite, not_running, on_device_of
+from bmrs_pyro.inference.inputs import gaps, is_finite, not_running, on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
 from bmrs_pyro.network.inputs import batch_size
@@ -111,7 +111,7 @@ def gain_gradients(
 
 def _non_finite(batch: Any) -> NonFiniteLoss:
     if not is_finite(batch):
-        return NonFiniteLoss("the training data hold NaN or inf; leave these examples out, or fill the gaps")
+        return NonFiniteLoss(gaps("training data"))
     return NonFiniteLoss(
         "gradients of the gains are NaN or infinite: a weight is; if training diverged, lower the learning rate"
     )

@@ -26,7 +26,7 @@ from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number
+from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number, refuse_no_seed
 from bmrs_pyro.training.validation import checked_score
 
 
@@ -80,9 +80,7 @@ class JointReduction:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
         refuse_no_number("share", self.share)
-        refuse_no_number("seed", self.seed, whole=True)
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must not be negative, nor 2**32 or more")
+        refuse_no_seed(self.seed)
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie between 0 and 1")
         if not isinstance(self.teacher, nn.Module | None):

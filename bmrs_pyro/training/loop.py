@@ -26,7 +26,7 @@ from bmrs_pyro.distributed import (
     world_size,
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import inputs_on, is_finite, pairs
+from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
@@ -211,7 +211,7 @@ class Loop(ABC, Generic[R]):
         """Say which input or parameter is not finite, if one is."""
         for name, values in (("data", x), ("labels", y)):
             if not is_finite(values):
-                return f"the {name} hold NaN or inf; leave these examples out, or fill the gaps"
+                return gaps(name)
         # the optimiser has no parameters before its first step
         parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}
         for name, parameter in parameters.items():

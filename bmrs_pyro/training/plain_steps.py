@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import inputs_on, is_finite, not_running, outputs_of, pairs
+from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.inference.observations import log_likelihoods, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
@@ -102,10 +102,7 @@ class PlainSteps:
                 value = math.nan
             if not math.isfinite(value):
                 if not is_finite((x, y)):
-                    raise NonFiniteLoss(
-                        f"step {self.done + 1}: the training data hold NaN or inf; leave these examples out, or fill "
-                        "the gaps"
-                    )
+                    raise NonFiniteLoss(f"step {self.done + 1}: {gaps('training data')}")
                 raise NonFiniteLoss(
                     f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
                     "clip the gradient"

@@ -11,6 +11,7 @@ __all__ = [
     "refuse_no_callbacks",
     "refuse_no_flags",
     "refuse_no_number",
+    "refuse_no_seed",
     "with_options",
 ]
 
@@ -141,7 +142,6 @@ class Recipe:
             "min_keep",
             "batch_size",
             "round_to",
-            "seed",
         ):
             refuse_no_number(name, getattr(self, name), whole=True)
         for name in ("lr", "posterior_lr_factor", "label_smoothing", "max_macs", "max_params"):
@@ -154,8 +154,7 @@ class Recipe:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be finite and at least 0")
-        if self.seed is not None and not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must not be negative, nor 2**32 or more")
+        refuse_no_seed(self.seed)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
 
@@ -184,6 +183,18 @@ def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
     """Raise TypeError if a value is neither None nor a number, or not a whole number."""
     if value is not None and not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
         raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
+
+
+def refuse_no_seed(seed: object) -> None:
+    """Raise an error if a value is neither None nor a seed of all random generators, from 0 to 2³² − 1.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is out of range.
+    """
+    refuse_no_number("seed", seed, whole=True)
+    if isinstance(seed, Integral) and not 0 <= int(seed) < 2**32:
+        raise ValueError(f"seed is {seed}; it must not be negative, nor 2**32 or more")
 
 
 def refuse_no_flags(options: object, names: Iterable[str]) -> None:

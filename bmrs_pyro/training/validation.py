@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import all_reduce_sum_
-from bmrs_pyro.inference.inputs import inputs_on, is_finite, not_running, pairs
+from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, misfit_of, observed, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
@@ -160,7 +160,7 @@ def checked_score(model: SupervisedModel, batches: Iterable[Any]) -> Score:
 
 def _refuse_gaps(batches: Iterable[Any]) -> None:
     if not all(is_finite(batch) for batch in pairs(batches)):
-        raise ValueError("the validation data hold NaN or inf; leave these examples out, or fill the gaps")
+        raise ValueError(gaps("validation data"))
 
 
 def mean_of(batches: Iterable[Any]) -> float:
