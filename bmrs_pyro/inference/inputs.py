@@ -13,6 +13,7 @@ __all__ = [
     "outputs_of",
     "pairs",
     "refuse_generator",
+    "refuse_meta",
 ]
 
 import math
@@ -49,10 +50,12 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     A list, as torch's loader makes of several inputs, becomes a tuple.
 
     Raises:
-        ValueError: a batch is neither.
+        ValueError: a batch is neither, or is on the meta device.
         TypeError: y is no tensor, or the label of a single example.
     """
     for batch in batches:
+        if any(tensor.is_meta for tensor in tensors_in(batch)):
+            raise ValueError("a batch is on the meta device, without numbers; give tensors of a real device")
         if isinstance(batch, Mapping) and _LABELS in batch:
             yield {name: value for name, value in batch.items() if name != _LABELS}, _tensor(batch[_LABELS])
             continue
@@ -63,6 +66,8 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                 raise ValueError(
                     "one tensor; give DataLoader(TensorDataset(x, y), batch_size=64), not x and y"
                 )
+            if isinstance(batch, list | tuple) and len(batch) > 2:
+                raise ValueError("too many values; give several inputs as one tuple, ((a, b), y)")
             x, y = batch
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -166,8 +171,16 @@ def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any
     """Yield inputs and labels, with the inputs on the device of a network's weights; a function's are not moved."""
     weights = chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else iter(())
     like = next(weights, None)
+    if isinstance(net, nn.Module):
+        refuse_meta("the network", net)
     for x, y in pairs(batches):
         yield (x if like is None else inputs_on(like.device, x)), y
+
+
+def refuse_meta(name: str, net: nn.Module) -> None:
+    """Raise ValueError if weights of a network are on the meta device."""
+    if any(tensor.is_meta for tensor in chain(net.parameters(), net.buffers())):
+        raise ValueError(f"{name} is on the meta device, without numbers; load its weights on a real one")
 
 
 def outputs_of(predict: Callable[..., Any], x: Any) -> Any:

@@ -75,9 +75,11 @@ def unfit_parameters(error: ValueError) -> bool:
 def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
     """Return the error that names the shape of labels or values and the shape that a distribution scores."""
     expected = distribution.batch_shape + distribution.event_shape
+    classes = not y.is_floating_point() and y.shape == expected[:-1]
     return ValueError(
         f"y has shape {tuple(y.shape)}, but the likelihood's values have shape {tuple(expected)}: "
         "reshape the labels, or the network's output, so that the two agree"
+        + ("; if y holds classes, give likelihood='categorical'" if classes else "")
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bmrs_pyro.distributed import world_size
-from bmrs_pyro.inference.inputs import count_batches
+from bmrs_pyro.inference.inputs import count_batches, refuse_meta
 from bmrs_pyro.inference.laplace import gain_gradients
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import complexity
@@ -26,7 +26,7 @@ from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number, refuse_no_seed
+from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_flags, refuse_no_number, refuse_no_seed
 from bmrs_pyro.training.validation import checked_score
 
 
@@ -87,14 +87,10 @@ class JointReduction:
             raise TypeError(
                 f"teacher is a {type(self.teacher).__name__}; give a network, such as teacher=net"
             )
-        given: object = self.criterion
-        judge = named_criterion(given) if isinstance(given, str) else self.criterion
-        if not isinstance(judge, ModelReduction):
-            raise TypeError(
-                f"criterion is {given!r}; of a trained network it only scores single structures for the "
-                "report, so give a model reduction, such as 'bmrs-n' or 'bmrs-u-8'"
-            )
-        object.__setattr__(self, "criterion", judge)
+        if self.teacher is not None:
+            refuse_meta("the teacher", self.teacher)
+        object.__setattr__(self, "criterion", _judge(self.criterion))
+        refuse_no_flags(self, ("progress",))
         refuse_no_callbacks(self.callbacks)
         if world_size() > 1:
             raise ValueError("a trained network is reduced by one process; start it without torchrun")
@@ -154,3 +150,15 @@ class JointReduction:
             delta_f=delta_f,
             score=checked_score(model, validation),
         )
+
+
+def _judge(criterion: object) -> ModelReduction:
+    """Return a model reduction, or the one with this name."""
+    named = isinstance(criterion, str) and criterion.startswith("bmrs-")
+    judge = named_criterion(str(criterion)) if named else criterion
+    if not isinstance(judge, ModelReduction):
+        raise TypeError(
+            f"criterion is {criterion!r}; of a trained network it only scores single structures for the report, so "
+            "give a model reduction, such as 'bmrs-n' or 'bmrs-u-8'"
+        )
+    return judge

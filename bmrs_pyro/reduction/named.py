@@ -15,7 +15,7 @@ def named_criterion(name: str) -> Criterion | None:
     """Return the criterion with this name: ``bmrs-n``, ``bmrs-u-BITS`` or ``snr``; None for ``none``.
 
     Raises:
-        ValueError: the name is none of these.
+        ValueError: the name is none of these, or a number of bits is out of range.
     """
     if name == "none":
         return None
@@ -25,7 +25,10 @@ def named_criterion(name: str) -> Criterion | None:
         return SignalToNoise()
     kind, _, bits = name.rpartition("-")
     if kind == "bmrs-u" and bits.isdigit():
-        return bmrs_u(int(bits))
+        try:
+            return bmrs_u(int(bits))
+        except ValueError as error:
+            raise ValueError(f"criterion {name!r}: {error}") from None
     raise ValueError(
         f"criterion {name!r} is unknown; use bmrs-n, bmrs-u-4, bmrs-u-8 or snr (bmrs fit takes none too, and bmrs "
         "prune takes expected and l2)"

@@ -100,6 +100,8 @@ def fit(
     criterion = named_criterion(recipe.criterion) if isinstance(recipe.criterion, str) else recipe.criterion
     _check(model, guide, criterion)
     refuse_no_callbacks(callbacks)
+    if not isinstance(progress, bool | str):
+        raise TypeError(f"progress is {progress!r}; give True, False or a title")
     if isinstance(checkpoint, str | PathLike):
         raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; give Checkpoint(path)")
     if not isinstance(guide, PyroModule):

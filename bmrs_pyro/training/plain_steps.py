@@ -154,13 +154,13 @@ class PlainSteps:
         try:
             with torch.no_grad():
                 taught = self._predicted(teacher, x)
+                outcome = Outcome.of(taught)
         except Exception as error:  # a teacher is any code
             why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             raise ValueError(
                 f"the teacher does not predict the training batches ({why}); give a network with the same inputs and "
                 "outputs, in the same precision"
             ) from error
-        outcome = Outcome.of(taught)
         if any(part is not None and part.isnan().any() for part in (outcome.log_p, outcome.mean)):
             raise ValueError(
                 "the teacher predicts NaN for a training batch; check its weights and its outputs"

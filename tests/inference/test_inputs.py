@@ -227,3 +227,18 @@ def test_compiled_networks_take_dicts() -> None:
     run = torch.compile(model.network.forward, backend="eager", fullgraph=True)
     model.network.eval()
     torch.testing.assert_close(run(x, theta).logits, model.network(x, theta).logits)
+
+
+def test_batches_of_another_form_or_without_numbers_are_told_of() -> None:
+    x, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    net = nn.Linear(2, 3)
+    for batch, message in (
+        ((x, x, y), r"too many values; give several inputs as one tuple, \(\(a, b\), y\)"),
+        ((x.to("meta"), y), "a batch is on the meta device, without numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(net, [batch], 3)
+    with pytest.raises(ValueError, match="the network is on the meta device, without numbers"):
+        evaluate(net.to("meta"), [(x, y)], 3)
+    with pytest.raises(ValueError, match="if y holds classes, give likelihood='categorical'"):
+        evaluate(nn.Linear(2, 3), [(x, y)], likelihood="normal:1.0")

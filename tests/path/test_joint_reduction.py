@@ -499,6 +499,13 @@ class Classes(nn.Module):
         return x.argmax(-1).float()
 
 
+class Integers(nn.Module):
+    """A teacher without parameters whose logits are whole numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3].long()
+
+
 class Rule(nn.Module):
     """A teacher without parameters."""
 
@@ -533,6 +540,7 @@ def test_bad_batches_of_a_trained_network_are_told_of(trained: nn.Module) -> Non
     ("option", "message"),
     [
         ({"seed": "a"}, "seed is 'a'; give a whole number"),
+        ({"progress": 3}, "progress is 3; give True or False"),
         ({"optimizer": torch.optim.Adam}, "optimizer is a type; give its name, 'sgd' or 'adamw'"),
         ({"directory": "folder"}, "directory: no option of a trained network's reduction; leave it out"),
     ],
@@ -566,6 +574,8 @@ def test_a_teacher_must_have_the_inputs_and_outputs_of_the_network(trained: nn.M
         ),
         (nn.Linear(inputs, outputs).double(), "the teacher does not predict .* in the same precision"),
         (Classes(), "the teacher does not predict the training batches .*logits"),
+        (Integers(), "the teacher does not predict the training batches .*Long"),
+        (copy.deepcopy(trained).to("meta"), "the teacher is on the meta device, without numbers"),
         (broken, "the teacher predicts NaN"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -582,6 +592,6 @@ def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(
     assert named.path.decision(named.choice.refit.history).criterion == "bmrs-u-8"
     named.report(tmp_path / "report.html")
     assert "bmrs-u-8" in (tmp_path / "report.html").read_text()
-    for wrong in ("snr", "none", 3):
+    for wrong in ("snr", "none", "magic", 3):
         with pytest.raises(TypeError, match="it only scores single structures for the report"):
             reduced(trained, criterion=wrong)

@@ -56,6 +56,11 @@ def test_low_precision_holds_what_rounds_away() -> None:
         bmrs_u("8")  # type: ignore[arg-type]
 
 
+def test_too_many_bits_in_a_name_are_told_of() -> None:
+    with pytest.raises(ValueError, match="criterion 'bmrs-u-99': bits must be at least 0 and below"):
+        named_criterion("bmrs-u-99")
+
+
 @pytest.mark.parametrize("name", ["bmrs-n", "snr", "bmrs-u-0", "bmrs-u-4", "bmrs-u-8", "bmrs-u-22"])
 def test_a_criterion_has_the_name_that_it_is_made_by(name: str) -> None:
     criterion = named_criterion(name)
