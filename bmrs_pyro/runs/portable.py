@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["SIZES", "restored", "save"]
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,15 @@ from bmrs_pyro.network.removal import set_count
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.training import History
 
-SIZES, KINDS = "sizes", "kinds"
+SIZES, KINDS, SETTINGS = "sizes", "kinds", "settings"
 """Keys of a file's metadata; the first one marks files of this kind."""
 
 
 def save(small: nn.Module | History, path: str | Path) -> None:
     """Write a small network to a ``.safetensors`` file; :func:`load` reads it, given the dense network.
 
-    The file holds the tensors, the integer attributes of the layers, such as ``out_features``, and the names of the
-    layers' classes. It holds no code.
+    The file holds the tensors, the integer attributes of the layers, such as ``out_features``, their settings, such as
+    ``negative_slope``, and the names of the layers' classes. It holds no code.
 
     Args:
         small: the network, or the history of the fit that made it.
@@ -43,12 +45,14 @@ def save(small: nn.Module | History, path: str | Path) -> None:
             f"a {type(net).__name__} is not a small network; give compact(network, keep), or the history of a fit"
         )
     sizes = {name: dict(_numbers(module)) for name, module in net.named_modules()}
-    meta = {SIZES: json.dumps(sizes), KINDS: json.dumps(_kinds(net))}
+    meta = {SIZES: json.dumps(sizes), KINDS: json.dumps(_kinds(net)), SETTINGS: json.dumps(_settings(net))}
     save_tensors(Path(path), net.state_dict(), meta)
 
 
 def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], net: nn.Module) -> nn.Module:
     """Shrink a dense network, in place, to the sizes and weights in a file, and return it in evaluation mode.
+
+    A layer with another setting than in the file is warned of.
 
     Raises:
         RunError: the file is of another network.
@@ -81,8 +85,21 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
             new, old = tensors[name].shape, tensor.shape
             if len(new) != len(old) or not all(n == o or 0 < n < o for n, o in zip(new, old, strict=True)):
                 raise ValueError(f"{name} has shape {tuple(new)}, and cannot be cut from {tuple(old)}")
+        settings = json.loads(meta.get(SETTINGS, "{}"))
+        others = [
+            f"{name!r} has {setting}={own!r}, in the file {settings[name][setting]!r}"
+            for name, values in _settings(net).items()
+            for setting, own in values.items()
+            if settings.get(name, {}).get(setting, own) != own
+        ]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RunError(f"{path} does not fit the network it was given ({error})") from None
+    if others:
+        warnings.warn(
+            f"{path}: layer {'; '.join(others)}. The network may predict otherwise than the one that was saved; give "
+            "the code that it was made with, unless this is meant",
+            stacklevel=3,
+        )
     for name, module in net.named_modules():
         for attribute, number in sizes[name].items():
             set_count(module, attribute, number)
@@ -93,6 +110,19 @@ def restored(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str],
 
 def _kinds(net: nn.Module) -> dict[str, str]:
     return {name: type(module).__name__ for name, module in net.named_modules()}
+
+
+def _settings(net: nn.Module) -> dict[str, dict[str, float | str]]:
+    """Return the settings of every layer that has any: fractions and texts, such as a slope or a kind of padding."""
+    found = {
+        name: {
+            key: value
+            for key, value in vars(module).items()
+            if not key.startswith("_") and (type(value) is str or (type(value) is float and isfinite(value)))
+        }
+        for name, module in net.named_modules()
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:

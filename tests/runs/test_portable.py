@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,19 @@ def test_what_is_no_network_is_not_saved(what: Any, tmp_path: Path) -> None:
     network = bp.NoisyNetwork(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4))
     with pytest.raises(TypeError, match="a NoisyNetwork is not a small network"):
         bp.save(network, tmp_path / "net.safetensors")
+
+
+def test_a_layer_with_another_setting_is_warned_of(tmp_path: Path) -> None:
+    def net(slope: float, padding: str = "zeros") -> nn.Sequential:
+        convolution = nn.Conv2d(1, 2, 3, padding=1, padding_mode=padding)  # type: ignore[arg-type]
+        return nn.Sequential(convolution, nn.LeakyReLU(slope), nn.Flatten(), nn.Linear(32, 2))
+
+    bp.save(net(0.2).eval(), tmp_path / "small.safetensors")
+    with warnings.catch_warnings(action="error"):
+        bp.load(tmp_path / "small.safetensors", net(0.2))
+    for other, what in (
+        (net(0.1), "'1' has negative_slope=0.1, in the file 0.2"),
+        (net(0.2, "circular"), "padding_mode"),
+    ):
+        with pytest.warns(UserWarning, match=what):
+            bp.load(tmp_path / "small.safetensors", other)
