@@ -165,12 +165,6 @@ class SupervisedModel(nn.Module):
         draws = self.draw_shape(x)
         with self.latent(draws):
             theta = {s.name: pyro.sample(s.name, self._prior(s.name, s.size, draws)) for s in self.structures}
-        if any(gain.dim() > len(draws) + 1 for gain in theta.values()):
-            raise NotImplementedError(
-                "the gains have one dimension more than the model gave them, because of vectorize_particles=True or "
-                "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
-                "vectorize_particles, and parallel=False"
-            )
         distribution = self._distribution(x, theta)
         if y is not None:
             y = observed(distribution, y)

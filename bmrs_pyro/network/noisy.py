@@ -4,9 +4,11 @@ from __future__ import annotations
 
 __all__ = ["NoisyNetwork"]
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery.finding import find_structures
@@ -18,6 +20,9 @@ from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
 from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
 from bmrs_pyro.network.structures import StructureFamily, Structures
+
+_SEVERAL_DRAWS = ("num_particles_vectorized", "_num_predictive_samples")
+"""Names of Pyro's plates around a model that is called once for several draws."""
 
 
 class NoisyNetwork(nn.Module):
@@ -85,6 +90,7 @@ class NoisyNetwork(nn.Module):
         Raises:
             ValueError: a name is unknown, a shape does not fit, or gains per example would multiply other examples.
             TypeError: theta holds no tensors by name.
+            NotImplementedError: Pyro makes several draws in one call.
         """
         call = Call.of(self.net, x, by_name=self._by_name)
         if theta is None or (isinstance(theta, Mapping) and not theta):
@@ -100,6 +106,7 @@ class NoisyNetwork(nn.Module):
         """Check the gains' shapes; return the number of examples where they do not all have the same gains."""
         batch = count = None
         refuse_no_gains(theta)
+        _refuse_several_draws()
         for name, gain in theta.items():
             size = self._sizes.get(name)
             if size is None:
@@ -153,3 +160,19 @@ class NoisyNetwork(nn.Module):
         self.gates = Gates(self.net, self.structures)
         lay_out_(self.net)
         return removal
+
+
+def _refuse_several_draws() -> None:
+    """Raise NotImplementedError inside the plate by which Pyro makes several draws at once.
+
+    Its rows of gains look like those of groups of examples.
+    """
+    runtime = sys.modules.get("pyro.poutine.runtime")  # this package does not import Pyro
+    if torch.compiler.is_compiling() or runtime is None:
+        return
+    if any(getattr(handler, "name", None) in _SEVERAL_DRAWS for handler in runtime._PYRO_STACK):
+        raise NotImplementedError(
+            "the gains have one dimension more than the model gave them, because of vectorize_particles=True or "
+            "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
+            "vectorize_particles, and parallel=False"
+        )

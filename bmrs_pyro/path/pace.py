@@ -116,7 +116,7 @@ def kl_weights(records: Sequence[Epoch], start: float, epochs: int, num_data: in
     best = -math.inf
     for before, after in pairwise(records):
         best = max(best, before.validation_score)
-        fall = math.log(before.kl / after.kl) if after.kl > 0 else wanted
+        fall = math.log(before.kl / after.kl) if min(before.kl, after.kl) > 0 else wanted
         grow = 1.0 if overfits(after, best, num_data) else min(1.0, max(0.0, 1.0 - fall / wanted))
         weights.append(weights[-1] * GROWTH**grow)
     return weights

@@ -18,6 +18,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -111,6 +112,9 @@ class SignalToNoise:
 
     threshold: float = 1.0
 
+    def __post_init__(self) -> None:
+        _refuse_no_threshold(self.threshold)
+
     def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
         """Scores of one family, `(C,)`."""
         if isinstance(posterior, IntervalDistribution):
@@ -128,9 +132,17 @@ class ExpectedGain:
 
     threshold: float
 
+    def __post_init__(self) -> None:
+        _refuse_no_threshold(self.threshold)
+
     def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
         """Scores of one family, `(C,)`."""
         return _at_most(self.threshold, posterior.mean)
+
+
+def _refuse_no_threshold(threshold: object) -> None:
+    if not isinstance(threshold, Real):
+        raise TypeError(f"threshold is {threshold!r}; give a number, such as 0.5")
 
 
 def _at_most(threshold: float, statistic: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, TruncatedNormal
+from bmrs_pyro.distributions import IntervalDistribution, LogUniform, TruncatedLogNormal, TruncatedNormal
 from bmrs_pyro.reduction.elements import Elements
 from bmrs_pyro.reduction.monte_carlo import monte_carlo_delta_f
 
@@ -39,8 +39,8 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF in nats, float64, of shape `posterior.batch_shape`; −inf where p̃ excludes all of the posterior.
 
     Raises:
-        ValueError: The posterior reaches outside the prior's interval, the event shapes differ, or the Monte Carlo
-            estimate rests on fewer than ten draws.
+        ValueError: The posterior or the reduced prior reaches outside the prior's interval, the event shapes differ,
+            or the Monte Carlo estimate rests on fewer than ten draws.
         TypeError: An argument is not a distribution.
 
     Reference:
@@ -135,7 +135,7 @@ def _delta_f_truncated_log_normal(
     With I the integrals of the relative densities e_q, e_p̃ and of their product, whose mode is m:
     ΔF = log(log high − log low) + e_q(m) + e_p̃(m) + log I_qp̃ − log I_q − log I_p̃.
     """
-    _check_inside(q, p)
+    _refuse_outside(q, p, reduced)
     # relative to the spike: its width of 1e-6 would be lost in the rounding of log low
     origin = reduced.log_distribution.mode
     distribution, spike = q.log_distribution.seen_from(origin), reduced.log_distribution.seen_from(origin)
@@ -154,16 +154,21 @@ def _delta_f_truncated_log_normal(
 @register_delta_f(TruncatedLogNormal, LogUniform, LogUniform)
 def _delta_f_log_uniform(q: TruncatedLogNormal, p: LogUniform, reduced: LogUniform) -> Tensor:
     """BMRS_U: ΔF = log q(reduced interval) − log(width of the reduced interval / width of the prior's)."""
-    _check_inside(q, p)
+    _refuse_outside(q, p, reduced)
     distribution = q.log_distribution
     part = distribution.cut(reduced.log_low, reduced.log_high)
     log_mass = distribution.log_density(part.mode) + part.integral.log()
     return log_mass + p.log_width.log() - reduced.log_width.log()
 
 
-def _check_inside(q: TruncatedLogNormal, p: LogUniform) -> None:
-    if not p.contains(q).all():
-        raise ValueError(
-            f"the posterior's interval [{q.low}, {q.high}] reaches outside the prior's [{p.low}, {p.high}]: "
-            "pass the prior that the posterior was fitted under"
-        )
+def _refuse_outside(q: TruncatedLogNormal, p: LogUniform, reduced: IntervalDistribution) -> None:
+    """Refuse a posterior or a reduced prior that has mass where the prior has none."""
+    for role, other, what in (
+        ("posterior", q, "pass the prior that the posterior was fitted under"),
+        ("reduced prior", reduced, "pass one inside it, or fit under a prior that holds it"),
+    ):
+        if not p.contains(other).all():
+            raise ValueError(
+                f"the {role}'s interval [{other.low}, {other.high}] reaches outside the prior's [{p.low}, {p.high}]: "
+                + what
+            )

@@ -47,7 +47,7 @@ def to_inference_data(
     draws: int = 1000,
     *,
     data: Any = None,
-    keep: KeepMask | None = None,
+    keep: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Any:
     """Draw from the posterior, the prior and, if data are given, the predictions, and return ArviZ groups.
@@ -77,7 +77,7 @@ def to_inference_data(
         TypeError: the source has another type.
     """
     refuse_no_draws(draws)
-    program = _program(source, keep)
+    program = _program(source, None if keep is None else KeepMask(keep))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         theta = {name: q.sample([draws]) for name, q in program.posteriors.items()}

@@ -21,11 +21,12 @@ from pyro.infer import (
 )
 from pyro.infer.inspect import get_model_relations
 from pyro.optim import Adam
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro import (
     AutoTruncatedLogNormal,
     LogUniform,
+    NoisyNetwork,
     SupervisedModel,
     TruncatedLogNormal,
     bmrs_n,
@@ -85,6 +86,25 @@ def test_what_would_add_a_dimension_to_the_gains_is_refused_by_name() -> None:
         Predictive(model, guide=guide, num_samples=3, parallel=True)(x)
     drawn = Predictive(model, guide=guide, num_samples=3)(x)
     assert drawn["y"].shape == (3, 24)
+
+
+def test_several_draws_in_one_call_of_a_model_by_hand_are_refused() -> None:
+    x = torch.randn(20, 3)
+    network = NoisyNetwork(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)), x[:2])
+
+    def model(x: Tensor, y: Tensor | None = None) -> None:
+        prior = LogUniform().expand([8]).to_event(1)
+        mean = network(x, {"theta.0": pyro.sample("theta.0", prior)}).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, 0.001), obs=y)
+
+    def guide(x: Tensor, y: Tensor | None = None) -> None:
+        pyro.sample("theta.0", TruncatedLogNormal(torch.full((8,), -1.0), torch.ones(8)).to_event(1))
+
+    for draws in (4, 20):  # both divide the batch
+        with pytest.raises(NotImplementedError, match="parallel=False"):
+            Predictive(model, guide=guide, num_samples=draws, parallel=True)(x)
+    assert Predictive(model, guide=guide, num_samples=4)(x)["y"].std(0).mean() > 0.01
 
 
 def test_relations_of_sites_are_found() -> None:

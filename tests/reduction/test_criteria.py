@@ -248,3 +248,9 @@ def test_another_prior_has_no_spike() -> None:
             TypeError, match=r"^the prior is .*; the spike is at the lower bound of a LogUniform"
         ):
             select(POSTERIORS, wrong, bmrs_n())  # type: ignore[arg-type]
+
+
+def test_a_threshold_is_a_number() -> None:
+    for criterion in (SignalToNoise, ExpectedGain):
+        with pytest.raises(TypeError, match="threshold is 'a'; give a number"):
+            criterion("a")  # type: ignore[arg-type]

@@ -100,6 +100,15 @@ def test_posterior_outside_the_prior_is_refused() -> None:
             delta_f(q, LogUniform(), reduced)
 
 
+def test_a_reduced_prior_outside_the_prior_is_refused() -> None:
+    narrow = LogUniform(1e-3, 1.0)
+    q = TruncatedLogNormal(torch.tensor([-6.9, -3.0]), torch.tensor([0.1, 50.0]), 1e-3, 1.0)
+    for reduced in (low_precision(8), low_precision(11), TruncatedLogNormal(-9.0, 1.0, 1e-6, 1e-1)):
+        with pytest.raises(ValueError, match=r"the reduced prior.s interval .* reaches outside the prior"):
+            delta_f(q, narrow, reduced)
+    assert delta_f(q, narrow, LogUniform(1e-3, 2.0**-8)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "reduced", [low_precision(4), TruncatedLogNormal(-6.0, 2.0)], ids=["uniform", "normal"]
 )

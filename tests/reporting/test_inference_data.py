@@ -167,6 +167,8 @@ def test_wrong_use_is_refused() -> None:
         to_inference_data(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"theta\.0: keep leaves 2 structures, the posterior has 6"):
         to_inference_data(guide, draws=3, keep=KeepMask({"theta.0": torch.ones(2).bool()}))
+    with pytest.raises(ValueError, match=r"theta\.0: keep leaves 2 structures, the posterior has 6"):
+        to_inference_data(guide, draws=3, keep={"theta.0": torch.ones(2).bool()})
 
 
 def test_the_callers_random_state_stays() -> None:
