@@ -8,7 +8,6 @@ __all__ = [
     "complexity",
     "cost_model",
     "cost_shares",
-    "macs_per_weight",
     "reachable",
 ]
 
@@ -20,14 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from bmrs_pyro.network.experts import expert_sides
+from bmrs_pyro.network.counting import MacCount
 from bmrs_pyro.network.explicit_attention import make_explicit_
-from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.structures import StructureFamily
-from bmrs_pyro.network.untouched import modes_kept, random_state_kept, shared_copy
+from bmrs_pyro.network.untouched import shared_copy
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,9 @@ def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
     if isinstance(net, NoisyNetwork):
         return complexity(net.net, *(example_inputs or net.example_inputs))
     tensors = [*net.parameters(), *net.buffers()]
-    counter, examples = _counted(net, example_inputs)
     return Complexity(
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        macs=counter.get_total_flops() // (2 * examples),
+        macs=MacCount.of(net, example_inputs).total,
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )
 
@@ -72,7 +68,7 @@ def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
 def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, float]:
     """Return the share of each family's producers and consumers in the cost of all families; shares sum to 1.
 
-    A weight that reads one family and produces another counts for both.
+    A weight that reads one family and produces another counts for both. The products of attention count for its heads.
 
     Args:
         network: the network with gains.
@@ -84,10 +80,12 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
     if cost not in ("parameters", "macs"):
         raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
     state = network.net.state_dict()
-    densities = macs_per_weight(network) if cost == "macs" else None
+    count = MacCount.of(network.net, network.example_inputs) if cost == "macs" else None
+    densities = None if count is None else count.per_weight()
+    products = {} if count is None else count.of_heads(network.structures)
     costs = {}
     for family in network.structures:
-        costs[family.name] = sum(
+        costs[family.name] = products.get(family.name, 0.0) + sum(
             state[name].numel()
             * (len(member.positions) / member.size)
             * (1.0 if densities is None else densities.get(name, 0.0))
@@ -140,7 +138,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
     """Return the cost of a network as a function of how many structures are left.
 
     The cost is exact if all structures of a family have the same number of channels; only irregular concatenations
-    differ. The products of attention, which have no weights, count as constant.
+    differ. The products of attention are in proportion to the number of its heads.
 
     Args:
         network: the network with gains.
@@ -151,7 +149,8 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
     """
     if cost not in ("parameters", "macs"):
         raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
-    macs = macs_per_weight(network) if cost == "macs" else None
+    count = MacCount.of(network.net, network.example_inputs) if cost == "macs" else None
+    macs = None if count is None else count.per_weight()
     families = tuple(family.name for family in network.structures)
     slopes: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for index, family in enumerate(network.structures):
@@ -171,6 +170,12 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
         density.append(other * (1.0 if macs is None else macs[name]))
         rows.append(torch.stack(row))
         offsets.append(torch.tensor(lengths, dtype=torch.float64) - torch.stack(row) @ full)
+    for name, products in ({} if count is None else count.of_heads(network.structures)).items():
+        share = torch.zeros_like(full)
+        share[families.index(name)] = 1 / full[families.index(name)]
+        density.append(products)
+        rows.append(torch.stack([share, torch.zeros_like(full)]))
+        offsets.append(torch.tensor([0.0, 1.0], dtype=torch.float64))
     model = CostModel(
         families,
         0.0,
@@ -178,7 +183,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
         torch.stack(rows, 1),
         torch.stack(offsets, 1),
     )
-    whole = complexity(network).parameters if macs is None else complexity(network).macs
+    whole = complexity(network).parameters if count is None else count.total
     covered = model({family.name: family.size for family in network.structures})
     return CostModel(families, whole - covered, model.density, model.slopes, model.offsets)
 
@@ -207,68 +212,3 @@ def reachable(net: nn.Module, structures: Iterable[StructureFamily]) -> int:
         )
         for name, weight in net.named_parameters()
     )
-
-
-def macs_per_weight(network: NoisyNetwork) -> Mapping[str, float]:
-    """Return the number of multiply-accumulates per example that each entry of a layer's weight takes part in."""
-    counter, examples = _counted(network.net, network.example_inputs)
-    counts = counter.get_flop_counts()
-    root = type(network.net).__name__
-    found: dict[str, float] = {}
-    for name, module in network.net.named_modules():
-        weights = _multiplied(module)
-        entries = sum(weight.numel() for weight in weights.values())
-        if f"{root}.{name}" in counts and entries:
-            each = sum(counts[f"{root}.{name}"].values()) / (2 * examples * entries)
-            found |= {f"{name}.{weight}": each for weight in weights}
-    return found
-
-
-def _multiplied(layer: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a layer that multiply what it reads, by name."""
-    tensors = dict(layer.named_parameters(recurse=False))
-    if isinstance(layer, nn.RNNBase):
-        return {name: weight for name, weight in tensors.items() if weight.dim() > 1}
-    if any(True for _ in expert_sides(layer)):
-        return {name: weight for name, weight in tensors.items() if weight.dim() > 2}
-    weight = getattr(layer, "weight", None)
-    return {"weight": weight} if isinstance(weight, Tensor) else {}
-
-
-def _step_by_step(x: torch.Size, *weights: torch.Size) -> int:
-    """Return the operations of a recurrent layer: its matrices times every step of every example."""
-    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) > 1)
-
-
-# recurrent layers as a whole, where torch has them as one operation, and fused experts, of which each row has one
-_WHOLE_LAYERS = {
-    torch.ops.aten.mkldnn_rnn_layer: lambda x, w_x, w_h, *_, **__: _step_by_step(x, w_x, w_h),
-    torch.ops.aten._cudnn_rnn: lambda x, weights, *_, **__: _step_by_step(x, *weights),
-    torch.ops.aten._grouped_mm: lambda x, weights, *_, **__: 2 * math.prod(x) * weights[-1],
-}
-
-
-def _counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, int]:
-    """Run the network on its inputs; return the counter, and the number of examples that it counted."""
-    if not inputs:
-        raise ValueError("no example inputs to count multiply-accumulates with; give the network's inputs")
-    examples = batch_size(inputs)
-    if examples == 0:
-        raise ValueError("the example inputs hold no example: dimension 0 of the first one, the batch, is 0")
-    call = Call.of(net, inputs)
-    like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
-    if like is not None:  # the network may have moved since it was given its inputs
-        call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
-    counter = FlopCounterMode(display=False, custom_mapping=_WHOLE_LAYERS)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)  # the counter cannot see into fused layers
-            call.fresh(net.eval())
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(
-                f"the network does not run on the example inputs ({call}): {type(error).__name__}: {error}"
-            ) from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
-    return counter, examples or 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_shares, producer_norms
-from bmrs_pyro.network.costs import macs_per_weight
+from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_model, cost_shares, producer_norms
+from bmrs_pyro.network.counting import MacCount
 from tests.network.networks import CASES, lenet5, masks
 
 
@@ -42,10 +44,66 @@ def test_counting_changes_nothing() -> None:
 def test_layers_that_torch_fuses_are_counted() -> None:
     net: Any = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), 2)
     x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False, False, True, True, True]])
+    products = 2 * (5 * 5 * 8) * 2  # of queries with keys, and of weights with values, in both layers
     for inputs in ((x,), (x, None, padding)):
-        assert complexity(net, *inputs).macs == 5 * 2 * (4 * 8 * 8 + 2 * 8 * 12)
+        assert complexity(net, *inputs).macs == 5 * 2 * (4 * 8 * 8 + 2 * 8 * 12) + products
     assert torch.backends.mha.get_fastpath_enabled()
-    assert complexity(NoisyNetwork(nn.Sequential(net, nn.Linear(8, 1)), x)).macs == 4480 + 5 * 8
+    assert complexity(NoisyNetwork(nn.Sequential(net, nn.Linear(8, 1)), x)).macs == 4480 + products + 5 * 8
+
+
+class Attention(nn.Module):
+    """Heads of q that share heads of k and v, by torch's function or by matrix products."""
+
+    def __init__(self, kind: str, shared: int = 1) -> None:
+        super().__init__()
+        self.kind, self.shared = kind, shared
+        self.q, self.o = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+        self.k, self.v = (nn.Linear(32, 32 // shared, bias=False) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (layer(x).unflatten(-1, (-1, 8)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        if self.kind == "grouped":
+            out = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        elif self.kind == "products":
+            out = (q @ k.transpose(-1, -2) / math.sqrt(8)).softmax(-1) @ v
+        else:
+            out = functional.scaled_dot_product_attention(q, k, v, is_causal=self.kind == "causal")
+        return self.o(out.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("kind", "shared"), [("fused", 1), ("causal", 1), ("products", 1), ("grouped", 2)])
+def test_products_of_attention_are_counted(kind: str, shared: int) -> None:
+    net = Attention(kind, shared)
+    layers, products = 64 * 32 * 32 * (2 + 2 // shared), 2 * 64 * 64 * 32
+    assert complexity(net, torch.randn(3, 64, 32)).macs == layers + products
+
+
+def test_operations_that_torch_does_not_count_are_counted() -> None:
+    assert complexity(nn.Bilinear(3, 4, 5), torch.randn(2, 3), torch.randn(2, 4)).macs == 3 * 4 * 5
+
+
+@pytest.mark.parametrize("kind", ["fused", "products"])
+def test_the_products_of_attention_leave_with_its_heads(kind: str) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = Attention(kind), Attention(kind), nn.Linear(32, 2)
+            self.hidden = nn.Sequential(nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.first(x)
+            x = x + self.second(x)
+            return self.last((x + self.hidden(x)).mean(1))
+
+    network = NoisyNetwork(Block(), torch.randn(2, 64, 32))
+    products = MacCount.of(network.net, network.example_inputs).of_heads(network.structures)
+    assert products == {"theta.first.q": 2 * 64 * 64 * 32, "theta.second.q": 2 * 64 * 64 * 32}
+    model = cost_model(network, "macs")
+    keep = masks(network.structures, 0.5)
+    counts = {name: int(mask.sum()) for name, mask in keep.items()}
+    assert counts["theta.first.q"] < 4
+    small = compact(network, keep)
+    assert model(counts) == pytest.approx(complexity(small, *network.example_inputs).macs, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,7 +113,9 @@ def test_macs_are_for_one_example_whatever_the_batch(name: str) -> None:
     one, many = (NoisyNetwork(case.make(), *inputs) for inputs in ([x[:1] for x in batch], batch))
     assert len(many.example_inputs[0]) > 1
     assert complexity(many).macs == complexity(one).macs
-    assert macs_per_weight(many) == pytest.approx(macs_per_weight(one))
+    of_one, of_many = (MacCount.of(noisy.net, noisy.example_inputs) for noisy in (one, many))
+    assert of_many.per_weight() == pytest.approx(of_one.per_weight())
+    assert of_many.of_heads(many.structures) == pytest.approx(of_one.of_heads(one.structures))
 
 
 @pytest.mark.parametrize("name", CASES)
