@@ -17,6 +17,7 @@ from bmrs_pyro.metrics.evaluation import evaluation_mode
 from bmrs_pyro.network import NoisyNetwork, complexity
 from bmrs_pyro.path.constant import constant_log_likelihood
 from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.quantities import Times
 from bmrs_pyro.path.regularisation import Path
 from bmrs_pyro.path.skill import (
     LEAST,
@@ -40,7 +41,7 @@ STEP = 1.25
 
 
 class ScoreMissed(UserWarning):
-    """No refitted network reached the score of the target."""
+    """No refitted network reached the score of the target, or the chosen one is too slow."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Choice:
         notes: one sentence about each network that missed the target.
         caution: says that the unpruned network predicts no better than a constant, or that the network meets the
             target but is much worse than the unpruned one; None if neither is so.
+        times: how long the network takes for a batch, if the target has a latency.
     """
 
     refit: Refit
@@ -61,6 +63,23 @@ class Choice:
     met: bool
     notes: tuple[str, ...]
     caution: str | None = None
+    times: Times | None = None
+
+    def with_times(self, path: Path) -> Choice:
+        """Measure the network if the target has a latency; one that is too slow does not meet the target."""
+        limit = self.target.max_latency
+        if limit is None:
+            return self
+        times = self.target.times(path, self.refit.history.network)
+        if times.within(limit):
+            return replace(self, times=times)
+        note = f"a network of {self.refit.point.parameters:,} parameters takes {times}, after its refit"
+        warnings.warn(
+            f"{note}: times this near to the maximum ({limit}) are not certain, so allow more, or choose by max_macs",
+            ScoreMissed,
+            stacklevel=4,
+        )
+        return replace(self, times=times, met=False, notes=(*self.notes, note))
 
     def with_caution(self, path: Path) -> Choice:
         """Warn, and say so, if the unpruned network has learned nothing, or this one is much worse than it.
@@ -126,7 +145,7 @@ def choose(path: Path, target: Target) -> Choice:
         )
         if score > best and not target.exceeded(cut.point, path.dense):
             choice = replace(choice, refit=cut)
-    return choice.with_caution(path)
+    return choice.with_times(path).with_caution(path)
 
 
 def limits_of(target: Target, network: NoisyNetwork, round_to: int = 1) -> Limits:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-__all__ = ["Quantity", "is_share", "number_of", "refuse_no_loss", "seconds"]
+__all__ = ["Quantity", "Times", "is_share", "number_of", "refuse_no_loss", "seconds"]
 
 import math
 import re
+from dataclasses import dataclass
 
 Quantity = float | str
 
 _UNITS = "seconds, or a text such as '2ms' (units: s, ms, us) or '50%'"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median seconds for a batch, of two networks that were measured in turns.
+
+    Attributes:
+        dense: of the unpruned network.
+        small: of the other one.
+    """
+
+    dense: float
+    small: float
+
+    def __str__(self) -> str:
+        share = self.small / self.dense
+        return f"{1e3 * self.small:.3g} ms for a batch, {share:.0%} of the unpruned network's time"
+
+    def within(self, time: Quantity | None) -> bool:
+        """Whether the small network is as fast as was asked for."""
+        limit = seconds(time, self.dense)
+        return limit is None or self.small <= limit
 
 
 def seconds(time: Quantity | None, dense: float = math.nan) -> float | None:

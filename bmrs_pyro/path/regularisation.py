@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ["Path", "fit_path"]
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -106,16 +108,21 @@ class Path:
         Raises:
             ValueError: the point is not on this path.
         """
-        model, net = self.trainee.model.network, self.network(point)
+        return self.latencies([self.network(point)], batch_size)[0]
+
+    def latencies(self, nets: Sequence[nn.Module], batch_size: int = 1) -> list[float]:
+        """Return the median seconds that networks take for a batch of examples like the path's, measured in turns."""
+        model = self.trainee.model.network
         device = next(model.parameters()).device
         inputs = map_leaves(
             lambda leaf: _rows(leaf, batch_size).to(device) if isinstance(leaf, Tensor) else leaf,
             model.example_inputs,
         )
         call = Call.of(model.net, inputs)
-        measured = torch.tensor(latency({"small": lambda _: call(net)}, inputs)["small"])
+        named = {str(number): partial(_called, call, net) for number, net in enumerate(nets)}
+        measured = torch.tensor([*latency(named, inputs).values()], dtype=torch.float64)
         broadcast_([measured])  # all processes must choose the same network
-        return measured.item()
+        return [float(seconds) for seconds in measured]
 
     def _refuse_unknown_point(self, point: PathPoint) -> None:
         if point not in self.points:
@@ -271,3 +278,7 @@ def _points(trainee: Trainee, shelf: Shelf, weights: list[float]) -> tuple[PathP
 
 def _rows(example: Tensor, count: int) -> Tensor:
     return example[:1].expand(count, *example.shape[1:]) if example.dim() else example
+
+
+def _called(call: Call, net: nn.Module, _: object) -> object:
+    return call(net)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from bmrs_pyro.path.quantities import Quantity, is_share, number_of, refuse_no_loss, seconds
+from bmrs_pyro.path.quantities import Quantity, Times, is_share, number_of, refuse_no_loss, seconds
 
 if TYPE_CHECKING:  # the command's help does not import torch
+    from torch import nn
+
     from bmrs_pyro.network import Complexity
     from bmrs_pyro.path.point import PathPoint
     from bmrs_pyro.path.regularisation import Path
@@ -113,7 +115,9 @@ class Target:
         """
         if self._by_accuracy(score):
             if score.accuracy is None:
-                raise ValueError("this likelihood has no accuracy; choose by score='log_likelihood'")
+                raise ValueError(
+                    "this likelihood has no accuracy; choose by score='log_likelihood' (--score log_likelihood)"
+                )
             return score.accuracy, score.accuracy_error or 0.0
         return score.log_likelihood, score.log_likelihood_error or 0.0
 
@@ -217,20 +221,24 @@ class Target:
         points = [point for point in path.points if self.exceeded(point, path.dense) is None]
         if self.max_latency is None:
             return points
-        dense = path.latency(path.dense, self.batch_size)
-        limit = seconds(self.max_latency, dense) or 0.0
         # networks get faster along the path, and so is one that is cut from its last point
         timed = points or path.points[-1:]
-        first = bisect_left(timed, True, key=lambda point: path.latency(point, self.batch_size) <= limit)
+        first = bisect_left(timed, True, key=lambda point: self.is_fast(path, point))
         if first == len(timed):
             least = path.points[-1]
-            time = path.latency(least, self.batch_size)
             raise TargetMissed(
                 f"no network of the path is fast enough. The smallest has {least.parameters:,} parameters and takes "
-                f"{1e3 * time:.3g} ms for a batch, {time / dense:.0%} of the unpruned network's time: allow that, or "
-                "fit a longer path"
+                f"{self.times(path, path.network(least))}: allow that, or fit a longer path"
             )
         return points[first:]
+
+    def is_fast(self, path: Path, point: PathPoint) -> bool:
+        """Whether a point's network, before its refit, is as fast as the maximum asks."""
+        return self.times(path, path.network(point)).within(self.max_latency)
+
+    def times(self, path: Path, net: nn.Module) -> Times:
+        """Measure the unpruned network and another one, in turns."""
+        return Times(*path.latencies([path.network(path.dense), net], self.batch_size))
 
     def exceeded(self, point: PathPoint, dense: PathPoint) -> str | None:
         """Say which budget, other than the latency, a network exceeds; None if it exceeds none."""

@@ -108,6 +108,8 @@ def choice_in_words(path: PathRecord) -> list[str]:
         asked = [f"the smallest network whose {score} within one standard error of {best}"]
     missed = " It was missed." if path.of_cuts else " No network that was refitted meets it."
     words = [f"Asked for: {', '.join(asked)}.{'' if path.met else missed}"]
+    if path.times is not None:
+        words.append(f"The network takes {path.times}.")
     before = "Reached" if path.of_cuts else "Tried before"
     words += [f"{before}: {note}." for note in path.notes]
     return [*words, *([f"Caution: {path.caution}."] if path.caution else [])]

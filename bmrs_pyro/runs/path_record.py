@@ -11,6 +11,7 @@ from typing import Any
 from bmrs_pyro.files import from_record
 from bmrs_pyro.path import Choice, Pace, Path, PathPoint, Target
 from bmrs_pyro.path.point import told
+from bmrs_pyro.path.quantities import Times
 from bmrs_pyro.runs.config import with_unit
 
 
@@ -27,6 +28,7 @@ class PathRecord:
         met: whether the chosen network meets the target.
         notes: one sentence about each network that missed the target.
         caution: says that the chosen network is much worse than the unpruned one; None if it is not.
+        times: how long the chosen network takes for a batch, if the target has a latency.
     """
 
     dense: PathPoint
@@ -37,6 +39,7 @@ class PathRecord:
     met: bool = False
     notes: tuple[str, ...] = ()
     caution: str | None = None
+    times: Times | None = None
 
     def __repr__(self) -> str:
         ends = {"unpruned": self.dense, **({"chosen": self.chosen} if self.chosen else {})}
@@ -53,7 +56,7 @@ class PathRecord:
         found = cls(path.dense, path.points, path.trainee.pace)
         if choice is None:
             return found
-        told = {name: getattr(choice, name) for name in ("target", "met", "notes", "caution")}
+        told = {name: getattr(choice, name) for name in ("target", "met", "notes", "caution", "times")}
         return replace(found, chosen=choice.refit.point, **told)
 
     def without_choice(self) -> PathRecord:
@@ -71,6 +74,7 @@ class PathRecord:
             "met": self.met,
             "notes": list(self.notes),
             "caution": self.caution,
+            "times": self.times and asdict(self.times),
         }
 
     @classmethod
@@ -91,6 +95,7 @@ class PathRecord:
                 bool(record["met"]),
                 tuple(map(str, record["notes"])),
                 record.get("caution"),
+                from_record(Times, record["times"]) if record.get("times") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed path ({type(error).__name__}: {error})") from None

@@ -29,13 +29,16 @@ from bmrs_pyro.path import (
     ScoreMissed,
     TargetMissed,
     choice,
+    choose,
     limits_of,
     regularisation,
 )
 from bmrs_pyro.path.pace import FALL, GROWTH, Passes, has_ended, kl_weights
-from bmrs_pyro.path.quantities import seconds
+from bmrs_pyro.path.quantities import Times, seconds
 from bmrs_pyro.path.trainee import Trainee
 from bmrs_pyro.reduction import bmrs_n
+from bmrs_pyro.reporting.path_view import choice_in_words
+from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.training import Epoch, Limits, NothingLeft, SlowPosteriors, Unscored
 from bmrs_pyro.training.validation import Score, validate
 from tests.inference.programs import batches, blobs, mlp, program
@@ -457,13 +460,41 @@ def test_times_are_read() -> None:
 def test_a_latency_may_be_a_share_of_the_unpruned_networks(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "latency", lambda self, point, batch_size: 1e-3 * point.parameters)
+    monkeypatch.setattr(
+        Path, "latencies", lambda self, nets, batch_size: [1e-3 * size_of(net) for net in nets]
+    )
     half = 0.5 * path.dense.parameters
     fast = [point for point in path.points if point.parameters <= half]
     assert 0 < len(fast) < len(path.points)
     assert Target(max_latency="50%").fitting(path) == fast
     with pytest.raises(TargetMissed, match=r"takes .* ms for a batch, \d+% of the unpruned network's time"):
         Target(max_latency="0.1%").fitting(path)
+
+
+def size_of(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("small", "met"), [(0.5, True), (0.9, False)])
+def test_a_network_that_is_too_slow_after_its_refit_misses_its_target(
+    path: Path, small: float, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Target, "is_fast", lambda *_: True)
+    monkeypatch.setattr(Path, "latencies", lambda *_: [1.0, small])
+    target = Target(max_latency="60%")
+    if met:
+        chosen = choose(path, target)
+    else:
+        with pytest.warns(
+            ScoreMissed, match="takes 900 ms for a batch, 90% of the unpruned network's time, after"
+        ):
+            chosen = choose(path, target)
+        assert "90% of the unpruned network's time" in chosen.notes[-1]
+    assert chosen.met == met
+    record = PathRecord.of(path, chosen)
+    assert record.times == Times(1.0, small)
+    assert PathRecord.from_json(record.to_json()) == record
+    assert f"takes {1000 * small:g} ms for a batch" in " ".join(choice_in_words(record))
 
 
 @pytest.mark.parametrize("budget", ["max_macs", "max_params", "max_bytes"])
@@ -624,6 +655,9 @@ def test_the_weight_waits_while_the_divergence_falls() -> None:
     # what an interrupted run knows of its weights is what the whole run used
     assert kl_weights(falling[:2], 0.01, epochs, 1) == kl_weights(falling, 0.01, epochs, 1)[:3]
     assert kl_weights([], 0.01, epochs, 1) == [0.01]
+    # posteriors equal to the prior have a KL of 0, up to rounding
+    for before, after in ((0.0, 4.4e-16), (-4.4e-16, 4.4e-16), (4.4e-16, 0.0)):
+        assert kl_weights(epochs_with([before, after]), 0.01, epochs, 1) == [0.01] * 3
 
 
 @pytest.mark.parametrize(

@@ -159,10 +159,10 @@ _HEAD = """# Larger networks: pruned during training and after it
 Made by `bmrs reproduce larger --data-root DATA --out docs/results`; [larger.json](larger.json) has one object per run.
 BMRS shows ResNets and a vision transformer; these are the ones that fit on two cores. `resnet-16x1x3` is a residual
 network with three stages of one block, 16 to 64 channels; `vit-64x2` a vision transformer of width 64 with two blocks.
-Both see CIFAR-10 at 16 × 16 pixels, mirrored and shifted. The recipe is that of [the poster's table](poster.md), with
+They see CIFAR-10 at 16 × 16 pixels, mirrored and shifted. The recipe is that of [the poster's table](poster.md), with
 fewer epochs and images (`epochs` and `images` in the file); a third of the epochs trains without pruning. The learning
 rate of the posteriors is higher in turn, so that a posterior can move as far as there. The KL weights reach
-further down, because half of the images leave the KL twice the weight. Methods without a rule of their own (`l2` and
+further down, because with fewer images the KL counts for more. Methods without a rule of their own (`l2` and
 `expected`) prune after training only.
 """
 
