@@ -142,7 +142,7 @@ class MacCount:
         for family in families:
             if family.kind == "heads":
                 homes[self._home(family)].append(family.name)
-        found = {}
+        found: dict[str, float] = {}
         for home, names in homes.items():
             inner = [other for other in homes if other != home and _lies_in(other, home)]
             outermost = [one for one in inner if not any(one != o and _lies_in(one, o) for o in inner)]

@@ -97,6 +97,7 @@ class _Trial:
         ] = {}  # of every sort or choice of the examples, whether it ever moved one
         self.weights: dict[int, Tensor] = {}
         self.rows: _Rows = []
+        self.half: torch.dtype | None = None  # the dtype, if the layers compute in half precision
         self.read: dict[str, int] = {}  # of each consumer: numbers of one example
 
     def reason(self) -> str | None:
@@ -237,6 +238,8 @@ class _Trial:
         length = flat.shape[1]
         if length not in self.weights:
             self.weights[length] = torch.randn(length, generator=self.random).to(x.device)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            self.half = x.dtype
         precision = max(torch.finfo(kind).eps for kind in (x.dtype, flat.dtype))
         # one number tells rows apart; rows themselves would fill the memory
         weights = self.weights[length]
@@ -244,6 +247,12 @@ class _Trial:
         self.rows.append((name, (flat @ weights).cpu(), rounding))
 
     def _unproven(self) -> str | None:
+        if self.alike and self.half is not None:
+            return (
+                f"layer {min(self.alike)!r} reads examples that differ by little more than rounding in {self.half}, "
+                "which does not show their order; keep the weights in float32, and give bfloat16=True to train in "
+                "mixed precision"
+            )
         if self.alike:
             return (
                 f"layer {min(self.alike)!r} reads the same for all examples, which does not show their order"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmrs_pyro.network import Structures, find_structures
+from bmrs_pyro.network import NoisyNetwork, Structures, compact, find_structures
 from tests.network.networks import CASES, chain, lenet5, residual
 
 IMAGE = torch.randn(2, 2, 8, 8)
@@ -368,3 +368,77 @@ def test_channels_that_pooling_repeats_are_followed_into_many_features(side: int
     pool = nn.MaxPool2d(3, 2) if side == 14 else nn.AdaptiveAvgPool2d(6)  # windows overlap, or are enlarged
     net = nn.Sequential(nn.Conv2d(1, 120, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4320, 3))
     assert sizes(find_structures(net, torch.randn(2, 1, side + 2, side + 2))) == {"0": 120}
+
+
+class OneGate(nn.Module):
+    """All channels are multiplied by one gate, which is computed from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 1, 1)
+        self.second, self.last = nn.Conv2d(6, 5, 3, padding=1), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x).relu()
+        b: Tensor = self.second(a * self.gate(a).sigmoid()).relu()
+        out: Tensor = self.last(b.mean((2, 3)))
+        return out
+
+
+class WeighedSteps(nn.Module):
+    """A recurrent layer's outputs, averaged with learned weights."""
+
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM]) -> None:
+        super().__init__()
+        self.recurrent = kind(4, 6, batch_first=True)
+        self.query, self.weigh, self.last = nn.Linear(6, 5), nn.Linear(5, 1), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.recurrent(x)[0]
+        out: Tensor = self.last((self.weigh(self.query(h).tanh()).softmax(1) * h).sum(1))
+        return out
+
+
+class UnreadSum(nn.Module):
+    """The last residual layer is called, but nothing reads its sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6), nn.Linear(5, 2)
+        self.residual = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)])
+        self.skip = nn.ModuleList([nn.Linear(6, 5) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        total = torch.zeros(())
+        for layer, skip in zip(self.residual, self.skip, strict=True):
+            total = total + skip(x.tanh())
+            x = x + layer(x.tanh())
+        out: Tensor = self.last(total.relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "found"),
+    [
+        (OneGate(), (1, 8, 8), {"theta.first": 6, "theta.second": 5}),
+        (WeighedSteps(nn.GRU), (7, 4), {"theta.recurrent": 6, "theta.query": 5}),
+        (WeighedSteps(nn.LSTM), (7, 4), {"theta.recurrent": 6, "theta.query": 5}),
+        (UnreadSum(), (3,), {"theta.first": 6, "theta.skip.0": 5}),
+    ],
+    ids=["gate", "gru", "lstm", "dangling"],
+)
+def test_a_single_gate_or_an_unread_layer_does_not_hold_a_family(
+    net: nn.Module, shape: tuple[int, ...], found: dict[str, int]
+) -> None:
+    x = torch.randn(4, *shape)
+    network = NoisyNetwork(net.eval(), x)
+    assert {family.name: family.size for family in network.structures} == found
+    keep = {name: torch.arange(size) % 2 == 0 for name, size in found.items()}
+    gains = {name: mask.float() for name, mask in keep.items()}
+    torch.testing.assert_close(compact(network, keep)(x), network(x, gains))
+
+
+def test_a_gate_of_all_channels_is_named() -> None:
+    left_out = reasons(find_structures(OneGate(), torch.randn(2, 1, 8, 8)))
+    assert left_out["gate"] == "several channels that 'second' reads depend on this single one"

@@ -94,7 +94,9 @@ def find_structures(
                 left_out.append(LeftOut(family.name, reason))
             else:
                 candidates.append(family)
-        families, failed = Verification(copy, call, small=small is not None).sift(candidates)
+        families, failed = Verification(copy, call, small=small is not None, unread=found.unread).sift(
+            candidates
+        )
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(

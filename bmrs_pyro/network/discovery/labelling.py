@@ -6,6 +6,7 @@ __all__ = ["Labelling", "Occurrence", "Trace"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Trace:
         attention: the attention operations.
         splits: the splits of channels.
         called: names of the layers that are called.
+        unread: names of the layers whose outputs are added or multiplied to others, and then read by nothing.
     """
 
     partition: Partition = field(default_factory=Partition)
@@ -58,6 +60,7 @@ class Trace:
     attention: list[AttentionCall] = field(default_factory=list)
     splits: list[SplitCall] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
+    unread: set[str] = field(default_factory=set)
 
 
 class Labelling:
@@ -67,12 +70,13 @@ class Labelling:
         self.net, self.found = net, Trace()
         self.known: dict[int, Source] = {}
         self.dead: set[int] = set()
+        self.reached: set[int] = set()  # sources that a layer reads, or that are put out
         self.bare: list[tuple[str, Side, list[int]]] = []  # parameters, and the label of each row
         self.named: dict[object, str] = {}  # nodes of the graph after layers that may mix channels
 
     def read(self, x: Tensor, dim: int, reader: str) -> tuple[int, ...]:
         """Return the label of every channel that a layer reads, −1 for none; unite labels that meet in a channel."""
-        sources, nodes = sources_of(x, self.known)
+        sources, nodes = self.sources_of(x)
         if not sources:
             return (-1,) * x.shape[dim]
         labels: list[list[int]] = [[] for _ in range(x.shape[dim])]
@@ -90,6 +94,21 @@ class Labelling:
             if source.dim is None and channel is not None:
                 self._carry(source, channel, read)
         return read
+
+    def sources_of(self, x: Tensor) -> tuple[list[Source], list[Any]]:
+        """Return the sources of a tensor that is read or put out, and the nodes of its graph."""
+        sources, nodes = sources_of(x, self.known)
+        self.reached.update(id(source.tensor) for source in sources)
+        return sources, nodes
+
+    def read_unread(self, sums: Iterable[Tensor]) -> None:
+        """Read the results of additions and products that nothing else reads: their operands have the same channels."""
+        for result in sums:
+            for source in sources_of(result, self.known)[0]:
+                if source.dim is not None and id(source.tensor) not in self.reached:
+                    self.found.unread.add(source.name)
+                    self.read(result, source.dim - source.tensor.dim() + result.dim(), source.name)
+                    break
 
     def channels(self, x: Tensor, dim: int) -> list[int]:
         """Return a label of every channel along a dimension, −1 where it is not one channel of a layer."""
@@ -129,6 +148,9 @@ class Labelling:
     ) -> None:
         """Look one by one at the channels of x that share elements of a source."""
         n, (name, mixing) = x.shape[dim], reader
+        for source in sources:
+            if n > 1 and len(source.labels) == 1:  # such as a gate; it stays, and they can leave
+                self.obstruct(source, f"several channels that {name!r} reads depend on this single one")
         sources = [source for source in sources if id(source.tensor) not in self.dead]
         probes = supports(x, dim, sources, sorted({0, n // 2, n - 1})) if sources else []
         left = []

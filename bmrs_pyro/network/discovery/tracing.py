@@ -30,7 +30,7 @@ from bmrs_pyro.network.discovery.attention import (
     nowhere_flat,
 )
 from bmrs_pyro.network.discovery.labelling import Labelling, Trace
-from bmrs_pyro.network.discovery.local_gradients import Source, sources_of, supports, touched
+from bmrs_pyro.network.discovery.local_gradients import Source, supports, touched
 from bmrs_pyro.network.discovery.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.inputs import Call, batch_size
@@ -44,6 +44,9 @@ _FLAT = {
     *(functional.relu, functional.relu6, functional.hardtanh, functional.hardswish, functional.hardsigmoid),
     *(functional.threshold, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, Tensor.clamp, torch.clamp),
 }
+
+_ELEMENTWISE = {"add", "sub", "mul", "div", "radd", "rsub", "rmul", "iadd", "isub", "imul"}
+"""Names of functions, without underscores, whose tensors must agree in their channels."""
 
 
 def trace(net: nn.Module, call: Call) -> Trace:
@@ -61,6 +64,7 @@ def trace(net: nn.Module, call: Call) -> Trace:
         outputs = tensor_outputs(net, call)
     for output in outputs:
         tracer.end(output)
+    tracer.labelling.read_unread(tracer.sums)
     tracer.labelling.found.called.update(tracer.written)
     for owner, side, labels in tracer.labelling.bare:
         if owner not in tracer.written:  # a layer that is called reads its weights itself
@@ -75,6 +79,7 @@ class _Tracer(TorchFunctionMode):
         super().__init__()
         self.labelling, self.batch = Labelling(net), batch
         self.stack: list[str] = []
+        self.sums: list[Tensor] = []
         self.written: dict[str, tuple[int, ...]] = {}
         self.random = torch.Generator().manual_seed(0)
         for name, module in net.named_modules():
@@ -85,7 +90,7 @@ class _Tracer(TorchFunctionMode):
 
     def end(self, output: Tensor) -> None:
         """Record the channels that have gone into an output of the network."""
-        sources = [one for one in sources_of(output, self.labelling.known)[0] if one.dim is not None]
+        sources = [one for one in self.labelling.sources_of(output)[0] if one.dim is not None]
         for source in sources:
             self.labelling.obstruct(source, "they are outputs of the network")
 
@@ -106,6 +111,8 @@ class _Tracer(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 self._split(args[0], *split_sizes(out, args, kwargs or {}))
         if isinstance(out, Tensor) and out.requires_grad:
+            if func.__name__.strip("_") in _ELEMENTWISE:
+                self.sums.append(out)
             with torch._C.DisableTorchFunction():
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
                     return self._attend(out, *heads)
@@ -223,7 +230,7 @@ class _Tracer(TorchFunctionMode):
     def _attend(self, out: Tensor, dim: int, shaped: Tensor) -> Tensor:
         """Unite the channels of each attention head, and follow the heads from here."""
         size = shaped.shape[dim]
-        sources, _ = sources_of(shaped, self.labelling.known)
+        sources, _ = self.labelling.sources_of(shaped)
         if not sources:
             return out
         seen = supports(shaped, dim, sources, range(size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Verification"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count
 
@@ -52,10 +52,13 @@ class Verification:
         net: the network; it is not changed.
         call: how it is called; noise is added to its inputs, so zeros will do.
         small: whether the network accepts a quarter of large images too; all trials but the first use it.
+        unread: layers whose outputs nothing reads, so that the network's outputs need not respond to them.
     """
 
-    def __init__(self, net: nn.Module, call: Call, *, small: bool = False) -> None:
-        self.net, self.example, self.small = net, call, small
+    def __init__(
+        self, net: nn.Module, call: Call, *, small: bool = False, unread: Collection[str] = ()
+    ) -> None:
+        self.net, self.example, self.small, self.unread = net, call, small, unread
         self.numbers: dict[str, int] = {}
         self.widths = widths_of(net, call)
         self._begin(*_PRECISIONS[0])
@@ -103,7 +106,9 @@ class Verification:
             waiting, found = self._fit(trial, attempt, waiting)
             for name, layers in found.items():
                 moved[name] = {
-                    layer: moving | moved[name].get(layer, moving) for layer, moving in layers.items()
+                    layer: moving | moved[name].get(layer, moving)
+                    for layer, moving in layers.items()
+                    if layer not in self.unread
                 }
             passed |= {family.name for family in waiting if silent(moved[family.name], _MOST) is None}
             waiting = [family for family in waiting if family.name not in passed]
