@@ -52,7 +52,6 @@ _FORMULAS = {
     _aten._cudnn_rnn: lambda x, weights, *_, **__: _step_by_step(x, *weights),
     _aten._grouped_mm: lambda x, weights, *_, **__: 2 * math.prod(x) * weights[-1],
     _aten._trilinear: lambda x, weight, *_, **__: 2 * x[0] * math.prod(weight),
-    _aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
     **_ATTENTION,
 }
 
