@@ -5,9 +5,11 @@ from __future__ import annotations
 __all__ = ["captured", "load_pt2", "save_pt2", "write_pt2"]
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
-from io import BytesIO
+from contextlib import redirect_stderr
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,13 @@ def captured(net: nn.Module, x: Any) -> ExportedProgram:
     shapes = map_leaves(dynamic, dict(given))
     hook = net.register_forward_hook(lambda _module, _inputs, outputs: plain_outputs(outputs))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(StringIO()) as told:
             warnings.filterwarnings("ignore", _OWN_WEIGHTS)
-            return torch.export.export(net.eval(), call.args, call.kwargs, dynamic_shapes=shapes)
+            program = torch.export.export(net.eval(), call.args, call.kwargs, dynamic_shapes=shapes)
+        sys.stderr.write(
+            told.getvalue()
+        )  # after a failure torch prints the whole graph, and the error is enough
+        return program
     finally:
         hook.remove()
 

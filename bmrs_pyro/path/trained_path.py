@@ -119,9 +119,12 @@ class TrainedPath(Path):
         else:
             refit, points = self._rounds(target, least)
         notes: tuple[str, ...] = ()
-        if missed := self._shortfall(refit.point.score, target, least):
+        missed = target.exceeded(refit.point, self.dense)
+        if missed := missed or self._shortfall(refit.point.score, target, least):
             note = f"a network of {refit.point.parameters:,} parameters {missed}"
-            warnings.warn(f"{note}: allow more loss, or train for more epochs", ScoreMissed, stacklevel=4)
+            warnings.warn(
+                f"{note}: allow a larger loss or budget, or train for more epochs", ScoreMissed, stacklevel=4
+            )
             notes = (note,)
         choice = Choice(refit, target, not notes, notes).with_caution(self)
         return replace(self, points=points, history=refit.history), choice

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Refit", "Trainee", "score_of"]
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.removal import remove_structures_
 from bmrs_pyro.training.shuffling import set_epoch
+from bmrs_pyro.training.travel import NothingLeft
 from bmrs_pyro.training.validation import Score, checked_score
 
 START = 0.01
@@ -168,18 +170,20 @@ class Trainee:
         self.press_(model, point.kl_weight)
         pruning, settling = epochs // 2, epochs - epochs // 2
         total = point.epoch + epochs
-        history = self.train(
-            model,
-            guide,
-            stage=f"refit of {point.parameters:,} parameters",
-            epochs=point.epoch + pruning,
-            fine_tune_epochs=settling,
-            # 1 while structures are removed, then down in equal steps
-            schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
-            checkpoint=store,
-            max_macs=limits.max_macs,
-            max_params=limits.max_parameters,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingLeft)  # a point may have all structures still
+            history = self.train(
+                model,
+                guide,
+                stage=f"refit of {point.parameters:,} parameters",
+                epochs=point.epoch + pruning,
+                fine_tune_epochs=settling,
+                # 1 while structures are removed, then down in equal steps
+                schedule=lambda progress: min(1.0, (total - round(progress * total)) / (settling + 1)),
+                checkpoint=store,
+                max_macs=limits.max_macs,
+                max_params=limits.max_parameters,
+            )
         weights = model.network.state_dict()
         now = self.point(weights, history.keep, history.scores, _score(history), point.epoch, point.kl_weight)
         return Refit(point, now, model, guide, history)

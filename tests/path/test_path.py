@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -455,6 +456,13 @@ def test_bad_targets_are_refused(options: dict[str, object], match: str) -> None
 def test_times_are_read() -> None:
     times = [seconds(text, dense=0.04) for text in ("2ms", "150us", "1 s", 0.5, "50%", None)]
     assert times == pytest.approx([2e-3, 150e-6, 1.0, 0.5, 0.02, None])
+
+
+def test_that_nothing_left_is_said_of_the_path_and_not_of_its_refits() -> None:
+    with pytest.warns(NothingLeft, match="nothing was removed in"):
+        path = fitted(epochs=2, min_keep=16)
+    with warnings.catch_warnings(action="error", category=NothingLeft):
+        assert path.refit(path.points[0], epochs=2).point.parameters == path.dense.parameters
 
 
 def test_a_latency_may_be_a_share_of_the_unpruned_networks(
