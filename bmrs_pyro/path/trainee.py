@@ -18,7 +18,7 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.network import compact, cost_model
+from bmrs_pyro.network import compact, complexity, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.path.pace import Pace, Passes
 from bmrs_pyro.path.point import PathPoint, told
@@ -186,7 +186,8 @@ class Trainee:
             )
         weights = model.network.state_dict()
         now = self.point(weights, history.keep, history.scores, _score(history), point.epoch, point.kl_weight)
-        return Refit(point, now, model, guide, history)
+        # counted, because the cost model is not exact for irregular networks
+        return Refit(point, replace(now, macs=complexity(model.network).macs), model, guide, history)
 
     def network(self, state: TrainingState) -> nn.Module:
         """Return the small network of a state, plain and in evaluation mode."""
