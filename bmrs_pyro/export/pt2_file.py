@@ -41,9 +41,8 @@ def captured(net: nn.Module, x: Any) -> ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(StringIO()) as told:
             warnings.filterwarnings("ignore", _OWN_WEIGHTS)
             program = torch.export.export(net.eval(), call.args, call.kwargs, dynamic_shapes=shapes)
-        sys.stderr.write(
-            told.getvalue()
-        )  # after a failure torch prints the whole graph, and the error is enough
+        # after a failure torch prints the whole graph, and the error is enough
+        sys.stderr.write(told.getvalue())
         return program
     finally:
         hook.remove()

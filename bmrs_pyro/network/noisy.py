@@ -167,10 +167,11 @@ def _refuse_several_draws() -> None:
 
     Its rows of gains look like those of groups of examples.
     """
-    runtime = sys.modules.get("pyro.poutine.runtime")  # this package does not import Pyro
-    if torch.compiler.is_compiling() or runtime is None:
+    if torch.compiler.is_compiling():
         return
-    if any(getattr(handler, "name", None) in _SEVERAL_DRAWS for handler in runtime._PYRO_STACK):
+    runtime = sys.modules.get("pyro.poutine.runtime")  # this package does not import Pyro
+    handlers = [] if runtime is None else runtime._PYRO_STACK
+    if any(getattr(handler, "name", None) in _SEVERAL_DRAWS for handler in handlers):
         raise NotImplementedError(
             "the gains have one dimension more than the model gave them, because of vectorize_particles=True or "
             "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
