@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["MacCount"]
+__all__ = ["MacCount", "multiplied"]
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.inputs import Call, batch_size
-from bmrs_pyro.network.structures import StructureFamily
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
 _aten = torch.ops.aten
@@ -87,13 +86,13 @@ class MacCount:
             raise ValueError(
                 "the example inputs hold no example: dimension 0 of the first one, the batch, is 0"
             )
-        call = Call.of(net, inputs)
+        call = Call.of(net, inputs).map(Tensor.detach)
         like = next((weight for weight in net.parameters() if weight.is_floating_point()), None)
         if like is not None:  # the network may have moved since it was given its inputs
             call = call.map(lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
         counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
         fused = torch.backends.mha.get_fastpath_enabled()
-        with modes_kept(net), random_state_kept(net), torch.no_grad(), counter:
+        with modes_kept(net), random_state_kept(net), _without_gradients(net), counter:
             try:
                 torch.backends.mha.set_fastpath_enabled(False)  # the counter cannot see into fused layers
                 call.fresh(net.eval())
@@ -124,47 +123,20 @@ class MacCount:
         """Return the number in which each entry of a layer's weight takes part, by the weight's name."""
         found: dict[str, float] = {}
         for name, module in self.net.named_modules():
-            weights = _multiplied(module)
+            weights = multiplied(module)
             entries = sum(weight.numel() for weight in weights.values())
             if name and name in self.by_module and entries:
                 each = sum(self.by_module[name].values()) / entries
                 found |= {f"{name}.{weight}": each for weight in weights}
         return found
 
-    def of_heads(self, families: Iterable[StructureFamily]) -> dict[str, float]:
-        """Return the products q kᵀ and a v of each family of heads; they are in proportion to the number of heads.
-
-        The products in the smallest module that holds a family's layers are the family's. Families with the same such
-        module share them equally.
-        """
-        homes: dict[str, list[str]] = defaultdict(list)
-        for family in families:
-            if family.kind == "heads":
-                homes[self._home(family)].append(family.name)
-        found: dict[str, float] = {}
-        for home, names in homes.items():
-            inner = [other for other in homes if other != home and _lies_in(other, home)]
-            outermost = [one for one in inner if not any(one != o and _lies_in(one, o) for o in inner)]
-            own = self._products(home) - sum(map(self._products, outermost))
-            found |= dict.fromkeys(names, own / len(names))
-        return found
-
-    def _home(self, family: StructureFamily) -> str:
-        """Return the name of the smallest module that is called and holds all layers of a family."""
-        paths = [member.module.split(".")[:-1] for member in family.members]
-        shared = 0
-        while all(len(path) > shared and path[shared] == paths[0][shared] for path in paths):
-            shared += 1
-        while shared and ".".join(paths[0][:shared]) not in self.by_module:
-            shared -= 1
-        return ".".join(paths[0][:shared])
-
-    def _products(self, home: str) -> float:
+    def products(self, home: str) -> float:
         """Return the products of two tensors in a module, without those of layers with weights."""
+        inside = f"{home}." if home else ""
         layers = [
             name
             for name, module in self.net.named_modules()
-            if name in self.by_module and name != home and _lies_in(name, home) and _multiplied(module)
+            if name != home and name.startswith(inside) and name in self.by_module and multiplied(module)
         ]
         return sum(
             sign * self.by_module[name].get(op, 0.0)
@@ -173,11 +145,21 @@ class MacCount:
         )
 
 
-def _lies_in(name: str, module: str) -> bool:
-    return not module or name == module or name.startswith(f"{module}.")
+@contextmanager
+def _without_gradients(net: nn.Module) -> Iterator[None]:
+    """Disable gradients; torch's counter refuses views of parameters that require them."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
-def _multiplied(layer: nn.Module) -> dict[str, Tensor]:
+def multiplied(layer: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a layer that multiply what it reads, by name."""
     tensors = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, nn.RNNBase):

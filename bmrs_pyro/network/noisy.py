@@ -76,6 +76,7 @@ class NoisyNetwork(nn.Module):
         self._by_name = bool(Call.of(net, example_inputs).kwargs)
         self.gates = Gates(net, self.structures)
         self._sizes = {family.name: family.size for family in self.structures}
+        self.macs_of_head: dict[str, float] = {}  # measured when a cost model first needs them
 
     def forward(self, x: Any, theta: Mapping[str, Tensor] | None = None) -> Any:
         """Run the network.

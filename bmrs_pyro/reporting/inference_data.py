@@ -78,6 +78,10 @@ def to_inference_data(
     """
     refuse_no_draws(draws)
     program = _program(source, None if keep is None else KeepMask(keep))
+    if unknown := sorted(set(keep or ()) - set(program.posteriors)):
+        raise ValueError(
+            f"keep has a mask for {unknown[0]!r}; the posteriors are {', '.join(program.posteriors)}"
+        )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         theta = {name: q.sample([draws]) for name, q in program.posteriors.items()}
@@ -130,9 +134,12 @@ def _gains(theta: Mapping[str, Tensor], keep: KeepMask | None) -> xarray.Dataset
             variables[name] = (("chain", "draw"), _array(value))
             continue
         size = value.shape[1]
-        channels = torch.arange(size) if keep is None else keep.indices(name)
+        channels = torch.arange(size) if keep is None or name not in keep else keep.indices(name)
         if len(channels) != size:
-            raise ValueError(f"{name}: keep leaves {len(channels)} structures, the posterior has {size}")
+            raise ValueError(
+                f"{name}: keep leaves {len(channels)} structures, the posterior has {size}; keep numbers the "
+                "structures that are left of a guide pruned in training (history.keep), and removes none"
+            )
         # a dimension must not have the name of its variable
         family = name.removeprefix("theta.") if name.startswith("theta.") else f"{name}.structure"
         variables[name] = (("chain", "draw", family), _array(value))

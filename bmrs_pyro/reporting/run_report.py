@@ -6,6 +6,7 @@ __all__ = ["html_report", "repeat_command"]
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch.distributions import Distribution
@@ -22,16 +23,25 @@ from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
 
 
-def repeat_command(config: RunConfig, out: str = "RUN") -> str:
-    """Return the command that repeats a run in another directory."""
-    words = ["bmrs", "fit", config.model, "--out", out]
-    for name, value in config.options().items():
-        if name == "model" or value is None or value is False:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
-    return shlex.join(words)
+def repeat_command(config: RunConfig, out: str = "RUN", chosen: Target | None = None) -> str:
+    """Return the command that repeats a run in another directory, and the one that chose another target later."""
+    options = config.options()
+    model = options.pop("model")
+    lines = [_command("bmrs", "fit", model, "--out", out, **options)]
+    if chosen is not None and config.target is not None and chosen != config.target:
+        lines.append(_command("bmrs", "choose", out, **replace(config, target=chosen).target_options()))
+    return "\n".join(lines)
+
+
+def _command(*words: str, **options: object) -> str:
+    """Return a command with the options that are neither None nor False."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    spelt = [
+        word
+        for name, value in given.items()
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+    ]
+    return shlex.join([*words, *spelt])
 
 
 def html_report(
@@ -67,7 +77,8 @@ def html_report(
         evaluations=evaluations or {},
     )
     # experiments record no torch version and have their own recipes, so no command repeats them
-    repeat = repeat_command(config) if "torch" in config.versions else None
+    chosen = None if subject.path is None else subject.path.target
+    repeat = repeat_command(config, chosen=chosen) if "torch" in config.versions else None
     data = Path(config.data.data).name.removesuffix(".npz")
     return render(
         "report.html",

@@ -77,8 +77,8 @@ class RunConfig:
 
     def options(self) -> dict[str, Any]:
         """Return the run's options of ``bmrs fit`` by name; None for options that have no effect on it."""
-        recipe, target = asdict(self.recipe), asdict(self.target or Target())
-        batch = target.pop("batch_size")
+        recipe, target = asdict(self.recipe), self.target_options()
+        batch = target.pop("latency_batch_size")
         cycle = dict.fromkeys(one.name for one in fields(Cycle) if one.name not in recipe)
         own: dict[str, Any] = {**target, **recipe, "latency_batch_size": None, "dense_epochs": None, **cycle}
         if self.cycle is not None:
@@ -86,9 +86,15 @@ class RunConfig:
             own = {**dict.fromkeys(own), **target, **used, **asdict(self.cycle)}
         elif self.target is not None:
             own |= {**dict.fromkeys(ONE_WEIGHT), **target, "dense_epochs": self.dense_epochs}
-            own["latency_batch_size"] = None if self.target.max_latency is None else batch
+            own["latency_batch_size"] = batch
         record = {"model": self.model, **asdict(self.data), **own, "weights": self.weights}
         return {name: value for name, value in record.items() if name != "download"}
+
+    def target_options(self) -> dict[str, Any]:
+        """Return the options that name the target."""
+        target = asdict(self.target or Target())
+        batch = target.pop("batch_size")
+        return {**target, "latency_batch_size": None if target["max_latency"] is None else batch}
 
 
 def with_unit(target: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_model, cost_shares, producer_norms
 from bmrs_pyro.network.counting import MacCount
+from bmrs_pyro.network.head_costs import macs_of_heads
 from tests.network.networks import CASES, lenet5, masks
 
 
@@ -96,7 +97,7 @@ def test_the_products_of_attention_leave_with_its_heads(kind: str) -> None:
             return self.last((x + self.hidden(x)).mean(1))
 
     network = NoisyNetwork(Block(), torch.randn(2, 64, 32))
-    products = MacCount.of(network.net, network.example_inputs).of_heads(network.structures)
+    products = macs_of_heads(network, MacCount.of(network.net, network.example_inputs))
     assert products == {"theta.first.q": 2 * 64 * 64 * 32, "theta.second.q": 2 * 64 * 64 * 32}
     model = cost_model(network, "macs")
     keep = masks(network.structures, 0.5)
@@ -115,7 +116,7 @@ def test_macs_are_for_one_example_whatever_the_batch(name: str) -> None:
     assert complexity(many).macs == complexity(one).macs
     of_one, of_many = (MacCount.of(noisy.net, noisy.example_inputs) for noisy in (one, many))
     assert of_many.per_weight() == pytest.approx(of_one.per_weight())
-    assert of_many.of_heads(many.structures) == pytest.approx(of_one.of_heads(one.structures))
+    assert macs_of_heads(many, of_many) == pytest.approx(macs_of_heads(one, of_one))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -180,3 +181,83 @@ def test_norms_of_a_residual_stream_by_hand() -> None:
 def test_inputs_that_the_network_does_not_take_are_named(x: object) -> None:
     with pytest.raises(ValueError, match="does not run on the example inputs"):
         complexity(nn.Linear(4, 2), x)
+
+
+class SelfAndCross(nn.Module):
+    """Self-attention over all steps and cross-attention to three of them, in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.q2, self.k2, self.v2, self.o2 = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def attend(*layers: torch.Tensor) -> torch.Tensor:
+            heads = (part.unflatten(-1, (-1, 4)).transpose(1, 2) for part in layers)
+            return functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+        h = self.first(x)
+        h = h + self.o(attend(self.q(h), self.k(h), self.v(h)))
+        memory = h[:, :3]
+        h = h + self.o2(attend(self.q2(h), self.k2(memory), self.v2(memory)))
+        out: torch.Tensor = self.last(h.mean(1))
+        return out
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(16, 4, 24, dropout=0.0, batch_first=True)
+        self.first, self.decoder, self.last = (
+            nn.Linear(6, 16),
+            nn.TransformerDecoder(layer, 2),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        out: torch.Tensor = self.last(self.decoder(h[:, :5], h).mean(1))
+        return out
+
+
+@pytest.mark.parametrize(("make", "calls"), [(SelfAndCross, 3), (Decoder, 2)])
+def test_attentions_of_one_module_have_costs_of_their_own(
+    make: type[nn.Module], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = NoisyNetwork(make(), torch.randn(2, 40, 6))
+    heads = [family.name for family in network.structures if family.kind == "heads"]
+    counted, of = list[nn.Module](), MacCount.of
+
+    def noted(net: nn.Module, inputs: tuple[Any, ...]) -> MacCount:
+        counted.append(net)
+        return of(net, inputs)
+
+    monkeypatch.setattr(MacCount, "of", noted)
+    model = cost_model(network, "macs")
+    assert len(counted) == calls  # the network once, and then once for each attention of a module
+    for cut in [*([name] for name in heads), heads, [family.name for family in network.structures]]:
+        keep = {f.name: torch.arange(f.size) < 2 for f in network.structures if f.name in cut}
+        counts = {f.name: 2 if f.name in cut else f.size for f in network.structures}
+        real = of(compact(network, keep), network.example_inputs).total
+        assert model(counts) == pytest.approx(real, rel=1e-12)
+    network.remove_({heads[0]: torch.arange(4) < 2})
+    assert cost_model(network, "macs")(
+        {family.name: family.size for family in network.structures}
+    ) == pytest.approx(complexity(network).macs, rel=1e-12)
+
+
+def test_views_of_parameters_may_be_read_by_layers() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions, self.layer = nn.Parameter(torch.randn(1, 20, 8)), nn.Linear(8, 8)
+            self.frozen = nn.Parameter(torch.randn(3), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(self.positions[:, : x.shape[1]]) + x
+            return out
+
+    net = Positions()
+    assert complexity(net, torch.randn(1, 6, 8, requires_grad=True)).macs == 6 * 8 * 8
+    assert [weight.requires_grad for weight in net.parameters()] == [True, False, True, True]

@@ -442,3 +442,48 @@ def test_a_single_gate_or_an_unread_layer_does_not_hold_a_family(
 def test_a_gate_of_all_channels_is_named() -> None:
     left_out = reasons(find_structures(OneGate(), torch.randn(2, 1, 8, 8)))
     assert left_out["gate"] == "several channels that 'second' reads depend on this single one"
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (4,)])
+def test_a_number_per_head_leaves_with_its_head(shape: tuple[int, ...]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+            self.scale, self.last = nn.Parameter(torch.rand(shape) + 0.5), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (layer(x).unflatten(-1, (-1, 2)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+            z = (q @ k.mT).softmax(-1) @ v
+            z = (
+                z * self.scale
+                if len(shape) == 3
+                else z.transpose(1, 3).mul(self.scale[:, None].mT).transpose(1, 3)
+            )
+            out: Tensor = self.last(self.o(z.transpose(1, 2).flatten(2)).tanh().mean(1))
+            return out
+
+    x = torch.randn(3, 5, 8)
+    network = NoisyNetwork(Scaled().eval(), x)
+    heads = next(family for family in network.structures if family.name == "theta.q")
+    assert heads.size == 4
+    keep = torch.tensor([True, False, True, False])
+    small = compact(network, {"theta.q": keep})
+    assert small.scale.numel() == 2
+    torch.testing.assert_close(small(x), network(x, {"theta.q": keep.float()}))
+
+
+def test_a_network_that_cannot_be_differentiated_is_refused_in_one_line() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x).relu()
+            h.add_(self.second(h))
+            out: Tensor = self.last(h)
+            return out
+
+    with pytest.raises(ValueError, match="cannot be differentiated: it changes a tensor in place that"):
+        find_structures(InPlace(), torch.randn(2, 4))

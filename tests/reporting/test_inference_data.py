@@ -169,6 +169,8 @@ def test_wrong_use_is_refused() -> None:
         to_inference_data(guide, draws=3, keep=KeepMask({"theta.0": torch.ones(2).bool()}))
     with pytest.raises(ValueError, match=r"theta\.0: keep leaves 2 structures, the posterior has 6"):
         to_inference_data(guide, draws=3, keep={"theta.0": torch.ones(2).bool()})
+    with pytest.raises(ValueError, match=r"keep has a mask for 'foo'; the posteriors are theta\.0"):
+        to_inference_data(guide, draws=3, keep={"foo": torch.ones(6).bool()})
 
 
 def test_the_callers_random_state_stays() -> None:

@@ -295,6 +295,15 @@ def test_the_command_to_repeat_gives_the_same_configuration(
     assert (found["model"], found["data"]) == (config.model, config.data.data)
 
 
+def test_a_later_choice_is_repeated_too(finished_run: RunDirectory) -> None:
+    config = replace(finished_run.config, target=Target(max_latency="80%", batch_size=64))
+    assert repeat_command(config, chosen=config.target).count("\n") == 0
+    _, second = repeat_command(config, chosen=Target(max_latency="95%", max_macs="50%")).splitlines()
+    command = get_command(app).commands["choose"]
+    found = command.make_context("choose", second.split()[2:]).params
+    assert (found["max_latency"], found["max_macs"], found["latency_batch_size"]) == ("95%", "50%", 1)
+
+
 def test_no_command_is_promised_for_what_it_did_not_make(finished_run: RunDirectory, tmp_path: Path) -> None:
     source, recipe = NetworkSource(finished_run.config.model), finished_run.config.recipe
     config = run_config(source, load("digits").train, recipe, ".", validation=0.2)

@@ -93,6 +93,10 @@ class Labelling:
         for source, channel in zip(sources, channels, strict=True):
             if source.dim is None and channel is not None:
                 self._carry(source, channel, read)
+            elif source.dim is None and 1 < source.tensor.numel() < len(read) <= _ONE_BY_ONE:
+                # an entry per head, say, goes into all channels of the head
+                seen = [support for (support,) in supports(x, dim, [source], range(len(read)))]
+                self.carry_heads(source, seen, read)
         return read
 
     def sources_of(self, x: Tensor) -> tuple[list[Source], list[Any]]:
@@ -196,7 +200,7 @@ class Labelling:
         """Note along which dimension a bare parameter has an entry, or slice, per head."""
         rows_of: list[list[set[int]]] = [[set() for _ in range(size)] for size in source.tensor.shape]
         for support, label in zip(seen, labels, strict=True):
-            for dim, rows in enumerate(rows_of if support is not None else []):
+            for dim, rows in enumerate(rows_of if support is not None and label >= 0 else []):
                 assert support is not None
                 for row in support.movedim(dim, 0).reshape(len(rows), -1).any(1).nonzero().flatten().tolist():
                     rows[row].add(label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHANGED", "failure", "naming_shared_weights", "unmoved"]
+__all__ = ["CHANGED", "failure", "naming_shared_weights", "not_differentiable", "unmoved"]
 
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +19,16 @@ def failure(error: Exception) -> str:
     """Return the reason if the smaller network does not run."""
     why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     return f"{_FAILURE}, as if its own code counted them ({why})"
+
+
+def not_differentiable(error: RuntimeError) -> Exception:
+    """Return the error of a network through which there are no gradients, or the given one."""
+    if "inplace operation" not in str(error):
+        return error
+    return ValueError(
+        "the network cannot be differentiated: it changes a tensor in place that a gradient needs, such as a ReLU's "
+        "output by add_; write that operation without the underscore"
+    )
 
 
 def unmoved(layer: str) -> str:

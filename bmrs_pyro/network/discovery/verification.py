@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.discovery.random_weights import Recipe, livened, randomise_
-from bmrs_pyro.network.discovery.reasons import CHANGED, failure, naming_shared_weights, unmoved
+from bmrs_pyro.network.discovery.reasons import (
+    CHANGED,
+    failure,
+    naming_shared_weights,
+    not_differentiable,
+    unmoved,
+)
 from bmrs_pyro.network.discovery.responses import Responses, responses, silent
 from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
 from bmrs_pyro.network.folding import compact_
@@ -73,7 +79,7 @@ class Verification:
         """Separate the families that pass every trial from those that do not, with the reason.
 
         Raises:
-            ValueError: the network's outputs are not finite.
+            ValueError: the network's outputs are not finite, or it cannot be differentiated.
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
         try:
@@ -206,7 +212,7 @@ class Verification:
     def _training_failure(self, net: nn.Module, call: Call) -> str | None:
         """Say why a smaller network does not run in training mode, if the whole network does."""
         error = failure_in_training(net, call)
-        whole = self._copy("given", torch.Generator().manual_seed(0)) if error else net
+        whole = self._copy("given") if error else net
         return failure(error) if error and not failure_in_training(whole, call) else None
 
     def _responses(
@@ -221,11 +227,14 @@ class Verification:
             return responses(net, families, outputs, self.least, random)
         except RuntimeError:  # layers that change their input in place can be differentiated only with gains
             ones = {family.name: torch.ones(family.size) for family in families}
+        try:
             return responses(net, families, self._gated(net, families, ones, call), self.least, random)
+        except RuntimeError as error:
+            raise not_differentiable(error) from error
 
-    def _copy(self, recipe: Recipe, random: torch.Generator) -> nn.Module:
+    def _copy(self, recipe: Recipe, random: torch.Generator | None = None) -> nn.Module:
         copy = shared_copy(self.net)
-        randomise_(copy, recipe, self.dtype, random)
+        randomise_(copy, recipe, self.dtype, random or torch.Generator().manual_seed(0))
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return copy
@@ -245,11 +254,7 @@ class Verification:
         return keep, theta
 
     def _gated(
-        self,
-        net: nn.Module,
-        families: Sequence[StructureFamily],
-        theta: Mapping[str, Tensor],
-        call: Call,
+        self, net: nn.Module, families: Sequence[StructureFamily], theta: Mapping[str, Tensor], call: Call
     ) -> list[Tensor]:
         device = next(net.parameters()).device
         gates = Gates(net, families)
@@ -262,7 +267,7 @@ class Verification:
     def _require_outputs(self) -> None:
         """Raise an error if the network's own weights and the example inputs give no finite outputs either."""
         try:
-            outputs = self._outputs(self._copy("given", torch.Generator().manual_seed(0)), self.given)
+            outputs = self._outputs(self._copy("given"), self.given)
         except Exception as error:
             if self.dtype is _PRECISIONS[-1][0]:
                 raise
@@ -273,9 +278,7 @@ class Verification:
     def _works(self, call: Call, net: nn.Module | None = None) -> bool:
         try:
             with torch.no_grad():
-                return all_finite(
-                    self._outputs(net or self._copy("given", torch.Generator().manual_seed(0)), call)
-                )
+                return all_finite(self._outputs(net or self._copy("given"), call))
         except Exception:
             return False
 
