@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from bmrs_pyro.network.counting import MacCount
 from bmrs_pyro.network.explicit_attention import make_explicit_
-from bmrs_pyro.network.head_costs import macs_of_heads
 from bmrs_pyro.network.noisy import NoisyNetwork
+from bmrs_pyro.network.products import macs_of_products
 from bmrs_pyro.network.structures import StructureFamily
 from bmrs_pyro.network.untouched import shared_copy
 
@@ -83,7 +83,7 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
     state = network.net.state_dict()
     count = MacCount.of(network.net, network.example_inputs) if cost == "macs" else None
     densities = None if count is None else count.per_weight()
-    products = {} if count is None else macs_of_heads(network, count)
+    products = {} if count is None else macs_of_products(network, count)
     costs = {}
     for family in network.structures:
         costs[family.name] = products.get(family.name, 0.0) + sum(
@@ -171,7 +171,9 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
         density.append(other * (1.0 if macs is None else macs[name]))
         rows.append(torch.stack(row))
         offsets.append(torch.tensor(lengths, dtype=torch.float64) - torch.stack(row) @ full)
-    for name, products in ({} if count is None else macs_of_heads(network, count)).items():
+    for name, products in ({} if count is None else macs_of_products(network, count)).items():
+        if not products:
+            continue
         share = torch.zeros_like(full)
         share[families.index(name)] = 1 / full[families.index(name)]
         density.append(products)

@@ -16,6 +16,7 @@ from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates, refuse_no_gains
 from bmrs_pyro.network.inputs import Call, batch_size
 from bmrs_pyro.network.kinds import refuse_unfit
+from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
 from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
@@ -72,11 +73,13 @@ class NoisyNetwork(nn.Module):
             )
         make_explicit_(net, {member.module for family in self.structures for member in family.members})
         self.net = net
-        self.example_inputs = example_inputs
+        self.example_inputs = map_leaves(lambda x: x.detach() if isinstance(x, Tensor) else x, example_inputs)
         self._by_name = bool(Call.of(net, example_inputs).kwargs)
         self.gates = Gates(net, self.structures)
         self._sizes = {family.name: family.size for family in self.structures}
-        self.macs_of_head: dict[str, float] = {}  # measured when a cost model first needs them
+        self.products_of_one: dict[
+            str, float
+        ] = {}  # per structure, measured when a cost model first needs them
 
     def forward(self, x: Any, theta: Mapping[str, Tensor] | None = None) -> Any:
         """Run the network.

@@ -18,6 +18,7 @@ _KINDS = {
     "hidden_size": "units",
     "out_channels": "channels",
     "out_features": "neurons",
+    "nf": "neurons",  # of transformers' Conv1D
     "intermediate_dim": "neurons",
     "intermediate_size": "neurons",
     "embedding_dim": "features",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from bmrs_pyro.network import NoisyNetwork, compact, complexity, cost_model, cost_shares, producer_norms
 from bmrs_pyro.network.counting import MacCount
-from bmrs_pyro.network.head_costs import macs_of_heads
+from bmrs_pyro.network.products import macs_of_products
 from tests.network.networks import CASES, lenet5, masks
 
 
@@ -97,8 +98,9 @@ def test_the_products_of_attention_leave_with_its_heads(kind: str) -> None:
             return self.last((x + self.hidden(x)).mean(1))
 
     network = NoisyNetwork(Block(), torch.randn(2, 64, 32))
-    products = macs_of_heads(network, MacCount.of(network.net, network.example_inputs))
-    assert products == {"theta.first.q": 2 * 64 * 64 * 32, "theta.second.q": 2 * 64 * 64 * 32}
+    products = macs_of_products(network, MacCount.of(network.net, network.example_inputs))
+    of_heads = {"theta.first.q": 2 * 64 * 64 * 32, "theta.second.q": 2 * 64 * 64 * 32}
+    assert {name: value for name, value in products.items() if value} == of_heads
     model = cost_model(network, "macs")
     keep = masks(network.structures, 0.5)
     counts = {name: int(mask.sum()) for name, mask in keep.items()}
@@ -116,7 +118,7 @@ def test_macs_are_for_one_example_whatever_the_batch(name: str) -> None:
     assert complexity(many).macs == complexity(one).macs
     of_one, of_many = (MacCount.of(noisy.net, noisy.example_inputs) for noisy in (one, many))
     assert of_many.per_weight() == pytest.approx(of_one.per_weight())
-    assert macs_of_heads(many, of_many) == pytest.approx(macs_of_heads(one, of_one))
+    assert macs_of_products(many, of_many) == pytest.approx(macs_of_products(one, of_one))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -221,7 +223,7 @@ class Decoder(nn.Module):
         return out
 
 
-@pytest.mark.parametrize(("make", "calls"), [(SelfAndCross, 3), (Decoder, 2)])
+@pytest.mark.parametrize(("make", "calls"), [(SelfAndCross, 4), (Decoder, 2)])
 def test_attentions_of_one_module_have_costs_of_their_own(
     make: type[nn.Module], calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +237,7 @@ def test_attentions_of_one_module_have_costs_of_their_own(
 
     monkeypatch.setattr(MacCount, "of", noted)
     model = cost_model(network, "macs")
-    assert len(counted) == calls  # the network once, and then once for each attention of a module
+    assert len(counted) == calls  # the network once, and then once for each family of a module with products
     for cut in [*([name] for name in heads), heads, [family.name for family in network.structures]]:
         keep = {f.name: torch.arange(f.size) < 2 for f in network.structures if f.name in cut}
         counts = {f.name: 2 if f.name in cut else f.size for f in network.structures}
@@ -261,3 +263,54 @@ def test_views_of_parameters_may_be_read_by_layers() -> None:
     net = Positions()
     assert complexity(net, torch.randn(1, 6, 8, requires_grad=True)).macs == 6 * 8 * 8
     assert [weight.requires_grad for weight in net.parameters()] == [True, False, True, True]
+
+
+class MapAttention(nn.Module):
+    """Attention over the pixels of a map, whose queries, keys and values come from one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.qkv, self.o = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 24, 1), nn.Conv2d(8, 8, 1)
+        self.hidden, self.last = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        q, k, v = self.qkv(h).flatten(2).unflatten(1, (3, -1, 2)).unbind(1)
+        out = ((q.mT @ k).softmax(-1) @ v.mT).mT.flatten(1, 2).unflatten(-1, x.shape[-2:])
+        pooled = (h + self.o(out)).mean((2, 3))
+        result: torch.Tensor = self.last(self.hidden(pooled).relu())
+        return result
+
+
+class PooledSteps(nn.Module):
+    """The units of a recurrent layer, weighed by a product without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.weigh = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 1)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.recurrent(x)[0]
+        out: torch.Tensor = self.last((self.weigh(h).softmax(1).mT @ h).squeeze(1))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"), [(MapAttention(), (2, 5, 5)), (PooledSteps(), (9, 4))], ids=["map", "steps"]
+)
+def test_products_leave_with_structures_of_any_kind(net: nn.Module, shape: tuple[int, ...]) -> None:
+    network = NoisyNetwork(net, torch.randn(2, *shape))
+    model = cost_model(network, "macs")
+    assert sum(network.products_of_one.values()) > 0
+    for left in (1, 2):
+        keep = {family.name: torch.arange(family.size) < left for family in network.structures}
+        counts = {name: int(mask.sum()) for name, mask in keep.items()}
+        real = complexity(compact(network, keep), *network.example_inputs).macs
+        assert model(counts) == pytest.approx(real, rel=1e-12)
+
+
+def test_example_inputs_may_require_gradients() -> None:
+    x = torch.randn(4, 6, requires_grad=True)
+    network = NoisyNetwork(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), x[:1])
+    assert not copy.deepcopy(network).example_inputs[0].requires_grad
