@@ -171,8 +171,6 @@ def on_device_of(net: object, batches: Iterable[Any]) -> Iterator[tuple[Any, Any
     """Yield inputs and labels, with the inputs on the device of a network's weights; a function's are not moved."""
     weights = chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else iter(())
     like = next(weights, None)
-    if isinstance(net, nn.Module):
-        refuse_meta("the network", net)
     for x, y in pairs(batches):
         yield (x if like is None else inputs_on(like.device, x)), y
 

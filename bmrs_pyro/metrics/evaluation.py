@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.inference.inputs import not_running, on_device_of, outputs_of
+from bmrs_pyro.inference.inputs import not_running, on_device_of, outputs_of, refuse_meta
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.scoring import Predictor, score_batch
+from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
 
 _BINS = 15
@@ -141,9 +142,12 @@ def evaluate(
 
 def _outputs(predict: Callable[[Any], Any], x: Any) -> Any:
     try:
-        return outputs_of(predict, x)
+        outputs = outputs_of(predict, x)
     except RuntimeError as error:
         raise not_running(x, error) from error
+    if isinstance(predict, nn.Module) and any(tensor.is_meta for tensor in tensors_in(outputs)):
+        refuse_meta("the network", predict)
+    return outputs
 
 
 @contextmanager

@@ -304,8 +304,12 @@ def test_the_page_offers_a_smaller_loss_than_was_allowed(
     record = run.path_record()
     assert record is not None
     run.save_path_record(replace(record, target=Target(max_loss=allowed)))
-    found = re.findall(r"bmrs choose [^<]* --max-loss ([\d.]+)", html_report(run))
+    page = html_report(run)
+    found = re.findall(r"bmrs choose (?!RUN )[^<]* --max-loss ([\d.]+)", page)
     assert found == ([] if offered is None else [f"{offered:g}"])
+    # the commands that repeat the run name what was allowed
+    repeated = re.findall(r"bmrs choose RUN --max-loss ([\d.]+)", page)
+    assert repeated == ([] if allowed is None else [str(allowed)])
 
 
 def test_times_that_earlier_versions_saved_without_a_unit_are_seconds(copy: Path) -> None:
