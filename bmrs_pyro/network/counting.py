@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["MacCount", "multiplied"]
+__all__ = ["MacCount", "enclosing", "multiplied"]
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -130,19 +131,24 @@ class MacCount:
                 found |= {f"{name}.{weight}": each for weight in weights}
         return found
 
-    def products(self, home: str) -> float:
-        """Return the products of two tensors in a module, without those of layers with weights."""
-        inside = f"{home}." if home else ""
-        layers = [
-            name
-            for name, module in self.net.named_modules()
-            if name != home and name.startswith(inside) and name in self.by_module and multiplied(module)
-        ]
-        return sum(
-            sign * self.by_module[name].get(op, 0.0)
-            for sign, name in ((1, home), *((-1, layer) for layer in layers))
-            for op in _PRODUCTS
-        )
+    @cached_property
+    def products(self) -> dict[str, float]:
+        """The products of two tensors in a call of each module, by name, without those of layers with weights."""
+        found = {name: sum(ops.get(op, 0.0) for op in _PRODUCTS) for name, ops in self.by_module.items()}
+        layers = [name for name, module in self.net.named_modules() if found.get(name) and multiplied(module)]
+        for name in reversed(layers):  # the inner ones first
+            own = found[name]
+            for module in (name, *enclosing(name)):
+                if module in found:
+                    found[module] -= own
+        return found
+
+
+def enclosing(name: str) -> Iterator[str]:
+    """Yield the names of the modules that hold a module, innermost first; the network itself is ``""``."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 @contextmanager

@@ -77,9 +77,8 @@ class NoisyNetwork(nn.Module):
         self._by_name = bool(Call.of(net, example_inputs).kwargs)
         self.gates = Gates(net, self.structures)
         self._sizes = {family.name: family.size for family in self.structures}
-        self.products_of_one: dict[
-            str, float
-        ] = {}  # per structure, measured when a cost model first needs them
+        # multiply-accumulates of products without weights, per structure; measured when a cost model needs them first
+        self.products_of_one: dict[str, float] = {}
 
     def forward(self, x: Any, theta: Mapping[str, Tensor] | None = None) -> Any:
         """Run the network.

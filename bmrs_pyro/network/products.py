@@ -5,14 +5,14 @@ from __future__ import annotations
 __all__ = ["macs_of_products"]
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from itertools import zip_longest
 
 import torch
 from torch import nn
 
 from bmrs_pyro.network.compaction import compact
-from bmrs_pyro.network.counting import MacCount, multiplied
+from bmrs_pyro.network.counting import MacCount, enclosing, multiplied
 from bmrs_pyro.network.noisy import NoisyNetwork
 from bmrs_pyro.network.structures import StructureFamily
 
@@ -31,35 +31,37 @@ def macs_of_products(network: NoisyNetwork, count: MacCount) -> dict[str, float]
     families = network.structures
     if any(family.name not in network.products_of_one for family in families):
         network.products_of_one |= dict.fromkeys((family.name for family in families), 0.0)
-        if count.products("") > 0:
+        if count.products[""] > 0:
             network.products_of_one |= _measured(network, count)
     return {family.name: family.size * network.products_of_one[family.name] for family in families}
 
 
 def _measured(network: NoisyNetwork, count: MacCount) -> dict[str, float]:
     """Return the products of one structure of each family that has some."""
-    every: dict[str, list[StructureFamily]] = defaultdict(list)
+    homes: dict[str, list[StructureFamily]] = defaultdict(list)
     for family in network.structures:
         if family.size > 1:
-            every[_home(family, count)].append(family)
-    homes = {home: several for home, several in every.items() if _own(home, every, count) > 0}
-    found: dict[str, float] = {}
-    for group in zip_longest(*homes.values()):
+            homes[_home(family, count)].append(family)
+    before, found = _own(homes, count), dict[str, float]()
+    some = {home: families for home, families in homes.items() if before[home] > 0}
+    for group in zip_longest(*some.values()):
         cut = [family for family in group if family is not None]
         small = compact(network, {family.name: torch.arange(family.size) < 1 for family in cut})
-        after = MacCount.of(small, network.example_inputs)
-        for home, family in zip(homes, group, strict=True):
+        after = _own(homes, MacCount.of(small, network.example_inputs))
+        for home, family in zip(some, group, strict=True):
             if family is not None:
-                left = _own(home, every, count) - _own(home, every, after)
-                found[family.name] = max(0.0, left) / (family.size - 1)
+                found[family.name] = max(0.0, before[home] - after[home]) / (family.size - 1)
     return found
 
 
-def _own(home: str, homes: Iterable[str], count: MacCount) -> float:
-    """Return the products in a module, without those in homes inside it."""
-    inner = [other for other in homes if other != home and _lies_in(other, home)]
-    nearest = [one for one in inner if not any(one != other and _lies_in(one, other) for other in inner)]
-    return count.products(home) - sum(map(count.products, nearest))
+def _own(homes: Collection[str], count: MacCount) -> dict[str, float]:
+    """Return the products in each of some modules, without those in the others inside it."""
+    found = {home: count.products[home] for home in homes}
+    for home in homes:
+        above = next((module for module in enclosing(home) if module in found), None)
+        if above is not None:
+            found[above] -= count.products[home]
+    return found
 
 
 def _home(family: StructureFamily, count: MacCount) -> str:
@@ -76,7 +78,3 @@ def _home(family: StructureFamily, count: MacCount) -> str:
     while shared and unfit(".".join(paths[0][:shared])):
         shared -= 1
     return ".".join(paths[0][:shared])
-
-
-def _lies_in(name: str, module: str) -> bool:
-    return not module or name == module or name.startswith(f"{module}.")

@@ -21,14 +21,15 @@ def failure(error: Exception) -> str:
     return f"{_FAILURE}, as if its own code counted them ({why})"
 
 
-def not_differentiable(error: RuntimeError) -> Exception:
-    """Return the error of a network through which there are no gradients, or the given one."""
-    if "inplace operation" not in str(error):
-        return error
-    return ValueError(
-        "the network cannot be differentiated: it changes a tensor in place that a gradient needs, such as a ReLU's "
-        "output by add_; write that operation without the underscore"
-    )
+def not_differentiable(error: RuntimeError) -> ValueError:
+    """Return the error of a network through which there are no gradients."""
+    why = next(iter(str(error).splitlines()), "")
+    if "inplace operation" in why:
+        why = (
+            "it changes a tensor in place that a gradient needs, such as a ReLU's output by add_; write that "
+        )
+        why += "operation without the underscore"
+    return ValueError(f"the network cannot be differentiated: {why}")
 
 
 def unmoved(layer: str) -> str:
