@@ -75,7 +75,7 @@ class StructureFamily:
 
     @property
     def kind(self) -> str:
-        """What the structures are: ``channels``, ``neurons``, ``heads``, ``units`` or ``features``."""
+        """What the structures are: channels, groups of channels, neurons, heads, units or features."""
         counting = {
             attribute
             for member in self.members
@@ -86,6 +86,8 @@ class StructureFamily:
         width = (
             max(len(member.positions) for member in self.members if member.module == self.layer) / self.size
         )
+        if kind == "channels" and width > 1:
+            return "groups"
         # a neuron has one output of a linear layer, or two where half of the outputs are gates
         return "heads" if kind == "neurons" and width > 2 else kind
 

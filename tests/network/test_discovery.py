@@ -487,3 +487,12 @@ def test_a_network_that_cannot_be_differentiated_is_refused_in_one_line() -> Non
 
     with pytest.raises(ValueError, match="cannot be differentiated: it changes a tensor in place that"):
         find_structures(InPlace(), torch.randn(2, 4))
+
+
+def test_channels_that_leave_together_are_labelled_groups() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(16, 2)
+    )
+    found = find_structures(net, torch.zeros(1, 3, 6, 6))
+    assert [family.label for family in found] == ["0, 2 groups", "2, 4 channels"]
+    assert found[0].label_of(1) == "0, group 1"
