@@ -94,17 +94,20 @@ class HorseshoeRule:
 
     The hyper-parameters h = (τ, λ, c) are fitted to the reduced evidence alone, without the data:
     max over q(h) of E_q[Σ_ij ΔF_ij(γ(h))] − KL(q(h) ‖ p(h)), where ΔF replaces the weight's current prior by N(0, γ²).
-    A weight's new gain is E_q[γ⁻²]^−½, the scale in its expected log-density; a weight whose gain falls below ``cut``
-    is pruned. A gain never grows, because this posterior does not tell what the data say under a wider prior.
-    (The published code multiplies the gains of all rounds, lets them grow, and cuts at 1e-6.)
+    The fitted gain is E_q[γ⁻²]^−½ = exp(E_q[log γ] − Var_q[log γ]), the scale in a weight's expected log-density, with
+    log γ taken as normal. A reduction moves the logarithm of every gain by the share ``rate`` of its way there, so that
+    the network adapts before weights leave. A gain may grow again, at most to 1. A weight is pruned if its gain falls
+    below ``cut``, unless there is strong evidence (3 nats, odds of 20) that it is not 0 under its new scale.
+    (The published code multiplies the gains of all rounds, and cuts at 1e-6.)
 
     Args:
         scales: the hierarchical prior of γ.
         cut: gain below which a weight is pruned, in units of the layer's scale, in [0, 1).
-        steps: steps of Adam at 0.1 per reduction, at least 1.
+        steps: steps of Adam per reduction, at least 1; the learning rate falls from 0.1 to 0.
+        rate: share of the way to the fitted gain, in (0, 1]; 1 takes the fitted gain at once.
 
     Raises:
-        ValueError: ``cut`` or ``steps`` is out of range.
+        ValueError: ``cut``, ``steps`` or ``rate`` is out of range.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3.2 and its published code.
@@ -113,8 +116,11 @@ class HorseshoeRule:
     scales: Scales = regularised_horseshoe
     cut: float = 0.1
     steps: int = 100
+    rate: float = 0.25
 
     def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate is {self.rate}; it must lie in (0, 1]")
         if not 0 <= self.cut < 1:
             raise ValueError(f"cut is {self.cut}; it must lie in [0, 1), because no gain is above 1")
         if self.steps < 1:
@@ -126,29 +132,51 @@ class HorseshoeRule:
         layer = replace(layer, last=False)
         active = gain > 0
         now = gain.where(active, 1.0)
-        weights, prior = dist.Normal(now * posterior.loc, now * posterior.scale), dist.Normal(0.0, now)
+        weights = dist.Normal(now * posterior.loc, now * posterior.scale.clamp(max=_WIDEST))
+        prior = dist.Normal(0.0, now)
+        center, variance = self._log_scales(layer, weights, prior, active)
+        fitted = (center - variance).exp().clamp(max=1.0)
+        scale = now ** (1 - self.rate) * fitted**self.rate
+        with torch.no_grad():
+            without, shrunk = (delta_f(weights, prior, dist.Normal(0.0, other)) for other in (SPIKE, scale))
+        needed = (scale >= self.cut) | (without - shrunk <= -_STRONG)
+        return (scale / now).where(active & needed, 0.0)
+
+    def _log_scales(
+        self, layer: Layer, weights: dist.Normal, prior: dist.Normal, active: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fit q(h), and return the mean and the variance of log γ under it."""
 
         def evidence() -> None:
-            gamma = torch.minimum(self.scales(layer), now)
-            change = delta_f(weights, prior, dist.Normal(0.0, gamma))
+            change = delta_f(weights, prior, dist.Normal(0.0, self.scales(layer).clamp(max=1.0)))
             pyro.factor("evidence", change.where(active, 0.0).sum())
 
         guide, elbo = MeanField(lambda: self.scales(layer), init_scale=0.5), MeanFieldELBO()
         optimizer = torch.optim.Adam(guide.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.steps)
         with pyro.validation_enabled(False), poutine.block():
             for _ in range(self.steps):
                 optimizer.zero_grad()
                 # .forward bypasses the parameter store, where another guide has the same names
                 elbo.differentiable_loss(evidence, guide.forward).backward()
                 optimizer.step()
+                schedule.step()
             with torch.no_grad():
-                precision = torch.zeros_like(gain)
-                for _ in range(_DRAWS):
+                mean, squares = torch.zeros_like(prior.scale), torch.zeros_like(prior.scale)
+                for number in range(1, _DRAWS + 1):
                     draw = poutine.trace(guide.forward).get_trace()
-                    precision += poutine.replay(self.scales, trace=draw)(layer) ** -2 / _DRAWS
-        scale = torch.minimum(precision.rsqrt(), now)
-        return (scale / now).where(active & (scale >= self.cut), 0.0)
+                    step = poutine.replay(self.scales, trace=draw)(layer).log() - mean
+                    mean = mean + step / number
+                    squares = squares + (1 - 1 / number) * step**2
+        return mean, squares / (_DRAWS - 1)
 
 
 _DRAWS = 64
-"""Number of draws of the hyper-parameters that estimate E_q[γ⁻²]."""
+"""Number of draws of the hyper-parameters that estimate the mean and the variance of log γ."""
+
+_STRONG = 3.0
+"""Nats of evidence against 0 with which a weight stays, however small its gain (Kass and Raftery 1995: "strong")."""
+
+_WIDEST = 1.1**-0.5
+"""A posterior's largest scale, in units of its prior's: a wider one would be next to no data, and ΔF of a wider prior
+would follow the noise of its mean."""

@@ -12,7 +12,15 @@ from scipy.special import digamma, expit
 from torch import Tensor, nn
 
 from bmrs_pyro.reduction import delta_f
-from bmrs_pyro.weights import HorseshoeRule, SpikeAndSlab, inclusion_threshold, weight_layers
+from bmrs_pyro.weights import (
+    HorseshoeRule,
+    MeanField,
+    SpikeAndSlab,
+    WeightModel,
+    inclusion_threshold,
+    reduce_,
+    weight_layers,
+)
 
 LAYER = weight_layers(nn.Sequential(nn.Linear(9, 6), nn.Linear(6, 2)))[0]
 STANDARD, SPIKE = dist.Normal(0.0, 1.0), dist.Normal(0.0, 1e-8)
@@ -80,7 +88,7 @@ def test_unknown_group() -> None:
 def test_horseshoe_shrinks_noise_and_spares_signal() -> None:
     gain = torch.ones(6, 10)
     gain[5] = 0.0
-    factors = HorseshoeRule(steps=200)(LAYER, posterior(), gain)
+    factors = HorseshoeRule(steps=200, rate=1.0)(LAYER, posterior(), gain)
     signal = posterior().loc != 0
     assert (factors[5] == 0).all()
     assert factors[:5][signal[:5]].min() > 3 * factors[:5][~signal[:5]].max()
@@ -95,7 +103,7 @@ def test_horseshoe_finds_the_best_scale_of_its_family() -> None:
         return precision.rsqrt().reshape(1, 1)
 
     signal = dist.Normal(0.3 * torch.randn(6, 10), torch.full((6, 10), 0.05))
-    factor = HorseshoeRule(common, steps=300)(LAYER, signal, torch.ones(6, 10))
+    factor = HorseshoeRule(common, steps=300, rate=1.0)(LAYER, signal, torch.ones(6, 10))
     grid = torch.linspace(-3, 1, 2001).exp().double()
     change = torch.stack([delta_f(signal, STANDARD, dist.Normal(0.0, gamma)).sum() for gamma in grid])
     log_joint = (
@@ -107,5 +115,43 @@ def test_horseshoe_finds_the_best_scale_of_its_family() -> None:
 
 
 def test_horseshoe_cuts_at_its_limit() -> None:
-    factors = HorseshoeRule(cut=0.3, steps=200)(LAYER, posterior(), torch.ones(6, 10))
+    factors = HorseshoeRule(cut=0.3, steps=200, rate=1.0)(LAYER, posterior(), torch.ones(6, 10))
     assert torch.equal(factors > 0, posterior().loc != 0)
+
+
+def test_repeated_horseshoe_reductions_keep_what_the_data_show() -> None:
+    """The exact posterior of a linear regression: more reductions without new data may prune no weight that is needed.
+
+    The evidence against 0 is 36 nats or more for each of the first three weights.
+    """
+    n, scale = 200, 0.5
+    torch.manual_seed(0)
+    x = torch.linalg.qr(torch.randn(n, 12, dtype=torch.float64))[0] * math.sqrt(n)
+    y = x[:, :3] @ torch.tensor([1.0, -0.6, 0.25]).double() + scale * torch.randn(n, dtype=torch.float64)
+    precision = n / scale**2 + 1
+    exact = dist.Normal((x.T @ y / scale**2 / precision)[None], torch.full((1, 12), precision**-0.5).double())
+    model = WeightModel(
+        nn.Linear(12, 1, bias=False).double(), f"normal:{scale}", n, scales=lambda layer: torch.tensor(1.0)
+    )
+    guide = MeanField(model.draw)
+    guide.set_("weights", exact, torch.ones(1, 12, dtype=torch.bool))
+    gains = []
+    for _ in range(25):
+        reduce_(model, guide, HorseshoeRule(), last=True)
+        gains.append(model.gain.clone())
+    assert (gains[-1] > 0).nonzero().flatten().tolist() == [0, 1, 2]
+    # the rule's Monte Carlo error is all that changes, and it does not add up
+    late = torch.stack(gains[10:])[:, :3].log()
+    assert late.std(0).max() < 0.2
+    assert (late[-5:].mean(0) - late[:5].mean(0)).abs().max() < 0.2
+
+
+def test_gain_below_the_cut_stays_with_strong_evidence() -> None:
+    """A small weight that is known well is pruned by its size alone only without evidence."""
+    known, unknown = (dist.Normal(torch.full((6, 10), 0.05), torch.full((6, 10), sd)) for sd in (0.005, 0.05))
+    rule = HorseshoeRule(
+        lambda layer: pyro.sample("g", dist.Gamma(2.0, 40.0)).reshape(1, 1), steps=200, rate=1.0
+    )
+    factors = rule(LAYER, known, torch.ones(6, 10))
+    assert 0 < factors.max() < 0.1
+    assert (rule(LAYER, unknown, torch.ones(6, 10)) == 0).all()

@@ -344,6 +344,7 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
         (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
         (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
         (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),
+        (lambda: HorseshoeRule(rate=0.0), ValueError, r"rate is 0.0; it must lie in \(0, 1\]"),
         (lambda: guide.set_("weights.9", dist.Normal(0.0, 1.0), torch.tensor(True)), KeyError, "no site"),
     ):
         with pytest.raises(kind, match=message) as caught:
