@@ -22,7 +22,7 @@ ROOMS = {
     "inference": {"distributions", "network", "distributed"},
     "metrics": {"distributions", "network", "inference"},
     "training": {"distributions", "files", "network", "reduction", "distributed", "inference"},
-    "weights": {"distributions", "network", "reduction", "inference", "training"},
+    "weights": {"distributions", "network", "reduction", "inference", "metrics", "training"},
     "path": {
         *(
             "distributions",

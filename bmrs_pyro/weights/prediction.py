@@ -14,8 +14,10 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from bmrs_pyro.inference import as_logits, mixture
+from bmrs_pyro.inference import mixture
 from bmrs_pyro.inference.draws import refuse_no_draws
+from bmrs_pyro.metrics import evaluation_mode
+from bmrs_pyro.metrics.scoring import Predictor
 from bmrs_pyro.weights.guide import MeanField, PointEstimate, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 
@@ -24,7 +26,8 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
     """Return a function from inputs to a prediction averaged over S draws of the weights, redrawn in every call.
 
     It returns log (1/S) Σ_s p(y | x, W_s), usable as logits, if every example has one class. Otherwise it returns a
-    distribution: for classes one with the mean probabilities, for values the mixture over the draws.
+    distribution: for classes one with the mean probabilities, for values the mixture over the draws. The network runs
+    in evaluation mode. :func:`evaluate` does not apply its own likelihood to the prediction again.
 
     Args:
         model: the model.
@@ -32,21 +35,23 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
         draws: S.
 
     Raises:
-        ValueError: fewer than one draw.
+        TypeError: the guide is no module.
+        ValueError: fewer than one draw, or the guide is another model's.
     """
     refuse_no_draws(draws)
+    refuse_other_guide(model.layers, guide)
 
     def drawn(x: Tensor) -> Iterator[TorchDistribution]:
         for _ in range(draws):
             trace = poutine.trace(guide).get_trace()
             yield model.likelihood(poutine.replay(model.output, trace=trace)(x))
 
-    def averaged(x: Tensor) -> Any:
+    def averaged(x: Tensor) -> TorchDistribution:
         # a separate parameter store: names in the global one may belong to another guide
-        with torch.no_grad(), poutine.block(), pyro.get_param_store().scope():
-            return as_logits(mixture(drawn(x)))
+        with evaluation_mode(model), poutine.block(), pyro.get_param_store().scope():
+            return mixture(drawn(x))
 
-    return averaged
+    return Predictor(averaged)
 
 
 @torch.no_grad()
