@@ -14,6 +14,7 @@ __all__ = [
     "pairs",
     "refuse_generator",
     "refuse_meta",
+    "refuse_untrainable",
 ]
 
 import math
@@ -179,6 +180,19 @@ def refuse_meta(name: str, net: nn.Module) -> None:
     """Raise ValueError if weights of a network are on the meta device."""
     if any(tensor.is_meta for tensor in chain(net.parameters(), net.buffers())):
         raise ValueError(f"{name} is on the meta device, without numbers; load its weights on a real one")
+
+
+def refuse_untrainable(net: nn.Module) -> None:
+    """Raise ValueError if a network cannot be trained here: gradients are off, or its weights are float16."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are switched off, by torch.no_grad() or torch.inference_mode(); train outside of them"
+        )
+    if any(weight.dtype == torch.float16 for weight in net.parameters()):
+        raise ValueError(
+            "the network's weights are float16, in which training overflows; train net.float(), with bfloat16=True for "
+            "mixed precision"
+        )
 
 
 def outputs_of(predict: Callable[..., Any], x: Any) -> Any:

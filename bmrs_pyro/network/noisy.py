@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NoisyNetwork"]
+__all__ = ["NoisyNetwork", "refuse_several_draws"]
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -109,7 +109,7 @@ class NoisyNetwork(nn.Module):
         """Check the gains' shapes; return the number of examples where they do not all have the same gains."""
         batch = count = None
         refuse_no_gains(theta)
-        _refuse_several_draws()
+        refuse_several_draws()
         for name, gain in theta.items():
             size = self._sizes.get(name)
             if size is None:
@@ -165,10 +165,10 @@ class NoisyNetwork(nn.Module):
         return removal
 
 
-def _refuse_several_draws() -> None:
+def refuse_several_draws() -> None:
     """Raise NotImplementedError inside the plate by which Pyro makes several draws at once.
 
-    Its rows of gains look like those of groups of examples.
+    Its rows of gains look like those of groups of examples, and its weights have a dimension too many.
     """
     if torch.compiler.is_compiling():
         return
@@ -176,7 +176,7 @@ def _refuse_several_draws() -> None:
     handlers = [] if runtime is None else runtime._PYRO_STACK
     if any(getattr(handler, "name", None) in _SEVERAL_DRAWS for handler in handlers):
         raise NotImplementedError(
-            "the gains have one dimension more than the model gave them, because of vectorize_particles=True or "
-            "Predictive(..., parallel=True); a network takes one set of draws per call: use num_particles without "
-            "vectorize_particles, and parallel=False"
+            "the gains or weights have one dimension more than the model gave them, because of "
+            "vectorize_particles=True or Predictive(..., parallel=True); a network takes one set of draws per call: "
+            "use num_particles without vectorize_particles, and parallel=False"
         )

@@ -17,6 +17,7 @@ from torch import nn
 
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
+from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import StateStore
@@ -215,6 +216,7 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
             f"model is a {type(model).__name__}; fit() trains a SupervisedModel. Hand-written model functions "
             "run in a loop of pyro.infer.SVI, as in models/lenet5.py"
         )
+    refuse_untrainable(model)
     if criterion is not None:
         refuse_no_criterion(criterion)
     if criterion is not None and not isinstance(guide, AutoTruncatedLogNormal):

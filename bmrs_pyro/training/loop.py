@@ -30,7 +30,7 @@ from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
-from bmrs_pyro.training.checkpoint import StateStore, TrainingState
+from bmrs_pyro.training.checkpoint import Checkpoint, CheckpointError, StateStore, TrainingState
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
@@ -124,6 +124,10 @@ class Loop(ABC, Generic[R]):
             checkpoint: saves the state after every epoch.
             store: context with the parameter store of Pyro to use; by default a store for this model alone.
         """
+        if len(self.records) > total:
+            raise CheckpointError(
+                f"the saved state has {len(self.records)} epochs, and {total} are asked for; give more, or another path"
+            )
         generators = generators_kept() if seed is not None else nullcontext()
         bar = EpochBar(
             total,
@@ -244,10 +248,18 @@ class Loop(ABC, Generic[R]):
         """Continue from a checkpoint, and start all processes from the first one's parameters.
 
         Raises:
+            CheckpointError: the state is of another network or guide.
             ValueError: the processes have trained for different numbers of epochs.
         """
         if checkpoint is not None and (state := checkpoint.load()) is not None:
-            self.restore(state)
+            try:
+                self.restore(state)
+            except (RuntimeError, KeyError, IndexError) as error:  # other tensors, or tensors of other shapes
+                name = checkpoint.path if isinstance(checkpoint, Checkpoint) else "the saved state"
+                raise CheckpointError(
+                    f"{name} is of another network or guide ({' '.join(str(error).split())}); delete it, or give "
+                    "another path"
+                ) from error
         epochs = all_gather_int(len(self.records))
         if len(set(epochs)) > 1:
             raise ValueError(

@@ -19,6 +19,7 @@ from bmrs_pyro.inference.function_parameters import with_parameters
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given_each
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.noisy import refuse_several_draws
 from bmrs_pyro.training.recipe import refuse_no_number
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
@@ -147,6 +148,7 @@ class WeightModel(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Sample W and y, or score the observed ``y`` of shape ``(batch, ...)``."""
+        refuse_several_draws()
         if isinstance(self.likelihood, nn.Module):
             for name, parameter in self.likelihood.named_parameters():
                 if parameter.requires_grad:

@@ -17,6 +17,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO
+from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
@@ -122,21 +123,23 @@ def fit_weights(
         validation: batches that choose the best epoch, by the network at the posterior mean.
         progress: show a progress bar.
         callbacks: called with every epoch's record, in every process.
-        checkpoint: store that saves the state after every epoch; training resumes from a saved state.
+        checkpoint: store that saves the state after every epoch; training resumes from a saved state, which must
+            be that of an equal call.
 
     Returns:
         the records.
 
     Raises:
-        TypeError: the model is no WeightModel, the guide is no module, the rule is no rule, or there is one, but the
-            guide is no MeanField.
+        TypeError: the model is no WeightModel, the guide is no module, the optimiser is no JointOptim, the rule is no
+            rule, or there is one, but the guide is no MeanField.
         ValueError: there are no epochs or no batches, the warm-up is negative, the guide is another model's, or the
-            processes have different numbers of batches.
+            processes have different numbers of batches, or the saved state is another run's.
         NonFiniteLoss: the loss is NaN or infinite; the message names the epoch, the step and the cause.
         LostProcess: another process has died.
     """
     if not isinstance(model, WeightModel):
         raise TypeError(f"model is a {type(model).__name__}; fit_weights() trains a WeightModel")
+    refuse_untrainable(model)
     refuse_other_guide(model.layers, guide)
     for name, value, least in (("epochs", epochs, 1), ("warm_up", warm_up, 0)):
         refuse_no_number(name, value, whole=True)
@@ -149,6 +152,10 @@ def fit_weights(
         refuse_unusable(device)
         model.to(device)
         guide.to(device)
+    if not isinstance(optim, JointOptim | None):
+        raise TypeError(
+            f"optim is a {type(optim).__name__}; give a JointOptim, such as JointOptim(AdaBelief, {{'lr': 1e-2}})"
+        )
     if optim is None:
         optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
     if isinstance(checkpoint, Checkpoint):

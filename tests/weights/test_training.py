@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.distributed import rank, world_size
 from bmrs_pyro.inference import NonFiniteLoss
-from bmrs_pyro.training import Checkpoint, JointOptim
+from bmrs_pyro.training import Checkpoint, CheckpointError, JointOptim
 from bmrs_pyro.weights import (
     AdaBelief,
     HorseshoeRule,
@@ -363,3 +363,29 @@ def test_a_lower_elbo_after_pruning_is_told_of() -> None:
     options = {"epochs": 14, "warm_up": 12, "optim": optim, "progress": False}
     with pytest.warns(UserWarning, match=r"the ELBO fell from -.* nats before the first reduction to -.*try"):
         fit_weights(model, guide, batches() * 3, rule=half, **options)  # type: ignore[arg-type]
+
+
+def test_a_state_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    options = {"progress": False, "checkpoint": Checkpoint(path)}
+    model, guide = program()
+    fit_weights(model, guide, batches(), epochs=2, **options)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="has 2 epochs, and 1 are asked for"):
+        fit_weights(*program(), batches(), epochs=1, **options)  # type: ignore[arg-type]
+    wide = WeightModel(nn.Sequential(nn.Linear(4, 30), nn.Linear(30, 3)), categorical, NUM_DATA)
+    for one, q in ((model, PointEstimate(model.draw)), (wide, MeanField(wide.draw))):
+        with pytest.raises(
+            CheckpointError, match=r"state\.safetensors is of another network or guide .*another path"
+        ):
+            fit_weights(one, q, batches(), epochs=3, elbo=Trace_ELBO(), **options)  # type: ignore[arg-type]
+
+
+def test_what_cannot_train_weights_is_refused_in_one_line() -> None:
+    model, guide = program()
+    with pytest.raises(TypeError, match="optim is a PyroOptim; give a JointOptim"):
+        fit_weights(model, guide, batches(), epochs=1, optim=pyro.optim.Adam({"lr": 1e-2}))
+    with torch.no_grad(), pytest.raises(ValueError, match="gradients are switched off"):
+        fit_weights(model, guide, batches(), epochs=1)
+    several = Trace_ELBO(num_particles=3, vectorize_particles=True)
+    with pytest.raises(NotImplementedError, match="weights have one dimension more"):
+        fit_weights(model, guide, batches(), epochs=1, elbo=several, progress=False)
