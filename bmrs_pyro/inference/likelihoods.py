@@ -11,6 +11,8 @@ __all__ = [
     "as_likelihood",
     "given",
     "given_each",
+    "main_output",
+    "takes_logits",
 ]
 
 import math
@@ -23,7 +25,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import softplus
+from torch.nn import functional
 from torch.nn.modules.loss import _Loss
 
 from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
@@ -65,7 +67,7 @@ class SmoothedLikelihood:
 
     def __call__(self, outputs: Any) -> TorchDistribution:
         """Return the distribution of the labels, with batch shape ``(B,)``."""
-        logits = _tensor(outputs)
+        logits = main_output(outputs)
         if logits.dim() < 2 or (self.next_token and logits.dim() != 3):
             wanted = "(batch, tokens, K)" if self.next_token else "(batch, K)"
             raise ValueError(f"the logits have shape {tuple(logits.shape)}; expected {wanted}")
@@ -86,12 +88,12 @@ class _Bernoulli(dist.Bernoulli):
 
 
 def _bernoulli(outputs: Any) -> TorchDistribution:
-    logits = _outcomes(_tensor(outputs))
+    logits = _outcomes(main_output(outputs))
     return _Bernoulli(logits=logits).to_event(logits.dim() - 1)
 
 
 def _poisson(outputs: Any) -> TorchDistribution:
-    log_rate = _outcomes(_tensor(outputs))
+    log_rate = _outcomes(main_output(outputs))
     return dist.Poisson(log_rate.exp()).to_event(log_rate.dim() - 1)
 
 
@@ -132,7 +134,7 @@ class ScaledLikelihood(nn.Module):
 
     def forward(self, outputs: Any) -> TorchDistribution:
         """Return the distribution of values ``(B, …)``, with batch shape ``(B,)``."""
-        loc = _tensor(outputs)
+        loc = main_output(outputs)
         unit = self._features(self.unit, loc)
         if self.scale == "predicted":
             axis = _feature_axis(loc)
@@ -142,7 +144,7 @@ class ScaledLikelihood(nn.Module):
                     "give the last layer two outputs for each label, all locations first"
                 )
             loc, raw = loc.chunk(2, axis)
-            scale = unit * _outcomes(softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)
+            scale = unit * _outcomes(functional.softplus(raw)).clamp(min=torch.finfo(raw.dtype).eps)
         else:
             scale = unit * self.log_scale.exp() if self.scale == "learned" else loc.new_tensor(self.scale)
         loc = self._features(self.centre, loc) + unit * _outcomes(loc)
@@ -229,10 +231,10 @@ def as_likelihood(
         TypeError: ``likelihood`` is neither a name nor callable, or it is a loss of torch.
     """
     if not isinstance(likelihood, str):
-        if not callable(likelihood) or isinstance(likelihood, _Loss | Distribution):
-            raise TypeError(
-                f"likelihood is a {type(likelihood).__name__}; give a name or a function from outputs to a distribution"
-            )
+        of_torch = getattr(likelihood, "__module__", "") == functional.__name__
+        if not callable(likelihood) or of_torch or isinstance(likelihood, _Loss | Distribution):
+            kind = f"torch's {likelihood.__name__}" if of_torch else f"a {type(likelihood).__name__}"
+            raise TypeError(f"likelihood is {kind}; give a name or a function from outputs to a distribution")
         return likelihood
     name, colon, option = likelihood.partition(":")
     takes = name not in ("bernoulli", "poisson")
@@ -255,6 +257,11 @@ def _scale(option: str | None) -> float | str:
         return option  # refused by ScaledLikelihood
 
 
+def takes_logits(likelihood: Likelihood) -> bool:
+    """Whether a likelihood of this module takes the outputs as logits."""
+    return isinstance(likelihood, SmoothedLikelihood) or likelihood is _bernoulli
+
+
 def _feature_axis(outputs: Tensor) -> int:
     """Return the dimension of classes or features: the last one, or 1 for maps."""
     return 1 if outputs.dim() >= 4 else -1
@@ -265,7 +272,7 @@ def _outcomes(values: Tensor) -> Tensor:
     return values.squeeze(1) if values.dim() == 2 and values.shape[1] == 1 else values
 
 
-def _tensor(outputs: Any) -> Tensor:
+def main_output(outputs: Any) -> Tensor:
     """Return the tensor of logits or locations among a network's outputs."""
     if isinstance(outputs, Tensor):
         return outputs

@@ -33,7 +33,12 @@ from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_crite
 from bmrs_pyro.training.checkpoint import Checkpoint
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.history import Epoch, History
-from bmrs_pyro.training.labels import refuse_labels, warn_of_units, warn_of_unscored
+from bmrs_pyro.training.labels import (
+    refuse_labels,
+    warn_of_probabilities,
+    warn_of_units,
+    warn_of_unscored,
+)
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
@@ -190,6 +195,7 @@ def fit_path(
     x, y = next(on_device_of(model, one_pass("the training loader", loader)))
     y = y.to(next(model.parameters()).device)
     refuse_labels(model, x, y)
+    warn_of_probabilities(model, x)
     warn_of_units(model, x, y)
     warn_of_unscored(model, x, y)
     pace = Pace.of(loader, model.prior, epochs=epochs)

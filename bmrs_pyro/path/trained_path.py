@@ -25,7 +25,7 @@ from bmrs_pyro.path.target import Target, TargetMissed
 from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
 from bmrs_pyro.training.history import History
-from bmrs_pyro.training.labels import warn_of_unscored
+from bmrs_pyro.training.labels import warn_of_probabilities, warn_of_unscored
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.travel import NothingLeft
@@ -58,6 +58,7 @@ class TrainedPath(Path):
         fit_likelihood_(model.likelihood, model.network, reduction.loader)
         with generators_kept():
             x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
+        warn_of_probabilities(model, x)
         warn_of_unscored(model, x, y.to(next(model.parameters()).device))
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)

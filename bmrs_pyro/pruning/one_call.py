@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler, SequentialSampler
 
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.inference.function_parameters import with_parameters
-from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_generator
+from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_generator, refuse_untrainable
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
@@ -79,6 +80,7 @@ def prune(
             read only once.
     """
     refuse_unfit(net)
+    refuse_untrainable(net)
     for name, value in (("trained", trained), ("bfloat16", options.get("bfloat16", False))):
         if not isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; give True or False")
@@ -93,6 +95,16 @@ def prune(
     refuse_generator("train", train)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
+    if sum(len(y) for _, y in islice(pairs(validation), 2)) < 2:
+        raise ValueError(
+            "validation holds one example, whose score has no known error; give at least two, better hundreds"
+        )
+    if (data := _whole_dataset(train)) is not None and data is _whole_dataset(validation):
+        warnings.warn(
+            "train and validation are batches of the same data set, so that the choice cannot see overfitting; hold "
+            "examples out for validation",
+            stacklevel=2,
+        )
     x, y = next(pairs(one_pass("train", train)))
     if likelihood is None and y.is_floating_point():
         raise ValueError(
@@ -157,6 +169,13 @@ def _trained_path(
     round_to = options.pop("round_to", 1)
     cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
     return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
+
+
+def _whole_dataset(loader: Batches) -> object | None:
+    """Return the data set that a loader reads all of; None if it reads a part, or is no loader of torch's kind."""
+    sampler = getattr(loader, "sampler", None)
+    whole = sampler is None or type(sampler) in (SequentialSampler, RandomSampler)
+    return getattr(loader, "dataset", None) if whole else None
 
 
 def _num_data(loader: Batches) -> int:

@@ -6,6 +6,7 @@ __all__ = [
     "Unscored",
     "labels_misfit",
     "refuse_labels",
+    "warn_of_probabilities",
     "warn_of_units",
     "warn_of_unscored",
     "warn_of_untrained",
@@ -21,10 +22,14 @@ from torch import Tensor
 
 from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.inputs import not_running
+from bmrs_pyro.inference.likelihoods import main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
+
+_VIEWS = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Transpose", "Permute", "ToCopy", "Clone")
+"""Operations, by the names of their gradients, that only arrange values."""
 
 
 class Unscored(UserWarning):
@@ -76,6 +81,25 @@ def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
             "centre=[MEAN], unit=[DEVIATION]) with the values' mean and standard deviation",
             stacklevel=1,
         )
+
+
+def warn_of_probabilities(model: SupervisedModel, x: Any) -> None:
+    """Warn if the network ends with a softmax or sigmoid and the likelihood takes logits, so that both apply one."""
+    if not takes_logits(model.likelihood):
+        return
+    with modes_kept(model), random_state_kept(model), torch.enable_grad(), pyro.poutine.block():
+        model.eval()
+        node = main_output(model.network(x)).grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = node.next_functions[0][0]
+    for name in ("Softmax", "Sigmoid"):
+        if node is not None and node.name().startswith(f"{name}Backward"):
+            given = "Categorical(probs=p)" if name == "Softmax" else "Bernoulli(probs=p).to_event(1)"
+            warnings.warn(
+                f"the network ends with a {name.lower()}, and the likelihood takes logits: leave the {name.lower()} "
+                f"out, or give likelihood=lambda p: dist.{given}",
+                stacklevel=2,
+            )
 
 
 def warn_of_unscored(model: SupervisedModel, x: Any, y: Tensor) -> None:

@@ -26,7 +26,13 @@ from bmrs_pyro.network.untouched import shared_copy
 from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
 from bmrs_pyro.training.history import Epoch, History
-from bmrs_pyro.training.labels import labels_misfit, refuse_labels, warn_of_units, warn_of_untrained
+from bmrs_pyro.training.labels import (
+    labels_misfit,
+    refuse_labels,
+    warn_of_probabilities,
+    warn_of_units,
+    warn_of_untrained,
+)
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.optimiser import JointOptim
@@ -105,6 +111,7 @@ class Trainer(Loop[Epoch]):
         if not self.labels_fit:
             classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
             refuse_labels(self.model, x, y.to(self.device), classes)
+            warn_of_probabilities(self.model, x)
             warn_of_units(self.model, x, y.to(self.device))
             warn_of_untrained(self.model, x, y.to(self.device))
             self.labels_fit = True

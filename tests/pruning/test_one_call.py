@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import bmrs_pyro as bp
 from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
@@ -259,3 +261,69 @@ def test_a_saved_result_becomes_inference_data_with_the_dense_networks_numbers(
         assert saved[name].values.tolist() == guide[name].values.tolist()
         dimension = name.removeprefix("theta.")
         assert saved.coords[dimension].values.tolist() == keep[name].nonzero().flatten().tolist()
+
+
+def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
+    x, y = batches(seed=1)[0]
+    with pytest.raises(ValueError, match="validation holds one example, whose score has no known error"):
+        prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
+
+
+def test_the_same_data_for_training_and_choice_give_a_warning(net: nn.Module) -> None:
+    found = batches()
+    data = TensorDataset(torch.cat([x for x, _ in found]), torch.cat([y for _, y in found]))
+    whole, again = DataLoader(data, 32, shuffle=True), DataLoader(data, 50)
+    with pytest.warns(UserWarning, match="batches of the same data set"):
+        prune(net, whole, validation=again, **QUICK)  # type: ignore[arg-type]
+    split = [
+        DataLoader(data, 32, sampler=SubsetRandomSampler(range(*ends))) for ends in ((0, 100), (100, 150))
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*same data set")
+        prune(net, split[0], validation=split[1], **QUICK)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_trained_is_told_of_first(net: nn.Module) -> None:
+    for trained in (False, True):
+        with pytest.raises(ValueError, match=r"weights are float16.*net\.float"):
+            prune(mlp(16).half(), batches(), validation=batches(seed=1), trained=trained)
+        for off in (torch.no_grad, torch.inference_mode):
+            with off(), pytest.raises(ValueError, match=r"gradients are switched off, by torch\.no_grad"):
+                prune(net, batches(), validation=batches(seed=1), trained=trained)
+    wide = [(x.double(), y) for x, y in batches()]
+    with pytest.raises(
+        ValueError, match=r"inputs are torch\.float64, the weights torch\.float32: convert one"
+    ):
+        prune(net, wide, validation=wide)
+
+
+@pytest.mark.parametrize(
+    ("last", "likelihood", "told"),
+    [
+        (nn.Softmax(-1), None, "a softmax, and the likelihood takes logits"),
+        (nn.Sequential(nn.Sigmoid(), nn.Unflatten(1, (1, -1)), nn.Flatten()), "bernoulli", "a sigmoid, and"),
+        (nn.LogSoftmax(-1), None, None),
+        (nn.Softmax(-1), lambda p: dist.Categorical(probs=p), None),
+        (nn.ReLU(), None, None),
+    ],
+)
+@pytest.mark.parametrize("trained", [False, True])
+def test_probabilities_where_logits_belong_give_a_warning(
+    last: nn.Module, likelihood: Likelihood | str | None, told: str | None, trained: bool
+) -> None:
+    bernoulli = likelihood == "bernoulli"
+    data = [(x, nn.functional.one_hot(y, 3).float() if bernoulli else y) for x, y in batches()]
+    quick = {"epochs": 1, "max_params": "90%", "progress": False} if trained else QUICK
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prune(
+            nn.Sequential(mlp(16), last),
+            data,
+            validation=data,
+            likelihood=likelihood,
+            trained=trained,
+            **quick,
+        )
+    found = [str(warning.message) for warning in caught if "takes logits" in str(warning.message)]
+    assert bool(found) == (told is not None)
+    assert all(f"the network ends with {told}" in text for text in found)

@@ -281,6 +281,10 @@ def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
         attempt(lambda z: z.log_softmax(1))
     with pytest.raises(TypeError, match=r"^likelihood is a CrossEntropyLoss; give a name or a function.*$"):
         attempt(nn.CrossEntropyLoss())
+    with pytest.raises(
+        TypeError, match=r"^likelihood is torch's cross_entropy; give a name or a function.*$"
+    ):
+        attempt(nn.functional.cross_entropy)
     with pytest.raises(TypeError, match=r"^likelihood is a Normal; give a name or a function.*$"):
         attempt(dist.Normal(0.0, 1.0))
 
