@@ -117,7 +117,7 @@ def _path_fields(path: runs.PathRecord) -> dict[str, Any]:
         "networks": len(path.points),
         "epoch": path.chosen and path.chosen.epoch,
         "target": path.target and asdict(path.target),
-        "met": path.met,
+        "met": None if path.target is None else path.met,
         "notes": list(path.notes),
         "caution": path.caution,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 __all__ = ["Items", "split_items"]
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +122,26 @@ def _named(given: Any, name: str) -> dict[str, Any]:
                 f"{name}: the {part} part is a {type(source).__name__}; expected a torch Dataset with __getitem__ and "
                 "__len__, or a DataLoader"
             )
-    return dict(given)
+    return {part: _in_float32(source) for part, source in given.items()}
+
+
+def _in_float32(source: Any) -> Any:
+    """Return a DataLoader whose batches have float32 instead of float64; a Dataset is returned as it is."""
+    if not isinstance(source, DataLoader):
+        return source
+    loader = copy.copy(source)
+    loader.collate_fn = _Collate(source.collate_fn)
+    return loader
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Joins items as another function does, with float32 instead of float64."""
+
+    join: Callable[[list[Any]], Any]
+
+    def __call__(self, items: list[Any]) -> Any:
+        return _single_precision(self.join(items))
 
 
 def _held_out(source: Any, share: float, seed: int, name: str) -> tuple[Any, Any]:
@@ -184,16 +204,17 @@ def _first_tensor(x: Any) -> Tensor:
 def _joined(items: list[Any], name: str) -> Any:
     """Return items as one batch, with float32 instead of float64, as all data."""
     try:
-        batch = default_collate(items)
-        return tree_map(
-            lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch
-        )
+        return _single_precision(default_collate(items))
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{name}: items cannot be joined to a batch ({reason}); give each the same shape, such as by padding, or "
             "give DataLoaders that join them"
         ) from None
+
+
+def _single_precision(batch: Any) -> Any:
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float64 else x, batch)
 
 
 def _inputs_and_labels(batch: Any, name: str) -> tuple[Any, Any]:

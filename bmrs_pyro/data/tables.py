@@ -37,6 +37,10 @@ def read_table(path: Path, target: str | None, *, values: bool = False) -> dict[
     if target is None or target not in table:
         asked = "no target is named" if target is None else f"there is no column {target!r}"
         known = ", ".join(name if name == name.strip() else repr(name) for name in map(str, table.columns))
+        if len(table.columns) == 1 and (separator := next((mark for mark in ";\t|" if mark in known), "")):
+            raise DataError(
+                f"{path} has a single column, {known}; separate columns by commas, not by {separator!r}"
+            )
         raise DataError(f"{path}: {asked}; give --target, one of {known}")
     if table.empty:
         raise DataError(f"{path} has {len(table.columns)} columns but no rows; add a row for every example")

@@ -97,6 +97,12 @@ def score_batch(
     outcome = Outcome.of(distribution)
     if num_classes is not None and (outcome.log_p is None or outcome.log_p.shape[-1] != num_classes):
         shape = outputs.shape if isinstance(outputs, Tensor) else distribution.batch_shape
+        if tuple(shape) == (len(y), num_classes):
+            raise ValueError(
+                f"logits of shape {tuple(shape)} are not {num_classes} classes under the likelihood "
+                f"{likelihood if isinstance(likelihood, str) else type(distribution).__name__!r}; leave num_classes "
+                "out, or name another likelihood"
+            )
         raise ValueError(f"logits have shape {tuple(shape)}; expected {(len(y), num_classes)}")
     read = outcome.mean if outcome.log_p is None else outcome.log_p
     y = observed(distribution, y if read is None else y.to(read.device))

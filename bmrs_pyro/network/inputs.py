@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Call", "arguments", "batch_size", "unknown_names"]
+__all__ = ["Call", "arguments", "batch_size", "other_type", "unknown_names"]
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -102,6 +103,18 @@ def unknown_names(net: nn.Module, call: Call) -> str:
     names = set(last) if isinstance(last, Mapping) else set()
     unknown = names - inspect.signature(net.forward).parameters.keys()
     return f" (forward has no {', '.join(map(repr, sorted(unknown)))})" if unknown else ""
+
+
+def other_type(net: nn.Module, inputs: Any, error: Exception) -> str:
+    """Advise on inputs of another type than the weights, if an error is about types; return "" otherwise."""
+    weight = next((tensor for tensor in net.parameters() if tensor.is_floating_point()), None)
+    if weight is None or not re.search(r"\bd?type\b", str(error)):
+        return ""
+    others = {str(tensor.dtype) for tensor in tensors_in(inputs)} - {str(weight.dtype)}
+    if not others:
+        return ""
+    given = " and ".join(sorted(others))
+    return f"inputs are {given}, the weights {weight.dtype}: convert one of them, such as by x.to({weight.dtype})"
 
 
 def _shown(value: Any) -> str:

@@ -94,6 +94,13 @@ def test_regression_from_a_table_is_told_in_the_targets_units(likelihood: str, t
         report = command("report", run, "--html", tmp_path / "report.html")
         assert report.returncode == 0, report.stderr
         assert "RMSE" in (tmp_path / "report.html").read_text()
+        told = command("export", run, "--out", tmp_path / "small.pt2").stdout
+        for unit in (
+            "Inputs are standardised: minus mean, over std",
+            "Categories are numbers",
+            "times target_std",
+        ):
+            assert unit in told
 
 
 def test_a_path_of_regressions_chosen_by_its_likelihood(tmp_path: Path) -> None:

@@ -339,3 +339,19 @@ def test_a_folder_of_datasets_without_numbers_to_predict_or_training_part(tmp_pa
     datasets.DatasetDict(a=numbered).save_to_disk(tmp_path / "parts")
     with pytest.raises(DataError, match="has the parts a; expected train"):
         read_saved_dataset(tmp_path / "parts", None)
+
+
+def test_other_separators_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("a;b;label\n1;2;x\n3;4;y\n")
+    with pytest.raises(DataError, match=r"single column, a;b;label; separate columns by commas, not by ';'"):
+        read_table(path, "label")
+
+
+def test_loaders_give_float32_too() -> None:
+    items = TensorDataset(torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2)
+    given = [DataLoader(items, 4, shuffle=True) for _ in range(3)]
+    parts = split_items(given, "mine", 0.2, 0)
+    assert {x.dtype for x, _ in parts.train.source} == {torch.float32}
+    assert parts.train.source.sampler is given[0].sampler
+    assert {x.dtype for x, _ in given[0]} == {torch.float64}  # the user's own loader is not changed

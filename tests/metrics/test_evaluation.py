@@ -136,6 +136,8 @@ def test_refuses_what_it_cannot_score(example: tuple[Tensor, Tensor]) -> None:
     logits, y = example
     with pytest.raises(ValueError, match="no batches"):
         evaluate(nn.Identity(), [], K)
+    with pytest.raises(ValueError, match=r"\(50, 4\) are not 4 classes under the likelihood 'bernoulli'"):
+        evaluate(lambda x: x, [(torch.zeros(50, 4), torch.zeros(50))], 4, likelihood="bernoulli")
     with pytest.raises(ValueError, match=r"logits have shape \(50, 4\); expected \(50, 7\)"):
         evaluate(nn.Identity(), batches(logits, y), 7)
     with pytest.raises(ValueError, match="outputs hold NaN"):

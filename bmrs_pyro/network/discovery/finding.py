@@ -20,7 +20,7 @@ from bmrs_pyro.network.discovery.tracing import trace
 from bmrs_pyro.network.discovery.verification import Verification
 from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.inputs import Call, batch_size, unknown_names
+from bmrs_pyro.network.inputs import Call, batch_size, other_type, unknown_names
 from bmrs_pyro.network.kinds import compiled_layers, refuse_unfit, uncompiled
 from bmrs_pyro.network.nested import is_empty
 from bmrs_pyro.network.structures import LeftOut, StructureFamily, Structures
@@ -141,10 +141,12 @@ def _choose_modes(net: nn.Module, call: Call) -> list[str]:
     try:
         idle = _idle_layers(net, call)
     except Exception as error:
+        advice = other_type(net, (call.args, call.kwargs), error) or (
+            f"give inputs as the network is called with{unknown_names(net, call)}, or check the sizes of its layers"
+        )
         raise ValueError(
             f"the network does not run on the example inputs ({call}): {_failing_layer(net, call)}"
-            f"{type(error).__name__}: {error}; give inputs as the network is called with{unknown_names(net, call)}, "
-            "or check the sizes of its layers"
+            f"{type(error).__name__}: {error}; {advice}"
         ) from error
     with torch.no_grad():
         tensor_outputs(net, call)  # what cannot be searched for tensors is refused here
