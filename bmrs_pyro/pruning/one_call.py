@@ -174,7 +174,9 @@ def _trained_path(
 def _whole_dataset(loader: Batches) -> object | None:
     """Return the data set that a loader reads all of; None if it reads a part, or is no loader of torch's kind."""
     sampler = getattr(loader, "sampler", None)
-    whole = sampler is None or type(sampler) in (SequentialSampler, RandomSampler)
+    # a loader with a batch sampler has a sequential sampler too, and no batch size
+    in_batches = getattr(loader, "batch_size", None) is not None
+    whole = sampler is None or (in_batches and type(sampler) in (SequentialSampler, RandomSampler))
     return getattr(loader, "dataset", None) if whole else None
 
 

@@ -1,0 +1,45 @@
+"""Warnings, before training, of outputs that do not fit the likelihood."""
+
+from __future__ import annotations
+
+import warnings
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from bmrs_pyro import NoisyNetwork, SupervisedModel
+from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.training.labels import warn_of_probabilities
+from tests.inference.programs import FEATURES, NUM_DATA, mlp
+
+
+@pytest.mark.parametrize(
+    ("last", "likelihood", "told"),
+    [
+        (nn.Softmax(-1), "categorical:0.02", r"a softmax.*Categorical\(probs=p\)"),
+        (nn.Sigmoid(), "categorical", r"a sigmoid.*Categorical\(probs=p\)"),
+        (
+            nn.Sequential(nn.Sigmoid(), nn.Unflatten(1, (1, -1)), nn.Flatten()),
+            "bernoulli",
+            r"a sigmoid.*Bernoulli\(",
+        ),
+        (nn.LogSoftmax(-1), "categorical", None),
+        (nn.Softmax(-1), lambda p: dist.Categorical(probs=p), None),
+        (nn.Sigmoid(), "normal", None),
+        (nn.ReLU(), "categorical", None),
+    ],
+)
+def test_a_last_softmax_or_sigmoid_under_logits(
+    last: nn.Module, likelihood: Likelihood | str, told: str | None
+) -> None:
+    network = NoisyNetwork(nn.Sequential(mlp(), last), torch.zeros(2, FEATURES))
+    model = SupervisedModel(network, likelihood, NUM_DATA)
+    if told is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_probabilities(model, torch.randn(6, FEATURES))
+    else:
+        with pytest.warns(UserWarning, match=f"the network ends with {told}"):
+            warn_of_probabilities(model, torch.randn(6, FEATURES))
