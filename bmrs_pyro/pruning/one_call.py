@@ -95,11 +95,9 @@ def prune(
     refuse_generator("train", train)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
-    if sum(len(y) for _, y in islice(pairs(validation), 2)) < 2:
-        raise ValueError(
-            "validation holds one example, whose score has no known error; give at least two, better hundreds"
-        )
-    if (data := _whole_dataset(train)) is not None and data is _whole_dataset(validation):
+    _check_labels(validation)
+    data = _whole_dataset(train)
+    if train is validation or (data is not None and data is _whole_dataset(validation)):
         warnings.warn(
             "train and validation are batches of the same data set, so that the choice cannot see overfitting; hold "
             "examples out for validation",
@@ -169,6 +167,26 @@ def _trained_path(
     round_to = options.pop("round_to", 1)
     cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
     return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
+
+
+def _check_labels(validation: Batches) -> None:
+    """Refuse a single example, whose score has no known error; warn if all labels are the same."""
+    count, first = 0, None
+    for _, y in pairs(validation):
+        count += len(y)
+        if first is None and y.numel():
+            first = y.flatten()[0]
+        if count > 1 and first is not None and not (y == first).all():
+            return
+    if count < 2:
+        raise ValueError(
+            "validation holds one example, whose score has no known error; give at least two, better hundreds"
+        )
+    warnings.warn(
+        "all validation labels are the same, so that the scores tell next to nothing: shuffle the data before you "
+        "split them",
+        stacklevel=3,
+    )
 
 
 def _whole_dataset(loader: Batches) -> object | None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "CheckpointError", "StateStore", "TrainingState"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "StateStore",
+    "TrainingState",
+    "layers_of",
+    "telling_of_another_run",
+]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
 from bmrs_pyro.reduction import KeepMask
@@ -19,6 +27,10 @@ from bmrs_pyro.training.history import Epoch, Record
 
 class CheckpointError(ValueError):
     """A file of a run cannot be read; the message names the file and what to do."""
+
+
+class _OtherRecords(Exception):
+    """The epochs' records have other fields."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class TrainingState:
             (parameters that are only in Pyro's store), each again as ``best/<part>``, ``scores`` and
             ``optim/<parameter>``.
         points: a record of plain JSON types for each cut so far of a trained network.
+        settings: what has to be the same when the run continues, as text.
     """
 
     keep: KeepMask
@@ -40,6 +53,13 @@ class TrainingState:
     best: tuple[int, float] | None
     tensors: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     points: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def refuse_others(self, settings: Mapping[str, str]) -> None:
+        """Raise ValueError if the run was started with other settings; states of earlier versions hold none."""
+        others = [name for name, value in settings.items() if self.settings.get(name, value) != value]
+        if others:
+            raise ValueError(f"other {', '.join(others)}")
 
 
 class StateStore(Protocol):
@@ -84,18 +104,29 @@ class Checkpoint:
             best = parse_json(meta["best"])
             return TrainingState(
                 KeepMask.from_json(meta["keep"]),
-                tuple(self.record(**record) for record in parse_json(meta["epochs"])),
+                tuple(map(self._record, parse_json(meta["epochs"]))),
                 tuple(best) if best is not None else None,
                 tensors,
                 tuple(parse_json(meta.get("points", "[]"))),
+                parse_json(meta.get("settings", "{}")),
             )
         except NewerFormat as error:
             raise CheckpointError(f"{self.path} cannot be read ({error})") from None
+        except _OtherRecords:
+            raise CheckpointError(
+                f"{self.path} is not a state of this kind of run, but perhaps of another; give another path"
+            ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path} is not a readable checkpoint ({type(error).__name__}: {error}); "
                 "delete it to start afresh"
             ) from None
+
+    def _record(self, values: Mapping[str, Any]) -> Record:
+        try:
+            return self.record(**values)
+        except TypeError:
+            raise _OtherRecords from None
 
     def save(self, state: TrainingState) -> None:
         """Write the state to a temporary file, which then replaces the last state.
@@ -109,6 +140,7 @@ class Checkpoint:
             "epochs": json.dumps([epoch.to_json() for epoch in state.epochs]),
             "best": json.dumps(state.best),
             "points": json.dumps(state.points),
+            "settings": json.dumps(dict(state.settings)),
         }
         tensors = {
             f"{part}::{name}": value
@@ -116,3 +148,20 @@ class Checkpoint:
             for name, value in values.items()
         }
         save_tensors(self.path, tensors, meta)
+
+
+@contextmanager
+def telling_of_another_run(checkpoint: StateStore) -> Iterator[None]:
+    """Raise CheckpointError, with the file's name, if loading a state shows that it is of another run."""
+    try:
+        yield
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:  # other tensors, shapes or settings
+        name = checkpoint.path if isinstance(checkpoint, Checkpoint) else "the saved state"
+        raise CheckpointError(
+            f"{name} is of another run ({' '.join(str(error).split())}); delete it, or give another path"
+        ) from error
+
+
+def layers_of(net: nn.Module) -> str:
+    """Return the names and types of a network's modules, as one text."""
+    return " ".join(f"{name}:{type(module).__name__}" for name, module in net.named_modules())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.inputs import not_running
-from bmrs_pyro.inference.likelihoods import SmoothedLikelihood, main_output, takes_logits
+from bmrs_pyro.inference.likelihoods import main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
 from bmrs_pyro.network.nested import tensors_in
@@ -94,11 +94,9 @@ def warn_of_probabilities(model: SupervisedModel, x: Any) -> None:
         node = node.next_functions[0][0]
     for name in ("Softmax", "Sigmoid"):
         if node is not None and node.name().startswith(f"{name}Backward"):
-            classes = isinstance(model.likelihood, SmoothedLikelihood)
-            given = "Categorical(probs=p)" if classes else "Bernoulli(probs=p).to_event(1)"
             warnings.warn(
                 f"the network ends with a {name.lower()}, and the likelihood takes logits: leave the {name.lower()} "
-                f"out, or give likelihood=lambda p: dist.{given}",
+                "out, or give a likelihood= of probabilities",
                 stacklevel=2,
             )
 

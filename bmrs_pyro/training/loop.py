@@ -30,7 +30,7 @@ from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
-from bmrs_pyro.training.checkpoint import Checkpoint, CheckpointError, StateStore, TrainingState
+from bmrs_pyro.training.checkpoint import CheckpointError, StateStore, TrainingState, telling_of_another_run
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
@@ -76,11 +76,15 @@ class Loop(ABC, Generic[R]):
         svi: model, guide, optimiser and objective.
         parts: all parameters that are trained.
         net: the network, on the device that batches are moved to.
+
+    Attributes:
+        settings: what has to be the same when the run continues from a saved state, as text.
     """
 
     def __init__(self, svi: SVI, parts: Parts, net: nn.Module) -> None:
         self.svi, self.parts, self.net = svi, parts, net
         self.best: _Best | None = None
+        self.settings: Mapping[str, str] = {}
         self._begun = False
         self.device = next(net.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
@@ -248,18 +252,13 @@ class Loop(ABC, Generic[R]):
         """Continue from a checkpoint, and start all processes from the first one's parameters.
 
         Raises:
-            CheckpointError: the state is of another network or guide.
+            CheckpointError: the state is of another run.
             ValueError: the processes have trained for different numbers of epochs.
         """
         if checkpoint is not None and (state := checkpoint.load()) is not None:
-            try:
+            with telling_of_another_run(checkpoint):
+                state.refuse_others(self.settings)
                 self.restore(state)
-            except (RuntimeError, KeyError, IndexError) as error:  # other tensors, or tensors of other shapes
-                name = checkpoint.path if isinstance(checkpoint, Checkpoint) else "the saved state"
-                raise CheckpointError(
-                    f"{name} is of another network or guide ({' '.join(str(error).split())}); delete it, or give "
-                    "another path"
-                ) from error
         epochs = all_gather_int(len(self.records))
         if len(set(epochs)) > 1:
             raise ValueError(
@@ -276,7 +275,7 @@ class Loop(ABC, Generic[R]):
         if self.best is not None:
             tensors |= {f"{_BEST}{part}": values for part, values in self.best.tensors.items()}
         best = (self.best.epoch, self.best.score) if self.best is not None else None
-        return TrainingState(KeepMask({}), tuple(self.records), best, tensors)
+        return TrainingState(KeepMask({}), tuple(self.records), best, tensors, settings=self.settings)
 
     def restore(self, state: TrainingState) -> None:
         """Load a state's records and values."""

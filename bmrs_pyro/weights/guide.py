@@ -36,6 +36,10 @@ class _Guide(PyroModule):
             )
         with torch.no_grad(), poutine.block():
             sites: dict[str, Any] = dict(poutine.trace(prior).get_trace().iter_stochastic_nodes())
+        if not sites:
+            raise ValueError(
+                "the prior samples nothing, so there is nothing to fit; give a program with pyro.sample"
+            )
         values = {name: site["value"] for name, site in sites.items()}
         self.shapes = {name: value.shape for name, value in values.items()}
         supports = {name: unwrapped(site["fn"]).base.support for name, site in sites.items()}
@@ -78,7 +82,7 @@ class MeanField(_Guide):
 
     Raises:
         TypeError: ``prior`` is a module.
-        ValueError: ``init_scale`` is not positive.
+        ValueError: ``init_scale`` is not positive, or the prior samples nothing.
     """
 
     scale: Any

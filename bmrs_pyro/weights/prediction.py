@@ -35,10 +35,12 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
         draws: S.
 
     Raises:
-        TypeError: the guide is no module.
+        TypeError: the model is no WeightModel, or the guide no module.
         ValueError: fewer than one draw, or the guide is another model's.
     """
     refuse_no_draws(draws)
+    if not isinstance(model, WeightModel):
+        raise TypeError(f"model is a {type(model).__name__}; give a WeightModel, then its guide")
     refuse_other_guide(model.layers, guide)
 
     def drawn(x: Tensor) -> Iterator[TorchDistribution]:

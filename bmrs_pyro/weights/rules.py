@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.reduction import delta_f
+from bmrs_pyro.training.recipe import refuse_no_number
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.layers import Layer
 from bmrs_pyro.weights.scales import Scales, regularised_horseshoe
@@ -103,11 +104,13 @@ class HorseshoeRule:
     Args:
         scales: the hierarchical prior of γ.
         cut: gain below which a weight is pruned, in units of the layer's scale, in [0, 1).
-        steps: steps of Adam per reduction, at least 1; the learning rate falls from 0.1 to 0.
+        steps: steps of Adam per reduction, at least 1; the learning rate falls from 0.1 to 0. With much fewer than 100
+            the hyper-parameters stay where they start, and all weights shrink.
         rate: share of the way to the fitted gain, in (0, 1]; 1 takes the fitted gain at once.
 
     Raises:
-        ValueError: ``cut``, ``steps`` or ``rate`` is out of range.
+        TypeError: ``steps`` is no whole number, or ``scales`` no function.
+        ValueError: ``cut``, ``steps`` or ``rate`` is out of range; at a call, ``scales`` samples nothing.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3.2 and its published code.
@@ -123,8 +126,13 @@ class HorseshoeRule:
             raise ValueError(f"rate is {self.rate}; it must lie in (0, 1]")
         if not 0 <= self.cut < 1:
             raise ValueError(f"cut is {self.cut}; it must lie in [0, 1), because no gain is above 1")
+        refuse_no_number("steps", self.steps, whole=True)
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if not callable(self.scales):
+            raise TypeError(
+                f"scales is {self.scales!r}; give a function of a layer, such as regularised_horseshoe"
+            )
 
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
         """Factors of one layer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["WeightEpoch", "fit_weights"]
 
+import re
 import statistics
 import time
 import warnings
@@ -21,6 +22,7 @@ from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
+from bmrs_pyro.training.checkpoint import layers_of
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
@@ -161,6 +163,15 @@ def fit_weights(
     if isinstance(checkpoint, Checkpoint):
         checkpoint = replace(checkpoint, record=WeightEpoch)
     run = _Trainer(model, guide, SVI(model, guide, optim, elbo or MeanFieldELBO()))
+    run.settings = {
+        "layers": layers_of(model.net),
+        # a rule's functions have other addresses in another process
+        "rule": re.sub(r" at 0x\w+", "", repr(rule)),
+        **{
+            name: str(value)
+            for name, value in (("warm_up", warm_up), ("prune_last", prune_last), ("seed", seed))
+        },
+    }
     run.start(checkpoint)
 
     def epoch(number: int, bar: EpochBar) -> WeightEpoch:

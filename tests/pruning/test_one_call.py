@@ -269,12 +269,19 @@ def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
         prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
 
 
+def test_validation_labels_that_are_all_the_same_give_a_warning(net: nn.Module) -> None:
+    x, y = batches(seed=1)[0]
+    with pytest.warns(UserWarning, match="all validation labels are the same"):
+        prune(net, batches(), validation=[(x[y == 1], y[y == 1])], **QUICK)  # type: ignore[arg-type]
+
+
 def test_the_same_data_for_training_and_choice_give_a_warning(net: nn.Module) -> None:
     found = batches()
     data = TensorDataset(torch.cat([x for x, _ in found]), torch.cat([y for _, y in found]))
     whole, again = DataLoader(data, 32, shuffle=True), DataLoader(data, 50)
-    with pytest.warns(UserWarning, match="batches of the same data set"):
-        prune(net, whole, validation=again, **QUICK)  # type: ignore[arg-type]
+    for train, validation in ((whole, again), (found, found)):
+        with pytest.warns(UserWarning, match="batches of the same data set"):
+            prune(net, train, validation=validation, **QUICK)  # type: ignore[arg-type]
     parts = SubsetRandomSampler(range(100)), BatchSampler(SubsetRandomSampler(range(100, 150)), 32, False)
     split = [DataLoader(data, 32, sampler=parts[0]), DataLoader(data, batch_sampler=parts[1])]
     with warnings.catch_warnings():

@@ -18,12 +18,12 @@ from tests.inference.programs import FEATURES, NUM_DATA, mlp
 @pytest.mark.parametrize(
     ("last", "likelihood", "told"),
     [
-        (nn.Softmax(-1), "categorical:0.02", r"a softmax.*Categorical\(probs=p\)"),
-        (nn.Sigmoid(), "categorical", r"a sigmoid.*Categorical\(probs=p\)"),
+        (nn.Softmax(-1), "categorical:0.02", "a softmax"),
+        (nn.Sigmoid(), "categorical", "a sigmoid"),
         (
             nn.Sequential(nn.Sigmoid(), nn.Unflatten(1, (1, -1)), nn.Flatten()),
             "bernoulli",
-            r"a sigmoid.*Bernoulli\(",
+            "a sigmoid",
         ),
         (nn.LogSoftmax(-1), "categorical", None),
         (nn.Softmax(-1), lambda p: dist.Categorical(probs=p), None),

@@ -344,6 +344,10 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
         (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
         (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
         (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),
+        (lambda: HorseshoeRule(steps=2.5), TypeError, "steps is 2.5"),  # type: ignore[arg-type]
+        (lambda: HorseshoeRule(scales=None), TypeError, "scales is None"),  # type: ignore[arg-type]
+        (lambda: MeanField(lambda: None), ValueError, "the prior samples nothing"),
+        (lambda: predictive(guide, model), TypeError, "model is a MeanField; give a WeightModel"),  # type: ignore[arg-type]
         (lambda: HorseshoeRule(rate=0.0), ValueError, r"rate is 0.0; it must lie in \(0, 1\]"),
         (lambda: guide.set_("weights.9", dist.Normal(0.0, 1.0), torch.tensor(True)), KeyError, "no site"),
     ):
@@ -374,10 +378,36 @@ def test_a_state_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
         fit_weights(*program(), batches(), epochs=1, **options)  # type: ignore[arg-type]
     wide = WeightModel(nn.Sequential(nn.Linear(4, 30), nn.Linear(30, 3)), categorical, NUM_DATA)
     for one, q in ((model, PointEstimate(model.draw)), (wide, MeanField(wide.draw))):
-        with pytest.raises(
-            CheckpointError, match=r"state\.safetensors is of another network or guide .*another path"
-        ):
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is of another run .*another path"):
             fit_weights(one, q, batches(), epochs=3, elbo=Trace_ELBO(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"rule": SpikeAndSlab("row")}, "rule"),
+        ({"warm_up": 1}, "warm_up"),
+        ({"prune_last": True}, "prune_last"),
+        ({"seed": 3}, "seed"),
+    ],
+)
+def test_a_run_continues_with_its_own_settings_alone(
+    changed: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    options = {
+        "progress": False,
+        "checkpoint": Checkpoint(tmp_path / "state"),
+        "rule": HorseshoeRule(steps=5),
+    }
+    fit_weights(*program(), batches(), epochs=2, **options)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=rf"is of another run \(other {named}\)"):
+        fit_weights(*program(), batches(), epochs=3, **{**options, **changed})  # type: ignore[arg-type]
+    other = WeightModel(
+        nn.Sequential(nn.Linear(4, 20), nn.Sigmoid(), nn.Linear(20, 3)), categorical, NUM_DATA
+    )
+    with pytest.raises(CheckpointError, match=r"is of another run \(other layers\)"):
+        fit_weights(other, MeanField(other.draw), batches(), epochs=3, **options)  # type: ignore[arg-type]
+    assert len(fit_weights(*program(), batches(), epochs=3, **options)) == 3  # type: ignore[arg-type]
 
 
 def test_what_cannot_train_weights_is_refused_in_one_line() -> None:
