@@ -352,8 +352,8 @@ def test_values_of_code_are_standardised(tmp_path: Path) -> None:
     [
         ("None", "gave None; return a torch Dataset"),
         ("TensorDataset(x, 0 * x[:, 0].long())", "all labels are of one class, so there is nothing to predict"),
-        ("3 * [torch.utils.data.DataLoader(TensorDataset(x.double(), (x[:, 0] > 0).long()), 8)]",
-         r"does not run on a batch of inputs \(\(8, 4\) torch.float64\)"),
+        ("3 * [torch.utils.data.DataLoader(TensorDataset(x.long(), (x[:, 0] > 0).long()), 8)]",
+         r"does not run on the example inputs .*inputs are torch\.int64, the weights torch\.float32"),
         ("TensorDataset(x, x[:, 0])", "are no classes, .* choose a likelihood, such as --likelihood normal"),
     ],
 )  # fmt: skip
