@@ -20,6 +20,7 @@ from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_ge
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.path import JointReduction, Path, Target, TargetMissed, TrainedPath, fit_path, limits_of
@@ -172,12 +173,13 @@ def _trained_path(
 def _check_labels(validation: Batches) -> None:
     """Refuse a single example, whose score has no known error; warn if all labels are the same."""
     count, first = 0, None
-    for _, y in pairs(validation):
-        count += len(y)
-        if first is None and y.numel():
-            first = y.flatten()[0]
-        if count > 1 and first is not None and not (y == first).all():
-            return
+    with generators_kept():
+        for _, y in pairs(copy.copy(validation)):  # a loader that counts its passes does not count this one
+            count += len(y)
+            if first is None and y.numel():
+                first = y.flatten()[0]
+            if count > 1 and first is not None and not (y == first).all():
+                return
     if count < 2:
         raise ValueError(
             "validation holds one example, whose score has no known error; give at least two, better hundreds"

@@ -20,11 +20,13 @@ from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, Tens
 
 import bmrs_pyro as bp
 from bmrs_pyro import Checkpoint, History, Pruned, evaluate, load, prune
+from bmrs_pyro.data import Batches, Dataset
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.path import Target
+from bmrs_pyro.pruning.one_call import _check_labels
 from bmrs_pyro.runs import PathRecord, RunError
-from tests.inference.programs import batches, mlp
+from tests.inference.programs import FEATURES, batches, mlp
 
 QUICK = {"epochs": 6, "dense_epochs": 1, "max_params": "100%", "progress": False}
 
@@ -267,6 +269,17 @@ def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
     x, y = batches(seed=1)[0]
     with pytest.raises(ValueError, match="validation holds one example, whose score has no known error"):
         prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
+
+
+def test_the_check_of_labels_leaves_the_loader_as_it_was() -> None:
+    """Batches count their passes, and torch's loaders draw a seed for each: a check must not change what follows."""
+    x, y = batches(seed=1)[0]
+    shuffled = Batches(Dataset(x.view(-1, FEATURES), y, 3), 8)
+    state = torch.get_rng_state()
+    for loader in (shuffled, DataLoader(TensorDataset(x, y), 8, shuffle=True)):
+        _check_labels(loader)
+    assert shuffled.epoch == 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_validation_labels_that_are_all_the_same_give_a_warning(net: nn.Module) -> None:
