@@ -77,8 +77,8 @@ def prune(
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough; its ``path`` is the path.
-        ValueError: a target is out of range, the labels are not classes and no likelihood is given, or batches can be
-            read only once.
+        ValueError: a target is out of range, the labels are not classes and no likelihood is given, batches can be
+            read only once, validation is a single example, gradients are switched off, or the weights are float16.
     """
     refuse_unfit(net)
     refuse_untrainable(net)

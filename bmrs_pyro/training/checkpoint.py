@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.files import NewerFormat, load_tensors, parse_json, save_tensors
@@ -155,10 +156,12 @@ def telling_of_another_run(checkpoint: StateStore) -> Iterator[None]:
     """Raise CheckpointError, with the file's name, if loading a state shows that it is of another run."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, KeyError, IndexError, ValueError) as error:  # other tensors, shapes or settings
         name = checkpoint.path if isinstance(checkpoint, Checkpoint) else "the saved state"
         raise CheckpointError(
-            f"{name} is of another run ({' '.join(str(error).split())}); delete it, or give another path"
+            f"{name} is of another run ({' '.join(str(error).split())}); give another path"
         ) from error
 
 

@@ -134,8 +134,9 @@ def fit_weights(
     Raises:
         TypeError: the model is no WeightModel, the guide is no module, the optimiser is no JointOptim, the rule is no
             rule, or there is one, but the guide is no MeanField.
-        ValueError: there are no epochs or no batches, the warm-up is negative, the guide is another model's, or the
-            processes have different numbers of batches, or the saved state is another run's.
+        ValueError: there are no epochs or no batches, the warm-up is negative, the guide is another model's, the
+            processes have different numbers of batches, the saved state is another run's, gradients are switched off,
+            or the weights are float16.
         NonFiniteLoss: the loss is NaN or infinite; the message names the epoch, the step and the cause.
         LostProcess: another process has died.
     """
@@ -167,10 +168,9 @@ def fit_weights(
         "layers": layers_of(model.net),
         # a rule's functions have other addresses in another process
         "rule": re.sub(r" at 0x\w+", "", repr(rule)),
-        **{
-            name: str(value)
-            for name, value in (("warm_up", warm_up), ("prune_last", prune_last), ("seed", seed))
-        },
+        "warm_up": str(warm_up),
+        "prune_last": str(prune_last),
+        "seed": str(seed),
     }
     run.start(checkpoint)
 
