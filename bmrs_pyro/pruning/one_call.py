@@ -173,8 +173,12 @@ def _trained_path(
 def _check_labels(validation: Batches) -> None:
     """Refuse a single example, whose score has no known error; warn if all labels are the same."""
     count, first = 0, None
+    try:
+        uncounted = copy.copy(validation)  # a loader that counts its passes does not count this one
+    except Exception:  # an object of the user's may forbid copies
+        uncounted = validation
     with generators_kept():
-        for _, y in pairs(copy.copy(validation)):  # a loader that counts its passes does not count this one
+        for _, y in pairs(uncounted):
             count += len(y)
             if first is None and y.numel():
                 first = y.flatten()[0]

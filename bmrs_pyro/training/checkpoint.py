@@ -8,7 +8,7 @@ __all__ = [
     "StateStore",
     "TrainingState",
     "layers_of",
-    "telling_of_another_run",
+    "same_run",
 ]
 
 import json
@@ -152,7 +152,7 @@ class Checkpoint:
 
 
 @contextmanager
-def telling_of_another_run(checkpoint: StateStore) -> Iterator[None]:
+def same_run(checkpoint: StateStore) -> Iterator[None]:
     """Raise CheckpointError, with the file's name, if loading a state shows that it is of another run."""
     try:
         yield
@@ -161,7 +161,8 @@ def telling_of_another_run(checkpoint: StateStore) -> Iterator[None]:
     except (RuntimeError, KeyError, IndexError, ValueError) as error:  # other tensors, shapes or settings
         name = checkpoint.path if isinstance(checkpoint, Checkpoint) else "the saved state"
         raise CheckpointError(
-            f"{name} is of another run ({' '.join(str(error).split())}); give another path"
+            f"{name} is of another run ({' '.join(str(error).split())}); make model and guide anew, as at the start, "
+            "or give another path"
         ) from error
 
 

@@ -20,7 +20,7 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion, refuse_no_criterion
-from bmrs_pyro.training.checkpoint import StateStore, layers_of
+from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.freezing import frozen
@@ -83,7 +83,8 @@ def fit(
         progress: show a progress bar; a text is its title.
         callbacks: called with every epoch's record, in every process. If one raises :class:`StopTraining`, the epoch is
             the last one.
-        checkpoint: saves the state after every epoch; an existing state is continued.
+        checkpoint: saves the state after every epoch; an existing state is continued, with a model and guide made as at
+            the start, and the same layers and optimiser. Other options may differ: those of this call count.
         **options: fields of :class:`Recipe` and :class:`Hardware` to change, such as ``epochs=30``.
 
     Raises:
@@ -116,7 +117,6 @@ def fit(
     optim = optim or default_optim(recipe, model)
     recorder = _recorder(model, guide, optim) if hardware.cuda_graphs else None
     run = Trainer(model, guide, optim, criterion, recipe.min_keep, Limits.of(recipe), recorder)
-    run.settings = {"layers": layers_of(model.network.net)}
     run.start(checkpoint)
     model.global_batch = optim.global_batch = run.batch
     if criterion is not None and rank() == 0:

@@ -30,7 +30,7 @@ from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
-from bmrs_pyro.training.checkpoint import CheckpointError, StateStore, TrainingState, telling_of_another_run
+from bmrs_pyro.training.checkpoint import CheckpointError, StateStore, TrainingState, layers_of, same_run
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
@@ -84,7 +84,7 @@ class Loop(ABC, Generic[R]):
     def __init__(self, svi: SVI, parts: Parts, net: nn.Module) -> None:
         self.svi, self.parts, self.net = svi, parts, net
         self.best: _Best | None = None
-        self.settings: Mapping[str, str] = {}
+        self.settings = {"layers": layers_of(net), "optimiser": svi.optim.torch_optim_class.__name__}
         self._begun = False
         self.device = next(net.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
@@ -256,7 +256,7 @@ class Loop(ABC, Generic[R]):
             ValueError: the processes have trained for different numbers of epochs.
         """
         if checkpoint is not None and (state := checkpoint.load()) is not None:
-            with telling_of_another_run(checkpoint):
+            with same_run(checkpoint):
                 state.refuse_others(self.settings)
                 self.restore(state)
         epochs = all_gather_int(len(self.records))

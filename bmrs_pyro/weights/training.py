@@ -22,7 +22,6 @@ from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
-from bmrs_pyro.training.checkpoint import layers_of
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
@@ -125,8 +124,8 @@ def fit_weights(
         validation: batches that choose the best epoch, by the network at the posterior mean.
         progress: show a progress bar.
         callbacks: called with every epoch's record, in every process.
-        checkpoint: store that saves the state after every epoch; training resumes from a saved state, which must
-            be that of an equal call.
+        checkpoint: store that saves the state after every epoch; training resumes from a saved state, with the same
+            layers, optimiser, rule, warm_up, prune_last and seed.
 
     Returns:
         the records.
@@ -164,8 +163,7 @@ def fit_weights(
     if isinstance(checkpoint, Checkpoint):
         checkpoint = replace(checkpoint, record=WeightEpoch)
     run = _Trainer(model, guide, SVI(model, guide, optim, elbo or MeanFieldELBO()))
-    run.settings = {
-        "layers": layers_of(model.net),
+    run.settings |= {
         # a rule's functions have other addresses in another process
         "rule": re.sub(r" at 0x\w+", "", repr(rule)),
         "warm_up": str(warm_up),

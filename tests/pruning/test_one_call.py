@@ -278,6 +278,12 @@ def test_the_check_of_labels_leaves_the_loader_as_it_was() -> None:
     state = torch.get_rng_state()
     for loader in (shuffled, DataLoader(TensorDataset(x, y), 8, shuffle=True)):
         _check_labels(loader)
+
+    class Single(list[Any]):
+        def __copy__(self) -> Any:
+            raise TypeError("cannot copy")
+
+    _check_labels(Single([(x, y)]))
     assert shuffled.epoch == 0
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -389,6 +389,7 @@ def test_a_state_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
         ({"warm_up": 1}, "warm_up"),
         ({"prune_last": True}, "prune_last"),
         ({"seed": 3}, "seed"),
+        ({"optim": JointOptim(torch.optim.Adam, {"lr": 1e-2})}, "optimiser"),
     ],
 )
 def test_a_run_continues_with_its_own_settings_alone(
