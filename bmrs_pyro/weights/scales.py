@@ -30,7 +30,7 @@ def layer_scale(layer: Layer) -> Tensor:
     Reference:
         Marković, Friston and Kiebel 2023, section 3 and its published code.
     """
-    precision: Tensor = pyro.sample(f"{layer.name}.precision", _gamma(layer, 2.0, 2.0))
+    precision: Tensor = pyro.sample(f"{layer.name}_precision", _gamma(layer, 2.0, 2.0))
     return (1.0 if layer.last else 0.1) * precision.rsqrt()
 
 
@@ -52,7 +52,7 @@ def regularised_horseshoe(layer: Layer, tau0: float = 0.01) -> Tensor:
     if layer.last:
         return _squared_half_cauchy(layer, "tau", ()).sqrt()
     rows, columns = layer.shape
-    slab: Tensor = pyro.sample(f"{layer.name}.slab", _gamma(layer, 2.0, 6.0))
+    slab: Tensor = pyro.sample(f"{layer.name}_slab", _gamma(layer, 2.0, 6.0))
     row = _squared_half_cauchy(layer, "tau", (rows, 1))
     weight = _squared_half_cauchy(layer, "lambda", (rows, columns))
     return (slab + 1 / (tau0**2 * row * weight)).rsqrt()
@@ -61,7 +61,7 @@ def regularised_horseshoe(layer: Layer, tau0: float = 0.01) -> Tensor:
 def _squared_half_cauchy(layer: Layer, name: str, shape: Sequence[int]) -> Tensor:
     """λ² = u/v with u, v ~ Gamma(½, 1), so that λ ~ HalfCauchy(1)."""
     gamma = _gamma(layer, 0.5, 1.0).expand([2, *shape])
-    u, v = pyro.sample(f"{layer.name}.{name}", gamma.to_event(1 + len(shape)))
+    u, v = pyro.sample(f"{layer.name}_{name}", gamma.to_event(1 + len(shape)))
     return u / v
 
 

@@ -9,7 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuide, AutoNormal
 from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,6 +25,7 @@ from bmrs_pyro.weights import (
     WeightModel,
     fit_weights,
     mean_network,
+    regularised_horseshoe,
     weight_posteriors,
 )
 from bmrs_pyro.weights.model import run_network
@@ -38,7 +40,7 @@ def test_output_is_the_networks_with_scale_times_z() -> None:
     parameters: dict[str, Tensor] = {}
     drawn: dict[str, Any] = {name: site["value"] for name, site in trace.iter_stochastic_nodes()}
     for layer in model.layers:
-        scale = (1.0 if layer.last else 0.1) / drawn[f"{layer.name}.precision"].sqrt()
+        scale = (1.0 if layer.last else 0.1) / drawn[f"{layer.name}_precision"].sqrt()
         parameters |= layer.parameters(scale * model.gains[layer.name] * drawn[layer.name])
     assert (parameters["2.weight"][3] == 0).all()
     torch.testing.assert_close(trace.nodes["_RETURN"]["value"], functional_call(model.net, parameters, (x,)))
@@ -180,3 +182,26 @@ def test_a_frozen_layer_is_not_random_and_a_module_used_twice_keeps_its_paramete
     assert torch.allclose(run_network(net, draws, x), expected, atol=1e-6)
     with pytest.raises(ValueError, match="what it has is frozen"):
         WeightModel(net.requires_grad_(False), lambda logits: dist.Categorical(logits=logits), 60)
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDelta, AutoDiagonalNormal])
+def test_pyros_guides_fit_the_weights(kind: type[AutoGuide]) -> None:
+    torch.manual_seed(0)
+    model, _ = program()
+    guide = kind(model)
+    svi = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO())
+    losses = [svi.step(x, y) for _ in range(10) for x, y in batches()]
+    assert sum(losses[-12:]) < 0.5 * sum(losses[:12])
+    x, y = blobs(1)
+    drawn = Predictive(model, guide=guide, num_samples=8, return_sites=["y"])(x)["y"]
+    assert (drawn.mode(0).values == y).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDelta])
+def test_pyros_guides_know_every_site_of_the_horseshoe(kind: type[AutoGuide]) -> None:
+    model, _ = program(scales=regularised_horseshoe)
+    guide = kind(model)
+    loss = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO()).step(*batches()[0])
+    assert math.isfinite(loss)
+    sites = dict(poutine.trace(model.draw).get_trace().iter_stochastic_nodes())
+    assert guide.median().keys() == sites.keys()

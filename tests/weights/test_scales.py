@@ -38,9 +38,9 @@ def test_kl_from_log_normal_to_gamma(m: float, s: float, a: float, b: float) -> 
 
 def test_layer_scale() -> None:
     u = torch.tensor(2.3)
-    with poutine.condition(data={"weights.0.precision": u}):
+    with poutine.condition(data={"weights.0_precision": u}):
         torch.testing.assert_close(layer_scale(FIRST), 0.1 / u.sqrt())
-    with poutine.condition(data={"weights.4.precision": torch.tensor(4.0)}):
+    with poutine.condition(data={"weights.4_precision": torch.tensor(4.0)}):
         assert layer_scale(LAST).item() == pytest.approx(0.5)
 
 
@@ -52,7 +52,7 @@ def test_horseshoe_of_the_last_layer_is_half_cauchy() -> None:
 def test_regularised_horseshoe_formula() -> None:
     rows, columns = FIRST.shape
     slab, tau, local = torch.tensor(0.4), torch.rand(2, rows, 1), torch.rand(2, rows, columns)
-    with poutine.condition(data={"weights.0.slab": slab, "weights.0.tau": tau, "weights.0.lambda": local}):
+    with poutine.condition(data={"weights.0_slab": slab, "weights.0_tau": tau, "weights.0_lambda": local}):
         gamma = regularised_horseshoe(FIRST)
     assert gamma.shape == FIRST.shape
     psi, c_squared = 0.01 * (tau[0] / tau[1]).sqrt() * (local[0] / local[1]).sqrt(), 1 / slab
