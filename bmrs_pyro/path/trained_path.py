@@ -24,6 +24,7 @@ from bmrs_pyro.path.shelf import Shelf
 from bmrs_pyro.path.target import Target, TargetMissed
 from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
+from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import History
 from bmrs_pyro.training.labels import warn_of_probabilities, warn_of_unscored
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
@@ -58,6 +59,7 @@ class TrainedPath(Path):
         fit_likelihood_(model.likelihood, model.network, reduction.loader)
         with generators_kept():
             x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
+        warn_of_num_data(model.num_data, reduction.loader)
         warn_of_probabilities(model, x)
         warn_of_unscored(model, x, y.to(next(model.parameters()).device))
         dense = reduction.point(model, reduction.validation)

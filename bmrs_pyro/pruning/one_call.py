@@ -27,6 +27,7 @@ from bmrs_pyro.path import JointReduction, Path, Target, TargetMissed, TrainedPa
 from bmrs_pyro.path.settings import OPTIONS, recorded, refuse_without_effect
 from bmrs_pyro.pruning.pruned import Pruned
 from bmrs_pyro.training import Cycle, refuse_unusable
+from bmrs_pyro.training.counts import known_size
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.option_names import refuse_unknown
 from bmrs_pyro.training.validation import validate
@@ -205,11 +206,8 @@ def _whole_dataset(loader: Batches) -> object | None:
 
 
 def _num_data(loader: Batches) -> int:
-    for holder, count in ((loader, "num_data"), (getattr(loader, "dataset", None), "__len__")):
-        if hasattr(holder, count):
-            found = getattr(holder, count)
-            return int(found() if callable(found) else found)
-    return sum(len(y) for _, y in pairs(one_pass("train", loader)))
+    known = known_size(loader)
+    return sum(len(y) for _, y in pairs(one_pass("train", loader))) if known is None else known
 
 
 def _one_example(x: Any) -> tuple[Any, ...]:

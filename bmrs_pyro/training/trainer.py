@@ -25,6 +25,7 @@ from bmrs_pyro.network import compact, producer_norms
 from bmrs_pyro.network.untouched import shared_copy
 from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction, WeightNorm, score_structures
 from bmrs_pyro.training.checkpoint import TrainingState
+from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.labels import (
     labels_misfit,
@@ -111,6 +112,7 @@ class Trainer(Loop[Epoch]):
         if not self.labels_fit:
             classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
             refuse_labels(self.model, x, y.to(self.device), classes)
+            warn_of_num_data(self.model.num_data, loader)
             warn_of_probabilities(self.model, x)
             warn_of_units(self.model, x, y.to(self.device))
             warn_of_untrained(self.model, x, y.to(self.device))

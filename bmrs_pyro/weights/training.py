@@ -22,6 +22,7 @@ from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
+from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
@@ -270,6 +271,11 @@ class _Trainer(Loop[WeightEpoch]):
         if reduce_(self.model, self.guide, rule, last=last):
             self.best = None
         self.parts.align()  # rounding differs between machines
+
+    def check(self, x: Any, y: Tensor, loader: Batches) -> None:
+        """Warn of a wrong number of examples."""
+        if not self._begun:
+            warn_of_num_data(self.model.num_data, loader)
 
     def explain(self, x: Any, y: Tensor) -> str | None:
         """Return a message about labels that do not fit the likelihood."""
