@@ -195,7 +195,7 @@ def fit_path(
     x, y = next(on_device_of(model, one_pass("the training loader", loader)))
     y = y.to(next(model.parameters()).device)
     refuse_labels(model, x, y)
-    warn_of_probabilities(model, x)
+    warn_of_probabilities(model, model.network, model.likelihood, x)
     warn_of_units(model, x, y)
     warn_of_unscored(model, x, y)
     pace = Pace.of(loader, model.prior, epochs=epochs)

@@ -60,7 +60,7 @@ class TrainedPath(Path):
         with generators_kept():
             x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
         warn_of_num_data(model.num_data, reduction.loader)
-        warn_of_probabilities(model, x)
+        warn_of_probabilities(model, model.network, model.likelihood, x)
         warn_of_unscored(model, x, y.to(next(model.parameters()).device))
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)

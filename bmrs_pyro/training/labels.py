@@ -13,16 +13,17 @@ __all__ = [
 ]
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.inputs import not_running
-from bmrs_pyro.inference.likelihoods import main_output, takes_logits
+from bmrs_pyro.inference.likelihoods import Likelihood, given_each, main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
 from bmrs_pyro.network.nested import tensors_in
@@ -83,13 +84,13 @@ def warn_of_units(model: SupervisedModel, x: Any, y: Tensor) -> None:
         )
 
 
-def warn_of_probabilities(model: SupervisedModel, x: Any) -> None:
+def warn_of_probabilities(
+    model: nn.Module, network: Callable[[Any], Any], likelihood: Likelihood, x: Any
+) -> None:
     """Warn if the network ends with a softmax or sigmoid and the likelihood takes logits, so that both apply one."""
-    if not takes_logits(model.likelihood):
-        return
     with modes_kept(model), random_state_kept(model), torch.enable_grad(), pyro.poutine.block():
         model.eval()
-        node = main_output(model.network(x)).grad_fn
+        node = _logits_node(likelihood, network(x))
     while node is not None and node.name().startswith(_VIEWS):
         node = node.next_functions[0][0]
     for name in ("Softmax", "Sigmoid"):
@@ -99,6 +100,22 @@ def warn_of_probabilities(model: SupervisedModel, x: Any) -> None:
                 "out, or give a likelihood= of probabilities",
                 stacklevel=2,
             )
+
+
+def _logits_node(likelihood: Likelihood, outputs: Any) -> Any:
+    """Return the node of torch's graph that made the logits; None if the likelihood takes none."""
+    if takes_logits(likelihood):
+        return main_output(outputs).grad_fn
+    base = unwrapped(given_each(likelihood, outputs))[0]
+    base = getattr(base, "_categorical", base)  # that of a multinomial, or of a one-hot vector
+    # a distribution that was made of probabilities computes its logits when they are asked for
+    logits = vars(base).get("logits")
+    node = None if logits is None else logits.grad_fn
+    if node is not None and isinstance(
+        base, torch.distributions.Categorical
+    ):  # the logits less their log-sum-exp
+        node = node.next_functions[0][0]
+    return node
 
 
 def warn_of_unscored(model: SupervisedModel, x: Any, y: Tensor) -> None:

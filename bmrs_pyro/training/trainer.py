@@ -113,7 +113,7 @@ class Trainer(Loop[Epoch]):
             classes = getattr(getattr(loader, "dataset", None), "num_classes", None)
             refuse_labels(self.model, x, y.to(self.device), classes)
             warn_of_num_data(self.model.num_data, loader)
-            warn_of_probabilities(self.model, x)
+            warn_of_probabilities(self.model, self.model.network, self.model.likelihood, x)
             warn_of_units(self.model, x, y.to(self.device))
             warn_of_untrained(self.model, x, y.to(self.device))
             self.labels_fit = True

@@ -24,6 +24,7 @@ from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
 from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import Record
+from bmrs_pyro.training.labels import warn_of_probabilities
 from bmrs_pyro.training.loop import Batches, Loop
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
@@ -273,9 +274,10 @@ class _Trainer(Loop[WeightEpoch]):
         self.parts.align()  # rounding differs between machines
 
     def check(self, x: Any, y: Tensor, loader: Batches) -> None:
-        """Warn of a wrong number of examples."""
+        """Warn of a wrong number of examples, and of probabilities in place of logits."""
         if not self._begun:
             warn_of_num_data(self.model.num_data, loader)
+            warn_of_probabilities(self.model, self.model.net, self.model.likelihood, x)
 
     def explain(self, x: Any, y: Tensor) -> str | None:
         """Return a message about labels that do not fit the likelihood."""

@@ -12,7 +12,9 @@ from torch import nn
 from bmrs_pyro import NoisyNetwork, SupervisedModel
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.training.labels import warn_of_probabilities
+from bmrs_pyro.weights import MeanField, WeightModel, fit_weights
 from tests.inference.programs import FEATURES, NUM_DATA, mlp
+from tests.weights import programs as weights
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,14 @@ from tests.inference.programs import FEATURES, NUM_DATA, mlp
         ),
         (nn.LogSoftmax(-1), "categorical", None),
         (nn.Softmax(-1), lambda p: dist.Categorical(probs=p), None),
+        (nn.Softmax(-1), lambda p: dist.Categorical(logits=p), "a softmax"),
+        (nn.Softmax(-1), lambda p: dist.Categorical(logits=p.log()), None),
+        (nn.Softmax(-1), lambda p: dist.OneHotCategorical(logits=p), "a softmax"),
+        (nn.Sigmoid(), lambda p: dist.Bernoulli(logits=p).to_event(1), "a sigmoid"),
+        (nn.Sigmoid(), lambda p: dist.Bernoulli(probs=p).to_event(1), None),
+        (nn.Sigmoid(), lambda p: dist.Bernoulli(logits=p - 0.5).to_event(1), None),
+        (nn.Softmax(-1), lambda p: dist.Multinomial(5, logits=p), "a softmax"),
+        (nn.Sigmoid(), lambda p: dist.Beta(1 + p, 1 + p).to_event(1), None),
         (nn.Sigmoid(), "normal", None),
         (nn.ReLU(), "categorical", None),
     ],
@@ -38,7 +48,19 @@ def test_a_last_softmax_or_sigmoid_under_logits(
     model = SupervisedModel(network, likelihood, NUM_DATA)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_probabilities(model, torch.randn(6, FEATURES))
+        warn_of_probabilities(model, model.network, model.likelihood, torch.randn(6, FEATURES))
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == (told is not None)
     assert all(text.startswith(f"the network ends with {told}, and the likelihood takes") for text in texts)
+
+
+def test_gaussian_weights_tell_of_a_softmax_too() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(weights.mlp(), nn.Softmax(-1))
+    model = WeightModel(net, lambda p: dist.Categorical(logits=p), weights.NUM_DATA)
+    with pytest.warns(
+        UserWarning, match="the network ends with a softmax, and the likelihood takes logits"
+    ) as caught:
+        records = fit_weights(model, MeanField(model.draw), weights.batches(), epochs=2, progress=False)
+    assert len(caught) == 1
+    assert len(records) == 2
