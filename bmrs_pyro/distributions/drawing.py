@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bmrs_pyro.distributions.central import Central, central_gradients, central_offset, outside
+from bmrs_pyro.distributions.first_order import first_order
 from bmrs_pyro.distributions.quantile import branch_free, exact_offset, offset_gradients
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
@@ -57,7 +57,7 @@ class _Draw(torch.autograd.Function):
         ctx.save_for_backward(*inputs, theta, offset)
 
     @staticmethod
-    @once_differentiable
+    @first_order(lambda saved: saved[1:3])
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         p, loc, scale, low, high, theta, offset = ctx.saved_tensors
         parameters = loc.double(), scale.double(), low.log(), high.log()

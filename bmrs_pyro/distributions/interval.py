@@ -38,7 +38,7 @@ class IntervalDistribution(TorchDistribution):
         validate_args: Whether arguments and values are checked; Pyro's setting if None.
 
     Raises:
-        ValueError: `low` is not positive or not below `high`.
+        ValueError: `low` is not positive or not below `high`, or `high` is infinite.
     """
 
     has_rsample = True
@@ -63,6 +63,8 @@ class IntervalDistribution(TorchDistribution):
         super().__init__(batch_shape, validate_args=validate_args)
         if self._validate_args and not (self.low < self.high).all():
             raise ValueError(f"low must lie below high, got low={self.low} and high={self.high}")
+        if self._validate_args and not self.high.isfinite().all():
+            raise ValueError(f"high must be finite, got high={self.high}")
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:

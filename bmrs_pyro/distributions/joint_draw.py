@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bmrs_pyro.distributions.central import (
     Central,
@@ -21,6 +20,7 @@ from bmrs_pyro.distributions.central import (
     outside,
 )
 from bmrs_pyro.distributions.drawing import outside_of, with_rest
+from bmrs_pyro.distributions.first_order import first_order
 from bmrs_pyro.distributions.kl import entropy_by_quadrature
 from bmrs_pyro.distributions.log_uniform import LogUniform
 
@@ -111,13 +111,13 @@ class _DrawWithKL(torch.autograd.Function):
             entropy = [rest.put(closed, other) for closed, other in zip(entropy, exact, strict=True)]
         theta = log_theta.exp().clamp_(least, greatest)
         ctx.kernels, ctx.rest = kernels, rest
-        ctx.save_for_backward(p, offset, theta, edge, *entropy[1:])
+        ctx.save_for_backward(p, offset, theta, edge, *entropy[1:], loc, scale)
         return theta.to(loc.dtype), (entropy[0] + (high - low).log()).to(loc.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_order(lambda saved: saved[6:])
     def backward(ctx: Any, grad_theta: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        p, offset, theta, edge, kl_by_loc, kl_by_scale = ctx.saved_tensors
+        p, offset, theta, edge, kl_by_loc, kl_by_scale = ctx.saved_tensors[:6]
         grad_u = grad_theta.to(theta.dtype) * theta
         gradients = with_rest(ctx.rest, grad_u, ctx.kernels.backward(edge, grad_u, p, offset))
         of_kl = kl_by_loc, kl_by_scale

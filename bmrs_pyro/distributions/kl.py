@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import register_kl
 
 from bmrs_pyro.distributions.central import Central, central_entropy, outside
+from bmrs_pyro.distributions.first_order import first_order
 from bmrs_pyro.distributions.log_uniform import LogUniform
 from bmrs_pyro.distributions.quantile import branch_free
 from bmrs_pyro.distributions.truncated_log_normal import TruncatedLogNormal
@@ -105,12 +105,12 @@ class _NegativeEntropy(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output[1:], *inputs[:2])
         ctx.shapes = inputs[0].shape, inputs[1].shape
 
     @staticmethod
-    @once_differentiable
+    @first_order(lambda saved: saved[2:])
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        by_loc, by_scale = ctx.saved_tensors
+        by_loc, by_scale = ctx.saved_tensors[:2]
         loc_shape, scale_shape = ctx.shapes
         return (grad * by_loc).sum_to_size(loc_shape), (grad * by_scale).sum_to_size(scale_shape), None, None

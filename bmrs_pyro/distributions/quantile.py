@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.special import erfc, erfcx, ndtri
 
+from bmrs_pyro.distributions.first_order import first_order
 from bmrs_pyro.distributions.truncated_normal import TruncatedNormal
 
 # If loc is this many standard deviations outside the interval, Φ underflows (float64 erfc does at 37), and an
@@ -62,7 +62,7 @@ class _Quantile(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:5], theta, offset)
 
     @staticmethod
-    @once_differentiable
+    @first_order(lambda saved: saved[:3])
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         p, *parameters, theta, offset = ctx.saved_tensors
         normal = TruncatedNormal(*parameters)

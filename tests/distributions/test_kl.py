@@ -20,6 +20,7 @@ from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.distributions.central import Central, outside
+from bmrs_pyro.distributions.joint_draw import draw_with_kl
 from tests.distributions import reference
 
 RTOL = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -239,3 +240,31 @@ def test_monte_carlo_elbo_agrees() -> None:
     terms = q.log_prob(theta) - prior.log_prob(theta)
     error = (terms.mean(0) - kl_divergence(q, prior)).abs() / (terms.std(0) / 200)
     assert (error < 4).all()
+
+
+def _of_one_draw(loc: Tensor) -> Tensor:
+    theta, kl = draw_with_kl(loc, torch.full_like(loc, 2.0), LogUniform(), torch.full_like(loc, 0.4))
+    return theta + kl
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda loc: kl_divergence(TruncatedLogNormal(loc, torch.full_like(loc, 2.0)), LogUniform()),
+        lambda loc: TruncatedLogNormal(loc, torch.full_like(loc, 2.0)).rsample(),
+        lambda loc: TruncatedLogNormal(loc, torch.full_like(loc, 2.0)).icdf(torch.full_like(loc, 0.4)),
+        _of_one_draw,
+    ],
+)
+def test_second_derivatives_raise(function: Callable[[Tensor], Tensor]) -> None:
+    """They were computed without this function's part: of f(loc) + loc², the Hessian was that of loc² alone."""
+    loc = torch.tensor([-3.0, 20.0], dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    (once,) = torch.autograd.grad(function(loc).sum(), loc)
+    torch.manual_seed(0)
+    (graph,) = torch.autograd.grad((function(loc) + loc**2).sum(), loc, create_graph=True)
+    torch.testing.assert_close(graph, once + 2 * loc)
+    with pytest.raises(NotImplementedError, match="have no second derivatives with respect to loc and scale"):
+        torch.autograd.grad(graph.sum(), loc)
+    with pytest.raises(NotImplementedError, match="have no second derivatives"):
+        torch.autograd.functional.hessian(lambda x: (function(x) + x**2).sum(), loc)
