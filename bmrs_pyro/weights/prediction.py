@@ -12,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from bmrs_pyro.inference import mixture
@@ -57,17 +58,29 @@ def predictive(model: WeightModel, guide: nn.Module, draws: int = 100) -> Callab
 
 
 @torch.no_grad()
-def mean_network(model: WeightModel, guide: MeanField | PointEstimate) -> nn.Module:
+def mean_network(model: WeightModel, guide: MeanField | PointEstimate | AutoGuide) -> nn.Module:
     """Return a plain copy of the network in evaluation mode, with its weights at their location, 0 where pruned.
 
-    W = c γ ∘ E[z]: z at its mean, the hyper-parameters of c at their medians.
+    W = c γ ∘ E[z]: z at its mean, the hyper-parameters of c at their medians. Of one of Pyro's own guides all
+    variables are at their medians.
 
     Raises:
+        TypeError: the guide has no medians.
         ValueError: the guide is another model's.
     """
     refuse_other_guide(model.layers, guide)
+    if isinstance(guide, MeanField | PointEstimate):
+        medians = guide.medians()
+    elif isinstance(guide, AutoGuide):
+        medians = guide.median()
+    else:
+        raise TypeError(
+            f"guide is a {type(guide).__name__}, which has no medians; give a MeanField(model.draw)"
+        )
+    if any(layer.name not in medians or medians[layer.name].shape != layer.shape for layer in model.layers):
+        raise ValueError(f"the guide is another model's: its sites are {', '.join(medians)}")
     net = copy.deepcopy(model.net)
-    with poutine.block(), poutine.condition(data=guide.medians()):
+    with poutine.block(), poutine.condition(data=medians):
         for layer, scale, z in model.draw():
             for name, value in layer.parameters(scale * z).items():
                 net.get_parameter(name).copy_(value)

@@ -22,7 +22,7 @@ def weight_posteriors(model: WeightModel, guide: MeanField) -> dict[str, dist.No
         ValueError: the guide is another model's.
     """
     if not isinstance(guide, MeanField):
-        raise TypeError(f"guide is {guide!r}; only a MeanField has posteriors")
+        raise TypeError(f"guide is a {type(guide).__name__}; only a MeanField has posteriors")
     refuse_other_guide(model.layers, guide)
     distributions = guide.distributions()
     found = {}

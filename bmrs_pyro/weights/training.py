@@ -133,8 +133,8 @@ def fit_weights(
         the records.
 
     Raises:
-        TypeError: the model is no WeightModel, the guide is no module, the optimiser is no JointOptim, the rule is no
-            rule, or there is one, but the guide is no MeanField.
+        TypeError: the model is no WeightModel, the guide is no module, the optimiser is no JointOptim, the ELBO or the
+            rule is none, or there is one, but the guide is no MeanField.
         ValueError: there are no epochs or no batches, the warm-up is negative, the guide is another model's, the
             processes have different numbers of batches, the saved state is another run's, gradients are switched off,
             or the weights are float16.
@@ -160,6 +160,8 @@ def fit_weights(
         raise TypeError(
             f"optim is a {type(optim).__name__}; give a JointOptim, such as JointOptim(AdaBelief, {{'lr': 1e-2}})"
         )
+    if not isinstance(elbo, ELBO | None):
+        raise TypeError(f"elbo is {elbo!r}; give an object, such as Trace_ELBO()")
     if optim is None:
         optim = JointOptim(AdaBelief, {"lr": 1e-2}, network=model.net, posterior_lr_factor=1.0)
     if isinstance(checkpoint, Checkpoint):

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoGuide, AutoNormal
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import rank, world_size
@@ -420,3 +421,25 @@ def test_what_cannot_train_weights_is_refused_in_one_line() -> None:
     several = Trace_ELBO(num_particles=3, vectorize_particles=True)
     with pytest.raises(NotImplementedError, match="weights have one dimension more"):
         fit_weights(model, guide, batches(), epochs=1, elbo=several, progress=False)
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal])
+def test_pyros_guides_are_validated(kind: type[AutoGuide]) -> None:
+    torch.manual_seed(0)
+    model, mean_field = program()
+    guide = kind(model)
+    records = fit_weights(
+        model, guide, batches(), epochs=12, elbo=Trace_ELBO(), validation=batches(1), progress=False
+    )
+    assert max(record.accuracy or 0.0 for record in records) > 0.8
+    x, y = blobs(1)
+    assert (mean_network(model, guide)(x).argmax(-1) == y).float().mean() > 0.8
+    other, _ = program(mlp(5))
+    with pytest.raises(ValueError, match=r"the guide is another model's: its sites are weights\.0_precision"):
+        mean_network(other, guide)
+    with pytest.raises(TypeError, match=f"guide is a {kind.__name__}; only a MeanField has posteriors"):
+        reduce_(model, guide, SpikeAndSlab())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="guide is a Linear, which has no medians"):
+        mean_network(model, nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"elbo is .*; give an object, such as Trace_ELBO\(\)"):
+        fit_weights(model, mean_field, batches(), epochs=1, elbo=Trace_ELBO, progress=False)  # type: ignore[arg-type]
