@@ -8,9 +8,13 @@ import warnings
 from collections.abc import Sized
 from contextlib import suppress
 
+from bmrs_pyro.inference.inputs import pairs
+
 
 def known_size(loader: object) -> int | None:
-    """Return the number of examples in a loader's data set; None if it is not known before a pass."""
+    """Return the number of examples in a loader's data set or in a list of batches; None if a pass must count them."""
+    if isinstance(loader, list | tuple):
+        return sum(len(y) for _, y in pairs(loader))
     if isinstance(count := getattr(loader, "num_data", None), int):
         return count
     return _length(getattr(loader, "dataset", None))

@@ -35,7 +35,8 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         (DataLoader(Subset(DATA, range(100)), 32), 100),
         (DataLoader(Stream(), 32), None),
         (Batches(Dataset(torch.zeros(7, 1, 2, 2, dtype=torch.uint8), torch.zeros(7).long(), 2), 4), 7),
-        ([blobs()], None),
+        ([blobs(), blobs(1, 20)], 500),
+        (iter([blobs()]), None),
     ],
 )
 def test_known_size(loader: object, size: int | None) -> None:
@@ -50,7 +51,9 @@ def test_known_size(loader: object, size: int | None) -> None:
         (480, DataLoader(DATA, 32, sampler=RandomSampler(DATA, num_samples=96)), None),
         (96, DataLoader(DATA, 32, sampler=RandomSampler(DATA, num_samples=96)), None),
         (15, DataLoader(Stream(), 32), None),
-        (15, [blobs()], None),
+        (15, iter([blobs()]), None),
+        (15, [blobs()], "32"),
+        (500, [blobs(), blobs(1, 20)], None),
         (15, DataLoader(DATA, 32), "32"),
         (4800, DataLoader(DATA, 32), "0.1"),
         (480, DataLoader(Subset(DATA, range(100)), 32), "0.208"),
