@@ -7,6 +7,7 @@ __all__ = ["AutoTruncatedLogNormal"]
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import pyro
@@ -23,6 +24,9 @@ from bmrs_pyro.inference.laplace import Curvature, laplace_parameters
 from bmrs_pyro.inference.model import Inputs, SupervisedModel
 from bmrs_pyro.inference.packing import Pack
 from bmrs_pyro.network.removal import replace_values_
+
+MOST = 80
+"""Largest absolute value of an initial loc or log scale, whose exponential is a float32 number."""
 
 
 class AutoTruncatedLogNormal(AutoGuide):
@@ -42,6 +46,7 @@ class AutoTruncatedLogNormal(AutoGuide):
 
     Raises:
         TypeError: ``model`` is not a SupervisedModel.
+        ValueError: an initial value is no number between −80 and 80.
         RuntimeError: at a call, if Pyro's parameter store holds another guide's parameters under the same names.
 
     Reference: Neklyudov et al., NIPS 2017, section 3.2.
@@ -60,6 +65,11 @@ class AutoTruncatedLogNormal(AutoGuide):
                 f"model is a {type(model).__name__}; AutoTruncatedLogNormal reads families, prior and plates of a "
                 "SupervisedModel: for a hand-written model write the guide by hand too, as models/lenet5.py does"
             )
+        for name, value in (("init_loc", init_loc), ("init_log_scale", init_log_scale)):
+            if not (isinstance(value, Real) and abs(value) <= MOST):
+                raise ValueError(
+                    f"{name} is {value!r}; give a number between {-MOST} and {MOST}, as log θ has"
+                )
         super().__init__(model)
         self.kernels: Kernels = EAGER
         self._scales: tuple[list[float], Tensor] | None = None

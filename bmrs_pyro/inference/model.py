@@ -17,6 +17,8 @@ from pyro.ops.provenance import detach_provenance
 from pyro.params.param_store import StateDict
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import GlobalBatch
@@ -30,6 +32,7 @@ from bmrs_pyro.inference.packing import FamilyPrior
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.noisy import refuse_several_draws
 from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
 
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
@@ -57,6 +60,28 @@ class _Rows(Messenger):
         msg["cond_indep_stack"] = self.frames + msg["cond_indep_stack"]
 
 
+class _Draws(_Rows):
+    """The rows of the gains' draws; warns of a guide whose sites have another scale than the model's."""
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        if name != next(iter(self.factors)):  # one site tells
+            return
+        for handler in _PYRO_STACK:
+            guide = handler.trace if isinstance(handler, ReplayMessenger) else None
+            if guide is None or name not in guide:
+                continue
+            ratio = float(guide.nodes[name]["scale"]) / float(msg["scale"])
+            if not math.isclose(ratio, 1, rel_tol=1e-3):
+                warnings.warn(
+                    f"the guide counts site {name!r} {ratio:.3g} times as often as the model does, so that its "
+                    "posterior is not the model's. A guide by hand samples gains in `with "
+                    "model.latent(model.draw_shape(x)):`; for other guides give SupervisedModel(..., draws='batch', "
+                    "kl_weight='elbo')",
+                    stacklevel=2,
+                )
+
+
 class SupervisedModel(nn.Module):
     """p(y | x, θ) p(θ): every structure's gain has the prior, the network's output feeds the likelihood.
 
@@ -79,6 +104,8 @@ class SupervisedModel(nn.Module):
             much as the network; else ``"example"``. The first batch decides this. It also shows whether every example
             keeps its row of the batch wherever a gain is multiplied; if not, draws become ``"batch"``, with a warning.
             With recurrent layers or fused experts draws are always ``"batch"``, because gains multiply weights.
+            Only ``"batch"`` with the KL weight ``"elbo"`` is a joint distribution of gains and labels: MCMC, importance
+            sampling and Pyro's own guides need it.
         kl_weight: see :class:`KLWeight`; ``"elbo"`` is the evidence lower bound.
         mixed_precision: run the network's matrix products and convolutions in bfloat16; weights, outputs and gains
             keep their precision.
@@ -92,8 +119,8 @@ class SupervisedModel(nn.Module):
         global_batch: says which rows of a batch this process has, while :func:`fit` trains in several processes.
 
     Raises:
-        ValueError: ``num_data`` is not positive, or ``draws`` or ``kl_weight`` is unknown; at a call, the likelihood's
-            batch shape is not ``(batch,)`` or its values have another shape than ``y``.
+        ValueError: ``num_data`` is not positive, ``draws`` or ``kl_weight`` is unknown, or there are several priors; at
+            a call, the likelihood's batch shape is not ``(batch,)`` or its values have another shape than ``y``.
         TypeError: ``network`` is not a NoisyNetwork, or ``prior`` is not a LogUniform.
     """
 
@@ -116,6 +143,10 @@ class SupervisedModel(nn.Module):
         prior = LogUniform(math.exp(-20.0), 1.0) if prior is None else prior
         if not isinstance(prior, LogUniform):
             raise TypeError(f"prior is a {type(prior).__name__}; a gain's prior is a LogUniform(low, high)")
+        if prior.batch_shape:
+            raise ValueError(
+                f"prior is {prior}, of shape {tuple(prior.batch_shape)}; all gains have one prior, so give two numbers"
+            )
         if num_data < 1:
             raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
         self.network = network
@@ -144,6 +175,7 @@ class SupervisedModel(nn.Module):
     def draw_count(self, x: Inputs) -> int | None:
         """Return the number of θ draws for a batch, over all processes; None if all examples share one."""
         if self.draws != "batch" and not self._rows_checked:
+            refuse_several_draws()
             self._check_rows(x, _examples(x))
         if self.draws == "batch":
             return None
@@ -157,7 +189,7 @@ class SupervisedModel(nn.Module):
         """
         count = draws.numel()
         factors = {name: scale / count for name, scale in self.kl_scales.items()}
-        return _Rows("draws", count if draws else None, factors)
+        return _Draws("draws", count if draws else None, factors)
 
     def forward(self, x: Inputs, y: Tensor | None = None) -> Tensor:
         """Sample θ and y, or score the observed ``y`` of shape ``(batch, ...)``."""

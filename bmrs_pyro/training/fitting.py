@@ -217,6 +217,11 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
             f"model is a {type(model).__name__}; fit() trains a SupervisedModel. Hand-written model functions "
             "run in a loop of pyro.infer.SVI, as in models/lenet5.py"
         )
+    if isinstance(guide, AutoTruncatedLogNormal) and guide.model is not model:
+        raise ValueError(
+            "the guide is another model's, with the prior, KL weights and structures of that one; make "
+            "AutoTruncatedLogNormal(model). To go on from its posteriors, set loc and scale of the new guide to its own"
+        )
     refuse_untrainable(model)
     if criterion is not None:
         refuse_no_criterion(criterion)
