@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, refuse_unnamed, unwrapped
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SmoothedLikelihood, observed
 from bmrs_pyro.inference.draws import refuse_no_draws
-from bmrs_pyro.inference.inputs import pairs
+from bmrs_pyro.inference.inputs import not_running, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.metrics.scoring import predicted
@@ -73,7 +73,8 @@ def to_inference_data(
         an ``arviz.InferenceData`` with ArviZ 0, an ``xarray.DataTree`` with ArviZ 1.
 
     Raises:
-        ValueError: there is less than one draw, data are given without a network, or ``keep`` does not fit.
+        ValueError: there is less than one draw, data are given without a network, the network does not run on
+            them, or ``keep`` does not fit.
         TypeError: the source has another type.
     """
     refuse_no_draws(draws)
@@ -92,7 +93,10 @@ def to_inference_data(
             if program.network is None:
                 raise ValueError("posteriors alone predict nothing; give the guide or the run, or no data")
             ((x, y),) = pairs([data])
-            groups |= _predictions(program.network, program.likelihood, theta, x, y)
+            try:
+                groups |= _predictions(program.network, program.likelihood, theta, x, y)
+            except RuntimeError as error:
+                raise not_running(x, error) from error
     return _tree(groups)
 
 
