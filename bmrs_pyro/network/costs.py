@@ -80,19 +80,19 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
     """
     if cost not in ("parameters", "macs"):
         raise ValueError(f"cost is {cost!r}; use 'parameters' or 'macs'")
-    state = network.net.state_dict()
+    weights = dict(network.net.named_parameters(remove_duplicate=False))
     count = MacCount.of(network.net, network.example_inputs) if cost == "macs" else None
     densities = None if count is None else count.per_weight()
     products = {} if count is None else macs_of_products(network, count)
     costs = {}
     for family in network.structures:
         costs[family.name] = products.get(family.name, 0.0) + sum(
-            state[name].numel()
+            weights[name].numel()
             * (len(member.positions) / member.size)
             * (1.0 if densities is None else densities.get(name, 0.0))
             for member in family.members
             for name, _ in member.tensors
-            if state[name].is_floating_point() and not name.endswith(("running_mean", "running_var"))
+            if name in weights
         )
     total = sum(costs.values())
     return {name: value / total for name, value in costs.items()}

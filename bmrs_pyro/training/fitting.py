@@ -159,10 +159,11 @@ def _posterior_rates(recipe: Recipe, optim: JointOptim) -> list[float]:
 
 
 def default_optim(recipe: Recipe, model: SupervisedModel) -> JointOptim:
-    """Return fused Adam with a recipe's learning rates."""
+    """Return Adam with a recipe's learning rates, fused unless weights are complex."""
+    fused = not any(weight.is_complex() for weight in model.network.parameters())
     return JointOptim(
         torch.optim.Adam,
-        {"lr": recipe.lr, "fused": True},
+        {"lr": recipe.lr, "fused": fused},
         network=model.network,
         posterior_lr_factor=recipe.posterior_lr_factor,
     )

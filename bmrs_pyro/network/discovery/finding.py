@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bmrs_pyro.network.discovery.head_counts import candidate_counts, settle_counts
+from bmrs_pyro.network.discovery.labelling import Trace
 from bmrs_pyro.network.discovery.proposal import propose
 from bmrs_pyro.network.discovery.random_inputs import smaller_images
 from bmrs_pyro.network.discovery.tracing import trace
@@ -43,7 +44,8 @@ def find_structures(
     modes and the random state are not changed.
 
     The trials use values about as large as the example inputs. They do not detect a network that mixes channels only
-    at larger values. Only layers that the example inputs reach are seen. A warning names the layers with parameters
+    at larger values. Outputs are compared in evaluation mode; of training mode they only show that the smaller network
+    runs. Only layers that the example inputs reach are seen. A warning names the layers with parameters
     that are reached neither in evaluation mode nor in training mode (where auxiliary classifiers run).
 
     Args:
@@ -75,11 +77,10 @@ def find_structures(
         copy = shared_copy(net)
         make_explicit_(copy)
         idle = _choose_modes(copy, call)
-        traced = shared_copy(copy).requires_grad_(True)  # another copy: some networks cache what they compute
         small = smaller_images(call)
         if small is not None and not runs(copy, small):
             small = None
-        found = trace(traced, small or call)
+        found = _traced(copy, small or call)
         found.occurrences.extend(candidate_counts(copy, call, found))
         proposed, left_out = propose(copy, found)
         proposed = settle_counts(copy, call, proposed)
@@ -105,6 +106,14 @@ def find_structures(
             stacklevel=2,
         )
     return Structures(families, [*left_out, *failed])
+
+
+def _traced(net: nn.Module, call: Call) -> Trace:
+    """Trace copies of a network, because some networks cache what they compute."""
+    try:
+        return trace(shared_copy(net).requires_grad_(True), call, buffers=True)
+    except Exception:  # of the network's own code, which refuses a buffer that requires a gradient
+        return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
 
 
 def _selector(net: nn.Module, selection: Selection | None, argument: str) -> Callable[[str], bool]:

@@ -50,6 +50,7 @@ class Trace:
         attention: the attention operations.
         splits: the splits of channels.
         called: names of the layers that are called.
+        multiplied: names of the parameters that have been a factor of a matrix product.
         unread: names of the layers whose outputs are added or multiplied to others, and then read by nothing.
     """
 
@@ -60,6 +61,7 @@ class Trace:
     attention: list[AttentionCall] = field(default_factory=list)
     splits: list[SplitCall] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
+    multiplied: set[str] = field(default_factory=set)
     unread: set[str] = field(default_factory=set)
 
 

@@ -88,7 +88,7 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
             largest = torch.maximum(largest, one.abs())
         read = largest > _LEAST * float(largest.max() or 1)
         total = given[0].where(read, 1)
-        ratios = [one.where(read, 0) / total for one in given[1:]]
+        ratios = [_real(one.where(read, 0) / total) for one in given[1:]]
         whole = [ratio.nan_to_num(0.5, 0.5, 0.5).round() for ratio in ratios]
         number = whole[0] if len(digits) == 1 else whole[0] * _PRIME + whole[1]
         channel = number.clamp(0, n - 1).long()
@@ -103,6 +103,11 @@ def channel_pairs(x: Tensor, dim: int, sources: Sequence[Source]) -> list[Tensor
             faint &= one.abs() <= code.max() * size + _LEAST * one.abs().max()
         pairs.append(channel.where(read & exact, -1) if bool((exact | ~read | faint).all()) else None)
     return pairs
+
+
+def _real(ratio: Tensor) -> Tensor:
+    """Return a real ratio; of complex weights those of one channel are real too, and the others become one half."""
+    return ratio.real.where(ratio.imag.abs() < 0.02, 0.5) if ratio.is_complex() else ratio
 
 
 def repeated_pairs(x: Tensor, dim: int, source: Source) -> list[tuple[int, int]] | None:

@@ -108,8 +108,10 @@ def _unseen(net: nn.Module, found: Trace, seen: set[str]) -> list[LeftOut]:
     left_out = []
     for name, module in net.named_modules():
         own = [key for key, weight in module._parameters.items() if weight is not None and _is_matrix(weight)]
-        alone = len(list(module.parameters())) == len(list(module.parameters(recurse=False)))
-        if own and alone and name not in seen:
+        if len(list(module.parameters())) > len(list(module.parameters(recurse=False))):
+            # beside layers, others such as positions or scales produce no channels
+            own = [key for key in own if (f"{name}.{key}" if name else key) in found.multiplied]
+        if own and name not in seen:
             if name in found.called:
                 reason = kept.get(
                     name, f"{name!r} treats channels that cannot be removed from the layers before"

@@ -26,15 +26,24 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
         net: the network.
         recipe: ``"lively"`` keeps the signal's size from layer to layer, with biases and scales about 1 and few silent
             units; ``"own"`` keeps the size of every tensor; ``"given"`` only adds a tenth of noise to vectors.
-        dtype: type of all floating-point parameters and buffers.
+        dtype: type of all floating-point parameters and buffers, and of the parts of complex ones.
         random: generator of the values.
     """
     done: set[int] = set()
     for module in net.modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None or not tensor.is_floating_point() or id(tensor) in done:
+            if (
+                tensor is None
+                or id(tensor) in done
+                or not (tensor.is_floating_point() or tensor.is_complex())
+            ):
                 continue
             done.add(id(tensor))
+            if tensor.is_complex():
+                parts = torch.view_as_real(tensor.data).to(dtype)
+                parts = _fresh(name, parts, recipe, random) if isinstance(tensor, nn.Parameter) else parts
+                tensor.data = torch.view_as_complex(parts)
+                continue
             if recipe == "lively" and name == "weight" and isinstance(module, nn.Linear | _ConvNd):
                 tensor.data = noise(tensor, random, (tensor.numel() / tensor.shape[0]) ** -0.5, dtype)
             elif isinstance(tensor, nn.Parameter) or (name.startswith("running_") and recipe != "given"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHANGED", "failure", "naming_shared_weights", "not_differentiable", "unmoved"]
+__all__ = ["CHANGED", "failure", "naming_tensors", "not_differentiable", "unmoved"]
 
 from collections.abc import Iterable, Sequence
 
@@ -40,15 +40,25 @@ def unmoved(layer: str) -> str:
     )
 
 
-def naming_shared_weights(
+def naming_tensors(
     net: nn.Module, families: Iterable[StructureFamily], left_out: Sequence[LeftOut]
 ) -> list[LeftOut]:
-    """Name a weight that layers share as the reason, where the network does not run without some of the structures."""
+    """Name a weight that layers share, or a buffer that is not saved, where that is why the network does not run."""
     names: dict[int, list[str]] = {}
     for name, tensor in net.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
-    shared = {name: same for same in names.values() if len(same) > 1 for name in same}
+    state = net.state_dict().keys()
+    unsaved = {name: buffer.shape for name, buffer in net.named_buffers() if name not in state}
+    families = list(families)
     reasons = {
+        family.name: f"{name!r} has their length, and is a buffer that is not saved (persistent=False): register it "
+        "with persistent=True, so that it can be cut with them"
+        for family in families
+        for name, shape in unsaved.items()
+        if family.size in shape
+    }
+    shared = {name: same for same in names.values() if len(same) > 1 for name in same}
+    reasons |= {
         family.name: f"{' and '.join(shared[name])} are one weight, which cannot lose channels of one layer alone"
         for family in families
         for member in family.members

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["trace"]
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -48,18 +48,25 @@ _FLAT = {
 _ELEMENTWISE = {"add", "sub", "mul", "div", "radd", "rsub", "rmul", "iadd", "isub", "imul"}
 """Names of functions, without underscores, whose tensors must agree in their channels."""
 
+_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm", "einsum", "tensordot", "linear", "addmm", "baddbmm"}
+"""Names of matrix products, without underscores."""
 
-def trace(net: nn.Module, call: Call) -> Trace:
+
+def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
         net: a copy of the network; its parameters must require gradients. Hooks stay, half precision becomes float32.
         call: how it is called.
+        buffers: treat the buffers of the network's own modules as parameters, such as fixed scales or positions. The
+            network's code may refuse tensors that require a gradient.
     """
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
         net.float()
         call = call.map(lambda x: x.float() if x.is_floating_point() else x)
     tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1)
+    for source in _constants(net) if buffers else ():
+        tracer.labelling.known[id(source.tensor)] = source
     with tracer:
         outputs = tensor_outputs(net, call)
     for output in outputs:
@@ -70,6 +77,19 @@ def trace(net: nn.Module, call: Call) -> Trace:
         if owner not in tracer.written:  # a layer that is called reads its weights itself
             tracer.labelling.occur(owner, side, labels)
     return tracer.labelling.found
+
+
+def _constants(net: nn.Module) -> Iterator[Source]:
+    """Yield the buffers that are saved and that no layer of torch's kind holds; gradients reach them from now on."""
+    saved = net.state_dict().keys()
+    for name, module in net.named_modules():
+        known = output_side(module) is not None or type(module).__module__.startswith("torch.nn.")
+        for own, buffer in () if known else module.named_buffers(recurse=False):
+            path = f"{name}.{own}" if name else own
+            if buffer.is_floating_point() and buffer.numel() > 1 and path in saved:
+                constant = nn.Parameter(buffer.detach().clone())
+                module._buffers[own] = constant.clone()  # the network's code may change it in place
+                yield Source(constant, path)
 
 
 class _Tracer(TorchFunctionMode):
@@ -105,6 +125,10 @@ class _Tracer(TorchFunctionMode):
             out = lively_attention(*args, **(kwargs or {}))
         else:
             out = func(*args, **(kwargs or {}))
+        if func.__name__.strip("_") in _PRODUCTS:
+            factors = [one for one in leaves(args) if isinstance(one, Tensor)]
+            found = [self.labelling.known.get(id(one if one._base is None else one._base)) for one in factors]
+            self.labelling.found.multiplied.update(source.name for source in found if source is not None)
         if func in SOFTMAX and out.requires_grad:
             return out + nowhere_flat(args[0])  # the softmax of a single number is always 1
         if func in SPLITS and args and args[0].requires_grad:

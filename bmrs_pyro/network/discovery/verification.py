@@ -16,7 +16,7 @@ from bmrs_pyro.network.discovery.random_weights import Recipe, livened, randomis
 from bmrs_pyro.network.discovery.reasons import (
     CHANGED,
     failure,
-    naming_shared_weights,
+    naming_tensors,
     not_differentiable,
     unmoved,
 )
@@ -87,7 +87,7 @@ class Verification:
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
             self._begin(*_PRECISIONS[1])
             passed = self._passing_all(families)
-        return passed, naming_shared_weights(self.net, families, self.left_out)
+        return passed, naming_tensors(self.net, families, self.left_out)
 
     def _passing_all(self, families: Sequence[StructureFamily]) -> list[StructureFamily]:
         """Return the families that pass every trial, the last of them together."""
@@ -236,7 +236,7 @@ class Verification:
         copy = shared_copy(self.net)
         randomise_(copy, recipe, self.dtype, random or torch.Generator().manual_seed(0))
         for parameter in copy.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         return copy
 
     def _masks(
