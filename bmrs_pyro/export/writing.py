@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["exporting", "refuse_arguments"]
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -64,7 +65,7 @@ def exporting(kind: Format, path: Path) -> Iterator[None]:
     except OSError as cause:
         raise WriteError(path, cause.strerror or str(cause)) from None
     except Exception as cause:
-        reason = next(iter(str(cause).splitlines()), "")
+        reason = re.sub(r"\x1b\[[\d;]*m", "", next(iter(str(cause).splitlines()), ""))  # without colours
         raise ExportError(
             f"the network cannot be exported to {kind} ({type(cause).__name__}: {reason}); safetensors always works"
         ) from cause

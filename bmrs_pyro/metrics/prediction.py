@@ -167,7 +167,8 @@ def _draws(
         ):
             raise ValueError(
                 f"the outputs have shape {tuple(outputs.shape)}; expected logits (batch, K) of two or more classes: "
-                "for other outputs name the likelihood, as likelihood='normal:0.1', 'bernoulli', model.likelihood ..."
+                "for other outputs name the likelihood, such as likelihood='categorical' for (batch, T, K) or maps, "
+                "'normal:0.1', 'bernoulli', model.likelihood"
             )
         yield predicted(outputs, likelihood or "categorical")
 
