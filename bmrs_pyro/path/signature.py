@@ -6,6 +6,7 @@ __all__ = ["signature"]
 
 import copy
 import math
+from collections.abc import Iterable
 
 import pyro
 import torch
@@ -36,6 +37,7 @@ def signature(model: SupervisedModel, batches: Batches) -> list[float]:
         seed_generators(0)
         twin = copy.deepcopy(model)
         _fix_(twin)
+        _fix_(twin, _changing_buffers(twin))
         try:
             score = validate(twin, {}, batches)
         except (NonFiniteLoss, ValueError, RuntimeError):
@@ -45,9 +47,30 @@ def signature(model: SupervisedModel, batches: Batches) -> list[float]:
 
 
 @torch.no_grad()
-def _fix_(model: nn.Module) -> None:
-    """Replace all parameters by fixed numbers that keep the size of a signal from layer to layer."""
+def _changing_buffers(model: SupervisedModel) -> list[str]:
+    """Name the buffers that a call in training mode changes, such as statistics; other buffers are constants."""
+    twin = copy.deepcopy(model).train()
+    for module in twin.modules():
+        if isinstance(module, _NormBase):
+            module.eval()  # it would refuse a single example; its statistics are fixed in any case
+    for buffer in twin.buffers():
+        if buffer.is_floating_point():
+            buffer += 1  # an average of zeros stays 0
+    before = {name: buffer.clone() for name, buffer in twin.named_buffers()}
+    try:
+        twin.network(*twin.network.example_inputs)
+    except Exception:  # of the network's own code
+        return []
+    after = dict(twin.named_buffers())
+    return [name for name, old in before.items() if name in after and not torch.equal(old, after[name])]
+
+
+@torch.no_grad()
+def _fix_(model: nn.Module, buffers: Iterable[str] = ()) -> None:
+    """Replace all parameters by fixed numbers that keep the size of a signal from layer to layer, and buffers by 1."""
     random, done = torch.Generator().manual_seed(0), set[int]()
+    for name in buffers:
+        model.get_buffer(name).fill_(1)
     for module in model.modules():
         if isinstance(module, _NormBase):
             module.reset_running_stats()
