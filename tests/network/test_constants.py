@@ -138,7 +138,65 @@ def test_a_buffer_that_is_not_saved_is_the_reason() -> None:
     found = find_structures(net, torch.randn(2, 5))
     assert not len(found)
     reasons = {one.name: one.reason for one in found.left_out}
-    assert reasons["theta.0"].startswith("'2.scale' has their length, and is a buffer that is not saved")
+    assert (
+        "; the buffer '2.scale' is as long as they are many: it can be cut with them if" in reasons["theta.0"]
+    )
+
+
+class Running(nn.Module):
+    """Statistics that training changes, with typical values at the start, and a use that mixes channels."""
+
+    def __init__(self, start: float, *, mixes: bool) -> None:
+        super().__init__()
+        self.register_buffer("running", torch.full((8,), start))
+        self.mixes = mixes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.running) * (1 + float(self.running.abs().mean())) if self.mixes else x - self.running
+
+
+@pytest.mark.parametrize(("start", "mixes"), [(0.0, True), (1.0, True), (0.0, False)])
+def test_buffers_that_training_changes_do_not_mix(start: float, mixes: bool) -> None:
+    """With the values at the start alone, nothing showed that the mean over channels changes with them."""
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Running(start, mixes=mixes), nn.Linear(8, 2))
+    found = find_structures(net, torch.randn(2, 5))
+    assert [family.name for family in found] == ([] if mixes else ["theta.0"])
+
+
+class Skip(nn.Module):
+    """A fixed projection of the inputs is added to hidden neurons; another buffer is read as numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("projection", torch.randn(8, 6))
+        self.register_buffer("numbers", torch.rand(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x) + x @ self.projection.T
+        return self.last(hidden.relu() * float(self.numbers.numpy()[0]))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 6), torch.randn(3, 6)])
+def test_zeros_as_inputs_hide_no_buffer(x: Tensor) -> None:
+    assert [(family.name, family.size) for family in find_structures(Skip(), x)] == [("theta.first", 8)]
+
+
+class View(nn.Module):
+    """A buffer that is a part of another one, through which training changes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("whole", torch.rand(12) + 0.5)
+        self.register_buffer("part", self.whole[:8])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.part
+
+
+def test_a_view_of_a_buffer_is_not_cut() -> None:
+    found = find_structures(nn.Sequential(nn.Linear(5, 8), View(), nn.Linear(8, 2)), torch.randn(2, 5))
+    assert not len(found)
 
 
 def test_complex_weights_are_trained() -> None:
@@ -178,4 +236,4 @@ def test_a_matrix_beside_layers_is_listed() -> None:
     """A module with layers in it was not looked at, so nothing was said of its own neurons."""
     found = find_structures(BesideLayers(), torch.randn(4, 7, 5))
     reasons = {one.name: one.reason for one in found.left_out}
-    assert reasons["theta."] == "BesideLayers '' has weights of its own (matrix), not in layers"
+    assert reasons["theta."] == "the network has weights of its own (matrix), not in layers"

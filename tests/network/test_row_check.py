@@ -289,7 +289,7 @@ def test_inputs_that_the_network_refuses_decide_nothing() -> None:
 
 def test_fit_says_it_once() -> None:
     network = NoisyNetwork(Reversed5(), torch.zeros(2, 5))
-    model = SupervisedModel(network, lambda z: dist.Categorical(logits=z), 480)
+    model = SupervisedModel(network, lambda z: dist.Categorical(logits=z), 96)
     with pytest.warns(UserWarning, match="share one draw") as caught:
         fit(model, AutoTruncatedLogNormal(model), batches()[:3], epochs=2, fine_tune_epochs=0, progress=False)
     assert sum("share one draw" in str(warning.message) for warning in caught) == 1

@@ -109,11 +109,23 @@ def find_structures(
 
 
 def _traced(net: nn.Module, call: Call) -> Trace:
-    """Trace copies of a network, because some networks cache what they compute."""
-    try:
-        return trace(shared_copy(net).requires_grad_(True), call, buffers=True)
-    except Exception:  # of the network's own code, which refuses a buffer that requires a gradient
-        return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
+    """Trace copies of a network, because some networks cache what they compute.
+
+    Inputs that are all zero would hide which weights multiply them. The network's own code may refuse other inputs,
+    and buffers that require a gradient.
+    """
+    for given, buffers in ((call.map(_without_zeros), True), (call, True)):
+        try:
+            return trace(shared_copy(net).requires_grad_(True), given, buffers=buffers)
+        except Exception:
+            continue
+    return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
+
+
+def _without_zeros(x: Tensor) -> Tensor:
+    if not x.is_floating_point() or x.any():
+        return x
+    return torch.empty_like(x).uniform_(0.2, 0.9, generator=torch.Generator(x.device).manual_seed(0))
 
 
 def _selector(net: nn.Module, selection: Selection | None, argument: str) -> Callable[[str], bool]:

@@ -119,12 +119,12 @@ def _unseen(net: nn.Module, found: Trace, seen: set[str]) -> list[LeftOut]:
             elif output_side(module):
                 reason = f"{name!r} is not called; other code may use its weight"
             else:
-                kind, names = type(module).__name__, ", ".join(own)
+                kind, names = f"{type(module).__name__} {name!r}" if name else "the network", ", ".join(own)
                 # torch's own layers, such as Bilinear, are one layer whatever their weights' shape
                 foreign = not type(module).__module__.startswith("torch.nn.")
                 fused = foreign and any(module._parameters[key].dim() > 2 for key in own)
                 why = "for several layers in one tensor" if fused else "not in layers"
-                reason = obstacle(module, name) or f"{kind} {name!r} has weights of its own ({names}), {why}"
+                reason = obstacle(module, name) or f"{kind} has weights of its own ({names}), {why}"
             left_out.append(LeftOut(f"theta.{name}", reason))
     return left_out
 

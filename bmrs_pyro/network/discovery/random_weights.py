@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Recipe", "livened", "noise", "randomise_", "root_mean_square"]
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -19,7 +19,13 @@ Recipe = Literal["lively", "own", "given"]
 
 
 @torch.no_grad()
-def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch.Generator) -> None:
+def randomise_(
+    net: nn.Module,
+    recipe: Recipe,
+    dtype: torch.dtype,
+    random: torch.Generator,
+    cut: Collection[str] = (),
+) -> None:
     """Give a network random parameters, and batch norms random statistics, in new tensors.
 
     Args:
@@ -28,9 +34,10 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
             units; ``"own"`` keeps the size of every tensor; ``"given"`` only adds a tenth of noise to vectors.
         dtype: type of all floating-point parameters and buffers, and of the parts of complex ones.
         random: generator of the values.
+        cut: names of tensors that may be cut; buffers among them get other values too, as in training.
     """
     done: set[int] = set()
-    for module in net.modules():
+    for path, module in net.named_modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if (
                 tensor is None
@@ -46,7 +53,9 @@ def randomise_(net: nn.Module, recipe: Recipe, dtype: torch.dtype, random: torch
                 continue
             if recipe == "lively" and name == "weight" and isinstance(module, nn.Linear | _ConvNd):
                 tensor.data = noise(tensor, random, (tensor.numel() / tensor.shape[0]) ** -0.5, dtype)
-            elif isinstance(tensor, nn.Parameter) or (name.startswith("running_") and recipe != "given"):
+            elif isinstance(tensor, nn.Parameter) or (
+                recipe != "given" and (name.startswith("running_") or f"{path}.{name}".lstrip(".") in cut)
+            ):
                 tensor.data = _fresh(name, tensor.data.to(dtype), recipe, random)
             else:
                 tensor.data = tensor.data.to(dtype)

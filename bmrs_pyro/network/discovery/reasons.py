@@ -43,31 +43,36 @@ def unmoved(layer: str) -> str:
 def naming_tensors(
     net: nn.Module, families: Iterable[StructureFamily], left_out: Sequence[LeftOut]
 ) -> list[LeftOut]:
-    """Name a weight that layers share, or a buffer that is not saved, where that is why the network does not run."""
+    """Name a weight that layers share, or a buffer of their length, if a network does not run without structures."""
     names: dict[int, list[str]] = {}
     for name, tensor in net.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
-    state = net.state_dict().keys()
-    unsaved = {name: buffer.shape for name, buffer in net.named_buffers() if name not in state}
     families = list(families)
-    reasons = {
-        family.name: f"{name!r} has their length, and is a buffer that is not saved (persistent=False): register it "
-        "with persistent=True, so that it can be cut with them"
-        for family in families
-        for name, shape in unsaved.items()
-        if family.size in shape
-    }
     shared = {name: same for same in names.values() if len(same) > 1 for name in same}
-    reasons |= {
+    reasons = {
         family.name: f"{' and '.join(shared[name])} are one weight, which cannot lose channels of one layer alone"
         for family in families
         for member in family.members
         for name, _ in member.tensors
         if name in shared
     }
+    sizes = {family.name: family.size for family in families}
     return [
-        LeftOut(one.name, reasons[one.name])
-        if one.name in reasons and one.reason.startswith(_FAILURE)
+        LeftOut(one.name, reasons.get(one.name, one.reason + _of_buffers(net, sizes[one.name])))
+        if one.reason.startswith(_FAILURE)
         else one
         for one in left_out
     ]
+
+
+def _of_buffers(net: nn.Module, length: int) -> str:
+    """Name a buffer of the network's own modules that has the length of a family, which may be the reason."""
+    for owner, module in net.named_modules():
+        own = not type(module).__module__.startswith("torch.nn.")
+        for name, buffer in module.named_buffers(owner, recurse=False) if own else ():
+            if length in buffer.shape:
+                return (
+                    f"; the buffer {name!r} is as long as they are many: it can be cut with them if it is float32 or "
+                    "float64, saved (persistent=True) and used as it is, not detached, converted or compared"
+                )
+    return ""

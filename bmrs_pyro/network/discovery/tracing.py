@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["trace"]
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from bmrs_pyro.network.discovery.attention import (
     lively_attention,
     nowhere_flat,
 )
+from bmrs_pyro.network.discovery.constants import constants
 from bmrs_pyro.network.discovery.labelling import Labelling, Trace
 from bmrs_pyro.network.discovery.local_gradients import Source, supports, touched
 from bmrs_pyro.network.discovery.splits import SPLITS, SplitCall, split_sizes
@@ -65,7 +66,7 @@ def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
         net.float()
         call = call.map(lambda x: x.float() if x.is_floating_point() else x)
     tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1)
-    for source in _constants(net) if buffers else ():
+    for source in constants(net) if buffers else ():
         tracer.labelling.known[id(source.tensor)] = source
     with tracer:
         outputs = tensor_outputs(net, call)
@@ -77,19 +78,6 @@ def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
         if owner not in tracer.written:  # a layer that is called reads its weights itself
             tracer.labelling.occur(owner, side, labels)
     return tracer.labelling.found
-
-
-def _constants(net: nn.Module) -> Iterator[Source]:
-    """Yield the buffers that are saved and that no layer of torch's kind holds; gradients reach them from now on."""
-    saved = net.state_dict().keys()
-    for name, module in net.named_modules():
-        known = output_side(module) is not None or type(module).__module__.startswith("torch.nn.")
-        for own, buffer in () if known else module.named_buffers(recurse=False):
-            path = f"{name}.{own}" if name else own
-            if buffer.is_floating_point() and buffer.numel() > 1 and path in saved:
-                constant = nn.Parameter(buffer.detach().clone())
-                module._buffers[own] = constant.clone()  # the network's code may change it in place
-                yield Source(constant, path)
 
 
 class _Tracer(TorchFunctionMode):
@@ -121,6 +109,8 @@ class _Tracer(TorchFunctionMode):
             in_place = func.__name__.endswith("_") or bool((kwargs or {}).get("inplace"))
             smooth = nowhere_flat(args[0])
             return args[0].copy_(smooth) if in_place else smooth
+        if func is Tensor.numpy:
+            args = (args[0].detach(),)
         if func is functional.scaled_dot_product_attention:
             out = lively_attention(*args, **(kwargs or {}))
         else:

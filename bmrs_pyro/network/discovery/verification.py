@@ -65,7 +65,7 @@ class Verification:
         self, net: nn.Module, call: Call, *, small: bool = False, unread: Collection[str] = ()
     ) -> None:
         self.net, self.example, self.small, self.unread = net, call, small, unread
-        self.numbers: dict[str, int] = {}
+        self.numbers, self.cut = dict[str, int](), set[str]()
         self.widths = widths_of(net, call)
         self._begin(*_PRECISIONS[0])
 
@@ -82,6 +82,7 @@ class Verification:
             ValueError: the network's outputs are not finite, or it cannot be differentiated.
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
+        self.cut = {name for family in families for member in family.members for name, _ in member.tensors}
         try:
             passed = self._passing_all(families)
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
@@ -181,7 +182,7 @@ class Verification:
         found: Responses = {}
         for step in range(STEPS):
             if step and recipe != "given":
-                randomise_(net, recipe, self.dtype, random)
+                randomise_(net, recipe, self.dtype, random, self.cut)
             keep, theta = self._masks(families, trial, step, attempt)
             try:
                 with torch.no_grad(), livened(net) if recipe == "lively" else nullcontext():
@@ -234,7 +235,7 @@ class Verification:
 
     def _copy(self, recipe: Recipe, random: torch.Generator | None = None) -> nn.Module:
         copy = shared_copy(self.net)
-        randomise_(copy, recipe, self.dtype, random or torch.Generator().manual_seed(0))
+        randomise_(copy, recipe, self.dtype, random or torch.Generator().manual_seed(0), self.cut)
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         return copy
