@@ -29,8 +29,8 @@ def save(small: nn.Module | History, path: str | Path) -> None:
     """Write a small network to a ``.safetensors`` file; :func:`load` reads it, given the dense network.
 
     The file holds the tensors, the integer attributes of the layers, such as ``out_features``, their settings, such as
-    ``negative_slope``, and the names of the layers' classes. It holds no code. Buffers with ``persistent=False`` are not
-    in it: :func:`load` takes them from the dense network.
+    ``negative_slope``, and the names of the layers' classes. It holds no code. Buffers with ``persistent=False`` are
+    not in it: :func:`load` takes them from the dense network.
 
     Args:
         small: the network, or the history of the fit that made it.

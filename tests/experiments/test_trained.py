@@ -30,6 +30,7 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         "dense",
         "bmrs-path",
+        "bmrs-path-teacher",
         "bmrs-laplace",
         *(f"torch-pruning-{name}" for name in ("taylor-local", "lamp-iterative")),
     ],

@@ -31,6 +31,7 @@ estimated. Numbers are percent of test accuracy, mean ± standard deviation over
 of its own.
 
 * `bmrs-path`: ten cuts in the first fifth of the epochs, by the evidence at the weights as they are then.
+* `bmrs-path-teacher`: the same, with the trained network as the teacher of a half of the loss.
 * `bmrs-laplace`: the same ten cuts before the first epoch.
 * `torch-pruning-…`: its importances over all layers in one cut; `-local` the same share of every layer; `-iterative`
   ten cuts in the first fifth of the epochs. Of `vit` they remove dimensions of heads, whole heads, hidden

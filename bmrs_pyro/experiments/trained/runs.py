@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["BUDGETS", "CONTENDERS", "EPOCHS", "NETWORKS", "grid", "run"]
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,14 @@ _TORCH_PRUNING = "torch-pruning-"
 CONTENDERS = (
     "dense",
     "bmrs-path",
+    "bmrs-path-teacher",
     "bmrs-laplace",
     *(f"{_TORCH_PRUNING}{name}{kind}" for name in IMPORTANCES for kind in ("", "-local", "-iterative")),
 )
-"""``-local`` is the same share of every layer; ``-iterative`` makes its cuts where ours are, others all at once."""
+"""``-local`` is the same share of every layer; ``-iterative`` makes its cuts where ours are, others all at once.
+
+``-teacher`` trains with the dense network as the teacher.
+"""
 
 
 def vgg(widths: Sequence[int] = (32, 64, 64, 128, 128, 256)) -> nn.Module:
@@ -171,6 +176,7 @@ class _Trial:
 
     def ours(self, net: nn.Module, macs: int) -> nn.Module:
         """Return the network cut by this package."""
+        contender = self.config["contender"]
         model = SupervisedModel(NoisyNetwork(net, self.example), "categorical:0.02", len(self.data.train))
         reduction = JointReduction(
             self.augmented(),
@@ -178,7 +184,8 @@ class _Trial:
             epochs=self.config["epochs"],
             cycle=self.setting.cycle,
             cuts=CUTS,
-            share=SHARE if self.config["contender"] == "bmrs-path" else 0.0,
+            share=0.0 if contender == "bmrs-laplace" else SHARE,
+            teacher=copy.deepcopy(net) if contender.endswith("-teacher") else None,
             batches=EVIDENCE,
             seed=self.seed,
             progress=False,
