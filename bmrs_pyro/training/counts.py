@@ -14,7 +14,10 @@ from bmrs_pyro.inference.inputs import pairs
 def known_size(loader: object) -> int | None:
     """Return the number of examples in a loader's data set or in a list of batches; None if a pass must count them."""
     if isinstance(loader, list | tuple):
-        return sum(len(y) for _, y in pairs(loader))
+        once = {
+            id(batch): batch for batch in loader
+        }  # a list may repeat its batches, to make an epoch longer
+        return sum(len(y) for _, y in pairs(once.values()))
     if isinstance(count := getattr(loader, "num_data", None), int):
         return count
     return _length(getattr(loader, "dataset", None))

@@ -36,6 +36,7 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         (DataLoader(Stream(), 32), None),
         (Batches(Dataset(torch.zeros(7, 1, 2, 2, dtype=torch.uint8), torch.zeros(7).long(), 2), 4), 7),
         ([blobs(), blobs(1, 20)], 500),
+        ([blobs(), blobs(1, 20)] * 3, 500),
         (iter([blobs()]), None),
     ],
 )

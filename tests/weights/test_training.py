@@ -299,6 +299,7 @@ def test_a_rule_that_cannot_run_or_prunes_a_whole_layer_is_told_of() -> None:
 def test_labels_that_do_not_fit_are_told_of_in_one_line() -> None:
     model, guide = program()
     x, y = batches()[0]
+    model.num_data = len(x)
     with pytest.raises(
         ValueError, match=r"outputs, for labels from 0 to 2, but those of a batch go from 0 to 7"
     ):
