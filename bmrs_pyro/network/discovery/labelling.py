@@ -50,7 +50,7 @@ class Trace:
         attention: the attention operations.
         splits: the splits of channels.
         called: names of the layers that are called.
-        multiplied: names of the parameters that have been a factor of a matrix product.
+        multiplied: names of the parameters that have been a factor of a matrix product or a convolution.
         unread: names of the layers whose outputs are added or multiplied to others, and then read by nothing.
     """
 

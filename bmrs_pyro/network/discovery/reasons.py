@@ -66,13 +66,17 @@ def naming_tensors(
 
 
 def _of_buffers(net: nn.Module, length: int) -> str:
-    """Name a buffer of the network's own modules that has the length of a family, which may be the reason."""
-    for owner, module in net.named_modules():
-        own = not type(module).__module__.startswith("torch.nn.")
-        for name, buffer in module.named_buffers(owner, recurse=False) if own else ():
-            if length in buffer.shape:
-                return (
-                    f"; the buffer {name!r} is as long as they are many: it can be cut with them if it is float32 or "
-                    "float64, saved (persistent=True) and used as it is, not detached, converted or compared"
-                )
-    return ""
+    """Name the buffers of the network's own modules that have the length of a family, which may be the reason."""
+    names = [
+        name
+        for owner, module in net.named_modules()
+        if not type(module).__module__.startswith("torch.nn.")
+        for name, buffer in module.named_buffers(owner, recurse=False)
+        if length in buffer.shape
+    ]
+    if not names:
+        return ""
+    return (
+        f"; perhaps because of buffers of their length ({', '.join(names[:3])}): a buffer can be cut with them if it "
+        "is float32 or float64, saved (persistent=True) and used as it is, not detached, converted or compared"
+    )

@@ -50,7 +50,8 @@ _ELEMENTWISE = {"add", "sub", "mul", "div", "radd", "rsub", "rmul", "iadd", "isu
 """Names of functions, without underscores, whose tensors must agree in their channels."""
 
 _PRODUCTS = {"matmul", "rmatmul", "mm", "bmm", "einsum", "tensordot", "linear", "addmm", "baddbmm"}
-"""Names of matrix products, without underscores."""
+_PRODUCTS |= {"conv1d", "conv2d", "conv3d"}
+"""Names of matrix products and convolutions, without underscores."""
 
 
 def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
