@@ -67,9 +67,7 @@ class AutoTruncatedLogNormal(AutoGuide):
             )
         for name, value in (("init_loc", init_loc), ("init_log_scale", init_log_scale)):
             if not (isinstance(value, Real) and abs(value) <= MOST):
-                raise ValueError(
-                    f"{name} is {value!r}; give a number between {-MOST} and {MOST}, as log θ has"
-                )
+                raise ValueError(f"{name} is {value!r}; give a number between {-MOST} and {MOST}")
         super().__init__(model)
         self.kernels: Kernels = EAGER
         self._scales: tuple[list[float], Tensor] | None = None

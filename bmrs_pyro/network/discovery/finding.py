@@ -111,15 +111,13 @@ def find_structures(
 def _traced(net: nn.Module, call: Call) -> Trace:
     """Trace copies of a network, because some networks cache what they compute.
 
-    Inputs that are all zero would hide which weights multiply them. The network's own code may refuse other inputs,
-    and buffers that require a gradient.
+    Inputs that are all zero would hide which weights multiply them, so they become random ones. The network's own code
+    may refuse these, or buffers that require a gradient; then it is traced without both.
     """
-    for given, buffers in ((call.map(_without_zeros), True), (call, True)):
-        try:
-            return trace(shared_copy(net).requires_grad_(True), given, buffers=buffers)
-        except Exception:
-            continue
-    return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
+    try:
+        return trace(shared_copy(net).requires_grad_(True), call.map(_without_zeros), buffers=True)
+    except Exception:
+        return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
 
 
 def _without_zeros(x: Tensor) -> Tensor:

@@ -49,8 +49,10 @@ _FLAT = {
 _ELEMENTWISE = {"add", "sub", "mul", "div", "radd", "rsub", "rmul", "iadd", "isub", "imul"}
 """Names of functions, without underscores, whose tensors must agree in their channels."""
 
-_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm", "einsum", "tensordot", "linear", "addmm", "baddbmm"}
-_PRODUCTS |= {"conv1d", "conv2d", "conv3d"}
+_PRODUCTS = {
+    *("matmul", "rmatmul", "mm", "bmm", "einsum", "tensordot", "linear", "addmm", "baddbmm"),
+    *("conv1d", "conv2d", "conv3d"),
+}
 """Names of matrix products and convolutions, without underscores."""
 
 
