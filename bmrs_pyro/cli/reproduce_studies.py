@@ -20,6 +20,7 @@ from bmrs_pyro.cli.studying import Publication, Runs, RunsOnData, chosen
 
 Images = Annotated[int, typer.Option(min=100, help="Number of training images; the first ones are used.")]
 Epochs = Annotated[int, typer.Option(min=4, help="Epochs of each run.")]
+Device = Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")]
 LeNets = Annotated[list[str] | None, typer.Option(help="lenet_fc or lenet5_caffe; both by default.")]
 
 
@@ -112,6 +113,7 @@ def vgg(
     ] = "cost:0.1",
     images: Images = 45_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = 30,
+    device: Device = "cpu",
     *,
     call: RunsOnData,
 ) -> None:
@@ -121,7 +123,8 @@ def vgg(
     configs = experiments.study.grid(
         call.seeds, width=[width], kl_weight=[kl_weight], images=[images], epochs=[epochs], method=methods
     )
-    call.conduct(study.STUDY, study.run, configs, data_root=call.root)
+    training.refuse_unusable(device)
+    call.conduct(study.STUDY, study.run, configs, data_root=call.root, device=device)
 
 
 @with_options_of(call=RunsOnData(cache=Path("runs/both")))
@@ -180,7 +183,7 @@ def trained(
         list[int] | None,
         typer.Option(help="Epochs of training during and after pruning; repeat for several."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where networks are trained, cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     *,
     call: RunsOnData,
 ) -> None:

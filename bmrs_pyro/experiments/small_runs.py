@@ -50,13 +50,15 @@ def noisy_model(
     net: nn.Module, train: Dataset, label_smoothing: float = 0.0, **options: Any
 ) -> SupervisedModel:
     """Put gains into a network, and return the model of the training data; for options see its class."""
-    network = NoisyNetwork(net, torch.zeros(1, *train.input_shape))
+    device = next(net.parameters()).device
+    network = NoisyNetwork(net, torch.zeros(1, *train.input_shape, device=device))
     return SupervisedModel(network, SmoothedLikelihood(label_smoothing), len(train), **options)
 
 
 def train_pruned(
     net: nn.Module,
     train: Dataset,
+    batches: Batches,
     config: Config,
     criterion: str,
     kl_weight: str,
@@ -65,20 +67,20 @@ def train_pruned(
 ) -> History:
     """Train with gains and prune after each of the first three quarters of the epochs; the last epoch's weights stay.
 
-    Batches have 100 examples, the learning rate is 1e-3, and that of the posteriors ``posterior_lr_factor`` times as
-    high, so that they cross the prior. ``config`` has the ``epochs`` in all and the ``seed``.
+    The learning rate is 1e-3, and that of the posteriors ``posterior_lr_factor`` times as high, so that they cross the
+    prior. ``config`` has the ``epochs`` in all and the ``seed``.
     """
-    model, epochs, seed = noisy_model(net, train, kl_weight=kl_weight), config["epochs"], config["seed"]
+    model, epochs = noisy_model(net, train, kl_weight=kl_weight), config["epochs"]
     return fit(
         model,
         AutoTruncatedLogNormal(model),
-        Batches(train, 100, seed=seed),
+        batches,
         criterion=criterion,
         epochs=epochs * 3 // 4,
         fine_tune_epochs=epochs - epochs * 3 // 4,
         lr=1e-3,
         posterior_lr_factor=posterior_lr_factor,
-        seed=seed,
+        seed=config["seed"],
         progress=False,
     )
 

@@ -42,14 +42,17 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     if config["labels"] == "random":
         train = replace(train, labels=train.labels[torch.randperm(len(train))])
     net = build(config["network"], train.input_shape, train.num_classes)
+    batches = data.Batches(train, 100, seed=config["seed"])
     start = time.perf_counter()
     result: dict[str, Any] = {}
     if config["method"] == "dropout":
         net = _with_dropout(net)
-        train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
+        train_plainly(net, batches, config["epochs"])
         net.eval()
     else:
-        history = train_pruned(net, train, config, config["method"], "elbo", posterior_lr_factor=200.0)
+        history = train_pruned(
+            net, train, batches, config, config["method"], "elbo", posterior_lr_factor=200.0
+        )
         net, scores = history.network, torch.cat(list(history.scores.values())).tolist()
         result = {"structures": [history.keep.total, history.keep.kept], "score": median(scores)}
     for name, part in (("training_error", train), ("test_error", splits.test)):

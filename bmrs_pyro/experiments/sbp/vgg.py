@@ -23,39 +23,42 @@ from bmrs_pyro.network import complexity
 METHODS = ("dense", "snr", "bmrs-n")
 
 
-def run(config: Config, *, data_root: str) -> dict[str, Any]:
-    """Train one network.
+def run(config: Config, *, data_root: str, device: str = "cpu") -> dict[str, Any]:
+    """Train one network on images that are shifted and mirrored at random.
 
     Args:
         config: ``width`` (of the first stage, as published 64), ``method``, ``kl_weight``, ``images`` (how many, of the
             training part), ``epochs`` and ``seed``.
         data_root: folder of the data sets.
+        device: where the network is trained.
 
     Returns:
         test error in percent, widths, ratios of parameters and multiply-accumulates to the dense network's, seconds per
-        epoch.
+        epoch, and the device.
     """
     splits = data.load("cifar10", data_root=data_root, validation=0.1)
     train = first(splits.train, config["images"])
     pyro.set_rng_seed(config["seed"])
-    net = build(f"vgg-{config['width']}", train.input_shape, train.num_classes)
-    dense, example = copy.deepcopy(net).eval(), torch.zeros(1, *train.input_shape)
+    net = build(f"vgg-{config['width']}", train.input_shape, train.num_classes).to(device)
+    dense, example = copy.deepcopy(net).eval(), torch.zeros(1, *train.input_shape, device=device)
+    batches = data.Batches(train, 100, seed=config["seed"], augmentation=data.Augmentation(), device=device)
     start = time.perf_counter()
     if config["method"] == "dense":
-        train_plainly(net, data.Batches(train, 100, seed=config["seed"]), config["epochs"])
+        train_plainly(net, batches, config["epochs"])
         small = net.eval()
     else:
         small = train_pruned(
-            net, train, config, config["method"], config["kl_weight"], posterior_lr_factor=20.0
+            net, train, batches, config, config["method"], config["kl_weight"], posterior_lr_factor=20.0
         ).network
     seconds = (time.perf_counter() - start) / config["epochs"]
     before, after = complexity(dense, example), complexity(small, example)
     return {
-        "error": 100 * (1 - evaluated(small, splits.test, 500).accuracy),
+        "error": 100 * (1 - evaluated(small, splits.test, 500, device).accuracy),
         "widths": widths(small),
         "parameters_ratio": before.parameters / after.parameters,
         "flops_ratio": before.macs / after.macs,
         "seconds_per_epoch": seconds,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
     }
 
 
@@ -78,9 +81,9 @@ _HEAD = """# The VGG-like network on CIFAR-10
 
 Made by `bmrs reproduce vgg --data-root DATA --out docs/results`; [vgg.json](vgg.json) has one object per run.
 `models/vgg.py` with `width` channels in its first stage, where the published network has 64, and all other layers in
-proportion, on the first images of the training part. `dense` is trained plainly; the others prune after every epoch
-of the first three quarters. Parameters and FLOPs are the dense network's, divided by the small one's. Seconds are of
-the machine and of what else ran on it.
+proportion, on the first images of the training part, shifted and mirrored at random. `dense` is trained plainly; the
+others prune after every epoch of the first three quarters. Parameters and FLOPs are the dense network's, divided by
+the small one's. Seconds are of the device and of what else ran on it.
 
 """
 

@@ -43,7 +43,9 @@ def run(config: Config, *, data_root: str) -> dict[str, Any]:
     batches = data.Batches(train, 100, seed=config["seed"])
     start = time.perf_counter()
     if config["method"] in ("structures", "both"):
-        net = train_pruned(net, train, config, "bmrs-n", "cost:0.1", posterior_lr_factor=40.0).network
+        net = train_pruned(
+            net, train, batches, config, "bmrs-n", "cost:0.1", posterior_lr_factor=40.0
+        ).network
     else:
         train_plainly(net, batches, config["epochs"])
     if config["method"] in ("weights", "both"):
