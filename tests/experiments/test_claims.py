@@ -63,6 +63,22 @@ def test_weights(active: int, accuracy: float, verdict: str) -> None:
     assert said({"bmr": [record]}, "vit-64x2 on cifar10, bmr-horseshoe") == (expected, 1, verdict)
 
 
+@pytest.mark.parametrize(
+    ("width", "error", "flops", "verdict"),
+    [(64, 8.9, 2.0, "equal"), (64, 9.2, 2.0, "worse"), (64, 8.9, 1.0, "worse"), (16, 8.9, 2.0, "not run")],
+)
+def test_the_vgg_like_network(width: int, error: float, flops: float, verdict: str) -> None:
+    run = {"width": width, "epochs": 30}
+    rows = [
+        {**run, "method": "dense", "error": 8.5, "flops_ratio": 1.0},
+        {**run, "method": "snr", "error": error, "flops_ratio": flops},
+    ]
+    found = claims({"vgg": rows})
+    (claim,) = (one for one in found if "full width, snr" in one.claim)
+    assert claim.verdict.split(":")[0] == verdict
+    assert claim.ours == ("" if width == 16 else f"{error:.2f}, {flops:.2f} (8.50)")
+
+
 def test_both_and_mantissas() -> None:
     run = {"network": "lenet5_caffe", "accuracy": 90.0, "seed": 0}
     rows = [

@@ -21,6 +21,7 @@ from bmrs_pyro.experiments.poster.post_training_summary import STUDY as CURVES
 from bmrs_pyro.experiments.poster.precision import STUDY as PRECISION
 from bmrs_pyro.experiments.sbp.lenets import STUDY as SBP
 from bmrs_pyro.experiments.sbp.random_labels import STUDY as RANDOM_LABELS
+from bmrs_pyro.experiments.sbp.vgg import STUDY as VGG
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.tasks.runs import STUDY as TASKS
 from bmrs_pyro.experiments.trained.page import STUDY as TRAINED
@@ -40,7 +41,7 @@ def path_study() -> Study:
 @pytest.mark.parametrize(
     "study",
     [
-        *(POSTER, CURVES, LARGER, SBP, PRECISION, RANDOM_LABELS, TASKS, TRAINED, HONESTY, path_study()),
+        *(POSTER, CURVES, LARGER, SBP, PRECISION, RANDOM_LABELS, VGG, TASKS, TRAINED, HONESTY, path_study()),
         Study("bench", ("section",), bench_page.page),
     ],
     ids=lambda study: study.name,
