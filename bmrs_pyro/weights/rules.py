@@ -57,13 +57,19 @@ def inclusion_threshold(change: Tensor, *, excluded: int = 0, rounds: int = 4) -
 class SpikeAndSlab:
     """Prune weights whose evidence falls short of their layer's inclusion rate: ΔF > ζ.
 
+    ΔF judges every weight alone, as if the others stayed, and a posterior that has not converged has too little
+    evidence for all. So a reduction takes away at most a share of what is left, those with the largest ΔF, and the next
+    one judges what the others have learned since. (The published code takes away all at once.)
+
     Args:
         group: the unit that is pruned: a single ``"weight"``, or a ``"row"``: all incoming weights of one neuron or
             channel and its bias. The ΔF of a row is the sum over its weights.
         rounds: updates of the inclusion rate, at least 1.
+        share: largest share of a layer's units that one reduction prunes, in (0, 1], but at least one unit; 1 for all
+            at once, where the posterior is exact.
 
     Raises:
-        ValueError: ``group`` is unknown, or there are no rounds.
+        ValueError: ``group`` is unknown, there are no rounds, or ``share`` is out of range.
 
     Reference:
         Marković, Friston and Kiebel 2023, section 3.2.
@@ -71,12 +77,15 @@ class SpikeAndSlab:
 
     group: Literal["weight", "row"] = "weight"
     rounds: int = 4
+    share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.group not in ("weight", "row"):
             raise ValueError(f"group is {self.group!r}; use 'weight' or 'row'")
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}; it must lie in (0, 1]")
 
     @torch.no_grad()
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
@@ -86,7 +95,12 @@ class SpikeAndSlab:
         if self.group == "row":
             change, active = change.sum(1, keepdim=True), active.any(1, keepdim=True)
         zeta = inclusion_threshold(change[active], excluded=int((~active).sum()), rounds=self.rounds)
-        return (active & (change <= zeta)).to(gain).expand_as(gain)
+        pruned = active & (change > zeta)
+        most = max(1, int(self.share * int(active.sum())))
+        if int(pruned.sum()) > most:
+            worst = change.where(pruned, -torch.inf).flatten().topk(most).indices
+            pruned = torch.zeros_like(pruned).flatten().index_fill(0, worst, True).view_as(pruned)
+        return (active & ~pruned).to(gain).expand_as(gain)
 
 
 @dataclass(frozen=True)

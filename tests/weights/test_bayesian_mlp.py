@@ -72,7 +72,7 @@ def test_packaged_program_has_the_same_elbo_and_prunes_the_same(source: ModuleTy
     error = math.hypot(packaged.std().item(), written.std().item()) / math.sqrt(200)
     assert abs(packaged.mean() - written.mean()) < 4 * error
 
-    masks, rule = source.prune(net), SpikeAndSlab()
+    masks, rule = source.prune(net), SpikeAndSlab(share=1)
     for layer in model.layers[:-1]:
         distribution = dist.Normal(locs[layer.name], scales[layer.name])
         assert torch.equal(masks[layer.name], rule(layer, distribution, torch.ones(layer.shape)))

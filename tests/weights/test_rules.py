@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -56,14 +57,14 @@ def posterior() -> dist.Normal:
 
 
 def test_spike_and_slab_keeps_the_signal() -> None:
-    factors = SpikeAndSlab()(LAYER, posterior(), torch.ones(6, 10))
+    factors = SpikeAndSlab(share=1)(LAYER, posterior(), torch.ones(6, 10))
     expected = torch.zeros(6, 10)
     expected[:2, :3] = 1.0
     assert torch.equal(factors, expected)
 
 
 def test_rows_are_in_or_out_together() -> None:
-    factors = SpikeAndSlab("row")(LAYER, posterior(), torch.ones(6, 10))
+    factors = SpikeAndSlab("row", share=1)(LAYER, posterior(), torch.ones(6, 10))
     change = delta_f(posterior(), STANDARD, SPIKE).sum(1)
     keep = change <= inclusion_threshold(change)
     assert keep.tolist() == [True, True, False, False, False, False]
@@ -80,9 +81,37 @@ def test_pruned_weights_stay_pruned(group: str) -> None:
     assert (factors * gain)[1, 1:3].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("group", "units"), [("weight", 60), ("row", 6)])
+def test_a_reduction_takes_away_a_share_of_what_is_left(group: Literal["weight", "row"], units: int) -> None:
+    loc = torch.linspace(0.0, 0.1, 60).view(6, 10)  # all are needless, the first ones the most
+    q, gain, left = dist.Normal(loc, torch.full((6, 10), 0.6)), torch.ones(6, 10), units
+    for _ in range(12):
+        gain = gain * SpikeAndSlab(group)(LAYER, q, gain)
+        left -= max(1, left // 2)
+        expected = torch.zeros(60)
+        expected[60 - left * (60 // units) :] = 1.0
+        assert torch.equal(gain.flatten(), expected)
+    assert not gain.any()
+
+
+@pytest.mark.parametrize("group", ["weight", "row"])
+def test_repeated_reductions_end_where_one_does_that_takes_all(group: Literal["weight", "row"]) -> None:
+    once = SpikeAndSlab(group, share=1)(LAYER, posterior(), torch.ones(6, 10))
+    gain = torch.ones(6, 10)
+    for _ in range(8):
+        gain = gain * SpikeAndSlab(group)(LAYER, posterior(), gain)
+    assert torch.equal(gain, once)
+
+
 def test_unknown_group() -> None:
     with pytest.raises(ValueError, match="group is 'column'; use 'weight' or 'row'"):
         SpikeAndSlab("column")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_shares_out_of_range(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"share is {share}; it must lie in \(0, 1\]"):
+        SpikeAndSlab(share=share)
 
 
 def test_horseshoe_shrinks_noise_and_spares_signal() -> None:
