@@ -15,6 +15,7 @@ __all__ = [
     "takes_logits",
 ]
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -223,22 +224,22 @@ def as_likelihood(
 
     Args:
         likelihood: the name, or the likelihood.
-        centre: the value that an output of 0 stands for, see :class:`ScaledLikelihood`.
-        unit: factor of the outputs, see :class:`ScaledLikelihood`.
+        centre: the value that an output of 0 stands for; with ``unit`` see :class:`ScaledLikelihood`.
+        unit: factor of the outputs.
 
     Raises:
         ValueError: no likelihood has that name.
-        TypeError: ``likelihood`` is neither a name nor callable, or it is a loss of torch.
+        TypeError: ``likelihood`` is neither a name nor callable, or it is a loss.
     """
     if not isinstance(likelihood, str):
         of_torch = getattr(likelihood, "__module__", "") == functional.__name__
         if not callable(likelihood) or of_torch or isinstance(likelihood, _Loss | Distribution):
             kind = f"torch's {likelihood.__name__}" if of_torch else f"a {type(likelihood).__name__}"
             raise TypeError(f"likelihood is {kind}; give a name or a function from outputs to a distribution")
+        _refuse_more_arguments(likelihood)
         return likelihood
     name, colon, option = likelihood.partition(":")
-    takes = name not in ("bernoulli", "poisson")
-    if name not in _NAMED or (colon and not (takes and option)):
+    if name not in _NAMED or (colon and (not option or name in ("bernoulli", "poisson"))):
         raise ValueError(
             f"likelihood is {likelihood!r}; use {', '.join(_NAMED)}, or a function from outputs to a distribution"
         )
@@ -246,6 +247,18 @@ def as_likelihood(
         return _NAMED[name](option or None, centre, unit)
     except ValueError as error:
         raise ValueError(f"likelihood is {likelihood!r}: {error}") from None
+
+
+def _refuse_more_arguments(likelihood: Likelihood) -> None:
+    function = likelihood.forward if isinstance(likelihood, nn.Module) else likelihood
+    try:
+        inspect.signature(function).bind(None)
+    except ValueError:  # some functions in C have no signature
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"likelihood is called with the outputs alone ({error}); give a function from outputs to a distribution"
+        ) from None
 
 
 def _scale(option: str | None) -> float | str:

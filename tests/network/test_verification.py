@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -269,6 +271,27 @@ def test_integers_come_from_the_range_of_the_table_that_they_are_looked_up_in() 
         assert [int(x.max()) for x in drawn[1:]] == [3, 0]
         assert 40 < int(drawn[0].max()) < 50
         assert drawn[0].shape == (2, 30)
+
+
+@pytest.mark.parametrize("reads", [torch.log, torch.sqrt, torch.acos, lambda x: x**0.3])
+def test_networks_that_are_not_defined_for_all_numbers(reads: Callable[[Tensor], Tensor]) -> None:
+    class Within(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(reads(x))
+
+    torch.manual_seed(0)
+    net = Within(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
+    x = (torch.rand(6, 8) ** 6).clamp(1e-6, 1 - 1e-6)
+    assert [family.name for family in find_structures(net, x)] == ["theta.0", "theta.2"]
+
+
+def test_inputs_that_need_it_are_drawn_within_the_examples() -> None:
+    x = torch.tensor([[0.01, 2.0], [1.0, 0.5]])
+    inputs = RandomInputs(Call((x,), {}), lambda call: bool((call.args[0] > 0).all()))
+    drawn = torch.stack([inputs.draw(0, torch.Generator().manual_seed(seed)).args[0] for seed in range(200)])
+    assert drawn.min() >= 0.01
+    assert drawn.max() <= 2.0
+    assert (drawn.std(0) > 0.03).all()  # noise of a tenth of 1.15
 
 
 def test_the_outcome_of_a_family_does_not_depend_on_the_others_with_it() -> None:

@@ -285,6 +285,12 @@ def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
         TypeError, match=r"^likelihood is torch's cross_entropy; give a name or a function.*$"
     ):
         attempt(nn.functional.cross_entropy)
+    for loss in (
+        partial(nn.functional.cross_entropy, label_smoothing=0.1),
+        lambda z, y: nn.functional.cross_entropy(z, y),
+    ):
+        with pytest.raises(TypeError, match=r"^likelihood is called with the outputs alone \(missing a"):
+            attempt(loss)
     with pytest.raises(TypeError, match=r"^likelihood is a Normal; give a name or a function.*$"):
         attempt(dist.Normal(0.0, 1.0))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bmrs_pyro.network.discovery.random_weights import noise, root_mean_square
+from bmrs_pyro.network.discovery.random_weights import LARGEST, noise, root_mean_square
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import tensors_in
 
@@ -22,6 +22,9 @@ _LARGE = 128  # images with sides of so many pixels are cut to a quarter if the 
 
 class RandomInputs:
     """Draws example inputs with added noise, and integers from the range of the table that they index.
+
+    Where the network does not run on such numbers, as where it takes logarithms, the noise is reflected at the least
+    and the largest example.
 
     Args:
         call: how the network is called.
@@ -38,8 +41,11 @@ class RandomInputs:
             with _LookUps(integers) as looked_up:
                 works(call)
             self.ranges = {id(integers[index]): size for index, size in looked_up.ranges.items()}
-            if not works(self.draw(0, torch.Generator().manual_seed(0))):
-                self.ranges = {}
+        self.within = any(map(_may_be_bounded, self.tensors)) and not all(
+            works(call.map(partial(_shifted, sign=sign))) for sign in (-1, 1)
+        )
+        if integers and not works(self.draw(0, torch.Generator().manual_seed(0))):
+            self.ranges = {}
 
     def draw(self, variant: int, random: torch.Generator, *, small: bool = False) -> Call:
         """Draw inputs: variant 0 has the examples' shape; in the next variants one dimension at a time is longer.
@@ -58,7 +64,8 @@ class RandomInputs:
                 return torch.randint(size, x.shape, generator=random).to(x)
             if not x.is_floating_point():
                 return x
-            return x + noise(x, random, 0.1 * root_mean_square(x) if x.any() else 1.0)
+            noisy = x + noise(x, random, _noise_size(x))
+            return _reflected(noisy, *x.aminmax()) if self.within else noisy
 
         return self.call.map(drawn)
 
@@ -87,6 +94,31 @@ def _quarter(x: Tensor) -> Tensor:
 
 def _repeated(x: Tensor, dim: int | None) -> Tensor:
     return x.repeat_interleave(_LONGER, dim) if dim is not None and x.shape[dim : dim + 1] == (1,) else x
+
+
+def _noise_size(x: Tensor) -> float:
+    return 0.1 * root_mean_square(x) if x.any() else 1.0
+
+
+def _may_be_bounded(x: Tensor) -> bool:
+    """Whether the values differ, and have one sign or are at most 1: roots, logarithms and arcsines read such."""
+    if not x.is_floating_point() or not x.numel():
+        return False
+    low, high = (float(bound) for bound in x.aminmax())
+    return low < high and (low >= 0 or high <= 0 or max(-low, high) <= 1)
+
+
+def _shifted(x: Tensor, *, sign: int) -> Tensor:
+    """Add the largest noise with a sign."""
+    return x + sign * LARGEST * _noise_size(x) if x.is_floating_point() else x
+
+
+def _reflected(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Fold numbers into [low, high]; equal bounds leave them as they are."""
+    width = high - low
+    if width == 0:
+        return x
+    return low + width - ((x - low).remainder(2 * width) - width).abs()
 
 
 class _LookUps(TorchDispatchMode):

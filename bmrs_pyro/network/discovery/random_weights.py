@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Recipe", "livened", "noise", "randomise_", "root_mean_square"]
+__all__ = ["LARGEST", "Recipe", "livened", "noise", "randomise_", "root_mean_square"]
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -120,10 +120,14 @@ def _fresh(name: str, values: Tensor, recipe: Recipe, random: torch.Generator) -
     return fresh if bool((values < 0).any()) else fresh.abs()  # some layers take its square root
 
 
+LARGEST = 3**0.5
+"""Largest noise, in units of its standard deviation."""
+
+
 def noise(like: Tensor, random: torch.Generator, size: float, dtype: torch.dtype | None = None) -> Tensor:
     """Draw uniform values with mean 0 and standard deviation ``size``; normal values take four times as long."""
     values = torch.empty(like.shape, dtype=dtype or like.dtype).uniform_(-1, 1, generator=random)
-    return values.mul_(size * 3**0.5).to(like.device)
+    return values.mul_(size * LARGEST).to(like.device)
 
 
 def root_mean_square(values: Tensor) -> float:
