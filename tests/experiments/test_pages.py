@@ -25,6 +25,7 @@ from bmrs_pyro.experiments.sbp.vgg import STUDY as VGG
 from bmrs_pyro.experiments.study import Study
 from bmrs_pyro.experiments.tasks.runs import STUDY as TASKS
 from bmrs_pyro.experiments.trained.page import STUDY as TRAINED
+from bmrs_pyro.experiments.weights.both import STUDY as BOTH
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -41,7 +42,20 @@ def path_study() -> Study:
 @pytest.mark.parametrize(
     "study",
     [
-        *(POSTER, CURVES, LARGER, SBP, PRECISION, RANDOM_LABELS, VGG, TASKS, TRAINED, HONESTY, path_study()),
+        *(
+            POSTER,
+            CURVES,
+            LARGER,
+            SBP,
+            PRECISION,
+            RANDOM_LABELS,
+            VGG,
+            BOTH,
+            TASKS,
+            TRAINED,
+            HONESTY,
+            path_study(),
+        ),
         Study("bench", ("section",), bench_page.page),
     ],
     ids=lambda study: study.name,

@@ -65,7 +65,7 @@ class RandomInputs:
             if not x.is_floating_point():
                 return x
             noisy = x + noise(x, random, _noise_size(x))
-            return _reflected(noisy, *x.aminmax()) if self.within else noisy
+            return _reflected(noisy, *x.aminmax()) if self.within and x.numel() else noisy
 
         return self.call.map(drawn)
 
