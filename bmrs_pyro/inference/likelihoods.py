@@ -15,7 +15,6 @@ __all__ = [
     "takes_logits",
 ]
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
-from torch.nn.modules.loss import _Loss
 
+from bmrs_pyro.inference.losses import refuse_no_likelihood
 from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 
 Likelihood = Callable[[Any], TorchDistribution]
@@ -232,11 +231,7 @@ def as_likelihood(
         TypeError: ``likelihood`` is neither a name nor callable, or it is a loss.
     """
     if not isinstance(likelihood, str):
-        of_torch = getattr(likelihood, "__module__", "") == functional.__name__
-        if not callable(likelihood) or of_torch or isinstance(likelihood, _Loss | Distribution):
-            kind = f"torch's {likelihood.__name__}" if of_torch else f"a {type(likelihood).__name__}"
-            raise TypeError(f"likelihood is {kind}; give a name or a function from outputs to a distribution")
-        _refuse_more_arguments(likelihood)
+        refuse_no_likelihood(likelihood)
         return likelihood
     name, colon, option = likelihood.partition(":")
     if name not in _NAMED or (colon and (not option or name in ("bernoulli", "poisson"))):
@@ -247,18 +242,6 @@ def as_likelihood(
         return _NAMED[name](option or None, centre, unit)
     except ValueError as error:
         raise ValueError(f"likelihood is {likelihood!r}: {error}") from None
-
-
-def _refuse_more_arguments(likelihood: Likelihood) -> None:
-    function = likelihood.forward if isinstance(likelihood, nn.Module) else likelihood
-    try:
-        inspect.signature(function).bind(None)
-    except ValueError:  # some functions in C have no signature
-        return
-    except TypeError as error:
-        raise TypeError(
-            f"likelihood is called with the outputs alone ({error}); give a function from outputs to a distribution"
-        ) from None
 
 
 def _scale(option: str | None) -> float | str:

@@ -33,7 +33,7 @@ from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.noisy import refuse_several_draws
-from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
+from bmrs_pyro.network.row_check import MOST_UNDECIDED, RowsUndecided, tried_rows
 
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
 
@@ -250,7 +250,9 @@ class SupervisedModel(nn.Module):
         try:
             with pyro.poutine.block():
                 doubt, read = tried_rows(self.network, x, batch)
-        except RowsUndecided:  # the call of the network on these inputs will raise the reason
+        except RowsUndecided:  # the call of the network on these inputs may raise the reason
+            self.network.rows_undecided += 1
+            self._rows_checked = self.network.rows_tried = self.network.rows_undecided >= MOST_UNDECIDED
             return
         self._rows_checked = self.network.rows_tried = True
         if self.draws == "auto":

@@ -19,7 +19,7 @@ from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
-from bmrs_pyro.network.row_check import RowsUndecided, tried_rows
+from bmrs_pyro.network.row_check import MOST_UNDECIDED, RowsUndecided, tried_rows
 from bmrs_pyro.network.structures import StructureFamily, Structures
 
 _SEVERAL_DRAWS = ("num_particles_vectorized", "_num_predictive_samples")
@@ -52,6 +52,7 @@ class NoisyNetwork(nn.Module):
 
     structures: Structures
     rows_tried = False
+    rows_undecided = 0
     """Whether it was checked that the rows of every consumer's input are the examples of the batch."""
 
     def __init__(
@@ -130,7 +131,9 @@ class NoisyNetwork(nn.Module):
     def _try_rows(self, x: Any, batch: int) -> None:
         try:
             doubt = tried_rows(self, x, batch).doubt
-        except RowsUndecided:  # the call itself will say why
+        except RowsUndecided:  # the call itself may say why; other examples may decide
+            self.rows_undecided += 1
+            self.rows_tried = self.rows_undecided >= MOST_UNDECIDED
             return
         if doubt is not None and doubt.proven:
             raise ValueError(

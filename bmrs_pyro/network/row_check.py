@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Doubt", "Rows", "RowsUndecided", "tried_rows"]
+__all__ = ["MOST_UNDECIDED", "Doubt", "Rows", "RowsUndecided", "tried_rows"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +25,10 @@ _SPREAD = 1e-3  # share of the largest row; rows that differ by less are alike
 
 Inputs = Any
 _Rows = list[tuple[str, Tensor, float]]  # the layer, one number per row, its rounding error
+
+
+MOST_UNDECIDED = 3
+"""Calls with inputs that decide nothing, after which rows are not tried any more."""
 
 
 class RowsUndecided(Exception):

@@ -51,9 +51,11 @@ def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = Fa
         How many weights were pruned.
 
     Raises:
-        TypeError: the guide is no MeanField.
+        TypeError: the guide is no MeanField, or the rule is none.
         ValueError: the guide is another model's.
     """
+    if isinstance(rule, type) or not callable(rule):
+        raise TypeError(f"rule is {rule!r}; give an object, such as SpikeAndSlab()")
     before = int((model.gain > 0).sum())
     distributions, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)
     for layer in model.layers:

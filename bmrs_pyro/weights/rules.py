@@ -84,6 +84,7 @@ class SpikeAndSlab:
             raise ValueError(f"group is {self.group!r}; use 'weight' or 'row'")
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        refuse_no_number("share", self.share)
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie in (0, 1]")
 

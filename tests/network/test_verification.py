@@ -285,6 +285,31 @@ def test_networks_that_are_not_defined_for_all_numbers(reads: Callable[[Tensor],
     assert [family.name for family in find_structures(net, x)] == ["theta.0", "theta.2"]
 
 
+@pytest.mark.parametrize(
+    ("reads", "x"),
+    [
+        (torch.sqrt, torch.zeros(1, 4)),
+        (torch.asin, torch.zeros(2, 4)),
+        (torch.log1p, torch.zeros(1, 32)),
+        (lambda x: torch.log(x + 1e-3), torch.zeros(1, 4)),
+        (lambda x: torch.log(x - 1.999), torch.full((16, 4), 2.0)),
+        (lambda x: torch.log(-x - 1.9), torch.full((16, 4), -2.0)),
+        (lambda x: torch.log(x[:, 1:] - x[:, :-1]), torch.linspace(0.5, 9.5, 160).view(16, 10)),
+    ],
+)
+def test_examples_at_the_edge_of_what_a_network_is_defined_for(
+    reads: Callable[[Tensor], Tensor], x: Tensor
+) -> None:
+    class Edge(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(reads(x))
+
+    torch.manual_seed(0)
+    width = reads(x).shape[1]
+    net = Edge(nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    assert [family.name for family in find_structures(net, x)] == ["theta.0", "theta.2"]
+
+
 def test_inputs_that_need_it_are_drawn_within_the_examples() -> None:
     x = torch.tensor([[0.01, 2.0], [1.0, 0.5]])
     inputs = RandomInputs(Call((x,), {}), lambda call: bool((call.args[0] > 0).all()))

@@ -285,6 +285,8 @@ def test_what_is_no_likelihood_is_refused_in_one_line() -> None:
         TypeError, match=r"^likelihood is torch's cross_entropy; give a name or a function.*$"
     ):
         attempt(nn.functional.cross_entropy)
+    with pytest.raises(TypeError, match=r"^likelihood is torch's MSELoss; give a name or a function.*$"):
+        attempt(nn.MSELoss)
     for loss in (
         partial(nn.functional.cross_entropy, label_smoothing=0.1),
         lambda z, y: nn.functional.cross_entropy(z, y),

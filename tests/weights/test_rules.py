@@ -114,6 +114,11 @@ def test_shares_out_of_range(share: float) -> None:
         SpikeAndSlab(share=share)
 
 
+def test_a_share_is_a_number() -> None:
+    with pytest.raises(TypeError, match=r"^share is 'a'; give a number$"):
+        SpikeAndSlab(share="a")  # type: ignore[arg-type]
+
+
 def test_horseshoe_shrinks_noise_and_spares_signal() -> None:
     gain = torch.ones(6, 10)
     gain[5] = 0.0

@@ -343,6 +343,7 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
         (lambda: MeanField(model.draw, init_scale=0.0), ValueError, "init_scale is 0.0"),
         (lambda: WeightModel(lambda x: x, categorical, 9), TypeError, "give a network"),  # type: ignore[arg-type]
         (lambda: WeightModel(mlp(), categorical, []), TypeError, "num_data"),  # type: ignore[arg-type]
+        (lambda: reduce_(model, MeanField(model.draw), SpikeAndSlab), TypeError, "give an object, such as"),  # type: ignore[arg-type]
         (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
         (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
         (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),

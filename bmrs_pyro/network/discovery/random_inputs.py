@@ -23,8 +23,8 @@ _LARGE = 128  # images with sides of so many pixels are cut to a quarter if the 
 class RandomInputs:
     """Draws example inputs with added noise, and integers from the range of the table that they index.
 
-    Where the network does not run on such numbers, as where it takes logarithms, the noise is reflected at the least
-    and the largest example.
+    Where the network does not run on such numbers, as where it takes logarithms, the noise is changed until it does:
+    reflected at the least and the largest example, of one sign, or a hundredth as large.
 
     Args:
         call: how the network is called.
@@ -41,11 +41,24 @@ class RandomInputs:
             with _LookUps(integers) as looked_up:
                 works(call)
             self.ranges = {id(integers[index]): size for index, size in looked_up.ranges.items()}
-        self.within = any(map(_may_be_bounded, self.tensors)) and not all(
-            works(call.map(partial(_shifted, sign=sign))) for sign in (-1, 1)
-        )
+        self.changed: _Change = _added
+        if any(map(_may_be_bounded, self.tensors)):
+            self.changed = next(filter(self._fits, _CHANGES), _added)
         if integers and not works(self.draw(0, torch.Generator().manual_seed(0))):
             self.ranges = {}
+
+    def _fits(self, changed: _Change) -> bool:
+        """Whether the network runs with the largest noise of either sign, and with random noise."""
+        random = torch.Generator().manual_seed(0)
+
+        def shifted(sign: int, x: Tensor) -> Tensor:
+            x = _quarter(x) if self.small else x
+            if not _noisy(x):
+                return x
+            largest = torch.full_like(x, sign * LARGEST) if sign else noise(x, random, 1.0)
+            return changed(x, _noise_size(x) * largest)
+
+        return all(self.works(self.call.map(partial(shifted, sign))) for sign in (-1, 1, 0))
 
     def draw(self, variant: int, random: torch.Generator, *, small: bool = False) -> Call:
         """Draw inputs: variant 0 has the examples' shape; in the next variants one dimension at a time is longer.
@@ -62,10 +75,7 @@ class RandomInputs:
             size, x = self.ranges.get(id(x)), _repeated(_quarter(x) if cut else x, dim)
             if size is not None:
                 return torch.randint(size, x.shape, generator=random).to(x)
-            if not x.is_floating_point():
-                return x
-            noisy = x + noise(x, random, _noise_size(x))
-            return _reflected(noisy, *x.aminmax()) if self.within and x.numel() else noisy
+            return self.changed(x, noise(x, random, _noise_size(x))) if _noisy(x) else x
 
         return self.call.map(drawn)
 
@@ -100,25 +110,51 @@ def _noise_size(x: Tensor) -> float:
     return 0.1 * root_mean_square(x) if x.any() else 1.0
 
 
+def _noisy(x: Tensor) -> bool:
+    return x.is_floating_point() and x.numel() > 0
+
+
 def _may_be_bounded(x: Tensor) -> bool:
-    """Whether the values differ, and have one sign or are at most 1: roots, logarithms and arcsines read such."""
-    if not x.is_floating_point() or not x.numel():
+    """Whether the values have one sign or are at most 1: roots, logarithms and arcsines read such."""
+    if not _noisy(x):
         return False
     low, high = (float(bound) for bound in x.aminmax())
-    return low < high and (low >= 0 or high <= 0 or max(-low, high) <= 1)
+    return low >= 0 or high <= 0 or max(-low, high) <= 1
 
 
-def _shifted(x: Tensor, *, sign: int) -> Tensor:
-    """Add the largest noise with a sign."""
-    return x + sign * LARGEST * _noise_size(x) if x.is_floating_point() else x
+_Change = Callable[[Tensor, Tensor], Tensor]
+"""Applies noise to an example."""
 
 
-def _reflected(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Fold numbers into [low, high]; equal bounds leave them as they are."""
+def _added(x: Tensor, noise: Tensor) -> Tensor:
+    return x + noise
+
+
+def _reflected(x: Tensor, noise: Tensor) -> Tensor:
+    """Fold sums into the range of the examples; equal examples have none."""
+    low, high = x.aminmax()
     width = high - low
     if width == 0:
-        return x
-    return low + width - ((x - low).remainder(2 * width) - width).abs()
+        return x + noise
+    return low + width - ((x + noise - low).remainder(2 * width) - width).abs()
+
+
+def _raised(x: Tensor, noise: Tensor) -> Tensor:
+    return x + noise.abs()
+
+
+def _lowered(x: Tensor, noise: Tensor) -> Tensor:
+    return x - noise.abs()
+
+
+def _smaller(changed: _Change, x: Tensor, noise: Tensor) -> Tensor:
+    return changed(x, 0.01 * noise)
+
+
+_CHANGES: tuple[_Change, ...] = (
+    *(_added, _reflected, _raised, _lowered),
+    *(partial(_smaller, changed) for changed in (_added, _raised, _lowered)),
+)
 
 
 class _LookUps(TorchDispatchMode):
