@@ -194,9 +194,11 @@ def given_each(likelihood: Likelihood, outputs: Any) -> dist.TorchDistribution:
     """
     distribution = given(likelihood, outputs)
     if len(distribution.batch_shape) != 1:
+        advice = "squeeze the network's output or call .to_event(n) on the distribution"
+        if not distribution.batch_shape:
+            advice = "it needs a distribution for every example, so reduce no outputs over the batch"
         raise ValueError(
-            f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): "
-            "squeeze the network's output or call .to_event(n) on the distribution"
+            f"the likelihood has batch shape {tuple(distribution.batch_shape)}, expected (batch,): {advice}"
         )
     return distribution
 

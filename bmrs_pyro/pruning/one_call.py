@@ -119,7 +119,7 @@ def prune(
         raise TargetMissed(str(error)) from None
     if likelihood is not None and not isinstance(likelihood, str):
         likelihood = with_parameters(as_likelihood(likelihood), net)
-    own = copy.deepcopy(likelihood) or CLASSES
+    own = CLASSES if likelihood is None else copy.deepcopy(likelihood)
     # the path in a directory keeps its kind of KL weight, so that another target can choose from it
     kind = recorded(options.get("directory")).get("kl_weight", target.kl_weight)
     if kind != target.kl_weight:

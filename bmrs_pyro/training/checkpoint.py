@@ -8,6 +8,7 @@ __all__ = [
     "StateStore",
     "TrainingState",
     "layers_of",
+    "refuse_no_store",
     "same_run",
 ]
 
@@ -71,6 +72,12 @@ class StateStore(Protocol):
 
     def save(self, state: TrainingState) -> None:
         """Save the state after an epoch."""
+
+
+def refuse_no_store(checkpoint: object) -> None:
+    """Raise TypeError if a checkpoint is a path, or another object that keeps no state."""
+    if checkpoint is not None and not (hasattr(checkpoint, "load") and hasattr(checkpoint, "save")):
+        raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; give Checkpoint(path)")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ __all__ = ["default_optim", "fit"]
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from operator import length_hint
-from os import PathLike
 from typing import Any
 
 import pyro
@@ -20,7 +19,7 @@ from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.reduction import Criterion, named_criterion, refuse_no_criterion
-from bmrs_pyro.training.checkpoint import StateStore
+from bmrs_pyro.training.checkpoint import StateStore, refuse_no_store
 from bmrs_pyro.training.compilation import compile_network_, compile_steps_, uncompile_
 from bmrs_pyro.training.devices import refuse_unusable
 from bmrs_pyro.training.freezing import frozen
@@ -104,8 +103,7 @@ def fit(
     refuse_no_callbacks(callbacks)
     if not isinstance(progress, bool | str):
         raise TypeError(f"progress is {progress!r}; give True, False or a title")
-    if isinstance(checkpoint, str | PathLike):
-        raise TypeError(f"checkpoint is a {type(checkpoint).__name__}; give Checkpoint(path)")
+    refuse_no_store(checkpoint)
     if not isinstance(guide, PyroModule):
         _refuse_stored_parameters(guide, checkpoint)
     _move(model, guide, hardware)

@@ -22,6 +22,7 @@ from bmrs_pyro.inference.inputs import refuse_untrainable
 from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
+from bmrs_pyro.training.checkpoint import refuse_no_store
 from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.labels import warn_of_probabilities
@@ -152,6 +153,7 @@ def fit_weights(
     if rule is not None:
         _check_rule(model, guide, rule, prune_last, epochs - 1 - warm_up)
     refuse_no_callbacks(callbacks)
+    refuse_no_store(checkpoint)
     if device is not None:
         refuse_unusable(device)
         model.to(device)

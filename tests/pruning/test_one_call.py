@@ -271,6 +271,11 @@ def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
         prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
 
 
+def test_an_empty_name_is_no_likelihood() -> None:
+    with pytest.raises(ValueError, match="likelihood is ''; use categorical"):
+        prune(mlp(16), batches(), validation=batches(seed=1), likelihood="", **QUICK)  # type: ignore[arg-type]
+
+
 def test_the_check_of_labels_leaves_the_loader_as_it_was() -> None:
     """Batches count their passes, and torch's loaders draw a seed for each: a check must not change what follows."""
     x, y = batches(seed=1)[0]

@@ -311,6 +311,10 @@ def test_another_batch_shape_is_refused_in_one_line() -> None:
         ValueError, match=r"^the likelihood has batch shape \(64, 1\), expected \(batch,\): .*$"
     ):
         attempt(lambda z: dist.Normal(z, 1.0))
+    with pytest.raises(
+        ValueError, match=r"batch shape \(\), expected \(batch,\): it needs a distribution for every"
+    ):
+        attempt(lambda z: dist.Normal(z.mean(), 1.0))
 
 
 def test_labels_with_a_dimension_too_many_are_refused_in_one_line() -> None:

@@ -344,6 +344,11 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
         (lambda: WeightModel(lambda x: x, categorical, 9), TypeError, "give a network"),  # type: ignore[arg-type]
         (lambda: WeightModel(mlp(), categorical, []), TypeError, "num_data"),  # type: ignore[arg-type]
         (lambda: reduce_(model, MeanField(model.draw), SpikeAndSlab), TypeError, "give an object, such as"),  # type: ignore[arg-type]
+        (
+            lambda: fit_weights(model, MeanField(model.draw), batches(), epochs=1, checkpoint="here"),  # type: ignore[arg-type]
+            TypeError,
+            "checkpoint is a str; give Checkpoint",
+        ),
         (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
         (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
         (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),
