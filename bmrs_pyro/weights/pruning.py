@@ -10,7 +10,7 @@ import torch
 from bmrs_pyro.reduction import reduced_posterior
 from bmrs_pyro.weights.guide import MeanField, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
-from bmrs_pyro.weights.rules import SPIKE, Rule
+from bmrs_pyro.weights.rules import SPIKE, Rule, refuse_no_rule
 
 
 @torch.no_grad()
@@ -54,8 +54,7 @@ def reduce_(model: WeightModel, guide: MeanField, rule: Rule, *, last: bool = Fa
         TypeError: the guide is no MeanField, or the rule is none.
         ValueError: the guide is another model's.
     """
-    if isinstance(rule, type) or not callable(rule):
-        raise TypeError(f"rule is {rule!r}; give an object, such as SpikeAndSlab()")
+    refuse_no_rule(rule)
     before = int((model.gain > 0).sum())
     distributions, gains, standard = weight_posteriors(model, guide), model.gains, dist.Normal(0.0, 1.0)
     for layer in model.layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HorseshoeRule", "Rule", "SpikeAndSlab", "inclusion_threshold"]
+__all__ = ["HorseshoeRule", "Rule", "SpikeAndSlab", "inclusion_threshold", "refuse_no_rule"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +26,13 @@ Rule = Callable[[Layer, dist.Normal, Tensor], Tensor]
 
 The posterior is q(z) under the prior N(0, 1). A weight with gain 0 is already pruned. A 0 prunes, a 1 changes nothing.
 """
+
+
+def refuse_no_rule(rule: object) -> None:
+    """Raise TypeError if an object is a rule's class, or cannot be called."""
+    if isinstance(rule, type) or not callable(rule):
+        raise TypeError(f"rule is {rule!r}; give an object, such as SpikeAndSlab()")
+
 
 SPIKE = 1e-8
 """γ of the published spike: the reduced prior is N(0, 1e-16)."""
@@ -69,6 +76,7 @@ class SpikeAndSlab:
             at once, where the posterior is exact.
 
     Raises:
+        TypeError: ``share`` is no number.
         ValueError: ``group`` is unknown, there are no rounds, or ``share`` is out of range.
 
     Reference:
@@ -124,7 +132,7 @@ class HorseshoeRule:
         rate: share of the way to the fitted gain, in (0, 1]; 1 takes the fitted gain at once.
 
     Raises:
-        TypeError: ``steps`` is no whole number, or ``scales`` no function.
+        TypeError: ``cut`` or ``rate`` is no number, ``steps`` no whole number, or ``scales`` no function.
         ValueError: ``cut``, ``steps`` or ``rate`` is out of range; at a call, ``scales`` samples nothing.
 
     Reference:
@@ -137,6 +145,8 @@ class HorseshoeRule:
     rate: float = 0.25
 
     def __post_init__(self) -> None:
+        for name, value in (("rate", self.rate), ("cut", self.cut)):
+            refuse_no_number(name, value)
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate is {self.rate}; it must lie in (0, 1]")
         if not 0 <= self.cut < 1:

@@ -36,7 +36,7 @@ from bmrs_pyro.weights.guide import MeanField, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 from bmrs_pyro.weights.prediction import mean_network
 from bmrs_pyro.weights.pruning import reduce_
-from bmrs_pyro.weights.rules import Rule
+from bmrs_pyro.weights.rules import Rule, refuse_no_rule
 
 CLEAR, LEAST = 0.05, 10.0
 """Share of the ELBO, and nats, by which it may fall from before the first reduction to the end without a warning."""
@@ -212,8 +212,7 @@ def fit_weights(
 def _check_rule(model: WeightModel, guide: nn.Module, rule: Rule, prune_last: bool, reductions: int) -> None:
     if not isinstance(guide, MeanField):
         raise TypeError(f"guide is a {type(guide).__name__}; a rule needs the posterior of a MeanField guide")
-    if isinstance(rule, type) or not callable(rule):
-        raise TypeError(f"rule is {rule!r}; give an object, such as SpikeAndSlab()")
+    refuse_no_rule(rule)
     if len(model.layers) == 1 and not prune_last:
         warnings.warn(
             "the rule prunes nothing, because the only layer with random weights is the last one: pass prune_last=True",

@@ -117,6 +117,8 @@ def test_shares_out_of_range(share: float) -> None:
 def test_a_share_is_a_number() -> None:
     with pytest.raises(TypeError, match=r"^share is 'a'; give a number$"):
         SpikeAndSlab(share="a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^rate is 'a'; give a number$"):
+        HorseshoeRule(rate="a")  # type: ignore[arg-type]
 
 
 def test_horseshoe_shrinks_noise_and_spares_signal() -> None:
