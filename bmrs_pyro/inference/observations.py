@@ -33,9 +33,7 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
     if not isinstance(y, Tensor):
         raise TypeError(f"y is a {type(y).__name__}; give labels or values as a tensor")
     if not y.is_floating_point():
-        base = distribution
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
+        base = _unwrapped(distribution)
         if isinstance(base, td.Bernoulli):
             y = y.to(base.mean.dtype)
     expected = distribution.batch_shape + distribution.event_shape
@@ -85,9 +83,7 @@ def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
 
 def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None = None) -> str | None:
     """Return a message about labels outside the support of their distribution; None if all labels fit."""
-    base = distribution
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
+    base = _unwrapped(distribution)
     classes = base.probs.shape[-1] if isinstance(base, td.Categorical) else None
     if classes is not None and num_classes is not None and num_classes > classes:
         return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
@@ -99,6 +95,13 @@ def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None 
     except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
     return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
+
+
+def _unwrapped(distribution: td.Distribution) -> td.Distribution:
+    """Return the distribution inside `Independent`, `expand` and `mask`."""
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, td.TransformedDistribution):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def _shape_message(distribution: td.Distribution, y: Tensor) -> str | None:

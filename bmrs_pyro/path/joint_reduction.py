@@ -26,7 +26,7 @@ from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_flags, refuse_no_number, refuse_no_seed
+from bmrs_pyro.training.options import refuse_no_callbacks, refuse_no_flags, refuse_no_number, refuse_no_seed
 from bmrs_pyro.training.validation import checked_score
 
 
@@ -76,9 +76,7 @@ class JointReduction:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("cuts", 1), ("batches", 1)):
-            refuse_no_number(name, getattr(self, name), whole=True)
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least {least}")
+            refuse_no_number(name, getattr(self, name), least=least, whole=True)
         refuse_no_number("share", self.share)
         refuse_no_seed(self.seed)
         if not 0 <= self.share <= 1:

@@ -23,7 +23,7 @@ from bmrs_pyro.distributions import LogUniform
 from bmrs_pyro.inference.inputs import count_batches
 from bmrs_pyro.path.target import medians_of_three
 from bmrs_pyro.training.history import Epoch
-from bmrs_pyro.training.recipe import refuse_no_number
+from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.training.shuffling import set_epoch
 from bmrs_pyro.training.travel import TRAVEL, width
 
@@ -166,8 +166,6 @@ def refuse_short(epochs: int, dense_epochs: int) -> None:
         dense_epochs: epochs without gains before it.
     """
     refuse_no_number("epochs", epochs, whole=True)
-    refuse_no_number("dense_epochs", dense_epochs, whole=True)
-    if epochs < 2 or dense_epochs < 0:
-        raise ValueError(
-            f"a path takes at least 2 epochs, and 0 or more dense epochs before it; got {epochs} and {dense_epochs}"
-        )
+    if epochs < 2:
+        raise ValueError(f"epochs is {epochs}; a path takes at least 2")
+    refuse_no_number("dense_epochs", dense_epochs, least=0, whole=True)

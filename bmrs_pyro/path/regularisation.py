@@ -41,7 +41,8 @@ from bmrs_pyro.training.labels import (
 )
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
-from bmrs_pyro.training.recipe import Recipe, refuse_no_callbacks
+from bmrs_pyro.training.options import refuse_no_callbacks
+from bmrs_pyro.training.recipe import Recipe
 from bmrs_pyro.training.validation import mean_of
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bmrs_pyro.files import seal, unseal, write_atomically
-from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.options import refuse_unknown
 from bmrs_pyro.training.recipe import OF_MODEL_AND_LOADER, Hardware, Recipe
 
 FILE = "settings.json"

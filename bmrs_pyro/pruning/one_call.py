@@ -29,7 +29,7 @@ from bmrs_pyro.pruning.pruned import Pruned
 from bmrs_pyro.training import Cycle, refuse_unusable
 from bmrs_pyro.training.counts import known_size
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.options import refuse_unknown
 from bmrs_pyro.training.validation import validate
 
 CLASSES = "categorical:0.02"

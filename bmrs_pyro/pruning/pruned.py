@@ -21,7 +21,7 @@ from bmrs_pyro.path import Choice, Path, PathPoint, Target, TrainedPath, choose
 from bmrs_pyro.path.point import told
 from bmrs_pyro.reporting import path_report
 from bmrs_pyro.runs import save_choice
-from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.options import refuse_unknown
 
 
 @dataclass(frozen=True)

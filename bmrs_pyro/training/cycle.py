@@ -7,7 +7,7 @@ __all__ = ["Cycle"]
 import math
 from dataclasses import dataclass, replace
 
-from bmrs_pyro.training.recipe import refuse_no_flags, refuse_no_number
+from bmrs_pyro.training.options import refuse_no_flags, refuse_no_number
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cycle:
 
     def __post_init__(self) -> None:
         refuse_no_flags(self, ["bfloat16"])
-        refuse_no_number("weight_decay", self.weight_decay)
+        refuse_no_number("weight_decay", self.weight_decay, least=0)
         refuse_no_number("warm_up", self.warm_up)
         if not isinstance(self.optimizer, str | None):
             raise TypeError(
@@ -47,11 +47,9 @@ class Cycle:
             raise ValueError(f"optimizer is {self.optimizer!r}; use 'sgd' or 'adamw'")
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            refuse_no_number(name, value)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be finite and above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and at least 0")
+            refuse_no_number(name, value, optional=True)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
 

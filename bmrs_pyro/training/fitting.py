@@ -27,12 +27,12 @@ from bmrs_pyro.training.history import Epoch, History
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.optimiser import JointOptim
+from bmrs_pyro.training.options import refuse_no_callbacks
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.recipe import (
     OF_MODEL_AND_LOADER,
     Hardware,
     Recipe,
-    refuse_no_callbacks,
     with_options,
 )
 from bmrs_pyro.training.schedule import plan_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["JointOptim"]
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import GlobalBatch, average_gradients_, world_size
+from bmrs_pyro.training.options import refuse_no_number
 
 _SCALE_FACTOR = 10.0  # learning rate of a likelihood's scale, relative to the weights'
 
@@ -53,8 +53,7 @@ class JointOptim(PyroOptim):
         posterior_lr_factor: float = 10.0,
     ) -> None:
         for name, rate in (("lr", defaults["lr"]), ("posterior_lr_factor", posterior_lr_factor)):
-            if not 0 <= rate < math.inf:
-                raise ValueError(f"{name} is {rate}; it must be finite and at least 0")
+            refuse_no_number(name, rate, least=0)
         super().__init__(torch_optim_class, dict(defaults))
         self.torch_optim_class = torch_optim_class
         self.defaults = dict(defaults)

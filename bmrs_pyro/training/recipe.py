@@ -8,23 +8,17 @@ __all__ = [
     "REDUCTION",
     "Hardware",
     "Recipe",
-    "refuse_no_callbacks",
-    "refuse_no_flags",
-    "refuse_no_number",
-    "refuse_no_seed",
     "with_options",
 ]
 
-import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from typing import Any
 
 from bmrs_pyro.inference.draws import parse_draws
 from bmrs_pyro.inference.kl_weight import KLWeight
-from bmrs_pyro.training.option_names import refuse_unknown
+from bmrs_pyro.training.options import refuse_no_flags, refuse_no_number, refuse_no_seed, refuse_unknown
 
 ONE_WEIGHT = (
     *("kl_weight", "fine_tune_epochs", "prune_every", "posterior_lr_factor", "schedule"),
@@ -108,9 +102,6 @@ class Recipe:
         self._refuse_numbers()
         self._refuse_unknown_names()
         refuse_no_flags(self, ("gains_only", "augment", "bfloat16"))
-        for name in ("epochs", "fine_tune_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}; it must be at least 0")
         if self.epochs + self.fine_tune_epochs < 1:
             raise ValueError("epochs and fine_tune_epochs are both 0; there must be at least one epoch")
 
@@ -135,25 +126,14 @@ class Recipe:
         KLWeight.parse(self.kl_weight)
 
     def _refuse_numbers(self) -> None:
-        for name in (
-            "epochs",
-            "fine_tune_epochs",
-            "prune_every",
-            "min_keep",
-            "batch_size",
-            "round_to",
-        ):
-            refuse_no_number(name, getattr(self, name), whole=True)
-        for name in ("lr", "posterior_lr_factor", "label_smoothing", "max_macs", "max_params"):
-            refuse_no_number(name, getattr(self, name))
-        for name in ("prune_every", "min_keep", "batch_size", "round_to", "max_macs", "max_params"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("lr", "posterior_lr_factor"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be finite and at least 0")
+        for name in ("epochs", "fine_tune_epochs"):
+            refuse_no_number(name, getattr(self, name), least=0, whole=True)
+        for name in ("prune_every", "min_keep", "batch_size", "round_to"):
+            refuse_no_number(name, getattr(self, name), least=1, whole=True)
+        for name in ("lr", "posterior_lr_factor", "label_smoothing"):
+            refuse_no_number(name, getattr(self, name), least=0)
+        for name in ("max_macs", "max_params"):
+            refuse_no_number(name, getattr(self, name), least=1, optional=True)
         refuse_no_seed(self.seed)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
@@ -177,37 +157,6 @@ class Hardware:
 
     def __post_init__(self) -> None:
         refuse_no_flags(self, ("compile", "cuda_graphs", "channels_last"))
-
-
-def refuse_no_number(name: str, value: object, *, whole: bool = False) -> None:
-    """Raise TypeError if a value is neither None nor a number, or not a whole number."""
-    if value is not None and not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
-        raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
-
-
-def refuse_no_seed(seed: object) -> None:
-    """Raise an error if a value is neither None nor a seed of all random generators, from 0 to 2³² − 1.
-
-    Raises:
-        TypeError: it is no whole number.
-        ValueError: it is out of range.
-    """
-    refuse_no_number("seed", seed, whole=True)
-    if isinstance(seed, Integral) and not 0 <= int(seed) < 2**32:
-        raise ValueError(f"seed is {seed}; it must not be negative, nor 2**32 or more")
-
-
-def refuse_no_flags(options: object, names: Iterable[str]) -> None:
-    """Raise TypeError if options with these names are neither True nor False."""
-    for name in names:
-        if not isinstance(value := getattr(options, name), bool):
-            raise TypeError(f"{name} is {value!r}; give True or False")
-
-
-def refuse_no_callbacks(callbacks: object) -> None:
-    """Raise TypeError if callbacks are not functions in a list or the like."""
-    if not isinstance(callbacks, Collection) or not all(map(callable, callbacks)):
-        raise TypeError(f"callbacks is {callbacks!r}; give a list of functions, such as callbacks=[print]")
 
 
 def with_options(recipe: Recipe, hardware: Hardware, options: Mapping[str, Any]) -> tuple[Recipe, Hardware]:

@@ -20,7 +20,7 @@ from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood, given_eac
 from bmrs_pyro.inference.observations import observed
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.noisy import refuse_several_draws
-from bmrs_pyro.training.recipe import refuse_no_number
+from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.weights.layers import Layer, weight_layers
 from bmrs_pyro.weights.scales import Scales, layer_scale
 
@@ -107,9 +107,7 @@ class WeightModel(nn.Module):
         if not isinstance(net, nn.Module):
             raise TypeError(f"net is a {type(net).__name__}; give a network, an nn.Module")
         Gates.refuse_gated(net)
-        refuse_no_number("num_data", num_data, whole=True)
-        if num_data < 1:
-            raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
+        refuse_no_number("num_data", num_data, least=1, whole=True)
         self.net = net
         self.likelihood = with_parameters(as_likelihood(likelihood), net)
         self.num_data = num_data

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.reduction import delta_f
-from bmrs_pyro.training.recipe import refuse_no_number
+from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.layers import Layer
 from bmrs_pyro.weights.scales import Scales, regularised_horseshoe
@@ -90,8 +90,7 @@ class SpikeAndSlab:
     def __post_init__(self) -> None:
         if self.group not in ("weight", "row"):
             raise ValueError(f"group is {self.group!r}; use 'weight' or 'row'")
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        refuse_no_number("rounds", self.rounds, least=1, whole=True)
         refuse_no_number("share", self.share)
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie in (0, 1]")
@@ -151,9 +150,7 @@ class HorseshoeRule:
             raise ValueError(f"rate is {self.rate}; it must lie in (0, 1]")
         if not 0 <= self.cut < 1:
             raise ValueError(f"cut is {self.cut}; it must lie in [0, 1), because no gain is above 1")
-        refuse_no_number("steps", self.steps, whole=True)
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        refuse_no_number("steps", self.steps, least=1, whole=True)
         if not callable(self.scales):
             raise TypeError(
                 f"scales is {self.scales!r}; give a function of a layer, such as regularised_horseshoe"

@@ -27,9 +27,9 @@ from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.labels import warn_of_probabilities
 from bmrs_pyro.training.loop import Batches, Loop
+from bmrs_pyro.training.options import refuse_no_callbacks, refuse_no_number
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
-from bmrs_pyro.training.recipe import refuse_no_callbacks, refuse_no_number
 from bmrs_pyro.training.validation import validate_predictions
 from bmrs_pyro.weights.adabelief import AdaBelief
 from bmrs_pyro.weights.guide import MeanField, refuse_other_guide
@@ -147,9 +147,7 @@ def fit_weights(
     refuse_untrainable(model)
     refuse_other_guide(model.layers, guide)
     for name, value, least in (("epochs", epochs, 1), ("warm_up", warm_up, 0)):
-        refuse_no_number(name, value, whole=True)
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+        refuse_no_number(name, value, least=least, whole=True)
     if rule is not None:
         _check_rule(model, guide, rule, prune_last, epochs - 1 - warm_up)
     refuse_no_callbacks(callbacks)
@@ -236,8 +234,8 @@ def _warn_of_nothing_left(model: WeightModel) -> None:
     if empty:
         warnings.warn(
             f"all weights of {', '.join(layer.name for layer in empty)} are pruned, so that the network may predict "
-            "a constant: start from a point estimate (guide.loc = point.loc.detach()), train longer before the first "
-            "reduction (warm_up), or try SpikeAndSlab('row')",
+            "a constant. If the inputs say something about the labels, start from a point estimate (guide.loc = "
+            "point.loc.detach()), train longer before the first reduction (warm_up), or try SpikeAndSlab('row')",
             stacklevel=3,
         )
 

@@ -237,8 +237,8 @@ def test_a_refused_pruning_leaves_the_small_network(words: list[object], expecte
         (["--max-latency", 2, "--max-loss", "abc"], "error: Invalid value for '--max-loss'"),
         (["--max-los", 1], "error: No such option: --max-los"),
         (["--score", "f1"], "score is 'f1'; use 'accuracy' or 'log_likelihood'"),
-        (["--epochs", 1], "a path takes at least 2 epochs"),
-        (["--dense-epochs", -1], "and 0 or more dense epochs before it; got 36 and -1"),
+        (["--epochs", 1], "epochs is 1; a path takes at least 2"),
+        (["--dense-epochs", -1], "dense_epochs is -1; it must be at least 0"),
         (["--validation", 0], "the share to hold out is 0.0"),
         (
             ["--gains-only", "--max-loss", 1, "--dense-epochs", 2],

@@ -20,7 +20,7 @@ CURVES = ["curves", "--data-root", "."]
     [
         ([*SBP, "--posterior-lr-factor", "-1"], "posterior_lr_factor is -1.0"),
         ([*SBP, "--label-smoothing", "2"], "label_smoothing is 2.0"),
-        ([*SBP, "--epochs", "-2"], "epochs=-2"),
+        ([*SBP, "--epochs", "-2"], "epochs is -2"),
         ([*SBP, "--epochs", "0", "--fine-tune-epochs", "0"], "there must be at least one"),
         ([*SBP, "--warm-up", "-3"], "Invalid value for '--warm-up'"),
         ([*SBP, "--seeds", "0"], "Invalid value for '--seeds'"),

@@ -113,7 +113,7 @@ def test_a_refit_prunes_on_and_can_be_made_again(path: Path) -> None:
     torch.testing.assert_close(small(x), second.history.network(x))
     with pytest.raises(ValueError, match="not on this path"):
         path.refit(replace(point, epoch=99))
-    with pytest.raises(ValueError, match="at least 2 epochs"):
+    with pytest.raises(ValueError, match="epochs is 1; a path takes at least 2"):
         path.refit(point, epochs=1)
 
 

@@ -483,6 +483,9 @@ def test_values_outside_the_support_are_named_unless_the_likelihood_takes_them()
             ValueError, match="480 of the 480 labels of a batch are outside the likelihood's support, a Poiss"
         ):
             fit(model, guide, data, progress=False)
+    model.likelihood = lambda z: dist.LogNormal(z[:, :1], 1.0).to_event(1)
+    with pytest.raises(ValueError, match=r"are outside .* support, a LogNormal, such as -0\.5"):
+        fit(model, guide, [(x, y.float() - 0.5)], progress=False)
     y = torch.full((NUM_DATA,), 1.0)
     y[7] = math.nan
     model.likelihood = lambda z: dist.Normal(z[:, 0], 1.0)
@@ -646,3 +649,9 @@ def test_the_callers_generators_are_as_before(broken: bool) -> None:
 def test_options_of_another_type_are_refused_in_one_line(options: dict[str, Any], match: str) -> None:
     with pytest.raises(TypeError, match=match):
         fit(*program(), batches(), progress=False, **options)
+
+
+@pytest.mark.parametrize("name", ["epochs", "lr", "label_smoothing", "batch_size"])
+def test_a_number_of_the_recipe_cannot_be_none(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is None; give a (whole )?number"):
+        Recipe(**{name: None})  # type: ignore[arg-type]

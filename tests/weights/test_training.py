@@ -350,6 +350,8 @@ def test_wrong_arguments_are_refused_in_one_line() -> None:
             "checkpoint is a str; give Checkpoint",
         ),
         (lambda: SpikeAndSlab(rounds=0), ValueError, "rounds is 0"),
+        (lambda: SpikeAndSlab(rounds=1.5), TypeError, "rounds is 1.5; give a whole number"),  # type: ignore[arg-type]
+        (lambda: SpikeAndSlab(share=None), TypeError, "share is None; give a number"),  # type: ignore[arg-type]
         (lambda: HorseshoeRule(cut=2), ValueError, r"cut is 2; it must lie in \[0, 1\)"),
         (lambda: HorseshoeRule(steps=0), ValueError, "steps is 0"),
         (lambda: HorseshoeRule(steps=2.5), TypeError, "steps is 2.5"),  # type: ignore[arg-type]
