@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "deep_copy",
     "failure_in_training",
     "forget_",
     "modes_kept",
@@ -35,11 +36,20 @@ def shared_copy(net: Module) -> Module:
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
         for parameter in net.parameters()
     }
-    # deepcopy refuses tensors that were computed and kept, such as a masked weight
-    memo |= {id(tensor): tensor.detach().clone() for tensor in _kept(net) if not tensor.is_leaf}
-    copied = copy.deepcopy(net, memo)
+    copied = _copied(net, memo)
     forget_(copied)
     return copied
+
+
+def deep_copy(net: Module) -> Module:
+    """Deep-copy a network, also one that keeps what it has computed from its weights, such as a masked weight."""
+    return _copied(net, {})
+
+
+def _copied(net: Module, memo: dict[int, object]) -> Module:
+    # deepcopy refuses tensors that depend on others
+    memo |= {id(tensor): tensor.detach().clone() for tensor in _kept(net) if not tensor.is_leaf}
+    return copy.deepcopy(net, memo)
 
 
 def forget_(net: nn.Module) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["ReductionRun"]
 
-import copy
 import statistics
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, cost_model
 from bmrs_pyro.network.generators import seed_generators
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.trainee import Refit
 from bmrs_pyro.reduction import JointLoss, KeepMask, score_structures
@@ -53,7 +53,7 @@ class ReductionRun:
         self, plan: JointReduction, model: SupervisedModel, before: History, store: StateStore | None
     ) -> None:
         self.plan, self.store, self.dense = plan, store, model
-        self.model, self.points = copy.deepcopy(model), list[PathPoint]()
+        self.model, self.points = deep_copy(model), list[PathPoint]()
         scores = {name: values.clone() for name, values in before.scores.items()}
         self.history, self.earlier = History(before.keep, [*before.epochs], scores), len(before.epochs)
         self.state = None if store is None else store.load()

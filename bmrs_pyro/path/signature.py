@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["signature"]
 
-import copy
 import math
 from collections.abc import Iterable
 
@@ -16,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss
 from bmrs_pyro.network.generators import generators_kept, seed_generators
-from bmrs_pyro.network.untouched import forget_
+from bmrs_pyro.network.untouched import deep_copy, forget_
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.validation import validate
 
@@ -35,7 +34,7 @@ def signature(model: SupervisedModel, batches: Batches) -> list[float]:
     """
     with generators_kept(), pyro.get_param_store().scope():
         seed_generators(0)
-        twin = copy.deepcopy(model)
+        twin = deep_copy(model)
         _fix_(twin)
         _fix_(twin, _changing_buffers(twin))
         try:
@@ -49,7 +48,7 @@ def signature(model: SupervisedModel, batches: Batches) -> list[float]:
 @torch.no_grad()
 def _changing_buffers(model: SupervisedModel) -> list[str]:
     """Name the buffers that a call in training mode changes, such as statistics; other buffers are constants."""
-    twin = copy.deepcopy(model).train()
+    twin = deep_copy(model).train()
     for module in twin.modules():
         if isinstance(module, _NormBase):
             module.eval()  # it would refuse a single example; its statistics are fixed in any case

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Refit", "Trainee", "score_of"]
 
-import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from bmrs_pyro.inference.laplace import Curvature
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity, cost_model
 from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.path.pace import Pace, Passes
 from bmrs_pyro.path.point import PathPoint, told
 from bmrs_pyro.reduction import Criterion, KeepMask, ModelReduction
@@ -139,7 +139,7 @@ class Trainee:
         """
         if (device := self.options.get("device")) is not None:
             model.to(device)
-        twin = copy.deepcopy(model)
+        twin = deep_copy(model)
         fit_likelihood_(model.likelihood, model.network, self.loader)
         # gains of 1: the posteriors are very narrow and not trained
         guide = AutoTruncatedLogNormal(twin, init_log_scale=-12.0).requires_grad_(False)
@@ -165,7 +165,7 @@ class Trainee:
 
     def refit(self, store: StateStore, point: PathPoint, epochs: int, limits: Limits) -> Refit:
         """Continue from a state: half the epochs with pruning at the point's weight, half with rates falling to 0."""
-        model = copy.deepcopy(self.model)
+        model = deep_copy(self.model)
         guide = AutoTruncatedLogNormal(model)
         self.press_(model, point.kl_weight)
         pruning, settling = epochs // 2, epochs - epochs // 2
@@ -191,7 +191,7 @@ class Trainee:
 
     def network(self, state: TrainingState) -> nn.Module:
         """Return the small network of a state, plain and in evaluation mode."""
-        model = copy.deepcopy(self.model)
+        model = deep_copy(self.model)
         guide = AutoTruncatedLogNormal(model)
         remove_structures_(model, guide, state.keep)
         model.network.load_state_dict(state.tensors["network"])

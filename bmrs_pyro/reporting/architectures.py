@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Survey", "awake", "markdown_table", "removal_error", "survey", "survey_table"]
 
-import copy
 import re
 import time
 from collections import defaultdict
@@ -17,7 +16,7 @@ from torchvision import models
 
 from bmrs_pyro.network import LeftOut, NoisyNetwork, compact, find_structures, reachable
 from bmrs_pyro.network.inputs import Call
-from bmrs_pyro.network.untouched import tensor_outputs
+from bmrs_pyro.network.untouched import deep_copy, tensor_outputs
 from bmrs_pyro.runs import NetworkSource
 from bmrs_pyro.training import reestimate_batch_norm_
 
@@ -115,7 +114,7 @@ def _relative_error(small: Tensor, whole: Tensor) -> Tensor:
 @torch.no_grad()
 def awake(net: nn.Module) -> nn.Module:
     """Copy a network, in evaluation mode, with noise on constant weights: initial zeros would hide whole branches."""
-    awake = copy.deepcopy(net)
+    awake = deep_copy(net)
     random = torch.Generator().manual_seed(0)
     for weight in awake.parameters():
         if bool((weight == weight.flatten()[0]).all()):

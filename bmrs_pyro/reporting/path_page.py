@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["path_report"]
 
-import copy
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import Subset
 from bmrs_pyro.distributions import TruncatedLogNormal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics import evaluate, file_bytes
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.path import Choice, Path, TrainedPath
 from bmrs_pyro.reduction import ModelReduction, criterion_name
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
@@ -85,7 +85,7 @@ def _measured(path: Path, choice: Choice) -> dict[str, NetworkMetrics]:
     x: Any = next(iter(path.trainee.validation))
     x = x[0] if isinstance(x, tuple | list) else None
     if isinstance(x, Tensor):
-        own = {name: copy.deepcopy(net).cpu() for name, net in nets.items()}
+        own = {name: deep_copy(net).cpu() for name, net in nets.items()}
         return compare_networks(own, [(x.cpu(), x.cpu())], untrained=own, repeats=2)
     return {
         name: NetworkMetrics(None, points[name].parameters, points[name].macs, file_bytes(net), {}, {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["load", "save_portable"]
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from bmrs_pyro.files import from_record, load_tensors, parse_json, save_tensors
 from bmrs_pyro.network import NoisyNetwork, compact
 from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.portable import SIZES, restored
@@ -46,7 +46,7 @@ def load(path: str | Path, net: nn.Module | None = None, *, trust_source: bool =
     path = Path(path)
     if not path.exists():
         raise RunError(f"{path}: no such file or directory; give a run directory or a .safetensors file")
-    dense = copy.deepcopy(net)  # NoisyNetwork adds hooks to it
+    dense = None if net is None else deep_copy(net)  # NoisyNetwork adds hooks to it
     if path.is_file():
         return _portable(path, dense, trust_source)
     if (path / SMALL).exists() and not RunDirectory(path).exists():

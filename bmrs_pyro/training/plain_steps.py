@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["PlainSteps"]
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from bmrs_pyro.inference.observations import log_likelihoods, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.training.batch_norm import lone_example
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.loop import Batches
@@ -70,7 +70,7 @@ class PlainSteps:
                 weights, cycle.peak, momentum=0.9, nesterov=True, weight_decay=cycle.weight_decay
             )
         )
-        self.teacher = copy.deepcopy(teacher)  # the caller may go on training it
+        self.teacher = None if teacher is None else deep_copy(teacher)  # the caller may go on training it
         if self.teacher is not None:
             self.teacher.to(next(net.parameters()).device).eval().requires_grad_(False)
 

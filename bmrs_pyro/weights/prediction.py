@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["mean_network", "predictive"]
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from bmrs_pyro.inference import mixture
 from bmrs_pyro.inference.draws import refuse_no_draws
 from bmrs_pyro.metrics import evaluation_mode
 from bmrs_pyro.metrics.scoring import Predictor
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.weights.guide import MeanField, PointEstimate, refuse_other_guide
 from bmrs_pyro.weights.model import WeightModel
 
@@ -79,7 +79,7 @@ def mean_network(model: WeightModel, guide: MeanField | PointEstimate | AutoGuid
         )
     if any(layer.name not in medians or medians[layer.name].shape != layer.shape for layer in model.layers):
         raise ValueError(f"the guide is another model's: its sites are {', '.join(medians)}")
-    net = copy.deepcopy(model.net)
+    net = deep_copy(model.net)
     with poutine.block(), poutine.condition(data=medians):
         for layer, scale, z in model.draw():
             for name, value in layer.parameters(scale * z).items():
