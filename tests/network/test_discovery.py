@@ -496,3 +496,19 @@ def test_channels_that_leave_together_are_labelled_groups() -> None:
     found = find_structures(net, torch.zeros(1, 3, 6, 6))
     assert [family.label for family in found] == ["0, 2 groups", "2, 4 channels"]
     assert found[0].label_of(1) == "0, group 1"
+
+
+def test_noise_that_evaluation_mode_does_not_end_is_told_of() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.second(nn.functional.dropout(self.first(x).relu(), 0.1)).relu()
+            return self.last(nn.functional.dropout(x, 0.1))
+
+    found = reasons(find_structures(Noisy(), torch.randn(4, 6)))
+    for name in ("first", "second"):
+        assert "draws random numbers in evaluation mode" in found[name]
+    assert "random numbers" not in found["last"]

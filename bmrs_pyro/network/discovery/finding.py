@@ -17,6 +17,7 @@ from bmrs_pyro.network.discovery.head_counts import candidate_counts, settle_cou
 from bmrs_pyro.network.discovery.labelling import Trace
 from bmrs_pyro.network.discovery.proposal import propose
 from bmrs_pyro.network.discovery.random_inputs import smaller_images
+from bmrs_pyro.network.discovery.reasons import naming_noise
 from bmrs_pyro.network.discovery.tracing import trace
 from bmrs_pyro.network.discovery.verification import Verification
 from bmrs_pyro.network.explicit_attention import make_explicit_
@@ -98,6 +99,7 @@ def find_structures(
         families, failed = Verification(copy, call, small=small is not None, unread=found.unread).sift(
             candidates
         )
+        failed = naming_noise(copy, call, failed) if failed else failed
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["CHANGED", "failure", "naming_tensors", "not_differentiable", "unmoved"]
+__all__ = ["CHANGED", "failure", "naming_noise", "naming_tensors", "not_differentiable", "unmoved"]
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
+from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
+from bmrs_pyro.network.untouched import shared_copy, tensor_outputs
 
 CHANGED = "the outputs change when some of them are removed (they are mixed, or treated by their place)"
 
@@ -38,6 +41,22 @@ def unmoved(layer: str) -> str:
         f"the outputs do not respond to the weights of {layer} on random weights and inputs, so nothing shows that it "
         "can lose channels; give example inputs on which they do"
     )
+
+
+def naming_noise(net: nn.Module, call: Call, left_out: Sequence[LeftOut]) -> list[LeftOut]:
+    """Say of structures that cannot be removed that the network draws random numbers, if it does."""
+    copy, outputs = shared_copy(net), []
+    for seed in (0, 1):
+        torch.default_generator.manual_seed(seed)
+        with torch.no_grad():
+            outputs.append(tensor_outputs(copy, call))
+    if all(map(torch.equal, *outputs)):
+        return [*left_out]
+    noise = (
+        "; this network draws random numbers in evaluation mode, which may be the reason: give F.dropout "
+        "training=self.training, or use nn.Dropout"
+    )
+    return [LeftOut(one.name, one.reason + noise) for one in left_out]
 
 
 def naming_tensors(
