@@ -36,9 +36,14 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
 
     Raises:
         ValueError: no site of the guide is truncated log-normal, or the posterior of one differs between examples.
+        TypeError: ``guide`` cannot be called.
     """
     if isinstance(guide, AutoTruncatedLogNormal):
         return guide.posteriors()
+    if not callable(guide):
+        raise TypeError(
+            f"guide is a {type(guide).__name__}; give a guide, such as AutoTruncatedLogNormal(model)"
+        )
     with torch.no_grad(), poutine.block(), initial_values_told("guide"):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
     found = {}

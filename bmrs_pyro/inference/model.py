@@ -147,8 +147,8 @@ class SupervisedModel(nn.Module):
             raise ValueError(
                 f"prior is {prior}, of shape {tuple(prior.batch_shape)}; all gains have one prior, so give two numbers"
             )
-        if num_data < 1:
-            raise ValueError(f"num_data is {num_data}; it is the number of training examples, at least 1")
+        if not hasattr(num_data, "__index__") or num_data < 1:
+            raise ValueError(f"num_data is {num_data!r}; it is the number of training examples, at least 1")
         self.network = network
         self.likelihood = with_parameters(as_likelihood(likelihood), network)
         self.num_data = num_data

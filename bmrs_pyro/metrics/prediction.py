@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from bmrs_pyro.distributions import refuse_unnamed
 from bmrs_pyro.inference import Outcome, class_log_probabilities, mixture
 from bmrs_pyro.inference.draws import refuse_no_draws
+from bmrs_pyro.inference.inputs import not_running
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.evaluation import evaluation_mode
 from bmrs_pyro.metrics.scoring import Predictor, predicted
@@ -159,7 +160,11 @@ def _draws(
 ) -> Iterator[TorchDistribution]:
     refuse_unnamed(posteriors)
     for _ in range(draws):
-        outputs = network(x, {name: posterior.sample() for name, posterior in posteriors.items()})
+        theta = {name: posterior.sample() for name, posterior in posteriors.items()}
+        try:
+            outputs = network(x, theta)
+        except RuntimeError as error:
+            raise not_running(x, error) from error
         if (
             likelihood is None
             and isinstance(outputs, Tensor)

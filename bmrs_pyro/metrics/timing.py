@@ -32,9 +32,14 @@ def latency(nets: Mapping[str, Callable[..., Any]], x: Any, *, repeats: int = 20
 
     Raises:
         ValueError: fewer than one round.
+        TypeError: ``nets`` is no mapping.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; it must be at least 1")
+    if not isinstance(nets, Mapping):
+        raise TypeError(
+            f"nets is a {type(nets).__name__}; give networks by name, such as {{'dense': net, 'small': small}}"
+        )
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         for net in nets.values():

@@ -29,7 +29,8 @@ def compact(
         theta: gains ``(C,)`` per family, such as posterior means; those not named are 1.
 
     Raises:
-        ValueError: masks or gains are of unknown families, have another length, or a mask keeps nothing.
+        ValueError: masks or gains are of unknown families, have another length, a mask keeps nothing, or a gain is
+            NaN or infinite.
         TypeError: the network has no gains, a mask is not boolean, or gains are no tensors by name.
     """
     if not isinstance(network, NoisyNetwork):
@@ -45,6 +46,8 @@ def compact(
                 f"the gains of {name!r} have shape {tuple(gain.shape)}; expected (C,), one per structure, "
                 f"with the families {sizes}"
             )
+        if not gain.isfinite().all():
+            raise ValueError(f"the gains of {name!r} hold NaN or infinity")
     small = shared_copy(network.net)
     Gates.detach_(small)
     compact_(small, network.structures, keep, theta)

@@ -55,9 +55,12 @@ def complexity(net: nn.Module, *example_inputs: Any) -> Complexity:
 
     Raises:
         ValueError: there are no example inputs, they hold no example, or the network does not run on them.
+        TypeError: the network is no module.
     """
     if isinstance(net, NoisyNetwork):
         return complexity(net.net, *(example_inputs or net.example_inputs))
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net is a {type(net).__name__}; give a network, an nn.Module")
     tensors = [*net.parameters(), *net.buffers()]
     return Complexity(
         parameters=sum(parameter.numel() for parameter in net.parameters()),

@@ -34,8 +34,9 @@ class NoisyNetwork(nn.Module):
     be cut out of all layers that hold it.
 
     The network is wrapped, not copied: it keeps its parameters, and works as before outside of this module. No state
-    of a call is kept. Two things change. An ``nn.MultiheadAttention`` whose heads are structures is replaced by a layer
-    that computes the same by four linear layers with new parameters. Create optimisers afterwards. An
+    of a call is kept. Three things change. An ``nn.MultiheadAttention`` whose heads are structures is replaced by a
+    layer that computes the same by four linear layers with new parameters. A layer with weight norm is replaced by a
+    plain one with the weight that it computes. Create optimisers afterwards. An
     ``nn.TransformerEncoder`` with structures puts out the same at padding in evaluation mode as in training mode, where
     torch's own may put out zeros in evaluation mode.
 

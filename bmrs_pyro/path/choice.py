@@ -20,6 +20,8 @@ from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.quantities import Times
 from bmrs_pyro.path.regularisation import Path
 from bmrs_pyro.path.skill import (
+    ADVICE,
+    ALL_WITHIN,
     LEAST,
     Quality,
     warn_if_much_worse,
@@ -91,6 +93,9 @@ class Choice:
         model, score, before = self.refit.model, self.refit.point.score, path.dense.score
         silent = not self.met or (score.accuracy is not None and self.target.max_loss is not None)
         validation = path.trainee.validation
+        limited = self.target.max_loss is None and not self.target.loses_nothing
+        wide = limited and not any(self.target.exceeded(point, path.dense) for point in path.points)
+        advice = ALL_WITHIN if wide else ADVICE
 
         def predict(x: Any) -> TorchDistribution:
             return model.likelihood(model.network(x, {}))
@@ -108,13 +113,17 @@ class Choice:
             if caution is None and not silent:
                 batches = on_device_of(model.network, validation)
                 caution = warn_if_much_worse(
-                    Quality.of(score), Quality.of(before), predict, batches, stacklevel=5
+                    Quality.of(score), Quality.of(before), predict, batches, advice=advice, stacklevel=5
                 )
-            limited = self.target.max_loss is None and not self.target.loses_nothing
             if caution is None and not silent and score.accuracy is None and limited:  # by budgets alone
                 share = LEAST if score.rmse is None else 0.0
                 caution = warn_if_unlikely(
-                    score.log_likelihood, before.log_likelihood, constant, share=share, stacklevel=4
+                    score.log_likelihood,
+                    before.log_likelihood,
+                    constant,
+                    share=share,
+                    advice=advice,
+                    stacklevel=4,
                 )
         return replace(self, caution=caution)
 

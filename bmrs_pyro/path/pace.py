@@ -8,6 +8,7 @@ __all__ = [
     "has_ended",
     "kl_weights",
     "refuse_short",
+    "refuse_standing",
 ]
 
 import math
@@ -156,6 +157,12 @@ def has_ended(records: Sequence[Epoch], epochs: int) -> bool:
     medians = medians_of_three([record.validation_score for record in records])
     error = records[medians.index(max(medians))].log_likelihood_error or 0.0
     return not max(medians[-3:]) >= max(medians) - 2 * error
+
+
+def refuse_standing(lr: float) -> None:
+    """Raise ValueError if the weights' learning rate is 0."""
+    if lr == 0:
+        raise ValueError("lr is 0; the weights of a path are trained, so give a rate above 0")
 
 
 def refuse_short(epochs: int, dense_epochs: int) -> None:

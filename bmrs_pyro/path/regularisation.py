@@ -4,9 +4,8 @@ from __future__ import annotations
 
 __all__ = ["Path", "fit_path"]
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -23,7 +22,8 @@ from bmrs_pyro.metrics import latency
 from bmrs_pyro.network import compact
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import map_leaves
-from bmrs_pyro.path.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short
+from bmrs_pyro.network.untouched import deep_copy
+from bmrs_pyro.path.pace import LONGEST, Pace, has_ended, kl_weights, refuse_short, refuse_standing
 from bmrs_pyro.path.point import PathPoint, told
 from bmrs_pyro.path.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.path.shelf import Shelf
@@ -183,8 +183,9 @@ def fit_path(
     if (device := options.get("device")) is not None:
         refuse_unusable(device)
     options = {"lr": Recipe().lr, **options}
-    if Recipe(lr=options["lr"], seed=options.get("seed")).lr == 0:
-        raise ValueError("lr is 0; the weights of a path are trained, so give a rate above 0")
+    refuse_standing(options["lr"])
+    names = {field.name for field in fields(Recipe)}
+    Recipe(**{name: value for name, value in options.items() if name in names})  # it checks them
     if world_size() > 1 and directory is None:
         raise ValueError(
             "several processes share the points of a path in files; give a directory they all see"
@@ -204,7 +205,7 @@ def fit_path(
     if judge is None:
         raise ValueError("the criterion is 'none': a path removes structures, so give one such as 'bmrs-n'")
     refuse_no_criterion(judge)
-    trainee = Trainee(copy.deepcopy(model), loader, validation, judge, pace, options)
+    trainee = Trainee(deep_copy(model), loader, validation, judge, pace, options)
     if folder is not None:
         name = criterion if isinstance(criterion, str) else criterion_name(judge)
         settings = {

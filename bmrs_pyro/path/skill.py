@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "ADVICE",
+    "ALL_WITHIN",
+    "LEAST",
     "MuchWorse",
     "NothingLearned",
     "Quality",
@@ -31,6 +34,10 @@ CLEAR = 0.05
 """Least lead that can be lost: accuracy, share of the values' variance, or nats per example."""
 
 ADVICE = "give it more epochs, a lower learning rate or a larger budget"
+"""What to do about a small network that is much worse."""
+
+ALL_WITHIN = "the path has no network larger than the budget, so give it more epochs or a lower learning rate"
+"""What to do if a larger budget would give the same network."""
 
 
 class MuchWorse(UserWarning):
@@ -144,7 +151,13 @@ def warn_if_much_worse(
 
 
 def warn_if_unlikely(
-    small: float, before: float, best: Callable[[], float | None], *, share: float, stacklevel: int = 1
+    small: float,
+    before: float,
+    best: Callable[[], float | None],
+    *,
+    share: float,
+    advice: str = ADVICE,
+    stacklevel: int = 1,
 ) -> str | None:
     """Warn if a network has lost too much of its lead in log-likelihood over the best constant outputs.
 
@@ -153,6 +166,7 @@ def warn_if_unlikely(
         before: that of the network that it was made from.
         best: returns that of the best constant outputs; None if it is not known.
         share: share of the lead that must be left.
+        advice: what to do.
         stacklevel: frames up to the caller that is told.
 
     Returns:
@@ -165,7 +179,7 @@ def warn_if_unlikely(
         return None
     told = (
         f"the small network is much worse: log-likelihood {small:.4g}, {before:.4g} before, {constant:.4g} for the "
-        f"best constant outputs; {ADVICE}"
+        f"best constant outputs; {advice}"
     )
     warnings.warn(told, MuchWorse, stacklevel=stacklevel + 1)
     return told

@@ -26,7 +26,7 @@ from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
 from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import History
-from bmrs_pyro.training.labels import warn_of_probabilities, warn_of_unscored
+from bmrs_pyro.training.labels import refuse_labels, warn_of_probabilities, warn_of_unscored
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.travel import NothingLeft
@@ -56,12 +56,14 @@ class TrainedPath(Path):
         cls, model: SupervisedModel, reduction: JointReduction, round_to: int = 1, shelf: Shelf | None = None
     ) -> TrainedPath:
         """Return the path of a model before any reduction; in a shelf's directory finished reductions are kept."""
-        fit_likelihood_(model.likelihood, model.network, reduction.loader)
         with generators_kept():
             x, y = next(on_device_of(model, one_pass("the training loader", reduction.loader)))
+        y = y.to(next(model.parameters()).device)
+        refuse_labels(model, x, y)
+        fit_likelihood_(model.likelihood, model.network, reduction.loader)
         warn_of_num_data(model.num_data, reduction.loader)
         warn_of_probabilities(model, model.network, model.likelihood, x)
-        warn_of_unscored(model, x, y.to(next(model.parameters()).device))
+        warn_of_unscored(model, x, y)
         dense = reduction.point(model, reduction.validation)
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})

@@ -23,6 +23,7 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
+from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.path import JointReduction, Path, Target, TargetMissed, TrainedPath, fit_path, limits_of
 from bmrs_pyro.path.settings import OPTIONS, recorded, refuse_without_effect
 from bmrs_pyro.pruning.pruned import Pruned
@@ -110,7 +111,7 @@ def prune(
         raise ValueError(
             f"the labels are {y.dtype}, not classes; give their likelihood, such as likelihood='normal'"
         )
-    plain = copy.deepcopy(net.net if isinstance(net, NoisyNetwork) else net)
+    plain = deep_copy(net.net if isinstance(net, NoisyNetwork) else net)
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
     network = NoisyNetwork(plain, *_one_example(x))
     try:

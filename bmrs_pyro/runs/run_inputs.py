@@ -69,7 +69,10 @@ class RunInputs:
             )
         else:
             what = "holds no config.json"
-        raise RunError(f"{self.path} is no run: it {what}; bmrs fit NETWORK --out RUN makes one")
+        raise RunError(
+            f"{self.path} is no run: it {what}; bmrs fit NETWORK --out RUN makes one, and the result of prune() has "
+            "save(), whose directory load() reads too"
+        )
 
     @property
     def config(self) -> RunConfig:

@@ -21,7 +21,7 @@ from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import OF_CLASSES
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.path import Target, limits_of
-from bmrs_pyro.path.pace import refuse_short
+from bmrs_pyro.path.pace import refuse_short, refuse_standing
 from bmrs_pyro.reduction import Decision, named_criterion
 from bmrs_pyro.runs.along_path import train_path
 from bmrs_pyro.runs.config import RunConfig
@@ -80,6 +80,7 @@ def begin_run(
         recipe = replace(recipe, kl_weight="elbo")  # evidence in nats of the likelihood
     elif target is not None:
         refuse_short(recipe.epochs, dense_epochs)
+        refuse_standing(recipe.lr)
         recipe = replace(recipe, kl_weight=target.kl_weight)
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())

@@ -25,7 +25,7 @@ from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.inputs import not_running
 from bmrs_pyro.inference.likelihoods import Likelihood, given_each, main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed
+from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed, unfit_parameters
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
@@ -59,7 +59,16 @@ def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
             outputs = model.network(x)
         except RuntimeError as error:
             raise not_running(x, error) from error
-        distribution = model.likelihood_of(outputs)
+        try:
+            distribution = model.likelihood_of(outputs)
+        except ValueError as error:
+            if not unfit_parameters(error) or not all(leaf.isfinite().all() for leaf in tensors_in(outputs)):
+                raise
+            why = str(error).partition(", but found")[0]
+            return (
+                f"the likelihood refuses the network's outputs ({why}): outputs are any real numbers, so map them to "
+                "what the distribution takes, as in Categorical(logits=z) or Normal(z, 0.1)"
+            )
     return misfit_of(distribution, y, num_classes)
 
 

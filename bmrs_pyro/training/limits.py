@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bmrs_pyro.network import Complexity, NoisyNetwork, complexity, cost_model
 from bmrs_pyro.reduction import JointScores, KeepMask, rounded, within_budget
+from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.training.recipe import Recipe
 
 
@@ -40,7 +41,8 @@ class Limits:
     )
 
     def __post_init__(self) -> None:
-        for name in ("round_to", "max_macs", "max_parameters"):
+        refuse_no_number("round_to", self.round_to, least=1, whole=True)
+        for name in ("max_macs", "max_parameters"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, str) or value < 1):
                 raise ValueError(f"{name} is {value!r}; it must be at least 1, and not a text or share")

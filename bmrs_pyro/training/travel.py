@@ -56,8 +56,9 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
 def warn_of_nothing_left(epochs: int) -> None:
     """Warn that a run has removed nothing, and say what to change."""
     warnings.warn(
-        f"nothing was removed in {epochs} epochs of pruning: train for more epochs. A run at one KL weight may need a "
-        "larger weight or a higher learning rate of the posteriors too; a run along the path sets these two",
+        f"nothing was removed in {epochs} epochs of pruning by the criterion: train for more epochs. A run at one KL "
+        "weight may need a larger weight or a higher learning rate of the posteriors too; a run along the path sets "
+        "these two",
         NothingLeft,
         stacklevel=3,
     )

@@ -183,3 +183,8 @@ def test_labels_that_are_no_tensors_are_refused_in_one_line() -> None:
     x, y = blobs(count=20)
     with pytest.raises(TypeError, match=r"^y is a ndarray; give labels or values as a tensor"):
         model(x, y.numpy())
+
+
+def test_what_is_no_guide_is_refused() -> None:
+    with pytest.raises(TypeError, match="guide is a int; give a guide"):
+        posteriors(5)  # type: ignore[arg-type]

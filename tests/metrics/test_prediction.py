@@ -195,6 +195,8 @@ def test_one_output_is_not_taken_for_a_class() -> None:
         ValueError, match=r"\(40, 1\); expected logits .* of two or more classes.* likelihood="
     ):
         predict(guide.model.network, guide.posteriors(), x[:, 0])
+    with pytest.raises(ValueError, match=r"does not run on a batch of inputs \(\(2, 9\) torch.float32\)"):
+        predict(guide.model.network, guide.posteriors(), torch.zeros(2, 9))
     with pytest.raises(ValueError, match="Cauchy has no mean"):
         predict(
             guide.model.network, guide.posteriors(), x[:, 0], likelihood=lambda z: dist.Cauchy(z[:, 0], 1.0)

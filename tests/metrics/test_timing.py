@@ -71,3 +71,8 @@ def test_a_module_is_measured_in_evaluation_mode_and_restored() -> None:
 def test_refuses_no_rounds() -> None:
     with pytest.raises(ValueError, match="repeats is 0; it must be at least 1"):
         latency({}, torch.zeros(1), repeats=0)
+
+
+def test_refuses_a_network_without_a_name() -> None:
+    with pytest.raises(TypeError, match="nets is a Linear; give networks by name"):
+        latency(nn.Linear(1, 1), torch.zeros(1))  # type: ignore[arg-type]

@@ -109,6 +109,7 @@ def test_training_goes_on() -> None:
             ValueError,
             r"gains of 'theta.0' have shape \(2, 8\); expected \(C,\)",
         ),
+        ({}, {"theta.0": torch.full((8,), torch.nan)}, ValueError, "gains of 'theta.0' hold NaN or infinity"),
         ({}, {"theta.9": torch.ones(8)}, ValueError, "gains of 'theta.9' have shape"),
     ],
 )

@@ -37,6 +37,8 @@ def test_counting_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, statistics[name]) for name, value in net.state_dict().items())
+    with pytest.raises(TypeError, match="net is a int; give a network"):
+        complexity(5, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no example inputs"):
         complexity(net)
     with pytest.raises(ValueError, match="hold no example"):

@@ -333,3 +333,44 @@ def test_probabilities_where_logits_belong_give_a_warning(trained: bool) -> None
     data = batches()
     with pytest.warns(UserWarning, match="the network ends with a softmax, and the likelihood takes logits"):
         prune(nn.Sequential(mlp(16), nn.Softmax(-1)), data, validation=data, trained=trained, **quick)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*no better than a constant", "ignore:.*much worse")
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_network_that_keeps_a_computed_weight_is_pruned(trained: bool) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.utils.weight_norm
+    net = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), norm(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 3))
+    more: dict[str, Any] = {"teacher": net} if trained else {"dense_epochs": 1}
+    options = {"epochs": 2, "max_params": "60%", "progress": False, "trained": trained, **more}
+    result = prune(net, batches(), validation=batches(seed=1), **options)
+    parameters = sum(weight.numel() for weight in net.parameters())
+    assert sum(weight.numel() for weight in result.network.parameters()) <= 0.6 * parameters
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "likelihood", "match"),
+    [
+        (torch.zeros(32, 2), "normal", r"y has shape \(32, 2\), but the likelihood's values have shape"),
+        (torch.zeros(32), lambda z: dist.Normal(z[:, 0], -1.0), "likelihood refuses the network's outputs"),
+        (torch.zeros(32, dtype=torch.int64), dist.Categorical, r"satisfy the constraint Simplex.*logits=z"),
+    ],
+)
+def test_training_labels_and_likelihoods_that_do_not_fit_are_refused(
+    labels: Tensor, likelihood: Any, match: str, trained: bool
+) -> None:
+    x = torch.randn(32, FEATURES)
+    with pytest.raises(ValueError, match=match):
+        prune(
+            mlp(4), [(x, labels)], validation=[(x, labels[:, None])], likelihood=likelihood, trained=trained
+        )
+
+
+def test_options_are_checked_before_training(net: nn.Module) -> None:
+    for options in ({"round_to": 2.5}, {"round_to": 2.5, "trained": True}):
+        told = list[object]()
+        with pytest.raises(TypeError, match="round_to is 2.5; give a whole number"):
+            prune(net, batches(), validation=batches(seed=1), callbacks=[told.append], **options)  # type: ignore[arg-type]
+        assert not told

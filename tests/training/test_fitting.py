@@ -527,6 +527,8 @@ def test_wrong_use_is_refused_by_name() -> None:
         fit(model, guide, batches(), criterion=bmrs_n(), epochs=3, prune_every=5, round_to=4)
     with pytest.raises(TypeError, match="wrap it first"):
         SupervisedModel(mlp(), lambda out: dist.Categorical(logits=out), 10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"num_data is \[1, 2\]; it is the number of training examples"):
+        SupervisedModel(program()[0].network, "categorical", [1, 2])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="draws"):
         program(draws="pixel")
     with pytest.raises(TypeError, match="SupervisedModel"):
