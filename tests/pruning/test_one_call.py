@@ -371,6 +371,6 @@ def test_training_labels_and_likelihoods_that_do_not_fit_are_refused(
 def test_options_are_checked_before_training(net: nn.Module) -> None:
     for options in ({"round_to": 2.5}, {"round_to": 2.5, "trained": True}):
         told = list[object]()
-        with pytest.raises(TypeError, match="round_to is 2.5; give a whole number"):
+        with pytest.raises(TypeError, match=r"round_to is 2\.5; give a whole number"):
             prune(net, batches(), validation=batches(seed=1), callbacks=[told.append], **options)  # type: ignore[arg-type]
         assert not told
