@@ -65,6 +65,8 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     output.show(*_score_lines("small", accuracy, rmse))
     if path is not None:
         output.show(*_path_lines(run, path))
+    if (pruned := run.pruned()) is not None and pruned.caution:
+        output.show(f"Caution: {pruned.caution}.")
     families: dict[str, Any] = {
         name: {
             "layer": known[name].layer,
@@ -87,6 +89,7 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
             "validation_rmse": rmse,
             "dense_validation_accuracy": None if path is None else path.dense.score.accuracy,
             "dense_validation_rmse": None if path is None else path.dense.score.rmse,
+            "caution": pruned.caution if pruned else path and path.caution,
             "path": None if path is None else _path_fields(path),
         }
     )

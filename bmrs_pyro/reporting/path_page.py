@@ -62,6 +62,7 @@ def path_report(path: Path, choice: Choice, likelihood: Likelihood) -> str:
             *([(another, f'result.choose(max_macs="{share_of(record, macs)}")')] if macs else []),
             ("Ship the small one:", 'bmrs_pyro.save(result.network, "small.safetensors")'),
         ],
+        caution=None,  # it stands beside the path
         repeat=None,
         versions=[("bmrs_pyro", version("bmrs-pyro")), ("torch", str(torch.__version__))],
         settings=[(name, str(value)) for name, value in settings.items() if name != "callbacks"],

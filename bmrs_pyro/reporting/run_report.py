@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch.distributions import Distribution
 
@@ -23,13 +24,24 @@ from bmrs_pyro.reporting.subject import Subject
 from bmrs_pyro.runs import NetworkSource, RunConfig, RunDirectory
 
 
-def repeat_command(config: RunConfig, out: str = "RUN", chosen: Target | None = None) -> str:
-    """Return the command that repeats a run in another directory, and the one that chose another target later."""
+def repeat_command(
+    config: RunConfig, out: str = "RUN", chosen: Target | None = None, pruned: Mapping[str, Any] | None = None
+) -> str:
+    """Return the command that repeats a run in another directory, and those that made its small network later.
+
+    Args:
+        config: the run's configuration.
+        out: the other directory.
+        chosen: the target that a network was chosen by; None for the configuration's.
+        pruned: the options of `bmrs prune`, if the run was pruned again.
+    """
     options = config.options()
     model = options.pop("model")
     lines = [_command("bmrs", "fit", model, "--out", out, **options)]
     if chosen is not None and config.target is not None and chosen != config.target:
         lines.append(_command("bmrs", "choose", out, **replace(config, target=chosen).target_options()))
+    if pruned is not None:
+        lines.append(_command("bmrs", "prune", out, **pruned))
     return "\n".join(lines)
 
 
@@ -62,7 +74,7 @@ def html_report(
     Raises:
         RunError: the run is not finished, or a file is damaged.
     """
-    config = run.config
+    config, pruned = run.config, run.pruned()
     accuracy, rmse = run.validation_scores()
     subject = Subject(
         dense=NoisyNetwork(run.dense(), *arguments(run.example())),
@@ -77,8 +89,10 @@ def html_report(
         evaluations=evaluations or {},
     )
     # experiments record no torch version and have their own recipes, so no command repeats them
-    chosen = None if subject.path is None else subject.path.target
-    repeat = repeat_command(config, chosen=chosen) if "torch" in config.versions else None
+    chosen, options = None if subject.path is None else subject.path.target, None
+    if pruned is not None:
+        chosen, options = pruned.target, pruned.options
+    repeat = repeat_command(config, "RUN", chosen, options) if "torch" in config.versions else None
     data = Path(config.data.data).name.removesuffix(".npz")
     return render(
         "report.html",
@@ -87,6 +101,7 @@ def html_report(
         run=f"run {run.path.resolve().name}",
         cost_note=_cost_note(run, subject.networks),
         next_steps=_next_steps(run, subject),
+        caution=pruned and pruned.caution,
         repeat=repeat,
         versions=list(config.versions.items()),
         settings=[

@@ -7,7 +7,9 @@ __all__ = ["prune_run"]
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from operator import length_hint
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +39,7 @@ from bmrs_pyro.reduction import (
 from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.likelihoods import scored_by
 from bmrs_pyro.runs.preparing import batches_of, fitted_likelihood
+from bmrs_pyro.runs.pruning_record import PruningRecord
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.splits import run_data, serving, training_batches
 from bmrs_pyro.training import Cycle, History, Limits, NothingLeft, PlainSteps, reestimate_batch_norm_
@@ -92,9 +95,17 @@ def prune_run(
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
         reestimate_batch_norm_(small, training_batches(directory))
-        advice = "give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget"
-        directory.save_decision(decision, small, *_validated(directory, small, advice))
-        if (record := directory.path_record()) is not None:  # the choice was of another network
+        options: dict[str, Any] = {"criterion": criterion, "fraction": fraction, "round_to": limits.round_to}
+        options |= {"max_macs": limits.max_macs, "max_params": limits.max_parameters}
+        if epochs:
+            options |= {"fine_tune_epochs": epochs, **asdict(cycle or Cycle())}
+        record, before = directory.path_record(), directory.pruned()
+        chosen = None if record is None else record.target
+        quality, likelihood, caution = _validated(directory, small)
+        pruned = PruningRecord(options, before.target if before else chosen, caution)
+        scores = quality.accuracy, quality.rmse
+        directory.save_decision(decision, small, *scores, likelihood, pruned)
+        if record is not None:  # the choice was of another network
             directory.save_path_record(record.without_choice())
 
 
@@ -184,31 +195,29 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
     return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
 
 
-def _validated(
-    run: RunDirectory, small: nn.Module, advice: str
-) -> tuple[float | None, float | None, Likelihood]:
-    """Return accuracy and RMSE on the run's validation data, as far as the likelihood has them; None without data.
+def _validated(run: RunDirectory, small: nn.Module) -> tuple[Quality, Likelihood, str | None]:
+    """Return quality on the run's validation data, the likelihood fitted to the network, and a caution if it is bad.
 
-    The likelihood comes third, with parameters fitted to the small network.
+    Without the data nothing is known.
     """
     try:
         splits = run_data(run)
     except (DataError, RunError):
-        return None, None, run.trained_likelihood()
+        return Quality(None, None), run.trained_likelihood(), None
     likelihood = fitted_likelihood(run, small)
     held_out = serving(splits.validation, 1000, shuffle=False)
     found = evaluate(small, held_out, likelihood=scored_by(run.config, likelihood))
-    quality, epochs = Quality.of(found), run.metrics()
+    quality, epochs, caution = Quality.of(found), run.metrics(), None
     if epochs:
-        warn_if_much_worse(
+        caution = warn_if_much_worse(
             quality,
             Quality.of(epochs[-1]),
             lambda x: likelihood(outputs_of(small, x)),
             held_out,
-            advice=advice,
+            advice="give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget",
             stacklevel=3,
         )
-    return *quality, likelihood
+    return quality, likelihood, caution
 
 
 def _ranked(

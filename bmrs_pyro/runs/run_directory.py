@@ -31,6 +31,7 @@ from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.likelihoods import likelihood_of, scored_by
 from bmrs_pyro.runs.path_record import PathRecord
 from bmrs_pyro.runs.portable import save
+from bmrs_pyro.runs.pruning_record import PruningRecord
 from bmrs_pyro.runs.run_files import (
     example_tensors,
     fitting,
@@ -241,6 +242,7 @@ class RunDirectory(RunInputs):
         validation_accuracy: float | None = None,
         validation_rmse: float | None = None,
         likelihood: Likelihood | None = None,
+        pruned: PruningRecord | None = None,
     ) -> None:
         """Write a decision, the resulting small network and, if known, its scores on the validation data.
 
@@ -250,12 +252,14 @@ class RunDirectory(RunInputs):
             validation_accuracy: its accuracy.
             validation_rmse: its RMSE.
             likelihood: the likelihood with its parameters; None if they are those at the end of training.
+            pruned: how the finished run was pruned again; None for the decision of the run itself.
         """
         save_tensors(self._file("compact.safetensors"), small.state_dict(), {"keep": decision.keep.to_json()})
         scores = {"validation_accuracy": validation_accuracy, "validation_rmse": validation_rmse}
         state = likelihood.state_dict() if isinstance(likelihood, nn.Module) else {}
         own = {"likelihood": {name: value.tolist() for name, value in state.items()}}
-        write_json(self._file("reduction.json"), decision.to_json() | scores | own)
+        later = {"pruned": pruned and pruned.to_json()}
+        write_json(self._file("reduction.json"), decision.to_json() | scores | own | later)
 
     def decision(self) -> Decision:
         """Return the last decision."""
@@ -265,6 +269,11 @@ class RunDirectory(RunInputs):
         """Return the small network's accuracy and RMSE on the validation data; None if unknown, as in early runs."""
         record = read_json(self._file("reduction.json"))
         return record.get("validation_accuracy"), record.get("validation_rmse")
+
+    def pruned(self) -> PruningRecord | None:
+        """Return how the run was pruned again after it had finished; None if it was not."""
+        record = read_json(self._file("reduction.json")).get("pruned")
+        return record and PruningRecord.from_json(record)
 
     def small(self, dense: nn.Module | None = None) -> nn.Module:
         """Return the small network, a plain ``nn.Module`` in evaluation mode.

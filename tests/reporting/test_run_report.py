@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -30,6 +31,7 @@ from bmrs_pyro.reporting import NetworkMetrics, family_table, html_report, predi
 from bmrs_pyro.reporting.path_view import share_of
 from bmrs_pyro.reporting.run_evaluation import left_posteriors
 from bmrs_pyro.runs import NetworkSource, RunDirectory, prune_run
+from bmrs_pyro.training import Cycle
 from tests.reporting.paths import PATH, path, point
 
 ODD_NAMES = """
@@ -204,7 +206,7 @@ def test_no_size_is_offered_that_cannot_be_met(
 
     def offered(macs: int) -> list[str]:
         prune_run(run, "bmrs-n", target=Target(max_macs=macs))
-        return re.findall(r"<code>bmrs \w+ [^<]* --max-macs ([^<]*)</code>", html_report(run))
+        return re.findall(r"<code>bmrs \w+ [^<\n]* --max-macs ([^<]*)</code>", html_report(run))
 
     assert offered(2 * least - 10) == [share_of(PATH, least) if along else str(least)]
     assert not offered(least)
@@ -237,7 +239,12 @@ def test_a_path_is_shown_with_its_numbers_and_what_was_chosen(
 @pytest.mark.filterwarnings("ignore:the small network is much worse")
 def test_a_network_that_was_pruned_again_is_no_point_of_the_path(path_run: RunDirectory) -> None:
     prune_run(path_run, "expected", 0.5)
+    record = path_run.pruned()
+    assert record is not None
     page = html_report(path_run)
+    assert record.caution
+    assert html.escape(f"Caution: {record.caution}.") in page
+    assert "bmrs prune RUN --criterion expected --fraction 0.5 --round-to 1" in page
     assert "<h2>The path</h2>" in page
     assert 'class="chosen"' not in page
     assert "refitted</th>" not in page
@@ -302,6 +309,24 @@ def test_a_later_choice_is_repeated_too(finished_run: RunDirectory) -> None:
     command = get_command(app).commands["choose"]
     found = command.make_context("choose", second.split()[2:]).params
     assert (found["max_latency"], found["max_macs"], found["latency_batch_size"]) == ("95%", "50%", 1)
+
+
+def test_pruning_again_is_repeated_too(finished_run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "copy")
+    run = RunDirectory(tmp_path / "copy")
+    assert run.pruned() is None
+    prune_run(run, "bmrs-n", target=Target(max_params="15%"), epochs=2, cycle=Cycle("adamw", 1e-3))
+    record = run.pruned()
+    assert record is not None
+    *_, last = repeat_command(run.config, pruned=record.options).splitlines()
+    command = get_command(app).commands["prune"]
+    found = command.make_context("prune", last.split()[2:]).params
+    assert (found["fine_tune_epochs"], found["optimizer"], found["lr"]) == (2, "adamw", 1e-3)
+    again = tmp_path / "again"
+    shutil.copytree(finished_run.path, again)
+    app(["prune", str(again), *last.split()[3:], "--quiet"], standalone_mode=False)
+    ours, theirs = (one.small().state_dict() for one in (run, RunDirectory(again)))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_no_command_is_promised_for_what_it_did_not_make(finished_run: RunDirectory, tmp_path: Path) -> None:
