@@ -97,7 +97,7 @@ def fit(
         distributed.main_process_first(prepare)
         first = distributed.rank() == 0
         output = Output(json and first, quiet or not first)
-        output.show(_assumed(run.config, given))
+        output.note(_assumed(run.config, given))
         try:
             runs.train_run(run, hardware=own, progress=output.progress)
         except files.WriteError as error:

@@ -111,6 +111,11 @@ class Output:
             for part in parts:
                 typer.echo(part) if isinstance(part, str) else Console(markup=False).print(part)
 
+    def note(self, text: str) -> None:
+        """Print a text for people; with ``json`` on standard error."""
+        if not self.quiet:
+            typer.echo(text, err=self.json)
+
     def result(self, record: Mapping[str, Any]) -> None:
         """Print the JSON object for scripts, with ``json``."""
         if self.json:

@@ -76,6 +76,30 @@ class Items:
                 raise DataError(f"{self.name}: a value to predict is NaN or infinite; leave its item out")
             yield y
 
+    def refuse_unfit(self, part: str, *, classes: bool) -> None:
+        """Refuse inputs that are NaN or infinite, and classes that the training part does not have.
+
+        Args:
+            part: name of this part in the message.
+            classes: whether the labels are classes.
+
+        Raises:
+            DataError: there is such an example.
+        """
+        count = 0
+        for x, y in _pairs(self.source, self.name):
+            if not all(leaf.isfinite().all() for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):
+                where = f"from example {count}" if len(y) > 1 else f"example {count}"
+                raise DataError(
+                    f"{self.name}: {where} (counted from 0) of the {part} part holds NaN or infinity"
+                )
+            if classes and y.numel() and (last := int(y.max())) >= self.num_classes:
+                raise DataError(
+                    f"{self.name}: the {part} part has the label {last}, but those of the training part go to "
+                    f"{self.num_classes - 1}; give the data set the attribute num_classes, or leave the example out"
+                )
+            count += len(y)
+
 
 def split_items(
     given: Any, name: str, validation: float, seed: int, *, values: bool | None = None
@@ -83,7 +107,7 @@ def split_items(
     """Return training, validation and test part of a user's data; missing parts are held out at random.
 
     Args:
-        given: a torch Dataset; or two or three Datasets or DataLoaders, for training and test, or training,
+        given: a torch Dataset; or two Datasets, for training and test; or three Datasets or DataLoaders, for training,
             validation and test; or a dict with the keys ``train``, ``validation`` and ``test``.
         name: name of the data in messages.
         validation: share of the training part to hold out, in (0, 1).
@@ -111,8 +135,8 @@ def _named(given: Any, name: str) -> dict[str, Any]:
     if not isinstance(given, Mapping) or "train" not in given or set(given) - set(_PARTS):
         found = list(given) if isinstance(given, Mapping) else f"a {type(given).__name__}"
         raise DataError(
-            f"{name} gave {found}; expected a torch Dataset, or Datasets or DataLoaders as (train, test), "
-            "(train, validation, test) or a dict with these keys"
+            f"{name} gave {found}; expected a torch Dataset, or Datasets as (train, test), or Datasets or "
+            "DataLoaders as (train, validation, test), or a dict with these keys"
         )
     for part, source in given.items():
         if not isinstance(source, DataLoader) and not (

@@ -11,6 +11,7 @@ __all__ = [
     "unfit_parameters",
 ]
 
+import warnings
 from typing import Any
 
 import torch.distributions as td
@@ -85,8 +86,11 @@ def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None 
     """Return a message about labels outside the support of their distribution; None if all labels fit."""
     base = _unwrapped(distribution)
     classes = base.probs.shape[-1] if isinstance(base, td.Categorical) else None
-    if classes is not None and num_classes is not None and num_classes > classes:
-        return f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
+    if classes is not None and num_classes is not None and num_classes != classes:
+        text = f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
+        if num_classes > classes:
+            return text
+        warnings.warn(text, stacklevel=2)
     if classes is None and not base._validate_args:  # its author allows values outside the support
         return None
     try:
@@ -119,11 +123,11 @@ def _misfit_message(base: td.Distribution, outputs: int | None, y: Tensor, fits:
     value = first[~first.isfinite()][0] if not first.isfinite().all() else first[0]
     found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
     if outputs is None:
-        return (
-            f"{found} are outside the likelihood's support, a {type(base).__name__.lstrip('_')}, "
-            f"such as {value.item():g}"
-            + ("" if value.isfinite() else "; leave these examples out, or fill the gaps")
-        )
+        hint = "" if value.isfinite() else "; leave these examples out, or fill the gaps"
+        if isinstance(base, td.Poisson) and not hint:
+            hint = "; it is for counts, so give likelihood='normal' for other values"
+        name = type(base).__name__.lstrip("_")
+        return f"{found} are outside the likelihood's support, a {name}, such as {value.item():g}{hint}"
     if y.is_floating_point():
         return f"{found} are not classes, such as {value.item():g}; give integers from 0 to {outputs - 1}"
     return (

@@ -20,7 +20,6 @@ from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_ge
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.untouched import deep_copy
@@ -29,6 +28,7 @@ from bmrs_pyro.path.settings import OPTIONS, recorded, refuse_without_effect
 from bmrs_pyro.pruning.pruned import Pruned
 from bmrs_pyro.training import Cycle, refuse_unusable
 from bmrs_pyro.training.counts import known_size
+from bmrs_pyro.training.labels import refuse_few
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.options import refuse_unknown
 from bmrs_pyro.training.validation import validate
@@ -98,7 +98,7 @@ def prune(
     refuse_generator("train", train)
     refuse_generator("validation", validation)
     count_batches("validation", validation)
-    _check_labels(validation)
+    refuse_few(validation)
     data = _whole_dataset(train)
     if train is validation or (data is not None and data is _whole_dataset(validation)):
         warnings.warn(
@@ -170,31 +170,6 @@ def _trained_path(
     round_to = options.pop("round_to", 1)
     cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
     return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
-
-
-def _check_labels(validation: Batches) -> None:
-    """Refuse a single example, whose score has no known error; warn if all labels are the same."""
-    count, first = 0, None
-    try:
-        uncounted = copy.copy(validation)  # a loader that counts its passes does not count this one
-    except Exception:  # an object of the user's may forbid copies
-        uncounted = validation
-    with generators_kept():
-        for _, y in pairs(uncounted):
-            count += len(y)
-            if first is None and y.numel():
-                first = y.flatten()[0]
-            if count > 1 and first is not None and not (y == first).all():
-                return
-    if count < 2:
-        raise ValueError(
-            "validation holds one example, whose score has no known error; give at least two, better hundreds"
-        )
-    warnings.warn(
-        "all validation labels are the same, so that the scores tell next to nothing: shuffle the data before you "
-        "split them",
-        stacklevel=3,
-    )
 
 
 def _whole_dataset(loader: Batches) -> object | None:

@@ -168,6 +168,6 @@ def _costs(one: NetworkMetrics) -> dict[str, tuple[float, str]]:
     }
     for size, seconds in one.seconds.items():
         peak = one.peak_bytes[size]
-        found[f"peak memory, batch {size}"] = peak, f"{peak / 2**20:,.2f} MiB"
+        found[f"peak memory, batch {size}"] = peak, f"{peak / 2**10:,.0f} KiB"
         found[f"latency, batch {size}"] = seconds, f"{1e3 * seconds:,.2f} ms"
     return found

@@ -37,6 +37,7 @@ class RunConfig:
         cycle: how the weights of a trained network are trained while it is reduced; None for other runs.
         weights: file of the dense network's initial weights, which the run has a copy of; None for random ones.
         source_sha256: digest of the run's copy of the network's file, None for other sources.
+        data_digest: digest of the labels, and of the inputs if they are used as they are; None for data from code.
         versions: versions of bmrs_pyro, torch, pyro and Python.
     """
 
@@ -55,6 +56,7 @@ class RunConfig:
     cycle: Cycle | None = None
     weights: str | None = None
     source_sha256: str | None = None
+    data_digest: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

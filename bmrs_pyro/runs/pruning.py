@@ -90,7 +90,7 @@ def prune_run(
     with directory.locked():
         if target is not None:
             dense = complexity(directory.dense(), *arguments(directory.example()))
-            limits = Limits(limits.round_to, *target.budgets(dense))
+            limits = Limits(limits.round_to, *target.budgets(dense), target.unmet)
         small, decision = _decided(directory, criterion, fraction, limits)
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)

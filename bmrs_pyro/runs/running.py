@@ -20,6 +20,7 @@ from bmrs_pyro.inference import AutoTruncatedLogNormal, posteriors
 from bmrs_pyro.inference.inputs import pairs
 from bmrs_pyro.inference.likelihoods import OF_CLASSES
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path import Target, limits_of
 from bmrs_pyro.path.pace import refuse_short, refuse_standing
 from bmrs_pyro.reduction import Decision, named_criterion
@@ -30,7 +31,7 @@ from bmrs_pyro.runs.preparing import Prepared, batches_of, program_of
 from bmrs_pyro.runs.reducing import refuse_unreducible
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.source import NetworkSource
-from bmrs_pyro.runs.splits import load_splits, outputs_for, serving
+from bmrs_pyro.runs.splits import digest_of, load_splits, outputs_for, serving
 from bmrs_pyro.runs.weight_files import load_weights_
 from bmrs_pyro.training import (
     Cycle,
@@ -43,6 +44,7 @@ from bmrs_pyro.training import (
     reestimate_batch_norm_,
     refuse_labels,
 )
+from bmrs_pyro.training.labels import refuse_few
 from bmrs_pyro.training.validation import validate
 
 
@@ -85,6 +87,10 @@ def begin_run(
     network = NetworkSource(model)
     source = replace(source, size=source.size if source.size is not None else network.input_size())
     splits = load_splits(source, recipe)
+    with generators_kept():
+        for name, part in (("validation", splits.validation), ("test", splits.test)):
+            if isinstance(part, data.Items):
+                part.refuse_unfit(name, classes=recipe.likelihood.partition(":")[0] in OF_CLASSES)
     target_mean, target_std = _target_moments(splits.train, recipe)
     config = RunConfig(
         model=model,
@@ -97,6 +103,7 @@ def begin_run(
         target_mean=target_mean,
         target_std=target_std,
         columns=splits.train.columns,
+        data_digest=digest_of(splits, source),
         target=target,
         dense_epochs=0 if target is None or cycle is not None else dense_epochs,
         cycle=cycle,
@@ -113,6 +120,7 @@ def begin_run(
         load_weights_(dense, weights)
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
+    refuse_few(serving(splits.validation, recipe.batch_size, shuffle=False))
     program = program_of(dense, config, len(splits.train), None if plain else example)
     noisy = program.network
     limits = Limits.of(recipe) if target is None else limits_of(target, noisy, recipe.round_to)

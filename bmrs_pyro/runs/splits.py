@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["load_splits", "outputs_for", "run_data", "serving", "training_batches"]
+__all__ = ["digest_of", "load_splits", "outputs_for", "run_data", "serving", "training_batches"]
 
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -84,12 +85,27 @@ def run_data(run: RunDirectory) -> Splits[Any]:
             "folder where the run was made"
         )
     splits = load_splits(replace(config.data, download=False), config.recipe)
-    if change := _change(splits.train, config):
+    if change := _change(splits, config):
         raise RunError(
             f"{given} holds other data than {run.path} was made with: {change}; "
             "restore the original data, or fit the new data in another directory"
         )
     return splits
+
+
+def digest_of(splits: Splits[Any], source: data.DataSource) -> str | None:
+    """Return a digest of the labels of all parts, and of the inputs; None for data from code.
+
+    Inputs that are resized depend on torch's version, and are left out.
+    """
+    if not all(isinstance(part, Dataset) for part in splits):
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for part in splits:
+        for tensor in (part.labels, *([] if source.size is not None else [part.images])):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def outputs_for(train: Dataset | Items, recipe: Recipe) -> int:
@@ -122,8 +138,9 @@ def training_batches(run: RunDirectory) -> Iterator[Any]:
     yield from serving(run_data(run).train, run.config.recipe.batch_size)
 
 
-def _change(train: Dataset | Items, config: RunConfig) -> str | None:
-    """Return how the training part differs from the data of a configuration; None if it does not."""
+def _change(splits: Splits[Any], config: RunConfig) -> str | None:
+    """Return how data differ from those of a configuration; None if they do not."""
+    train: Dataset | Items = splits.train
     if train.input_shape != config.input_shape:
         return f"examples have shape {train.input_shape}, not {config.input_shape}"
     outputs = outputs_for(train, config.recipe)
@@ -142,4 +159,6 @@ def _change(train: Dataset | Items, config: RunConfig) -> str | None:
             # sums depend a little on the number of threads
             if not math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-6 * std):
                 return f"the {what} of channel {channel} is {now:.8g}, not {then:.8g}"
+    if config.data_digest not in (None, digest_of(splits, config.data)):
+        return "labels or inputs have other values, or another order"
     return None

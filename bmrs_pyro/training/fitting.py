@@ -146,7 +146,7 @@ def fit(
         uncompile_(model, guide)
         model.global_batch = optim.global_batch = None
     if criterion is not None and recipe.epochs and not run.history.keep.removed and rank() == 0:
-        warn_of_nothing_left(recipe.epochs)
+        warn_of_nothing_left(recipe.epochs, max(family.size for family in model.structures), recipe.min_keep)
     return run.history
 
 

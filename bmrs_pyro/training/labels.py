@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "Unscored",
     "labels_misfit",
+    "refuse_few",
     "refuse_labels",
     "warn_of_probabilities",
     "warn_of_units",
@@ -12,9 +13,10 @@ __all__ = [
     "warn_of_untrained",
 ]
 
+import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -22,15 +24,23 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import unwrapped
-from bmrs_pyro.inference.inputs import not_running
+from bmrs_pyro.inference.inputs import not_running, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood, given_each, main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed, unfit_parameters
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
 
+if TYPE_CHECKING:
+    from bmrs_pyro.training.loop import Batches
+
 _VIEWS = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Transpose", "Permute", "ToCopy", "Clone")
 """Operations, by the names of their gradients, that only arrange values."""
+
+
+FEW = 10
+"""Number of validation examples below which a warning says that they are few."""
 
 
 class Unscored(UserWarning):
@@ -125,6 +135,42 @@ def _logits_node(likelihood: Likelihood, outputs: Any) -> Any:
     ):  # the logits less their log-sum-exp
         node = node.next_functions[0][0]
     return node
+
+
+def refuse_few(validation: Batches) -> None:
+    """Refuse a single example, whose score has no known error; warn of few examples, and if all labels are the same.
+
+    Raises:
+        ValueError: there are fewer than two examples.
+    """
+    count, first, varied = 0, None, False
+    try:
+        uncounted = copy.copy(validation)  # a loader that counts its passes does not count this one
+    except Exception:  # an object of the user's may forbid copies
+        uncounted = validation
+    with generators_kept():
+        for _, y in pairs(uncounted):
+            count += len(y)
+            if first is None and y.numel():
+                first = y.flatten()[0]
+            varied = varied or (first is not None and not bool((y == first).all()))
+            if count >= FEW and varied:
+                return
+    if count < 2:
+        raise ValueError(
+            "validation holds one example, whose score has no known error; give at least two, better hundreds"
+        )
+    if count < FEW:
+        warnings.warn(
+            f"validation holds {count} examples, so that chance decides between networks; give hundreds",
+            stacklevel=3,
+        )
+    if not varied:
+        warnings.warn(
+            "all validation labels are the same, so that the scores tell next to nothing: shuffle the data before you "
+            "split them",
+            stacklevel=3,
+        )
 
 
 def warn_of_unscored(model: SupervisedModel, x: Any, y: Tensor) -> None:

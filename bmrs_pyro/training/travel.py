@@ -53,8 +53,22 @@ def warn_of_slow_posteriors(prior: LogUniform, steps: int, rates: Sequence[float
         )
 
 
-def warn_of_nothing_left(epochs: int) -> None:
-    """Warn that a run has removed nothing, and say what to change."""
+def warn_of_nothing_left(epochs: int, largest: int, min_keep: int) -> None:
+    """Warn that a run has removed nothing, and say what to change.
+
+    Args:
+        epochs: epochs with pruning.
+        largest: number of structures in the largest family.
+        min_keep: number of structures that every family keeps at least.
+    """
+    if min_keep >= largest:
+        warnings.warn(
+            f"nothing was removed, because min_keep is {min_keep} and no layer has more than {largest} structures: "
+            "give a smaller min_keep",
+            NothingLeft,
+            stacklevel=3,
+        )
+        return
     warnings.warn(
         f"nothing was removed in {epochs} epochs of pruning by the criterion: train for more epochs. A run at one KL "
         "weight may need a larger weight or a higher learning rate of the posteriors too; a run along the path sets "

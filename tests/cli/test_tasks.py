@@ -202,7 +202,7 @@ def test_counts_several_labels_series_and_maps(tmp_path: Path) -> None:
 
 
 def test_maps_are_scored_by_mean_intersection_over_union(tmp_path: Path) -> None:
-    images = RNG.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    images = RNG.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
     file = arrays(tmp_path / "maps.npz", x=images, y=(images[..., 0] > 128).astype(int))
     net = tmp_path / "net.py"
     net.write_text(
@@ -384,3 +384,47 @@ def test_tokens_that_are_their_own_labels_give_a_warning(tmp_path: Path) -> None
     with pytest.warns(UserWarning, match="each token is its own label; choose --likelihood next-token"):
         load_splits(source, Recipe())
     load_splits(source, Recipe(likelihood="next-token"))
+
+
+PARTS = """
+import torch
+from torch.utils.data import TensorDataset
+
+def data():
+    x, y = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 2
+    parts = [TensorDataset(x[:60], y[:60]), TensorDataset(x[60:75], y[60:75]), TensorDataset(x[75:], y[75:])]
+    parts[{part}].tensors[{what}][3] = {value}
+    return parts
+"""
+
+
+@pytest.mark.parametrize(("part", "name"), [(1, "validation"), (2, "test")])
+@pytest.mark.parametrize(
+    ("what", "value", "message"),
+    [
+        (0, "float('nan')", "example 3 (counted from 0) of the {} part holds NaN or infinity"),
+        (1, "5", "the {} part has the label 5, but those of the training part go to 1"),
+    ],
+)
+def test_the_other_parts_are_checked_before_training(
+    what: int, value: str, message: str, part: int, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(PARTS.format(part=part, what=what, value=value))
+    net = network(tmp_path / "net.py", 4)
+    result = command("fit", net, "--data", tmp_path / "own.py", "--out", tmp_path / "run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert message.format(name) in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("always:the network has 4 outputs")
+def test_outputs_that_no_class_has_give_a_warning(tmp_path: Path) -> None:
+    x = RNG.normal(size=(200, 4))
+    file = arrays(tmp_path / "data.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def network(input_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, num_classes + 2))\n"
+    )
+    result = command("fit", tmp_path / "net.py", "--out", tmp_path / "run", "--data", file, *FAST, cwd=tmp_path)
+    assert "the network has 4 outputs for 2 classes: give its last layer 2 outputs" in result.stderr

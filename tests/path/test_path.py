@@ -113,7 +113,7 @@ def test_a_refit_prunes_on_and_can_be_made_again(path: Path) -> None:
     torch.testing.assert_close(small(x), second.history.network(x))
     with pytest.raises(ValueError, match="not on this path"):
         path.refit(replace(point, epoch=99))
-    with pytest.raises(ValueError, match="epochs is 1; a path takes at least 2"):
+    with pytest.raises(ValueError, match="at least 2 epochs"):
         path.refit(point, epochs=1)
 
 
@@ -459,7 +459,7 @@ def test_times_are_read() -> None:
 
 
 def test_that_nothing_left_is_said_of_the_path_and_not_of_its_refits() -> None:
-    with pytest.warns(NothingLeft, match="nothing was removed in"):
+    with pytest.warns(NothingLeft, match="because min_keep is 16 and no layer has more than 16 structures"):
         path = fitted(epochs=2, min_keep=16)
     with warnings.catch_warnings(action="error", category=NothingLeft):
         assert path.refit(path.points[0], epochs=2).point.parameters == path.dense.parameters
@@ -525,6 +525,7 @@ def test_labels_that_are_no_classes_need_a_likelihood() -> None:
         prune(mlp(), data, validation=data)
 
 
+@pytest.mark.filterwarnings("ignore:validation holds 8 examples", "ignore:all validation labels")
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -607,6 +608,7 @@ def test_a_network_that_was_wrapped_before_is_pruned_as_it_is() -> None:
     assert next(iter(wrapped.gates)).consumer  # it still has its gates
 
 
+@pytest.mark.filterwarnings("ignore:validation holds 8 examples")
 def test_inputs_by_name() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:

@@ -24,8 +24,8 @@ from bmrs_pyro.data import Batches, Dataset
 from bmrs_pyro.files import WriteError, unseal
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.path import Target
-from bmrs_pyro.pruning.one_call import _check_labels
 from bmrs_pyro.runs import PathRecord, RunError
+from bmrs_pyro.training.labels import refuse_few
 from tests.inference.programs import FEATURES, batches, mlp
 
 QUICK = {"epochs": 6, "dense_epochs": 1, "max_params": "100%", "progress": False}
@@ -271,6 +271,12 @@ def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
         prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
 
 
+def test_few_examples_for_validation_give_a_warning() -> None:
+    x, y = batches(seed=1)[0]
+    with pytest.warns(UserWarning, match="validation holds 9 examples, so that chance decides"):
+        refuse_few([(x[:5], y[:5]), (x[5:9], y[5:9])])
+
+
 def test_an_empty_name_is_no_likelihood() -> None:
     with pytest.raises(ValueError, match="likelihood is ''; use categorical"):
         prune(mlp(16), batches(), validation=batches(seed=1), likelihood="", **QUICK)  # type: ignore[arg-type]
@@ -282,13 +288,13 @@ def test_the_check_of_labels_leaves_the_loader_as_it_was() -> None:
     shuffled = Batches(Dataset(x.view(-1, FEATURES), y, 3), 8)
     state = torch.get_rng_state()
     for loader in (shuffled, DataLoader(TensorDataset(x, y), 8, shuffle=True)):
-        _check_labels(loader)
+        refuse_few(loader)
 
     class Single(list[Any]):
         def __copy__(self) -> Any:
             raise TypeError("cannot copy")
 
-    _check_labels(Single([(x, y)]))
+    refuse_few(Single([(x, y)]))
     assert shuffled.epoch == 0
     assert torch.equal(torch.get_rng_state(), state)
 

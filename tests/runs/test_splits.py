@@ -69,6 +69,22 @@ def test_other_data_are_refused_by_whatever_reads_them(folder: Path) -> None:
     assert fit(folder, "--resume").returncode == 0
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_other_labels_and_single_values_are_told(part: str, folder: Path) -> None:
+    for name in ("y", "x"):
+        write(folder / "data.npz")
+        arrays = dict(np.load(folder / "data.npz"))
+        values = arrays[f"{name}_{part}"]
+        if name == "y":
+            values[:2] = values[:2][::-1].copy()
+        else:
+            values[3, 0] *= 1 + 1e-6
+        np.savez(folder / "data.npz", **arrays)
+        result = command("evaluate", "run", cwd=folder)
+        assert result.returncode == 2
+        assert "labels or inputs have other values, or another order" in result.stderr
+
+
 def test_a_deviation_alone_is_told(folder: Path) -> None:
     # twice the distance from the mean of the part that is trained on
     mean = np.array(RunDirectory(folder / "run").config.mean)
