@@ -17,6 +17,8 @@ from typing import Any
 import torch.distributions as td
 from torch import Tensor
 
+from bmrs_pyro.distributions import unwrapped
+
 
 class NonFiniteLoss(ArithmeticError):
     """The loss is NaN or infinite; the message names the first site or input that is."""
@@ -34,7 +36,7 @@ def observed(distribution: td.Distribution, y: Tensor) -> Tensor:
     if not isinstance(y, Tensor):
         raise TypeError(f"y is a {type(y).__name__}; give labels or values as a tensor")
     if not y.is_floating_point():
-        base = _unwrapped(distribution)
+        base = unwrapped(distribution).base
         if isinstance(base, td.Bernoulli):
             y = y.to(base.mean.dtype)
     expected = distribution.batch_shape + distribution.event_shape
@@ -84,7 +86,7 @@ def other_shape(distribution: td.Distribution, y: Tensor) -> ValueError:
 
 def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None = None) -> str | None:
     """Return a message about labels outside the support of their distribution; None if all labels fit."""
-    base = _unwrapped(distribution)
+    base = unwrapped(distribution).base
     classes = base.probs.shape[-1] if isinstance(base, td.Categorical) else None
     if classes is not None and num_classes is not None and num_classes != classes:
         text = f"the network has {classes} outputs for {num_classes} classes: give its last layer {num_classes} outputs"
@@ -99,13 +101,6 @@ def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None 
     except (NotImplementedError, ValueError):  # the support is unknown, or the shapes differ
         return None
     return _shape_message(distribution, y) if fits.all() else _misfit_message(base, classes, y, fits)
-
-
-def _unwrapped(distribution: td.Distribution) -> td.Distribution:
-    """Return the distribution inside `Independent`, `expand` and `mask`."""
-    while hasattr(distribution, "base_dist") and not isinstance(distribution, td.TransformedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _shape_message(distribution: td.Distribution, y: Tensor) -> str | None:
