@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import Dataset as TorchDataset
 
 from bmrs_pyro.data.dataset import DataError, Splits, values_each
 from bmrs_pyro.data.splitting import TEST_SHARE
@@ -89,9 +90,17 @@ class Items:
         count = 0
         for x, y in _pairs(self.source, self.name):
             if not all(leaf.isfinite().all() for leaf in tree_leaves(x) if isinstance(leaf, Tensor)):
-                where = f"from example {count}" if len(y) > 1 else f"example {count}"
+                where = (
+                    f"one of the examples {count} to {count + len(y) - 1}"
+                    if len(y) > 1
+                    else f"example {count}"
+                )
                 raise DataError(
                     f"{self.name}: {where} (counted from 0) of the {part} part holds NaN or infinity"
+                )
+            if not y.isfinite().all():
+                raise DataError(
+                    f"{self.name}: a label of the {part} part is NaN or infinite; leave its item out"
                 )
             if classes and y.numel() and (last := int(y.max())) >= self.num_classes:
                 raise DataError(
@@ -123,11 +132,16 @@ def split_items(
         parts["train"], parts["test"] = _held_out(parts["train"], TEST_SHARE, 0, name)
     if "validation" not in parts:
         parts["train"], parts["validation"] = _held_out(parts["train"], validation, seed, name)
+    for part, source in parts.items():
+        if hasattr(source, "__len__") and not len(source):
+            raise DataError(f"{name}: the {part} part has no examples")
     outputs = _outputs(parts["train"], name, values)
     return Splits(**{part: Items(source, outputs, name) for part, source in parts.items()})
 
 
 def _named(given: Any, name: str) -> dict[str, Any]:
+    if isinstance(given, tuple | list) and len(given) > 3 and isinstance(given[0], DataLoader | TorchDataset):
+        raise DataError(f"{name} gave {len(given)} parts; expected one, two or three")
     if isinstance(given, tuple | list) and len(given) in (2, 3):
         given = dict(zip(("train", "test") if len(given) == 2 else _PARTS, given, strict=True))
     elif not isinstance(given, Mapping) and hasattr(given, "__getitem__"):

@@ -36,7 +36,6 @@ from bmrs_pyro.reduction import (
     score_structures,
     select,
 )
-from bmrs_pyro.runs.errors import RunError
 from bmrs_pyro.runs.likelihoods import scored_by
 from bmrs_pyro.runs.preparing import batches_of, fitted_likelihood
 from bmrs_pyro.runs.pruning_record import PruningRecord
@@ -198,11 +197,15 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
 def _validated(run: RunDirectory, small: nn.Module) -> tuple[Quality, Likelihood, str | None]:
     """Return quality on the run's validation data, the likelihood fitted to the network, and a caution if it is bad.
 
-    Without the data nothing is known.
+    If the data are missing, nothing is known.
+
+    Raises:
+        RunError: the data are not those that the run was made with.
     """
     try:
         splits = run_data(run)
-    except (DataError, RunError):
+    except DataError as error:
+        warnings.warn(f"the small network is not scored: {error}", stacklevel=3)
         return Quality(None, None), run.trained_likelihood(), None
     likelihood = fitted_likelihood(run, small)
     held_out = serving(splits.validation, 1000, shuffle=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["begin_run", "train_run"]
 
 import platform
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -120,7 +121,8 @@ def begin_run(
         load_weights_(dense, weights)
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
-    refuse_few(serving(splits.validation, recipe.batch_size, shuffle=False))
+    if target is not None:
+        refuse_few(serving(splits.validation, recipe.batch_size, shuffle=False))
     program = program_of(dense, config, len(splits.train), None if plain else example)
     noisy = program.network
     limits = Limits.of(recipe) if target is None else limits_of(target, noisy, recipe.round_to)
@@ -130,6 +132,14 @@ def begin_run(
     if classes == 1:
         raise data.DataError(f"{source.data}: all labels are of one class, so there is nothing to predict")
     refuse_labels(program, *next(pairs(batches_of(splits.train, recipe))), classes)
+    for name in ("validation", "test"):
+        with generators_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said of the training part
+            first = next(pairs(serving(getattr(splits, name), recipe.batch_size, shuffle=False)))
+            try:
+                refuse_labels(program, *first, classes)
+            except ValueError as error:
+                raise data.DataError(f"{source.data}, {name} part: {error}") from None
     if target is not None and target.score is not None:
         held_out = serving(splits.validation, recipe.batch_size, shuffle=False)
         target.score_of(validate(program, {}, islice(held_out, 1)))

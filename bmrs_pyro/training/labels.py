@@ -157,9 +157,8 @@ def refuse_few(validation: Batches) -> None:
             if count >= FEW and varied:
                 return
     if count < 2:
-        raise ValueError(
-            "validation holds one example, whose score has no known error; give at least two, better hundreds"
-        )
+        found = "one example, whose score has no known error" if count else "no example"
+        raise ValueError(f"validation holds {found}; give at least two, better hundreds")
     if count < FEW:
         warnings.warn(
             f"validation holds {count} examples, so that chance decides between networks; give hundreds",

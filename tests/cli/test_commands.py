@@ -297,7 +297,7 @@ def test_a_network_with_fewer_outputs_than_classes_is_refused_in_one_line(tmp_pa
 def test_what_only_training_would_notice_is_refused_before_a_run_is_made(
     finished_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32), np.arange(40) % 2
+    x, y = np.random.default_rng(0).normal(size=(80, 64)).astype(np.float32), np.arange(80) % 2
     np.savez(tmp_path / "vectors.npz", x_train=x, y_train=y, x_test=x, y_test=y)
 
     def no_compiler(*_: object) -> tuple[torch.Tensor, ...]:

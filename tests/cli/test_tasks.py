@@ -404,6 +404,11 @@ def data():
     [
         (0, "float('nan')", "example 3 (counted from 0) of the {} part holds NaN or infinity"),
         (1, "5", "the {} part has the label 5, but those of the training part go to 1"),
+        (
+            1,
+            "-1",
+            "{} part: the network has 2 outputs, for labels from 0 to 1, but those of a batch go from -1 to 1",
+        ),
     ],
 )
 def test_the_other_parts_are_checked_before_training(
@@ -418,6 +423,20 @@ def test_the_other_parts_are_checked_before_training(
 
 
 @pytest.mark.filterwarnings("always:the network has 4 outputs")
+def test_parts_that_are_empty_or_too_many_are_refused(tmp_path: Path) -> None:
+    net = network(tmp_path / "net.py", 4)
+    for parts, message in (
+        ("parts[:2] + [TensorDataset(x[:0], y[:0])]", "the test part has no examples"),
+        ("[*parts, parts[0]]", "gave 4 parts; expected one, two or three"),
+    ):
+        (tmp_path / "own.py").write_text(
+            PARTS.format(part=1, what=0, value=0).replace("return parts", f"return {parts}")
+        )
+        result = command("fit", net, "--data", tmp_path / "own.py", "--out", tmp_path / "run", cwd=tmp_path)
+        assert result.returncode == 2
+        assert message in result.stderr
+
+
 def test_outputs_that_no_class_has_give_a_warning(tmp_path: Path) -> None:
     x = RNG.normal(size=(200, 4))
     file = arrays(tmp_path / "data.npz", x=x, y=(x[:, 0] > 0).astype(int))
@@ -426,5 +445,7 @@ def test_outputs_that_no_class_has_give_a_warning(tmp_path: Path) -> None:
         "def network(input_shape, num_classes):\n"
         "    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, num_classes + 2))\n"
     )
-    result = command("fit", tmp_path / "net.py", "--out", tmp_path / "run", "--data", file, *FAST, cwd=tmp_path)
+    result = command(
+        "fit", tmp_path / "net.py", "--out", tmp_path / "run", "--data", file, *FAST, cwd=tmp_path
+    )
     assert "the network has 4 outputs for 2 classes: give its last layer 2 outputs" in result.stderr

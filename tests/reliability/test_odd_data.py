@@ -71,7 +71,11 @@ def test_nan_in_a_loader_of_the_user_is_named() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
     with pytest.raises(ValueError, match="a Normal, such as nan; leave these examples out, or fill the gaps"):
         prune(
-            net, loader, validation=[(torch.randn(8, 4), torch.zeros(8))], likelihood="normal", progress=False
+            net,
+            loader,
+            validation=[(torch.randn(16, 4), torch.arange(16.0))],
+            likelihood="normal",
+            progress=False,
         )
     # where the distribution takes any value, the loss is NaN
     model = SupervisedModel(

@@ -85,6 +85,22 @@ def test_other_labels_and_single_values_are_told(part: str, folder: Path) -> Non
         assert "labels or inputs have other values, or another order" in result.stderr
 
 
+@pytest.mark.filterwarnings("always:the small network is not scored")
+def test_a_run_is_pruned_without_its_data_but_not_with_others(folder: Path) -> None:
+    (folder / "net.py").write_text(SOURCE.replace("nn.BatchNorm1d(8), ", ""))  # nothing else needs the data
+    assert fit(folder, "--out", "plain").returncode == 0
+    before = (folder / "plain" / "compact.safetensors").read_bytes()
+    write(folder / "data.npz", shift=0.01)
+    result = command("prune", "plain", "--criterion", "l2", "--fraction", 0.9, cwd=folder)
+    assert result.returncode == 2
+    assert "holds other data than plain was made with" in result.stderr
+    assert (folder / "plain" / "compact.safetensors").read_bytes() == before
+    (folder / "data.npz").unlink()
+    result = command("prune", "plain", "--criterion", "l2", "--fraction", 0.9, cwd=folder)
+    assert result.returncode == 0
+    assert "the small network is not scored: plain was made with the data data.npz" in result.stderr
+
+
 def test_a_deviation_alone_is_told(folder: Path) -> None:
     # twice the distance from the mean of the part that is trained on
     mean = np.array(RunDirectory(folder / "run").config.mean)
