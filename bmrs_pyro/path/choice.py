@@ -94,7 +94,11 @@ class Choice:
         silent = not self.met or (score.accuracy is not None and self.target.max_loss is not None)
         validation = path.trainee.validation
         limited = self.target.max_loss is None and not self.target.loses_nothing
-        wide = limited and not any(self.target.exceeded(point, path.dense) for point in path.points)
+        wide = (
+            limited
+            and bool(path.points)
+            and not any(self.target.exceeded(point, path.dense) for point in path.points)
+        )
         advice = ALL_WITHIN if wide else ADVICE
 
         def predict(x: Any) -> TorchDistribution:

@@ -146,6 +146,7 @@ def test_the_accuracy_told_is_of_the_small_network(finished_run: RunDirectory, t
     assert f"<td>{accuracy:.2%}</td>" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.filterwarnings("always:the small network is not scored")
 def test_an_accuracy_that_cannot_be_measured_is_left_out(finished_run: RunDirectory, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished_run.path, copy)

@@ -422,7 +422,6 @@ def test_the_other_parts_are_checked_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("always:the network has 4 outputs")
 def test_parts_that_are_empty_or_too_many_are_refused(tmp_path: Path) -> None:
     net = network(tmp_path / "net.py", 4)
     for parts, message in (
@@ -437,6 +436,7 @@ def test_parts_that_are_empty_or_too_many_are_refused(tmp_path: Path) -> None:
         assert message in result.stderr
 
 
+@pytest.mark.filterwarnings("always:the network has 4 outputs")
 def test_outputs_that_no_class_has_give_a_warning(tmp_path: Path) -> None:
     x = RNG.normal(size=(200, 4))
     file = arrays(tmp_path / "data.npz", x=x, y=(x[:, 0] > 0).astype(int))

@@ -92,8 +92,10 @@ def test_gaussian_weights_are_drawn_anew_from_the_finished_runs(tmp_path: Path) 
     bmr(rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
     assert (tmp_path / "bmr.json").read_bytes() == before
     assert (tmp_path / "bmr-lenet-fashion_mnist.png").stat().st_size
-    with pytest.raises(ValueError, match="no run of mlp on fashion_mnist is finished in --cache or in --out"):
-        bmr(network=["mlp"], rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
+    with pytest.raises(
+        ValueError, match="no run of mixer on fashion_mnist is finished in --cache or in --out"
+    ):
+        bmr(network=["mixer"], rebuild=True, out=tmp_path, cache=tmp_path / "none", quiet=True)
 
 
 def test_runs_need_data(tmp_path: Path) -> None:
