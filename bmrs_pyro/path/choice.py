@@ -121,14 +121,8 @@ class Choice:
                 )
             if caution is None and not silent and score.accuracy is None and limited:  # by budgets alone
                 share = LEAST if score.rmse is None else 0.0
-                caution = warn_if_unlikely(
-                    score.log_likelihood,
-                    before.log_likelihood,
-                    constant,
-                    share=share,
-                    advice=advice,
-                    stacklevel=4,
-                )
+                scores = score.log_likelihood, before.log_likelihood
+                caution = warn_if_unlikely(*scores, constant, share=share, advice=advice, stacklevel=4)
         return replace(self, caution=caution)
 
 
