@@ -49,7 +49,7 @@ class Cycle:
             value = getattr(self, name)
             refuse_no_number(name, value, optional=True)
             if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be above 0")
+                raise ValueError(f"{name} is {value}; it must be finite and above 0")
         if not 0 <= self.warm_up < 1:
             raise ValueError(f"warm_up is {self.warm_up}; it is a share of the steps, in [0, 1)")
 

@@ -276,7 +276,7 @@ def test_a_kl_weight_makes_a_single_run_from_the_weights(folder: Path, tmp_path:
         ([*TRAINED, "--channels-last"], "--channels-last has no effect on a trained network; leave it out"),
         ([*TRAINED, "--max-params", 3], "a budget of 3 parameters cannot be met"),
         ([*TRAINED, "--epochs", -1], "error: epochs is -1; it must be at least 0"),
-        ([*TRAINED, "--lr", 0], "lr is 0.0; it must be above 0"),
+        ([*TRAINED, "--lr", 0], "lr is 0.0; it must be finite and above 0"),
         (
             [*TRAINED, "--latency-batch-size", 2],
             "error: latency_batch_size is 2, but it belongs to max_latency",
