@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bmrs_pyro.network.feature_selection import FeatureSelection
+from bmrs_pyro.network.layer_norms import is_layer_norm
 from bmrs_pyro.network.structures import Role
 
 _FROZEN = {"weight", "bias", "running_mean", "running_var"}  # buffers of a FrozenBatchNorm2d
@@ -65,6 +66,11 @@ def output_side(layer: nn.Module) -> Side | None:
             return Side(
                 "carry", layer.state_dict()["weight"].numel(), tuple((name, 0) for name in sorted(_FROZEN))
             )
+        case nn.LayerNorm() | nn.RMSNorm() if is_layer_norm(layer):
+            vectors = _present(layer, 0, "weight", "bias")
+            return Side("normalise", layer.normalized_shape[0], vectors, ("normalized_shape.0",))
+        case _ if is_layer_norm(layer):
+            return Side("normalise", len(layer.get_parameter("weight")), (("weight", 0),))
         case nn.PReLU() if layer.num_parameters > 1:
             return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
         case nn.RNNBase():

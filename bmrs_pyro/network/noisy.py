@@ -45,6 +45,7 @@ class NoisyNetwork(nn.Module):
         *example_inputs: the arguments of a call, kept to count multiply-accumulates. If the last one is a dict whose
             keys are parameters of ``forward``, its items are passed by name, as in ``net(**batch)``.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
+        layer_norms: find structures that layer norms normalise over too, see :func:`find_structures`.
 
     Raises:
         ValueError: no structure can be offered, or :func:`find_structures` refuses the network.
@@ -57,11 +58,17 @@ class NoisyNetwork(nn.Module):
     """Whether it was checked that the rows of every consumer's input are the examples of the batch."""
 
     def __init__(
-        self, net: nn.Module, *example_inputs: Any, structures: Iterable[StructureFamily] | None = None
+        self,
+        net: nn.Module,
+        *example_inputs: Any,
+        structures: Iterable[StructureFamily] | None = None,
+        layer_norms: bool = False,
     ) -> None:
         super().__init__()
         refuse_unfit(net)
-        found = find_structures(net, *example_inputs) if structures is None else structures
+        found = structures
+        if found is None:
+            found = find_structures(net, *example_inputs, layer_norms=layer_norms)
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
             left_out = self.structures.left_out
@@ -141,6 +148,11 @@ class NoisyNetwork(nn.Module):
                 f"the examples of a batch cannot have gains of their own: {doubt.reason}; give gains (C,) for all"
             )
         self.rows_tried = True
+
+    @property
+    def norms(self) -> list[str]:
+        """Names of the layer norms whose statistics are weighed by gains."""
+        return [member.module for family in self.structures for member in family.norms]
 
     @property
     def recurs(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Role = Literal["produce", "carry", "consume", "recur"]
+Role = Literal["produce", "carry", "normalise", "consume", "recur"]
 
 # the attribute of a layer that counts them
 _KINDS = {
@@ -36,7 +36,8 @@ class Member:
     Attributes:
         module: name of the layer, or of the owner of a bare parameter.
         role: ``"produce"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
-            convolution, …), ``"consume"`` mixes them: the gains multiply the inputs of the consumers, and ``"recur"``
+            convolution, …), ``"normalise"`` does so but for statistics over all of them, which the gains weigh,
+            ``"consume"`` mixes them: the gains multiply the inputs of the consumers, and ``"recur"``
             does so within a recurrent layer or fused experts: the gains multiply their weights.
         size: number of channels of this side, of all families together.
         positions: ``(n,)`` channels, ascending.
@@ -79,7 +80,7 @@ class StructureFamily:
         counting = {
             attribute
             for member in self.members
-            if member.role == "carry" or member.module == self.layer
+            if member.role in ("carry", "normalise") or member.module == self.layer
             for attribute in member.attributes
         }
         kind = next((kind for attribute, kind in _KINDS.items() if attribute in counting), "structures")
@@ -104,6 +105,11 @@ class StructureFamily:
     def producers(self) -> tuple[str, ...]:
         """Names of the layers whose outputs are the family's channels."""
         return tuple(member.module for member in self.members if member.role == "produce")
+
+    @property
+    def norms(self) -> tuple[Member, ...]:
+        """The layer norms over the family's channels: the gains weigh their statistics."""
+        return tuple(member for member in self.members if member.role == "normalise")
 
     @property
     def consumers(self) -> tuple[Member, ...]:

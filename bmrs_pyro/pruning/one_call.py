@@ -62,7 +62,8 @@ def prune(
     score misses the target, a larger point is tried.
 
     A trained network keeps what it has learned: structures are removed in small cuts while its weights are trained,
-    within one cycle of the learning rate (:class:`JointReduction`).
+    within one cycle of the learning rate (:class:`JointReduction`). Structures that layer norms normalise over are
+    removed too, such as channels of a transformer's residual stream.
 
     Args:
         net: the network, trained or not; it is copied, not changed.
@@ -113,7 +114,7 @@ def prune(
         )
     plain = deep_copy(net.net if isinstance(net, NoisyNetwork) else net)
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
-    network = NoisyNetwork(plain, *_one_example(x))
+    network = NoisyNetwork(plain, *_one_example(x), layer_norms=trained)
     try:
         limits_of(target, network).refuse_impossible(network)
     except ValueError as error:

@@ -21,8 +21,6 @@ from torch.distributions import AffineTransform, Distribution, TransformedDistri
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.metrics import CORRUPTIONS, Evaluation, averaged, corrupted, evaluate
-from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.runs import RunDirectory, load_weights_, run_data, serving
@@ -46,7 +44,7 @@ def predictor_of(run: RunDirectory, draws: int | None) -> Callable[[Any], Any]:
             stacklevel=2,
         )
     torch.manual_seed(0)
-    keep, network = run.decision().keep, NoisyNetwork(run.dense(), *arguments(run.example()))
+    keep, network = run.decision().keep, run.noisy()
     if keep.removed:
         network.remove_(keep)
     network.net.load_state_dict(run.small().state_dict())

@@ -13,8 +13,6 @@ from typing import Any
 from torch.distributions import Distribution
 
 from bmrs_pyro.metrics import Evaluation
-from bmrs_pyro.network import NoisyNetwork
-from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.path import Target
 from bmrs_pyro.reporting.comparison import NetworkMetrics, compare_networks
 from bmrs_pyro.reporting.page import render
@@ -77,7 +75,7 @@ def html_report(
     config, pruned = run.config, run.pruned()
     accuracy, rmse = run.validation_scores()
     subject = Subject(
-        dense=NoisyNetwork(run.dense(), *arguments(run.example())),
+        dense=run.noisy(),
         networks=networks or _sizes(run),
         decision=run.decision(),
         posteriors=left_posteriors(run),

@@ -104,7 +104,7 @@ def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Modul
     try:
         example = example_of(tensors)
         inputs = torch.zeros(1, *origin.input_shape) if example is None else example
-        noisy = NoisyNetwork(net, *arguments(inputs))
+        noisy = NoisyNetwork(net, *arguments(inputs), layer_norms=True)
         small = compact(noisy, keep)
         small.load_state_dict({name: x for name, x in tensors.items() if not name.startswith("example::")})
     except (RuntimeError, ValueError) as error:

@@ -190,8 +190,7 @@ def _fine_tune_(
 
 def _units(run: RunDirectory) -> Mapping[str, float]:
     """Return the KL weight of each family in training, up to one factor; a budget compares evidence in these units."""
-    dense = NoisyNetwork(run.dense(), *arguments(run.example()))
-    return KLWeight.parse(run.config.recipe.kl_weight).scales(dense, 1)
+    return KLWeight.parse(run.config.recipe.kl_weight).scales(run.noisy(), 1)
 
 
 def _validated(run: RunDirectory, small: nn.Module) -> tuple[Quality, Likelihood, str | None]:

@@ -22,7 +22,6 @@ from bmrs_pyro.files import (
 )
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.network import NoisyNetwork, Structures, compact
-from bmrs_pyro.network.inputs import arguments
 from bmrs_pyro.path.shelf import Shelf
 from bmrs_pyro.reduction import Decision, KeepMask
 from bmrs_pyro.runs.config import RunConfig
@@ -221,14 +220,19 @@ class RunDirectory(RunInputs):
     def network(self) -> tuple[NoisyNetwork, dict[str, TruncatedLogNormal], KeepMask]:
         """Return network, posteriors and keep masks at the end of training."""
         tensors, meta = read_tensors(self._file("network.safetensors"))
-        noisy = NoisyNetwork(self.dense(), *arguments(self.example()))
+        noisy = self.noisy()
         with fitting(self._file("network.safetensors")):
             keep = KeepMask.from_json(meta["keep"])
             if keep.removed:
                 noisy.remove_(keep)
             noisy.net.load_state_dict(part(tensors, "network"))
             stored = posteriors_of(tensors, meta)
-            found = {family.name: stored[family.name] for family in noisy.structures}
+            # runs of earlier versions have no posteriors of structures that layer norms normalise over
+            found = {
+                family.name: stored[family.name]
+                for family in noisy.structures
+                if family.name in stored or not family.norms
+            }
         return noisy, found, keep
 
     def scores(self) -> dict[str, Tensor]:
@@ -289,6 +293,6 @@ class RunDirectory(RunInputs):
         tensors, meta = read_tensors(self._file("compact.safetensors"))
         dense = self.dense() if dense is None else dense
         with fitting(self._file("compact.safetensors")):
-            net = compact(NoisyNetwork(dense, *arguments(self.example())), KeepMask.from_json(meta["keep"]))
+            net = compact(self.noisy(dense), KeepMask.from_json(meta["keep"]))
             net.load_state_dict(tensors)
         return net.eval()

@@ -137,7 +137,12 @@ class RunInputs:
 
     def families(self) -> Structures:
         """Return the structure families of the dense network."""
-        return NoisyNetwork(self.dense(), *arguments(self.example())).structures
+        return self.noisy().structures
+
+    def noisy(self, dense: nn.Module | None = None) -> NoisyNetwork:
+        """Return the dense network, by default made from the run's source, with gains."""
+        net = self.dense() if dense is None else dense
+        return NoisyNetwork(net, *arguments(self.example()), layer_norms=self.config.cycle is not None)
 
     def _file(self, name: str) -> Path:
         return self.path / name

@@ -222,6 +222,11 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
             "AutoTruncatedLogNormal(model). To go on from its posteriors, set loc and scale of the new guide to its own"
         )
     refuse_untrainable(model)
+    if norms := model.network.norms:
+        raise ValueError(
+            f"layer {norms[0]!r} normalises over structures of the network, which only the reduction of a trained "
+            "network can remove; make NoisyNetwork(net, x) without layer_norms=True"
+        )
     if criterion is not None:
         refuse_no_criterion(criterion)
     if criterion is not None and not isinstance(guide, AutoTruncatedLogNormal):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bmrs_pyro.metrics.footprint import peak_of
-from bmrs_pyro.network import NoisyNetwork, gates
+from bmrs_pyro.network import NoisyNetwork, gate
 from tests.network.networks import CASES, gains
 
 
@@ -32,9 +32,9 @@ def gradients(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_with_products_kept_and_made_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 2**60)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", 2**60)
     kept = gradients(name)
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", 0)
     again = gradients(name)
     assert kept.keys() == again.keys()
     assert len(kept) > 1
@@ -43,7 +43,7 @@ def test_gradients_with_products_kept_and_made_again(name: str, monkeypatch: pyt
 
 
 def test_gradients_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", 0)
     inputs = CASES["mlp"].draw(3)
     network = NoisyNetwork(CASES["mlp"].make(), *inputs)
     theta = gains(network.structures, 3)
@@ -70,7 +70,7 @@ def test_a_wide_network_keeps_no_products() -> None:
 def test_a_weight_changed_before_the_backward_pass_is_noticed(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", limit)
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     network = NoisyNetwork(net, torch.zeros(1, 3))
     theta = {s.name: torch.ones(s.size, requires_grad=True) for s in network.structures}
@@ -85,7 +85,7 @@ def test_a_weight_changed_before_the_backward_pass_is_noticed(
 def test_an_error_in_a_reader_leaves_no_hooks_behind(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", 0)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", 0)
 
     class Refusing(nn.Linear):
         refuses = False
@@ -136,7 +136,7 @@ def test_readers_that_change_their_input_get_the_same_gradients(
     hook: Callable[[nn.Module, tuple[Tensor]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def weight_gradient(limit: int) -> Tensor:
-        monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+        monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", limit)
         torch.manual_seed(0)
         net = nn.Sequential(
             nn.Linear(3, 40), nn.ReLU(), Doubling(40, 2) if hook is None else nn.Linear(40, 2)

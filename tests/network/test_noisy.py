@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.network import NoisyNetwork, compact, find_structures, gates
+from bmrs_pyro.network import NoisyNetwork, compact, find_structures, gate
 from tests.network.networks import CASES, gains, lenet5, mlp, relative_error
 
 
@@ -55,7 +55,7 @@ def test_batches_of_gains(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_examples_share_gains_in_turns(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Example i has row i mod n: values and gradients are those of gains written out for every example."""
-    monkeypatch.setattr(gates, "_RECOMPUTED_BYTES", limit)
+    monkeypatch.setattr(gate, "_RECOMPUTED_BYTES", limit)
     network = NoisyNetwork(CASES[name].make(), *CASES[name].draw(2))
     inputs = CASES[name].draw(6)
     theta = {family: gain.requires_grad_() for family, gain in gains(network.structures, 2).items()}

@@ -93,7 +93,7 @@ def test_without_a_budget_rounds_go_on_while_the_score_holds(trained: nn.Module)
 
 def test_rounds_go_on_where_most_of_the_network_cannot_be_removed() -> None:
     torch.manual_seed(0)
-    whole = [nn.Linear(FEATURES, 64), nn.LayerNorm(64), nn.Linear(64, 3), nn.Tanh(), nn.Linear(3, 3)]
+    whole = [nn.Linear(FEATURES, 64), nn.GroupNorm(1, 64), nn.Linear(64, 3), nn.Tanh(), nn.Linear(3, 3)]
     net = nn.Sequential(*whole)
     options = {"validation": batches(seed=1), "trained": True, "progress": False, "epochs": 0, "cuts": 2}
     found = prune(net, batches(), max_loss=100, **options)  # type: ignore[arg-type]

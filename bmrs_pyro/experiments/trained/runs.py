@@ -177,7 +177,9 @@ class _Trial:
     def ours(self, net: nn.Module, macs: int) -> nn.Module:
         """Return the network cut by this package."""
         contender = self.config["contender"]
-        model = SupervisedModel(NoisyNetwork(net, self.example), "categorical:0.02", len(self.data.train))
+        model = SupervisedModel(
+            NoisyNetwork(net, self.example, layer_norms=True), "categorical:0.02", len(self.data.train)
+        )
         reduction = JointReduction(
             self.augmented(),
             Batches(self.data.validation, 500, device=self.device),

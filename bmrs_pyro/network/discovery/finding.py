@@ -36,6 +36,7 @@ def find_structures(
     *example_inputs: Any,
     include: Selection | None = None,
     exclude: Selection | None = None,
+    layer_norms: bool = False,
 ) -> Structures:
     """Find a network's structure families: channels, neurons and attention heads that can be removed.
 
@@ -56,6 +57,9 @@ def find_structures(
         include: names of modules (each includes the modules inside it), or a predicate of a layer's name; a family
             is offered only if one of its producers is included.
         exclude: likewise; a family is left out if one of its producers is excluded.
+        layer_norms: offer structures that layer norms or RMS norms normalise over too, such as the residual stream of a
+            transformer. Their gains weigh the statistics of the norms, so only gains of 0 and 1 leave a plain network:
+            a trained network can be reduced with them, but not fitted with posteriors.
 
     Raises:
         ValueError: the network does not run on the example inputs, cannot be traced, is compiled, scripted, spread
@@ -81,7 +85,7 @@ def find_structures(
         small = smaller_images(call)
         if small is not None and not runs(copy, small):
             small = None
-        found = _traced(copy, small or call)
+        found = _traced(copy, small or call, layer_norms)
         found.occurrences.extend(candidate_counts(copy, call, found))
         proposed, left_out = propose(copy, found)
         proposed = settle_counts(copy, call, proposed)
@@ -110,16 +114,17 @@ def find_structures(
     return Structures(families, [*left_out, *failed])
 
 
-def _traced(net: nn.Module, call: Call) -> Trace:
+def _traced(net: nn.Module, call: Call, layer_norms: bool) -> Trace:
     """Trace copies of a network, because some networks cache what they compute.
 
     Inputs that are all zero would hide which weights multiply them, so they become random ones. The network's own code
     may refuse these, or buffers that require a gradient; then it is traced without both.
     """
     try:
-        return trace(shared_copy(net).requires_grad_(True), call.map(_without_zeros), buffers=True)
+        lively = call.map(_without_zeros)
+        return trace(shared_copy(net).requires_grad_(True), lively, buffers=True, layer_norms=layer_norms)
     except Exception:
-        return trace(shared_copy(net).requires_grad_(True), call, buffers=False)
+        return trace(shared_copy(net).requires_grad_(True), call, buffers=False, layer_norms=layer_norms)
 
 
 def _without_zeros(x: Tensor) -> Tensor:

@@ -30,21 +30,26 @@ _MULTIPLES = (1, 2, 3)  # one layer may produce queries, keys and values
 _TOLERANCE = 1e-4
 
 Kind = tuple[type[nn.Module], str]  # an attribute of the modules of a class
+_Integer = tuple[str, str, int]  # a module's name, its attribute and the value
 
 
 def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrence]:
-    """List the integer attributes that may count the heads of an attention, their channels, or the parts of a split.
+    """List the integer attributes that may count heads of an attention, channels of it or a norm, or parts of a split.
 
     A module reads a candidate while attention is called inside it. Its value is the number of heads, of key and value
-    heads, or the number of channels of one, two or three times as many heads. So are the sizes of a split's parts.
+    heads, or the number of channels of one, two or three times as many heads. So are the sizes of a split's parts. If
+    none of these fits, a module may count the channels that the layer norms inside it normalise over.
     """
-    if not found.attention and not found.splits:
+    norms = [one for one in found.occurrences if one.side.role == "normalise"]
+    if not found.attention and not found.splits and not norms:
         return []
     find = found.partition.find
     stacks = [one.modules for one in found.attention] + [one.modules for one in found.splits]
+    stacks += [_owners(one.module) for one in norms]
     read = _integers_read(net, call, set().union(*stacks))
     tie_equal_parts(found.splits, read, found.partition)
-    counted: dict[tuple[str, str, int], list[dict[int, int]]] = defaultdict(list)
+    counted: dict[_Integer, list[dict[int, int]]] = defaultdict(list)
+    normalised: dict[_Integer, list[dict[int, int]]] = defaultdict(list)
     for attention in found.attention:
         for name in attention.modules:
             for attribute, value in sorted(read[name].items()):
@@ -59,13 +64,28 @@ def candidate_counts(net: nn.Module, call: Call, found: Trace) -> list[Occurrenc
                 counted[name, attribute, len(part)].append(
                     {place: find(label) for place, label in enumerate(part) if label >= 0}
                 )
+    for norm in norms:
+        for name in _owners(norm.module):
+            for attribute, value in sorted(read[name].items()):
+                if value == norm.side.size == len(norm.labels):
+                    normalised[name, attribute, value].append(
+                        {place: find(label) for place, label in norm.labels.items()}
+                    )
+    settled: dict[_Integer, dict[int, int]] = {}
+    for key, several in (*counted.items(), *normalised.items()):
+        # otherwise it would tie the heads of several attentions, or parts, inside the module
+        if all(one == several[0] for one in several):
+            settled.setdefault(key, several[0])
     return [
-        Occurrence(name, Side("carry", value, (), (attribute,)), several[0])
-        for (name, attribute, value), several in counted.items()
-        if all(
-            one == several[0] for one in several
-        )  # otherwise it would tie the heads of several attentions, or parts, inside the module
+        Occurrence(name, Side("carry", value, (), (attribute,)), labels)
+        for (name, attribute, value), labels in settled.items()
     ]
+
+
+def _owners(name: str) -> tuple[str, ...]:
+    """Return the names of the modules that a module lies in."""
+    parts = name.split(".")
+    return tuple(".".join(parts[:depth]) for depth in range(len(parts)))
 
 
 def _counted(attention: AttentionCall, value: int, found: Trace) -> dict[int, int]:
@@ -91,10 +111,15 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
 
     def kind(member: Member) -> Kind | None:
         layer = modules[member.module]
-        counts = not member.tensors and member.attributes not in (
-            ("groups",),
-            ("num_groups",),
-            ("in_channels",),
+        counts = (
+            member.role == "carry"
+            and not member.tensors
+            and member.attributes
+            not in (
+                ("groups",),
+                ("num_groups",),
+                ("in_channels",),
+            )
         )
         return (type(layer), member.attributes[0].partition(".")[0]) if counts else None
 

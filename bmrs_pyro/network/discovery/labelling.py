@@ -127,6 +127,15 @@ class Labelling:
                     labels[other] = max(labels[other], source.labels[own])
         return labels
 
+    def separate(self, x: Tensor, dim: int) -> bool:
+        """Whether every channel along a dimension is a single channel of each layer that it comes from."""
+        sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
+        for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
+            others = [] if channel is None else [other for _, other in _unique(source, channel)]
+            if len({*others}) < max(len(others), 1):
+                return False
+        return bool(sources)
+
     def _joined(self, labels: list[int]) -> int:
         if not labels:
             return -1

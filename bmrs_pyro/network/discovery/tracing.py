@@ -56,7 +56,7 @@ _PRODUCTS = {
 """Names of matrix products and convolutions, without underscores."""
 
 
-def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
+def trace(net: nn.Module, call: Call, *, buffers: bool, layer_norms: bool) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
@@ -64,11 +64,12 @@ def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
         call: how it is called.
         buffers: treat the buffers of the network's own modules as parameters, such as fixed scales or positions. The
             network's code may refuse tensors that require a gradient.
+        layer_norms: follow channels through layer norms, as through norms of single channels.
     """
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
         net.float()
         call = call.map(lambda x: x.float() if x.is_floating_point() else x)
-    tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1)
+    tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1, layer_norms)
     for source in constants(net) if buffers else ():
         tracer.labelling.known[id(source.tensor)] = source
     with tracer:
@@ -86,12 +87,13 @@ def trace(net: nn.Module, call: Call, *, buffers: bool) -> Trace:
 class _Tracer(TorchFunctionMode):
     """Labels the input of every layer, and starts a new graph at the output of every layer."""
 
-    def __init__(self, net: nn.Module, batch: int) -> None:
+    def __init__(self, net: nn.Module, batch: int, layer_norms: bool) -> None:
         super().__init__()
-        self.labelling, self.batch = Labelling(net), batch
+        self.labelling, self.batch, self.layer_norms = Labelling(net), batch, layer_norms
         self.stack: list[str] = []
         self.sums: list[Tensor] = []
         self.written: dict[str, tuple[int, ...]] = {}
+        self.mixing: set[str] = set()  # norms that are followed as other code that mixes channels
         self.random = torch.Generator().manual_seed(0)
         for name, module in net.named_modules():
             module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
@@ -152,17 +154,23 @@ class _Tracer(TorchFunctionMode):
                     self._read_states(name, module, initial_states(args, kwargs))
                 if isinstance(module, _ConvNd) and module.groups > 1:
                     self.written[name] = self._through_groups(name, module, labels)
-            elif written is not None and written.role == "carry":
+            elif written is not None and written.role == "normalise" and not self._follows(x):
+                self.mixing.add(name)
+            elif written is not None and written.role in ("carry", "normalise"):
                 self.written[name] = labels = self.labelling.read(x, channel_dim(module, x), name)
                 if isinstance(module, nn.GroupNorm):
                     self.written[name] = self._through_groups(name, module, labels)
+
+    def _follows(self, x: Tensor) -> bool:
+        """Whether channels are followed through a layer norm; not if it normalises, say, every head by itself."""
+        return self.layer_norms and self.labelling.separate(x, -1)
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.stack.pop()
         if is_empty(output):  # the layer is not reached
             return map_leaves(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
         side = output_side(module)
-        if side is None:
+        if side is None or name in self.mixing:
             own = any(True for _ in module.parameters(recurse=False))
             if own or "norm" in type(module).__name__.lower():
                 nodes = [x.grad_fn for x in leaves(output) if isinstance(x, Tensor) and x.grad_fn is not None]

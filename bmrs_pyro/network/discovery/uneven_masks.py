@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["STEPS", "TRIALS", "uneven_mask", "widths_of"]
+__all__ = ["STEPS", "TRIALS", "masks_and_gains", "uneven_mask", "widths_of"]
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.network.inputs import Call
 from bmrs_pyro.network.nested import tensors_in
+from bmrs_pyro.network.structures import StructureFamily
 
 TRIALS = 3
 STEPS = 2
 _SMALL = 16
+_NORMALISED = 4  # a layer norm over one or two channels puts out constants
 
 
 def widths_of(net: nn.Module, call: Call) -> list[int]:
@@ -69,3 +72,32 @@ def _few(size: int, random: torch.Generator) -> int:
     """Draw how many stay: of few structures any number but half, of many structures less than half."""
     few = int(torch.randint(1, size // 2 if size > _SMALL else max(size - 1, 2), (), generator=random))
     return few + (2 * few >= size > 2)
+
+
+def masks_and_gains(
+    families: Sequence[StructureFamily],
+    numbers: Mapping[str, int],
+    place: tuple[int, int, int],
+    width: int | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draw each family's mask, and gains that keep the size of the consumers' inputs.
+
+    Args:
+        families: the families.
+        numbers: number of every family by name, so that the same one is always treated alike.
+        place: numbers of the trial, the attempt and the step.
+        width: how many structures are kept; None keeps few, most or a run of them.
+    """
+    trial, attempt, step = place
+    keep, theta = {}, {}
+    for family in families:
+        number = numbers[family.name]
+        mask = uneven_mask(family.size, trial, step, number, width)
+        random = torch.Generator().manual_seed((1000 * trial + attempt) * 10**6 + STEPS * number + step)
+        gains = torch.empty(family.size).uniform_(0.5, 1.5, generator=random)
+        if family.norms and mask.sum() < _NORMALISED:
+            mask[:_NORMALISED] = True
+        gains *= mask / mask.float().mean().sqrt()
+        keep[family.name] = mask
+        theta[family.name] = mask.float() if family.norms else gains  # only 0 and 1 fold into layer norms
+    return keep, theta

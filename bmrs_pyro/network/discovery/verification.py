@@ -21,7 +21,7 @@ from bmrs_pyro.network.discovery.reasons import (
     unmoved,
 )
 from bmrs_pyro.network.discovery.responses import Responses, responses, silent
-from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, uneven_mask, widths_of
+from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, masks_and_gains, widths_of
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
@@ -83,6 +83,8 @@ class Verification:
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
         self.cut = {name for family in families for member in family.members for name, _ in member.tensors}
+        if any(not one.attributes for family in families for one in family.norms):
+            self._begin(*_PRECISIONS[1])  # norms of other code than torch's compute in single precision
         try:
             passed = self._passing_all(families)
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
@@ -183,7 +185,8 @@ class Verification:
         for step in range(STEPS):
             if step and recipe != "given":
                 randomise_(net, recipe, self.dtype, random, self.cut)
-            keep, theta = self._masks(families, trial, step, attempt)
+            width = self.widths[(trial - _BOTH_SIGNS) % len(self.widths)] if trial >= _BOTH_SIGNS else None
+            keep, theta = masks_and_gains(families, self.numbers, (trial, attempt, step), width)
             try:
                 with torch.no_grad(), livened(net) if recipe == "lively" else nullcontext():
                     expected = self._gated(net, families, theta, call)
@@ -239,20 +242,6 @@ class Verification:
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         return copy
-
-    def _masks(
-        self, families: Sequence[StructureFamily], trial: int, step: int, attempt: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw each family's mask, and gains that keep the size of the consumers' inputs."""
-        keep, theta = {}, {}
-        for family in families:
-            number = self.numbers[family.name]
-            width = self.widths[(trial - _BOTH_SIGNS) % len(self.widths)] if trial >= _BOTH_SIGNS else None
-            mask = uneven_mask(family.size, trial, step, number, width)
-            random = torch.Generator().manual_seed((1000 * trial + attempt) * 10**6 + STEPS * number + step)
-            gains = torch.empty(family.size).uniform_(0.5, 1.5, generator=random)
-            keep[family.name], theta[family.name] = mask, gains * mask / mask.float().mean().sqrt()
-        return keep, theta
 
     def _gated(
         self, net: nn.Module, families: Sequence[StructureFamily], theta: Mapping[str, Tensor], call: Call
