@@ -7,6 +7,7 @@ __all__ = [
     "gaps",
     "inputs_on",
     "is_finite",
+    "labelled",
     "not_running",
     "on_device_of",
     "one_pass",
@@ -76,6 +77,14 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                 f"several inputs, or a dict with {_LABELS!r}"
             ) from error
         yield tuple(x) if isinstance(x, list) else x, _tensor(y)
+
+
+def labelled(name: str, batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield inputs and labels of every batch as :func:`pairs`; raise TypeError if a batch has None for labels."""
+    for x, y in pairs(batches):
+        if y is None:
+            raise TypeError(f"the labels of a batch of the {name} are None; give batches (x, y)")
+        yield x, y
 
 
 def _tensor(y: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
-from bmrs_pyro.inference.inputs import gaps, is_finite, not_running, on_device_of
+from bmrs_pyro.inference.inputs import gaps, is_finite, labelled, not_running, on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
 from bmrs_pyro.network.inputs import batch_size
@@ -85,7 +85,9 @@ def gain_gradients(
     sizes = [family.size for family in model.structures]
     names = [family.name for family in model.structures]
     like = next(model.network.parameters())
-    for x, y in _parts(model, islice(on_device_of(model.network, loader), batches)):
+    for x, y in _parts(
+        model, islice(on_device_of(model.network, labelled("training data", loader)), batches)
+    ):
         shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
         with modes_kept(model), torch.enable_grad():
             gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from bmrs_pyro.inference.inputs import not_running, on_device_of, outputs_of, refuse_meta
+from bmrs_pyro.inference.inputs import labelled, not_running, on_device_of, outputs_of, refuse_meta
 from bmrs_pyro.inference.likelihoods import Likelihood
 from bmrs_pyro.metrics.scoring import Predictor, score_batch
 from bmrs_pyro.network.nested import tensors_in
@@ -122,7 +122,7 @@ def evaluate(
     with evaluation_mode(predict, likelihood):
         parts = [
             score_batch(_outputs(outputs, x), y, likelihood, num_classes)
-            for x, y in on_device_of(predict, batches)
+            for x, y in on_device_of(predict, labelled("data", batches))
         ]
     if not parts:
         raise ValueError("there are no batches to evaluate on")

@@ -16,7 +16,16 @@ from torch.utils.data import RandomSampler, SequentialSampler
 
 from bmrs_pyro.inference import AutoTruncatedLogNormal, SupervisedModel
 from bmrs_pyro.inference.function_parameters import with_parameters
-from bmrs_pyro.inference.inputs import count_batches, one_pass, pairs, refuse_generator, refuse_untrainable
+from bmrs_pyro.inference.inputs import (
+    count_batches,
+    gaps,
+    is_finite,
+    labelled,
+    one_pass,
+    pairs,
+    refuse_generator,
+    refuse_untrainable,
+)
 from bmrs_pyro.inference.likelihoods import Likelihood, as_likelihood
 from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.gates import Gates
@@ -107,7 +116,9 @@ def prune(
             "examples out for validation",
             stacklevel=2,
         )
-    x, y = next(pairs(one_pass("train", train)))
+    x, y = next(labelled("training data", one_pass("train", train)))
+    if not is_finite(x):
+        raise ValueError(gaps("training data"))
     if likelihood is None and y.is_floating_point():
         raise ValueError(
             f"the labels are {y.dtype}, not classes; give their likelihood, such as likelihood='normal'"

@@ -143,6 +143,8 @@ class ExpectedGain:
 def _refuse_no_threshold(threshold: object) -> None:
     if not isinstance(threshold, Real):
         raise TypeError(f"threshold is {threshold!r}; give a number, such as 0.5")
+    if not float(threshold) >= 0:
+        raise ValueError(f"threshold is {threshold!r}; gains are positive, so give at least 0")
 
 
 def _at_most(threshold: float, statistic: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
                 f"{role} is a {type(given).__name__}; give a distribution, of one family: "
                 "posteriors(guide) holds one by name"
             )
+        if given is not posterior and len(given.batch_shape) > len(posterior.batch_shape):
+            raise ValueError(
+                f"the {role} has the batch shape {tuple(given.batch_shape)} and the posterior "
+                f"{tuple(posterior.batch_shape)}; the order is delta_f(posterior, prior, reduced)"
+            )
     elements = Elements.of(posterior, prior, reduced)
     types = type(elements.posterior), type(elements.prior), type(elements.reduced)
     form = _most_specific(types)

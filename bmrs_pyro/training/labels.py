@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributions import unwrapped
-from bmrs_pyro.inference.inputs import not_running, pairs
+from bmrs_pyro.inference.inputs import labelled, not_running
 from bmrs_pyro.inference.likelihoods import Likelihood, given_each, main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed, unfit_parameters
@@ -149,7 +149,7 @@ def refuse_few(validation: Batches) -> None:
     except Exception:  # an object of the user's may forbid copies
         uncounted = validation
     with generators_kept():
-        for _, y in pairs(uncounted):
+        for _, y in labelled("validation data", uncounted):
             count += len(y)
             if first is None and y.numel():
                 first = y.flatten()[0]

@@ -26,7 +26,7 @@ from bmrs_pyro.distributed import (
     world_size,
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, pairs
+from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, labelled, pairs
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
@@ -171,7 +171,8 @@ class Loop(ABC, Generic[R]):
         total, steps, seen, x = 0.0, 0, 0, None
         checked = pyro.infer.util.is_validation_enabled()
         step = self.step()
-        for x, y in pairs(loader) if self.batch is None else self.batch.over(pairs(loader)):
+        batches = labelled("training data", loader)
+        for x, y in batches if self.batch is None else self.batch.over(batches):
             if not len(y):
                 raise ValueError(f"the loader's batch {steps + 1} has no examples; leave such batches out")
             x = inputs_on(self.device, x)

@@ -37,7 +37,7 @@ def refuse_no_number(
     """
     if optional and value is None:
         return
-    if not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
+    if isinstance(value, bool) or not (isinstance(value, Integral) if whole else hasattr(value, "__float__")):
         raise TypeError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
     if not least <= float(value) < math.inf:  # type: ignore[arg-type]  # it has __float__
         limits = ([] if whole else ["finite"]) + ([] if least == -math.inf else [f"at least {least}"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmrs_pyro.distributed import all_reduce_sum_
-from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, pairs
+from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, labelled, not_running, pairs
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.observations import NonFiniteLoss, misfit_of, observed, unfit_parameters
 from bmrs_pyro.inference.outcomes import Outcome
@@ -104,7 +104,7 @@ def validate_predictions(
     total = torch.zeros(len(_Sums._fields), dtype=torch.float64)
     with modes_kept(model):
         model.eval()
-        for x, y in pairs(batches):
+        for x, y in labelled("validation data", batches):
             x, y = inputs_on(device, x), y.to(device)
             if not len(y):  # another process has all of a short batch
                 continue
@@ -166,7 +166,7 @@ def _refuse_gaps(batches: Iterable[Any]) -> None:
 def mean_of(batches: Iterable[Any]) -> float:
     """Return the sum of all numbers in the inputs and labels, per example, to know the data by."""
     sums = torch.zeros(2, dtype=torch.float64)
-    for x, y in pairs(batches):
+    for x, y in labelled("validation data", batches):
         sums += torch.tensor([sum(float(part.double().sum()) for part in tensors_in((x, y))), len(y)])
     total, count = all_reduce_sum_(sums).tolist()
     return total / max(count, 1.0)

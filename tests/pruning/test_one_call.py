@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -269,6 +270,20 @@ def test_validation_of_one_example_has_no_error(net: nn.Module) -> None:
     x, y = batches(seed=1)[0]
     with pytest.raises(ValueError, match="validation holds one example, whose score has no known error"):
         prune(net, batches(), validation=[(x[:1], y[:1])], **QUICK)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_labels_and_inputs_that_are_missing_are_told_of(net: nn.Module, trained: bool) -> None:
+    x, y = next(iter(batches()))
+    options: dict[str, Any] = {"max_macs": "50%", "trained": trained, "progress": False, "epochs": 2}
+    with pytest.raises(TypeError, match="the labels of a batch of the validation data are None"):
+        prune(net, [(x, y)], validation=[(x, None)], **options)
+    with pytest.raises(TypeError, match="the labels of a batch of the training data are None"):
+        prune(net, [(x, None)], validation=[(x, y)], **options)
+    with pytest.raises(ValueError, match="the training data hold NaN or inf"):
+        prune(net, [(x * math.nan, y)], validation=[(x, y)], **options)
+    with pytest.raises(TypeError, match="epochs is True; give a whole number"):
+        prune(net, [(x, y)], validation=[(x, y)], **{**options, "epochs": True})
 
 
 def test_few_examples_for_validation_give_a_warning() -> None:

@@ -250,6 +250,12 @@ def test_another_prior_has_no_spike() -> None:
             select(POSTERIORS, wrong, bmrs_n())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("criterion", [SignalToNoise, ExpectedGain])
+def test_a_threshold_is_not_negative(criterion: type[SignalToNoise | ExpectedGain]) -> None:
+    with pytest.raises(ValueError, match="threshold is -1; gains are positive"):
+        criterion(-1)
+
+
 def test_a_threshold_is_a_number() -> None:
     for criterion in (SignalToNoise, ExpectedGain):
         with pytest.raises(TypeError, match="threshold is 'a'; give a number"):

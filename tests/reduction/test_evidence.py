@@ -270,3 +270,10 @@ def test_many_structures_are_decided_as_few_are() -> None:
         together = delta_f(TruncatedLogNormal(loc, scale), prior, reduced)
         apart = torch.stack([delta_f(TruncatedLogNormal(row, scale), prior, reduced) for row in loc])
         torch.testing.assert_close(together, apart, rtol=1e-13, atol=1e-12)
+
+
+def test_arguments_in_another_order_are_told_of() -> None:
+    prior = LogUniform(math.exp(-20), 1.0)
+    q = TruncatedLogNormal(torch.zeros(5), torch.ones(5), prior.low, prior.high)
+    with pytest.raises(ValueError, match=r"the order is delta_f\(posterior, prior, reduced\)"):
+        delta_f(prior, q, spike(prior))
