@@ -7,7 +7,7 @@ Patches of 4 × 4 pixels are embedded, a class token and learned positions are a
 each applied to a layer norm of x. Query, key, value and projection are separate layers. A head h, the same slice of all
 four, is one structure: θ_h multiplies the head's output at the input of the projection, and a head of gain 0 is removed
 from all four. Neurons of W₁ are structures too. Channels of the residual stream are not, because layer norms mix them
-(``NoisyNetwork(net, x, layer_norms=True)`` offers them for the reduction of a trained network):
+(``NoisyNetwork(net, x, trained=True)`` offers them, and channels of heads, for the reduction of a trained network):
 
     net = NoisyNetwork(network((3, 32, 32), 10), torch.zeros(2, 3, 32, 32))
     model = SupervisedModel(net, lambda logits: dist.Categorical(logits=logits), num_data=50_000)

@@ -95,7 +95,7 @@ def cost_shares(network: NoisyNetwork, cost: str = "parameters") -> dict[str, fl
             * (1.0 if densities is None else densities.get(name, 0.0))
             for member in family.members
             for name, _ in member.tensors
-            if name in weights
+            if name in weights and member not in family.queries
         )
     total = sum(costs.values())
     return {name: value / total for name, value in costs.items()}
@@ -158,7 +158,7 @@ def cost_model(network: NoisyNetwork, cost: str = "parameters") -> CostModel:
     families = tuple(family.name for family in network.structures)
     slopes: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for index, family in enumerate(network.structures):
-        for member in family.members:
+        for member in (one for one in family.members if one not in family.queries):
             for name, dim in member.tensors:
                 zeros = torch.zeros(len(families), dtype=torch.float64)
                 slopes[name].setdefault(dim, zeros)[index] += len(member.positions) / family.size

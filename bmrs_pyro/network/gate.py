@@ -186,6 +186,35 @@ class NormGate(Gate):
         return y if y.dim() == given else y.flatten(0, 1)
 
 
+class FactorGate(Gate):
+    """Multiplies the outputs of a layer of queries, whose products with keys are summed over the channels of heads."""
+
+    def scale(self, *_: object) -> None:
+        """Leave the input as it is."""
+        if self.gain is None:
+            self._refuse_recomputation()
+
+    def close(self, *call: Any) -> Tensor | None:
+        """Return the layer's output times the gains."""
+        if self.gain is None or not call or call[-1] is None:  # None after an error
+            return None
+        given, (y, gain) = call[-1].dim(), self._aligned(call[-1], self.gain)
+        y = y * gain
+        return y if y.dim() == given else y.flatten(0, 1)
+
+
+class QueryGate(FactorGate):
+    """Multiplies queries by gains, and weighs the number of channels D by which attention divides.
+
+    q kᵀ/√D becomes Σ_d θ_d q_d k_d/√(Σ_d θ_d), so that a gain of 0 has the effect of a removal.
+    """
+
+    def gains(self, theta: Mapping[str, Tensor]) -> Tensor | None:
+        """Return θ_d/√(Σ_d θ_d / D) for every output channel of the layer; None where all gains are 1."""
+        own = {name: theta[name].double() for name, _ in self.families if name in theta}
+        return super().gains({name: gain * gain.mean(-1, keepdim=True).rsqrt() for name, gain in own.items()})
+
+
 def _exchange_(layer: nn.Module, others: Mapping[int, Tensor]) -> None:
     """Let a layer compute with others in the place of some of its weights."""
     if isinstance(layer, nn.RNNBase):
@@ -202,7 +231,12 @@ def along(gain: Tensor, weight: Tensor, dim: int) -> Tensor:
     return gain.reshape(shape)
 
 
-_KINDS: dict[str, type[Gate]] = {"recur": WeightGate, "normalise": NormGate}
+_KINDS: dict[str, type[Gate]] = {
+    "recur": WeightGate,
+    "normalise": NormGate,
+    "query": QueryGate,
+    "factor": FactorGate,
+}
 
 
 def gate_of(consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> Gate:

@@ -46,7 +46,7 @@ class Gates(nn.ModuleList):
         self.refuse_gated(net)
         parts: dict[tuple[str, Any], list[tuple[StructureFamily, Member]]] = defaultdict(list)
         for family in structures:
-            for member in (*family.consumers, *family.norms):
+            for member in (*family.queries, *family.norms, *family.consumers):
                 parts[member.module, member.tensors].append((family, member))
         modules = dict(net.named_modules())
         super().__init__(gate_of(_consumer(modules, own[0][1]), own) for own in parts.values())

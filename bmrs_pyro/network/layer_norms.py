@@ -11,17 +11,29 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 
 
 def is_layer_norm(layer: nn.Module) -> bool:
-    """Whether a layer is torch's layer norm over the last dimension, or an RMS norm over it, of torch or not."""
-    if isinstance(layer, nn.LayerNorm):
-        # a class of one's own may put the channels elsewhere
-        return type(layer).forward is nn.LayerNorm.forward and len(layer.normalized_shape) == 1
-    if isinstance(layer, nn.RMSNorm):
-        return type(layer).forward is nn.RMSNorm.forward and len(layer.normalized_shape) == 1
+    """Whether a layer is a layer norm over the last dimension, of torch or a class like it, or an RMS norm over it."""
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        plain = type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
+        return len(layer.normalized_shape) == 1 and (plain or _computes_alike(layer))
     name = type(layer).__name__
     if not name.endswith("RMSNorm") and name != "T5LayerNorm":
         return False
     own = {name: weight.dim() for name, weight in layer.named_parameters() if weight is not None}
     return own == {"weight": 1} and any(isinstance(getattr(layer, one, None), float) for one in _EPSILONS)
+
+
+@torch.no_grad()
+def _computes_alike(layer: nn.LayerNorm | nn.RMSNorm) -> bool:
+    """Whether a class of other code, such as timm's, computes what torch's does; it may put the channels elsewhere."""
+    (width,) = layer.normalized_shape
+    like = next(layer.parameters(), torch.empty(0))
+    x = torch.linspace(-1, 2, 2 * width, dtype=like.dtype, device=like.device).sin().view(2, width)
+    kind: type[nn.Module] = nn.LayerNorm if isinstance(layer, nn.LayerNorm) else nn.RMSNorm
+    try:
+        with torch._C.DisableTorchFunction():  # and without hooks: a trace may be under way
+            return torch.allclose(type(layer).forward(layer, x), kind.forward(layer, x), atol=1e-5)
+    except Exception:  # of other code
+        return False
 
 
 def weighed_norm(layer: nn.Module, x: Tensor, gain: Tensor, plain: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class NoisyNetwork(nn.Module):
         *example_inputs: the arguments of a call, kept to count multiply-accumulates. If the last one is a dict whose
             keys are parameters of ``forward``, its items are passed by name, as in ``net(**batch)``.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
-        layer_norms: find structures that layer norms normalise over too, see :func:`find_structures`.
+        trained: find structures that layer norms normalise over too, see :func:`find_structures`.
 
     Raises:
         ValueError: no structure can be offered, or :func:`find_structures` refuses the network.
@@ -62,13 +62,13 @@ class NoisyNetwork(nn.Module):
         net: nn.Module,
         *example_inputs: Any,
         structures: Iterable[StructureFamily] | None = None,
-        layer_norms: bool = False,
+        trained: bool = False,
     ) -> None:
         super().__init__()
         refuse_unfit(net)
         found = structures
         if found is None:
-            found = find_structures(net, *example_inputs, layer_norms=layer_norms)
+            found = find_structures(net, *example_inputs, trained=trained)
         self.structures = found if isinstance(found, Structures) else Structures(found)
         if not self.structures:
             left_out = self.structures.left_out

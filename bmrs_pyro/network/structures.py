@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Role = Literal["produce", "carry", "normalise", "consume", "recur"]
+Role = Literal["produce", "carry", "normalise", "query", "factor", "consume", "recur"]
 
 # the attribute of a layer that counts them
 _KINDS = {
@@ -37,6 +37,8 @@ class Member:
         module: name of the layer, or of the owner of a bare parameter.
         role: ``"produce"`` makes the channels, ``"carry"`` treats each one by itself (batch norm, depthwise
             convolution, …), ``"normalise"`` does so but for statistics over all of them, which the gains weigh,
+            ``"query"`` multiplies them with others, so the gains multiply its outputs, and the sum over them is divided
+            by the root of their number; ``"factor"`` does so without the root;
             ``"consume"`` mixes them: the gains multiply the inputs of the consumers, and ``"recur"``
             does so within a recurrent layer or fused experts: the gains multiply their weights.
         size: number of channels of this side, of all families together.
@@ -76,7 +78,9 @@ class StructureFamily:
 
     @property
     def kind(self) -> str:
-        """What the structures are: channels, groups of channels, neurons, heads, units or features."""
+        """What the structures are: channels, groups of channels, neurons, heads, their channels, units or features."""
+        if self.queries:
+            return "head channels"
         counting = {
             attribute
             for member in self.members
@@ -110,6 +114,11 @@ class StructureFamily:
     def norms(self) -> tuple[Member, ...]:
         """The layer norms over the family's channels: the gains weigh their statistics."""
         return tuple(member for member in self.members if member.role == "normalise")
+
+    @property
+    def queries(self) -> tuple[Member, ...]:
+        """The layers of queries, whose products with keys have the gains: their outputs are multiplied."""
+        return tuple(member for member in self.members if member.role in ("query", "factor"))
 
     @property
     def consumers(self) -> tuple[Member, ...]:

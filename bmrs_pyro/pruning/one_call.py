@@ -72,7 +72,7 @@ def prune(
 
     A trained network keeps what it has learned: structures are removed in small cuts while its weights are trained,
     within one cycle of the learning rate (:class:`JointReduction`). Structures that layer norms normalise over are
-    removed too, such as channels of a transformer's residual stream.
+    removed too, such as channels of a transformer's residual stream, and channels of attention heads.
 
     Args:
         net: the network, trained or not; it is copied, not changed.
@@ -125,7 +125,7 @@ def prune(
         )
     plain = deep_copy(net.net if isinstance(net, NoisyNetwork) else net)
     Gates.detach_(plain)  # of a NoisyNetwork that has wrapped it before
-    network = NoisyNetwork(plain, *_one_example(x), layer_norms=trained)
+    network = NoisyNetwork(plain, *_one_example(x), trained=trained)
     try:
         limits_of(target, network).refuse_impossible(network)
     except ValueError as error:

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from bmrs_pyro.files import from_record, load_tensors, parse_json, save_tensors
-from bmrs_pyro.network import NoisyNetwork, compact
-from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.network import compact
 from bmrs_pyro.network.untouched import deep_copy
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.gained import gained
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.runs.run_files import example_of, example_tensors
@@ -104,8 +104,7 @@ def _portable(path: Path, net: nn.Module | None, trust_source: bool) -> nn.Modul
     try:
         example = example_of(tensors)
         inputs = torch.zeros(1, *origin.input_shape) if example is None else example
-        noisy = NoisyNetwork(net, *arguments(inputs), layer_norms=True)
-        small = compact(noisy, keep)
+        small = compact(gained(net, inputs, keep, trained=True), keep)
         small.load_state_dict({name: x for name, x in tensors.items() if not name.startswith("example::")})
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -73,7 +73,7 @@ def program_of(
     recipe = config.recipe
     inputs = torch.zeros(2, *config.input_shape) if example is None else example
     return SupervisedModel(
-        NoisyNetwork(net, *arguments(inputs), structures=structures, layer_norms=config.cycle is not None),
+        NoisyNetwork(net, *arguments(inputs), structures=structures, trained=config.cycle is not None),
         likelihood_of(config),
         num_data,
         draws=recipe.draws,

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from bmrs_pyro.network import NoisyNetwork, Structures
-from bmrs_pyro.network.inputs import arguments
+from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.config import RunConfig
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.gained import gained
 from bmrs_pyro.runs.portable import SIZES, restored
 from bmrs_pyro.runs.run_files import example_of, read_record, read_tensors
 from bmrs_pyro.runs.saved_choice import POSTERIORS, SMALL
@@ -142,7 +143,10 @@ class RunInputs:
     def noisy(self, dense: nn.Module | None = None) -> NoisyNetwork:
         """Return the dense network, by default made from the run's source, with gains."""
         net = self.dense() if dense is None else dense
-        return NoisyNetwork(net, *arguments(self.example()), layer_norms=self.config.cycle is not None)
+        file, trained = self._file("compact.safetensors"), self.config.cycle is not None
+        finished = trained and file.exists()
+        keep = KeepMask.from_json(read_tensors(file)[1]["keep"]) if finished else None
+        return gained(net, self.example(), keep, trained=trained)
 
     def _file(self, name: str) -> Path:
         return self.path / name

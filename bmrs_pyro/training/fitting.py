@@ -225,7 +225,7 @@ def _check(model: SupervisedModel, guide: Callable[..., Any], criterion: Criteri
     if norms := model.network.norms:
         raise ValueError(
             f"layer {norms[0]!r} normalises over structures of the network, which only the reduction of a trained "
-            "network can remove; make NoisyNetwork(net, x) without layer_norms=True"
+            "network can remove; make NoisyNetwork(net, x) without trained=True"
         )
     if criterion is not None:
         refuse_no_criterion(criterion)

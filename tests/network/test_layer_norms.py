@@ -84,12 +84,20 @@ class SquareRMSNorm(nn.Module):
         return (1 + self.weight) * scaled.to(x.dtype)
 
 
+class QuickNorm(nn.LayerNorm):
+    """A layer norm in other words, as timm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "layer norm": (lambda: Residual(nn.LayerNorm), VECTORS, 1),
     "rms norm": (lambda: Residual(nn.RMSNorm), VECTORS, 1),
     "without weights": (lambda: Residual(lambda n: nn.LayerNorm(n, elementwise_affine=False)), VECTORS, 1),
     "without bias": (lambda: Residual(lambda n: nn.LayerNorm(n, bias=False)), VECTORS, 1),
     "one's own rms norm": (lambda: Residual(SquareRMSNorm), VECTORS, 1),
+    "in other words": (lambda: Residual(QuickNorm), VECTORS, 1),
     "norm first": (lambda: Encoder(before=True, tied=False), IDS, 1),
     "norm after": (lambda: Encoder(before=False, tied=False), IDS, 1),
     "tied": (lambda: Encoder(before=True, tied=True), IDS, 1),
@@ -123,7 +131,7 @@ def made(name: str) -> tuple[nn.Module, Tensor, int]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_removal_is_exact(name: str) -> None:
     net, x, count = made(name)
-    network = NoisyNetwork(net, x, layer_norms=True)
+    network = NoisyNetwork(net, x, trained=True)
     assert sum(bool(family.norms) for family in network.structures) == count
     random = torch.Generator().manual_seed(3)
     keep = {f.name: torch.rand(f.size, generator=random) < 0.6 for f in network.structures}
@@ -174,7 +182,7 @@ def test_weighed_statistics_are_those_of_copies(layer: nn.Module) -> None:
 
 def test_gradients_of_the_gains_are_those_of_differences() -> None:
     net, x, _ = made("layer norm")
-    network = NoisyNetwork(net.double(), x.double(), layer_norms=True)
+    network = NoisyNetwork(net.double(), x.double(), trained=True)
     (stream,) = (family.name for family in network.structures if family.norms)
 
     def outputs(gain: Tensor) -> Tensor:
@@ -193,18 +201,18 @@ class Doubled(nn.LayerNorm):
 
 @pytest.mark.parametrize("norm", [Doubled, lambda width: nn.GroupNorm(1, width)])
 def test_other_norms_stay_left_out(norm: Any) -> None:
-    structures = find_structures(Residual(norm), VECTORS, layer_norms=True)
+    structures = find_structures(Residual(norm), VECTORS, trained=True)
     assert [family.layer for family in structures] == ["up"]
 
 
 def test_what_needs_other_gains_is_refused() -> None:
     net, x, _ = made("layer norm")
-    network = NoisyNetwork(net, x, layer_norms=True)
+    network = NoisyNetwork(net, x, trained=True)
     (stream,) = (family for family in network.structures if family.norms)
     with pytest.raises(ValueError, match=r"'norm' normalises over structures with gains other than 1"):
         compact(network, {}, {stream.name: torch.full((WIDTH,), 0.5)})
     model = SupervisedModel(network, "categorical", 6)
-    with pytest.raises(ValueError, match=r"make NoisyNetwork\(net, x\) without layer_norms=True"):
+    with pytest.raises(ValueError, match=r"make NoisyNetwork\(net, x\) without trained=True"):
         fit(model, AutoTruncatedLogNormal(model), [(x, torch.arange(6) % 3)], epochs=1, progress=False)
 
 

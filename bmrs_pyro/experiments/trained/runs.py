@@ -178,7 +178,7 @@ class _Trial:
         """Return the network cut by this package."""
         contender = self.config["contender"]
         model = SupervisedModel(
-            NoisyNetwork(net, self.example, layer_norms=True), "categorical:0.02", len(self.data.train)
+            NoisyNetwork(net, self.example, trained=True), "categorical:0.02", len(self.data.train)
         )
         reduction = JointReduction(
             self.augmented(),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["SOFTMAX", "AttentionCall", "heads_of", "is_attention", "lively_attention", "nowhere_flat"]
+__all__ = [
+    "SOFTMAX",
+    "AttentionArguments",
+    "AttentionCall",
+    "arguments_of_attention",
+    "heads_of",
+    "is_attention",
+    "lively_attention",
+    "nowhere_flat",
+]
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +47,32 @@ class AttentionCall:
     modules: tuple[str, ...]
     labels: tuple[int, ...]
     width: int
+
+
+class AttentionArguments(NamedTuple):
+    """Queries, keys and values ``(B, H, N, D)``, and whether q kᵀ is divided by the root of D."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    by_root: bool
+
+
+def arguments_of_attention(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> AttentionArguments | None:
+    """Return what torch's attention was called with; None for other calls, and for more heads than channels in one."""
+    if func is not functional.scaled_dot_product_attention:
+        return None
+    given = [kwargs.get(name) for name in ("query", "key", "value")]
+    given[: len(args[:3])] = args[:3]
+    scale = args[6] if len(args) > 6 else kwargs.get("scale")
+    query, key, value = (one if isinstance(one, Tensor) and one.dim() == 4 else None for one in given)
+    if query is None or key is None or value is None or query.shape[-3] >= query.shape[-1]:
+        return None
+    return (
+        AttentionArguments(query, key, value, scale is None) if value.shape[-1] == query.shape[-1] else None
+    )
 
 
 def is_attention(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:

@@ -36,7 +36,7 @@ def find_structures(
     *example_inputs: Any,
     include: Selection | None = None,
     exclude: Selection | None = None,
-    layer_norms: bool = False,
+    trained: bool = False,
 ) -> Structures:
     """Find a network's structure families: channels, neurons and attention heads that can be removed.
 
@@ -57,9 +57,11 @@ def find_structures(
         include: names of modules (each includes the modules inside it), or a predicate of a layer's name; a family
             is offered only if one of its producers is included.
         exclude: likewise; a family is left out if one of its producers is excluded.
-        layer_norms: offer structures that layer norms or RMS norms normalise over too, such as the residual stream of a
-            transformer. Their gains weigh the statistics of the norms, so only gains of 0 and 1 leave a plain network:
-            a trained network can be reduced with them, but not fitted with posteriors.
+        trained: find the structures for the reduction of a trained network. Among them are those that layer norms or
+            RMS norms normalise over, such as the residual stream of a transformer. Their gains weigh the statistics of
+            the norms, so only gains of 0 and 1 leave a plain network, and posteriors cannot be fitted. The channels of
+            attention heads, the same in all heads, take the place of whole heads if a head has more channels than there
+            are heads, and attention is torch's ``scaled_dot_product_attention``.
 
     Raises:
         ValueError: the network does not run on the example inputs, cannot be traced, is compiled, scripted, spread
@@ -85,25 +87,16 @@ def find_structures(
         small = smaller_images(call)
         if small is not None and not runs(copy, small):
             small = None
-        found = _traced(copy, small or call, layer_norms)
-        found.occurrences.extend(candidate_counts(copy, call, found))
-        proposed, left_out = propose(copy, found)
-        proposed = settle_counts(copy, call, proposed)
         compiled = list(compiled_layers(net))
-        candidates = []
-        for family in proposed:
+
+        def reason_against(family: StructureFamily) -> str | None:
             if include is not None and not any(map(included, family.producers)):
-                left_out.append(LeftOut(family.name, "not included"))
-            elif exclude is not None and any(map(excluded, family.producers)):
-                left_out.append(LeftOut(family.name, "excluded"))
-            elif reason := _hidden(family, compiled):
-                left_out.append(LeftOut(family.name, reason))
-            else:
-                candidates.append(family)
-        families, failed = Verification(copy, call, small=small is not None, unread=found.unread).sift(
-            candidates
-        )
-        failed = naming_noise(copy, call, failed) if failed else failed
+                return "not included"
+            if exclude is not None and any(map(excluded, family.producers)):
+                return "excluded"
+            return _hidden(family, compiled)
+
+        families, left_out = _verified(copy, call, small, reason_against, norms=trained, by_channel=trained)
     if idle and families:
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         warnings.warn(
@@ -111,10 +104,44 @@ def find_structures(
             "read are not protected from removal; give example inputs that reach them, or exclude their producers",
             stacklevel=2,
         )
-    return Structures(families, [*left_out, *failed])
+    return Structures(families, left_out)
 
 
-def _traced(net: nn.Module, call: Call, layer_norms: bool) -> Trace:
+def _verified(
+    net: nn.Module,
+    call: Call,
+    small: Call | None,
+    reason_against: Callable[[StructureFamily], str | None],
+    *,
+    norms: bool,
+    by_channel: bool,
+) -> tuple[list[StructureFamily], list[LeftOut]]:
+    """Return the families that pass every trial, and the others with the reason.
+
+    Args:
+        net: a copy of the network.
+        call: how it is called.
+        small: a call with smaller images, for the trace; None if there is none.
+        reason_against: why a family is not wanted, or cannot have gains; None if it is offered.
+        norms: follow channels through layer norms.
+        by_channel: take the channels of attention heads apart; if one of them fails, take whole heads.
+    """
+    found = _traced(net, small or call, norms=norms, by_channel=by_channel)
+    found.occurrences.extend(candidate_counts(net, call, found))
+    proposed, left_out = propose(net, found)
+    proposed = settle_counts(net, call, proposed)
+    reasons = {family.name: reason_against(family) for family in proposed}
+    left_out += [LeftOut(name, reason) for name, reason in reasons.items() if reason]
+    wanted = [family for family in proposed if not reasons[family.name]]
+    families, failed = Verification(net, call, small=small is not None, unread=found.unread).sift(wanted)
+    if by_channel:
+        kept = [*families, *(family for family in proposed if reasons[family.name])]
+        if sum(bool(family.queries) for family in kept) < found.attentions_by_channel:
+            return _verified(net, call, small, reason_against, norms=norms, by_channel=False)
+    return families, [*left_out, *(naming_noise(net, call, failed) if failed else failed)]
+
+
+def _traced(net: nn.Module, call: Call, **options: bool) -> Trace:
     """Trace copies of a network, because some networks cache what they compute.
 
     Inputs that are all zero would hide which weights multiply them, so they become random ones. The network's own code
@@ -122,9 +149,9 @@ def _traced(net: nn.Module, call: Call, layer_norms: bool) -> Trace:
     """
     try:
         lively = call.map(_without_zeros)
-        return trace(shared_copy(net).requires_grad_(True), lively, buffers=True, layer_norms=layer_norms)
+        return trace(shared_copy(net).requires_grad_(True), lively, buffers=True, **options)
     except Exception:
-        return trace(shared_copy(net).requires_grad_(True), call, buffers=False, layer_norms=layer_norms)
+        return trace(shared_copy(net).requires_grad_(True), call, buffers=False, **options)
 
 
 def _without_zeros(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Labelling", "Occurrence", "Trace"]
+__all__ = ["Labelling", "Occurrence", "Trace", "unique_pairs"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +48,7 @@ class Trace:
         obstacles: labels that cannot be removed, and why.
         fixed: labels that stay while others of the same layer can be removed, and why.
         attention: the attention operations.
+        by_channel: of those whose channels are followed instead of whole heads, the label of the first channel.
         splits: the splits of channels.
         called: names of the layers that are called.
         multiplied: names of the parameters that have been a factor of a matrix product or a convolution.
@@ -59,10 +60,16 @@ class Trace:
     obstacles: list[tuple[Iterable[int], str]] = field(default_factory=list)
     fixed: list[tuple[Iterable[int], str]] = field(default_factory=list)
     attention: list[AttentionCall] = field(default_factory=list)
+    by_channel: list[int] = field(default_factory=list)
     splits: list[SplitCall] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
     multiplied: set[str] = field(default_factory=set)
     unread: set[str] = field(default_factory=set)
+
+    @property
+    def attentions_by_channel(self) -> int:
+        """Number of families of channels that heads are followed by."""
+        return len({self.partition.find(label) if label >= 0 else label for label in self.by_channel})
 
 
 class Labelling:
@@ -86,7 +93,7 @@ class Labelling:
         several = []
         for source, channel in zip(sources, channels, strict=True):
             if source.dim is not None and channel is not None:
-                self._meet(source, _unique(source, channel), labels, reader)
+                self._meet(source, unique_pairs(source, channel), labels, reader)
             elif source.dim is not None:
                 several.append(source)
         why = next((self.named[node] for node in nodes if node in self.named), None)
@@ -121,7 +128,7 @@ class Labelling:
         sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
         labels = [-1] * x.shape[dim]
         for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
-            pairs = dict(_unique(source, channel)) if channel is not None else {}
+            pairs = dict(unique_pairs(source, channel)) if channel is not None else {}
             if len(set(pairs.values())) == len(pairs):
                 for own, other in pairs.items():
                     labels[other] = max(labels[other], source.labels[own])
@@ -131,7 +138,7 @@ class Labelling:
         """Whether every channel along a dimension is a single channel of each layer that it comes from."""
         sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
         for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
-            others = [] if channel is None else [other for _, other in _unique(source, channel)]
+            others = [] if channel is None else [other for _, other in unique_pairs(source, channel)]
             if len({*others}) < max(len(others), 1):
                 return False
         return bool(sources)
@@ -243,7 +250,7 @@ class Labelling:
         self.found.obstacles.append(([label for label in source.labels if label >= 0], reason))
 
 
-def _unique(source: Source, channel: Tensor) -> list[tuple[int, int]]:
+def unique_pairs(source: Source, channel: Tensor) -> list[tuple[int, int]]:
     """Return pairs of a source's channel and the reader's channel that it has gone into."""
     assert source.dim is not None
     rows = channel.movedim(source.dim, 0).reshape(channel.shape[source.dim], -1)

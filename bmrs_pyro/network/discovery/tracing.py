@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["trace"]
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -24,14 +23,16 @@ from torch.overrides import TorchFunctionMode
 from bmrs_pyro.network.discovery.attention import (
     SOFTMAX,
     AttentionCall,
+    arguments_of_attention,
     heads_of,
     is_attention,
     lively_attention,
     nowhere_flat,
 )
 from bmrs_pyro.network.discovery.constants import constants
+from bmrs_pyro.network.discovery.following import follow_channels, follow_heads
 from bmrs_pyro.network.discovery.labelling import Labelling, Trace
-from bmrs_pyro.network.discovery.local_gradients import Source, supports, touched
+from bmrs_pyro.network.discovery.local_gradients import Source
 from bmrs_pyro.network.discovery.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.experts import expert_sides
 from bmrs_pyro.network.inputs import Call, batch_size
@@ -56,7 +57,7 @@ _PRODUCTS = {
 """Names of matrix products and convolutions, without underscores."""
 
 
-def trace(net: nn.Module, call: Call, *, buffers: bool, layer_norms: bool) -> Trace:
+def trace(net: nn.Module, call: Call, *, buffers: bool, norms: bool, by_channel: bool) -> Trace:
     """Follow every channel through a network, each module in the mode it is in.
 
     Args:
@@ -64,12 +65,13 @@ def trace(net: nn.Module, call: Call, *, buffers: bool, layer_norms: bool) -> Tr
         call: how it is called.
         buffers: treat the buffers of the network's own modules as parameters, such as fixed scales or positions. The
             network's code may refuse tensors that require a gradient.
-        layer_norms: follow channels through layer norms, as through norms of single channels.
+        norms: follow channels through layer norms, as through norms of single channels.
+        by_channel: follow channels of attention heads, the same in all heads, instead of whole heads.
     """
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
         net.float()
         call = call.map(lambda x: x.float() if x.is_floating_point() else x)
-    tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1, layer_norms)
+    tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1, norms, by_channel)
     for source in constants(net) if buffers else ():
         tracer.labelling.known[id(source.tensor)] = source
     with tracer:
@@ -87,9 +89,10 @@ def trace(net: nn.Module, call: Call, *, buffers: bool, layer_norms: bool) -> Tr
 class _Tracer(TorchFunctionMode):
     """Labels the input of every layer, and starts a new graph at the output of every layer."""
 
-    def __init__(self, net: nn.Module, batch: int, layer_norms: bool) -> None:
+    def __init__(self, net: nn.Module, batch: int, norms: bool, by_channel: bool) -> None:
         super().__init__()
-        self.labelling, self.batch, self.layer_norms = Labelling(net), batch, layer_norms
+        self.labelling, self.batch = Labelling(net), batch
+        self.norms, self.by_channel = norms, by_channel
         self.stack: list[str] = []
         self.sums: list[Tensor] = []
         self.written: dict[str, tuple[int, ...]] = {}
@@ -133,8 +136,10 @@ class _Tracer(TorchFunctionMode):
             if func.__name__.strip("_") in _ELEMENTWISE:
                 self.sums.append(out)
             with torch._C.DisableTorchFunction():
+                if self.by_channel and (given := arguments_of_attention(func, args, kwargs or {})):
+                    return follow_channels(self.labelling, self.stack, out, given, self._begin)
                 if is_attention(func, args) and (heads := heads_of(args, out, self.batch)):
-                    return self._attend(out, *heads)
+                    return follow_heads(self.labelling, self.stack, out, *heads, self._begin)
         return out
 
     def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -163,7 +168,7 @@ class _Tracer(TorchFunctionMode):
 
     def _follows(self, x: Tensor) -> bool:
         """Whether channels are followed through a layer norm; not if it normalises, say, every head by itself."""
-        return self.layer_norms and self.labelling.separate(x, -1)
+        return self.norms and self.labelling.separate(x, -1)
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.stack.pop()
@@ -251,47 +256,6 @@ class _Tracer(TorchFunctionMode):
         parts = tuple(tuple(islice(labels, size)) for size in sizes)
         if any(label >= 0 for part in parts for label in part):
             self.labelling.found.splits.append(SplitCall(tuple(self.stack), parts))
-
-    def _attend(self, out: Tensor, dim: int, shaped: Tensor) -> Tensor:
-        """Unite the channels of each attention head, and follow the heads from here."""
-        size = shaped.shape[dim]
-        sources, _ = self.labelling.sources_of(shaped)
-        if not sources:
-            return out
-        seen = supports(shaped, dim, sources, range(size))
-        heads = [
-            _heads_by_channel(source, one)
-            for source, one in zip(sources, zip(*seen, strict=True), strict=True)
-        ]
-        if not any(0 < len(by) < size for one in heads for by in one.values()):
-            return out  # nothing tells the heads apart
-        labels = [self.labelling.found.partition.new() for _ in range(size)]
-        for source, by_channel in zip(sources, heads, strict=True):
-            for channel, by in by_channel.items():
-                label = source.labels[channel]
-                if label >= 0 and len(by) == size:
-                    self.labelling.found.fixed.append(
-                        ([label], f"all heads of {self.stack[-1]!r} depend on each of them")
-                    )
-                elif label >= 0:
-                    self.labelling.found.partition.join([label, *(labels[head] for head in by)])
-        for source, one in zip(sources, zip(*seen, strict=True), strict=True):
-            if source.dim is None:
-                self.labelling.carry_heads(source, one, labels)
-        self.labelling.found.attention.append(
-            AttentionCall(tuple(self.stack), tuple(labels), shaped.shape[-1])
-        )
-        return self._begin(shaped, self.stack[-1], dim, labels).reshape(out.shape)
-
-
-def _heads_by_channel(source: Source, seen: Sequence[Tensor | None]) -> dict[int, list[int]]:
-    """Return the heads that each channel of a source has gone into."""
-    heads: dict[int, list[int]] = defaultdict(list)
-    for head, support in enumerate(seen):
-        if support is not None and source.dim is not None:
-            for channel in touched(source, support):
-                heads[channel].append(head)
-    return heads
 
 
 def _effect(module: nn.Module, name: str) -> str:
