@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["is_layer_norm", "weighed_norm"]
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,10 +30,10 @@ def _computes_alike(layer: nn.LayerNorm | nn.RMSNorm) -> bool:
     (width,) = layer.normalized_shape
     like = next(layer.parameters(), torch.empty(0))
     x = torch.linspace(-1, 2, 2 * width, dtype=like.dtype, device=like.device).sin().view(2, width)
-    kind: type[nn.Module] = nn.LayerNorm if isinstance(layer, nn.LayerNorm) else nn.RMSNorm
+    base: Any = nn.LayerNorm if isinstance(layer, nn.LayerNorm) else nn.RMSNorm
     try:
         with torch._C.DisableTorchFunction():  # and without hooks: a trace may be under way
-            return torch.allclose(type(layer).forward(layer, x), kind.forward(layer, x), atol=1e-5)
+            return torch.allclose(type(layer).forward(layer, x), base.forward(layer, x), atol=1e-5)
     except Exception:  # of other code
         return False
 
