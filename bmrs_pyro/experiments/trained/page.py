@@ -34,8 +34,8 @@ of its own.
 * `bmrs-path-teacher`: the same, with the trained network as the teacher of a half of the loss.
 * `bmrs-laplace`: the same ten cuts before the first epoch.
 * `torch-pruning-…`: its importances over all layers in one cut; `-local` the same share of every layer; `-iterative`
-  ten cuts in the first fifth of the epochs. Of `vit` they remove dimensions of heads, whole heads, hidden
-  neurons and channels of the residual stream; we remove whole heads and hidden neurons.
+  ten cuts in the first fifth of the epochs. Of `vit` they remove channels of heads, whole heads, hidden
+  neurons and channels of the residual stream; we remove all of these but whole heads.
 * `dense`: nothing is cut.
 """
 
