@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from bmrs_pyro.network.layer_norms import weighed_norm
+from bmrs_pyro.network.layer_norms import channels_first, weighed_norm
 from bmrs_pyro.network.recomputed import Recomputed
 from bmrs_pyro.network.structures import Member, StructureFamily
 
@@ -170,6 +170,7 @@ class NormGate(Gate):
     def __init__(self, consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> None:
         super().__init__(consumer, parts)
         self.weights = ()  # no weight of the norm can hold a gain
+        self.trailing = (1, 1) if channels_first(consumer) else ()
 
     def scale(self, *_: object) -> None:
         """Leave the input as it is."""
@@ -182,7 +183,7 @@ class NormGate(Gate):
             return None
         layer, (x, *_), plain = call
         given, (x, gain) = x.dim(), self._aligned(x, self.gain)
-        y = weighed_norm(layer, x, gain, plain.view_as(x))
+        y = weighed_norm(layer, x, gain, plain.reshape(x.shape), dim=-1 - len(self.trailing))
         return y if y.dim() == given else y.flatten(0, 1)
 
 

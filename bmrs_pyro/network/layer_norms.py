@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["is_layer_norm", "weighed_norm"]
+__all__ = ["channels_first", "is_layer_norm", "weighed_norm"]
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 
 
 def is_layer_norm(layer: nn.Module) -> bool:
-    """Whether a layer is a layer norm over the last dimension, of torch or a class like it, or an RMS norm over it."""
+    """Whether a layer is a layer norm over single positions, of torch or a class like it, or an RMS norm."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         plain = type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
-        return len(layer.normalized_shape) == 1 and (plain or _computes_alike(layer))
+        return len(layer.normalized_shape) == 1 and (
+            plain or _computes_alike(layer, -1) or channels_first(layer)
+        )
     name = type(layer).__name__
     if not name.endswith("RMSNorm") and name != "T5LayerNorm":
         return False
@@ -24,22 +26,31 @@ def is_layer_norm(layer: nn.Module) -> bool:
     return own == {"weight": 1} and any(isinstance(getattr(layer, one, None), float) for one in _EPSILONS)
 
 
+def channels_first(layer: nn.Module) -> bool:
+    """Whether a layer is a layer norm over the channels of images, ``(B, C, H, W)``, such as ``LayerNorm2d``."""
+    norms = isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) == 1
+    own = type(layer).forward not in (nn.LayerNorm.forward, nn.RMSNorm.forward)
+    return norms and own and not _computes_alike(layer, -1) and _computes_alike(layer, 1)
+
+
 @torch.no_grad()
-def _computes_alike(layer: nn.LayerNorm | nn.RMSNorm) -> bool:
-    """Whether a class of other code, such as timm's, computes what torch's does; it may put the channels elsewhere."""
-    (width,) = layer.normalized_shape
-    like = next(layer.parameters(), torch.empty(0))
-    x = torch.linspace(-1, 2, 2 * width, dtype=like.dtype, device=like.device).sin().view(2, width)
+def _computes_alike(layer: nn.Module, dim: int) -> bool:
+    """Whether a class of other code, such as timm's, computes what torch's does along a dimension of images."""
     own: Any = type(layer)
     base: Any = nn.LayerNorm if isinstance(layer, nn.LayerNorm) else nn.RMSNorm
+    (width,) = cast(Any, layer).normalized_shape
+    like = next(layer.parameters(), torch.empty(0))
+    x = torch.linspace(-1, 2, 12 * width, dtype=like.dtype, device=like.device).sin().view(2, 2, 3, width)
+    x = x if width not in (2, 3) else x.repeat(1, 4, 3, 1)  # no other dimension is as wide
     try:
         with torch._C.DisableTorchFunction():  # and without hooks: a trace may be under way
-            return torch.allclose(own.forward(layer, x), base.forward(layer, x), atol=1e-5)
+            expected = base.forward(layer, x).movedim(-1, dim)
+            return torch.allclose(own.forward(layer, x.movedim(-1, dim)), expected, atol=1e-5)
     except Exception:  # of other code
         return False
 
 
-def weighed_norm(layer: nn.Module, x: Tensor, gain: Tensor, plain: Tensor) -> Tensor:
+def weighed_norm(layer: nn.Module, x: Tensor, gain: Tensor, plain: Tensor, *, dim: int = -1) -> Tensor:
     """Normalise with statistics that weigh channel c by its gain.
 
         y_c = γ_c (x_c − m)/√(v + ε) + β_c,    m = Σ_c θ_c x_c / Σ_c θ_c,    v = Σ_c θ_c (x_c − m)² / Σ_c θ_c
@@ -52,16 +63,17 @@ def weighed_norm(layer: nn.Module, x: Tensor, gain: Tensor, plain: Tensor) -> Te
         x: its input, ``(…, C)``.
         gain: θ, of a shape that broadcasts to that of the input.
         plain: the layer's own output.
+        dim: the dimension of the channels; −3 for a norm of images, ``(…, C, H, W)``.
     """
-    share = gain / gain.sum(-1, keepdim=True)
+    share, trailing = gain / gain.sum(dim, keepdim=True), (1,) * (-1 - dim)
     if isinstance(layer, nn.LayerNorm):
-        x = x - (share * x).sum(-1, keepdim=True)
-        y = x * torch.rsqrt((share * x.square()).sum(-1, keepdim=True) + layer.eps)
-        y = y if layer.weight is None else y * layer.weight
-        return y if layer.bias is None else y + layer.bias
+        x = x - (share * x).sum(dim, keepdim=True)
+        y = x * torch.rsqrt((share * x.square()).sum(dim, keepdim=True) + layer.eps)
+        y = y if layer.weight is None else y * layer.weight.view(-1, *trailing)
+        return y if layer.bias is None else y + layer.bias.view(-1, *trailing)
     # an RMS norm only divides by other numbers; its code multiplies by its weight in one way or another
     given = (getattr(layer, name, None) for name in _EPSILONS)
     epsilon = next((one for one in given if one is not None), torch.finfo(x.dtype).eps)
     square = x.square()
-    ratio = (square.mean(-1, keepdim=True) + epsilon) / ((share * square).sum(-1, keepdim=True) + epsilon)
+    ratio = (square.mean(dim, keepdim=True) + epsilon) / ((share * square).sum(dim, keepdim=True) + epsilon)
     return plain * ratio.sqrt()

@@ -16,7 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bmrs_pyro.network.feature_selection import FeatureSelection
-from bmrs_pyro.network.layer_norms import is_layer_norm
+from bmrs_pyro.network.layer_norms import channels_first, is_layer_norm
 from bmrs_pyro.network.structures import Role
 
 _FROZEN = {"weight", "bias", "running_mean", "running_var"}  # buffers of a FrozenBatchNorm2d
@@ -107,7 +107,7 @@ def channel_dim(layer: nn.Module, x: Tensor) -> int:
             return x.dim() - layer._get_no_batch_dim()
         case _BatchNorm() | nn.GroupNorm() | nn.PReLU() | FeatureSelection():
             return 1
-    return 1 if layer._buffers.keys() >= _FROZEN else x.dim() - 1
+    return 1 if layer._buffers.keys() >= _FROZEN or channels_first(layer) else x.dim() - 1
 
 
 def group_side(layer: _ConvNd | nn.GroupNorm) -> Side:

@@ -91,6 +91,13 @@ class QuickNorm(nn.LayerNorm):
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """A layer norm over the channels of images, as ConvNeXt's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "layer norm": (lambda: Residual(nn.LayerNorm), VECTORS, 1),
     "rms norm": (lambda: Residual(nn.RMSNorm), VECTORS, 1),
@@ -109,6 +116,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
         ),
         VECTORS,
         2,
+    ),
+    "images": (
+        lambda: nn.Sequential(
+            *(
+                nn.Conv2d(3, 12, 3),
+                LayerNorm2d(12),
+                nn.Conv2d(12, 12, 3, groups=12),
+                LayerNorm2d(12),
+                nn.GELU(),
+            ),
+            *(nn.Conv2d(12, 7, 1), nn.Flatten(), nn.Linear(112, 4)),
+        ),
+        IMAGES,
+        1,
     ),
     "flattened": (
         lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.LayerNorm(216), nn.Linear(216, 5)),

@@ -159,16 +159,16 @@ class _Tracer(TorchFunctionMode):
                     self._read_states(name, module, initial_states(args, kwargs))
                 if isinstance(module, _ConvNd) and module.groups > 1:
                     self.written[name] = self._through_groups(name, module, labels)
-            elif written is not None and written.role == "normalise" and not self._follows(x):
+            elif written is not None and written.role == "normalise" and not self._follows(module, x):
                 self.mixing.add(name)
             elif written is not None and written.role in ("carry", "normalise"):
                 self.written[name] = labels = self.labelling.read(x, channel_dim(module, x), name)
                 if isinstance(module, nn.GroupNorm):
                     self.written[name] = self._through_groups(name, module, labels)
 
-    def _follows(self, x: Tensor) -> bool:
+    def _follows(self, norm: nn.Module, x: Tensor) -> bool:
         """Whether channels are followed through a layer norm; not if it normalises, say, every head by itself."""
-        return self.norms and self.labelling.separate(x, -1)
+        return self.norms and self.labelling.separate(x, channel_dim(norm, x))
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.stack.pop()
