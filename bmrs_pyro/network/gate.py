@@ -15,6 +15,7 @@ from bmrs_pyro.network.layer_norms import channels_first, weighed_norm
 from bmrs_pyro.network.recomputed import Recomputed
 from bmrs_pyro.network.structures import Member, StructureFamily
 
+_TINY = 1e-300  # with gains that are all 0 nothing passes
 _RECOMPUTED_BYTES = 2**18  # a smaller tensor is cheaper to keep than to recompute through hooks
 
 
@@ -213,7 +214,9 @@ class QueryGate(FactorGate):
     def gains(self, theta: Mapping[str, Tensor]) -> Tensor | None:
         """Return θ_d/√(Σ_d θ_d / D) for every output channel of the layer; None where all gains are 1."""
         own = {name: theta[name].double() for name, _ in self.families if name in theta}
-        return super().gains({name: gain * gain.mean(-1, keepdim=True).rsqrt() for name, gain in own.items()})
+        return super().gains(
+            {name: gain * gain.mean(-1, keepdim=True).clamp_min(_TINY).rsqrt() for name, gain in own.items()}
+        )
 
 
 def _exchange_(layer: nn.Module, others: Mapping[int, Tensor]) -> None:

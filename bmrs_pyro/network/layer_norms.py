@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["channels_first", "is_layer_norm", "weighed_norm"]
+__all__ = ["channels_first", "is_layer_norm", "is_torchs", "weighed_norm"]
 
 from typing import Any, cast
 
@@ -15,22 +15,24 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 def is_layer_norm(layer: nn.Module) -> bool:
     """Whether a layer is a layer norm over single positions, of torch or a class like it, or an RMS norm."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        plain = type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
-        return len(layer.normalized_shape) == 1 and (
-            plain or _computes_alike(layer, -1) or channels_first(layer)
-        )
+        single = len(layer.normalized_shape) == 1
+        return single and (is_torchs(layer) or _computes_alike(layer, -1) or channels_first(layer))
     name = type(layer).__name__
-    if not name.endswith("RMSNorm") and name != "T5LayerNorm":
+    if not name.lower().endswith("rmsnorm") and name != "T5LayerNorm":
         return False
     own = {name: weight.dim() for name, weight in layer.named_parameters() if weight is not None}
     return own == {"weight": 1} and any(isinstance(getattr(layer, one, None), float) for one in _EPSILONS)
 
 
+def is_torchs(layer: nn.Module) -> bool:
+    """Whether a norm's code is torch's, which computes in the precision of its input."""
+    return type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
+
+
 def channels_first(layer: nn.Module) -> bool:
     """Whether a layer is a layer norm over the channels of images, ``(B, C, H, W)``, such as ``LayerNorm2d``."""
     norms = isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) == 1
-    own = type(layer).forward not in (nn.LayerNorm.forward, nn.RMSNorm.forward)
-    return norms and own and not _computes_alike(layer, -1) and _computes_alike(layer, 1)
+    return norms and not is_torchs(layer) and not _computes_alike(layer, -1) and _computes_alike(layer, 1)
 
 
 @torch.no_grad()
@@ -65,7 +67,9 @@ def weighed_norm(layer: nn.Module, x: Tensor, gain: Tensor, plain: Tensor, *, di
         plain: the layer's own output.
         dim: the dimension of the channels; −3 for a norm of images, ``(…, C, H, W)``.
     """
-    share, trailing = gain / gain.sum(dim, keepdim=True), (1,) * (-1 - dim)
+    # with gains that are all 0 nothing passes
+    share = gain / gain.sum(dim, keepdim=True).clamp_min(torch.finfo(gain.dtype).tiny)
+    trailing = (1,) * (-1 - dim)
     if isinstance(layer, nn.LayerNorm):
         x = x - (share * x).sum(dim, keepdim=True)
         y = x * torch.rsqrt((share * x.square()).sum(dim, keepdim=True) + layer.eps)

@@ -70,7 +70,8 @@ def output_side(layer: nn.Module) -> Side | None:
             vectors = _present(layer, 0, "weight", "bias")
             return Side("normalise", layer.normalized_shape[0], vectors, ("normalized_shape.0",))
         case _ if is_layer_norm(layer):
-            return Side("normalise", len(layer.get_parameter("weight")), (("weight", 0),))
+            counts = ("normalized_shape.0",) if hasattr(layer, "normalized_shape") else ()
+            return Side("normalise", len(layer.get_parameter("weight")), (("weight", 0),), counts)
         case nn.PReLU() if layer.num_parameters > 1:
             return Side("carry", layer.num_parameters, (("weight", 0),), ("num_parameters",))
         case nn.RNNBase():

@@ -119,6 +119,7 @@ def begin_run(
     dense = network.build(config.input_shape, config.num_classes)
     if weights:
         load_weights_(dense, weights)
+    given = dense.state_dict() if weights else None  # before attention gets other layers
     example = splits.train.example
     plain = isinstance(example, torch.Tensor) and example.is_floating_point()
     if target is not None:
@@ -145,9 +146,7 @@ def begin_run(
         target.score_of(validate(program, {}, islice(held_out, 1)))
     if hardware.compile:
         compile_steps_(AutoTruncatedLogNormal(program.to(hardware.device or "cpu")))
-    run = RunDirectory.create(
-        path, config, dense.state_dict() if weights else None, None if plain else example
-    )
+    run = RunDirectory.create(path, config, given, None if plain else example)
     return replace(run, structures=program.network.structures)
 
 

@@ -299,3 +299,43 @@ def test_options_that_make_no_sense_end_in_one_line_before_a_run_is_made(
     assert expected in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+ENCODER = """
+from torch import nn
+
+
+class Encoder(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.embed, self.head = nn.Linear(2, 16), nn.Linear(16, num_classes)
+        layer = nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.embed(x.unflatten(1, (3, 2)))).mean(1))
+
+
+def network(input_shape, num_classes):
+    return Encoder(num_classes)
+"""
+
+
+def test_weights_of_torchs_transformer_are_reduced(tmp_path: Path) -> None:
+    write_problem(tmp_path, ENCODER)
+    net = NetworkSource(str(tmp_path / "net.py")).build((6,), 3)
+    save_file(net.state_dict(), tmp_path / "trained.safetensors")
+    result = command("fit", "net.py", "--out", "run", *QUICK, *BUDGET, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    kinds = [family.kind for family in RunDirectory(tmp_path / "run", trust_source=True).families()]
+    assert kinds == [
+        "neurons",
+        "head channels",
+        "neurons",
+    ]  # the stream, one head's channels, the block's neurons
+    result = command("choose", "run", "--max-macs", "30%", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = command("prune", "run", "--max-macs", "25%", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    small = load(tmp_path / "run", net, trust_source=True)
+    assert macs(small) <= 0.25 * macs(NetworkSource(str(tmp_path / "net.py")).build((6,), 3))

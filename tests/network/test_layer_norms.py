@@ -250,3 +250,18 @@ def test_prune_cuts_the_stream_of_a_trained_network() -> None:
     assert complexity(small, x).macs <= 0.2 * complexity(net, x).macs
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert found.posteriors["theta.embed"].loc.shape == (small.embed.out_features,)
+
+
+def test_a_norm_of_the_inputs_stays_whole() -> None:
+    net = nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 4))
+    assert [family.layer for family in find_structures(net, VECTORS, trained=True)] == ["1"]
+
+
+def test_nothing_passes_with_gains_of_zero() -> None:
+    net, x, _ = made("layer norm")
+    network = NoisyNetwork(net, x, trained=True)
+    (stream,) = (family.name for family in network.structures if family.norms)
+    with torch.no_grad():
+        outputs = network(x, {stream: torch.zeros(WIDTH)})
+    assert torch.equal(outputs, outputs[:1].expand_as(outputs))
+    assert outputs.isfinite().all()

@@ -137,7 +137,8 @@ class Labelling:
     def separate(self, x: Tensor, dim: int) -> bool:
         """Whether every channel along a dimension is a single channel of each layer that it comes from."""
         sources = [one for one in sources_of(x, self.known)[0] if one.dim is not None]
-        for source, channel in zip(sources, channel_pairs(x, dim, sources), strict=True):
+        pairs = channel_pairs(x, dim, sources) if sources else []
+        for source, channel in zip(sources, pairs, strict=True):
             others = [] if channel is None else [other for _, other in unique_pairs(source, channel)]
             if len({*others}) < max(len(others), 1):
                 return False

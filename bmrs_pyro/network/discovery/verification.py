@@ -25,6 +25,7 @@ from bmrs_pyro.network.discovery.uneven_masks import STEPS, TRIALS, masks_and_ga
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.layer_norms import is_torchs
 from bmrs_pyro.network.outputs import all_finite, output_error
 from bmrs_pyro.network.structures import LeftOut, StructureFamily
 from bmrs_pyro.network.untouched import failure_in_training, shared_copy, tensor_outputs
@@ -83,8 +84,9 @@ class Verification:
         """
         self.numbers = {family.name: number for number, family in enumerate(families)}
         self.cut = {name for family in families for member in family.members for name, _ in member.tensors}
-        if any(not one.attributes for family in families for one in family.norms):
-            self._begin(*_PRECISIONS[1])  # norms of other code than torch's compute in single precision
+        norms = [self.net.get_submodule(one.module) for family in families for one in family.norms]
+        if not all(map(is_torchs, norms)):
+            self._begin(*_PRECISIONS[1])  # other code may compute in single precision
         try:
             passed = self._passing_all(families)
         except _UnfitPrecisionError:  # some networks make tensors of fixed precision
