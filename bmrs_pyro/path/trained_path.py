@@ -157,7 +157,8 @@ class TrainedPath(Path):
         """Say by what a network misses the target; None if it meets it."""
         reached, most = target.score_of(score)[0], target.most_rmse(self.dense)
         if reached < least:
-            return f"scores {reached:.4g} and should reach {least:.4g}"
+            allowed = "" if target.max_loss is None else " (max_loss less one standard error of the score)"
+            return f"scores {reached:.4g} and should reach {least:.4g}{allowed}"
         return too_large(score.rmse, most)
 
     def _reduced(
