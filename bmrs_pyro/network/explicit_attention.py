@@ -76,10 +76,12 @@ class ExplicitAttention(nn.Module):
         if need_weights:
             scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
             weights = (scores if mask is None else scores + mask).softmax(-1)
+        if weights is not None and dropout:
             out = functional.dropout(weights, dropout) @ v
-            weights = weights.mean(1) if average_attn_weights else weights
-        else:
+        else:  # its heads' channels can be followed
             out = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         if not batched:
             return out[0], None if weights is None else weights[0]

@@ -101,3 +101,30 @@ def test_whole_heads_are_taken_where_their_channels_mix() -> None:
 def test_whole_heads_are_taken_without_a_trained_network() -> None:
     net, x = made(fused=True, scale=None)
     assert [family.size for family in find_structures(net, x) if "qkv" in family.layer] == [HEADS]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("asked", [True, False])
+def test_channels_of_torchs_own_attention(heads: int, asked: bool) -> None:
+    class Torchs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(5, WIDTH), nn.Linear(WIDTH, 3)
+            self.attention = nn.MultiheadAttention(WIDTH, heads, dropout=0.3, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            return self.head(self.attention(x, x, x, need_weights=asked)[0])
+
+    torch.manual_seed(0)
+    net, x = Torchs().eval(), torch.randn(4, 7, 5)
+    dense = net(x)
+    network = NoisyNetwork(net, x, trained=True)
+    torch.testing.assert_close(network(x), dense)
+    (family,) = (family for family in network.structures if family.queries)
+    assert family.size == WIDTH // heads
+    keep = {family.name: torch.arange(family.size) % 3 > 0}
+    small = compact(network, keep)
+    with torch.no_grad():
+        assert relative_error(network(x, {family.name: keep[family.name].float()}), small(x)) < 1e-5
+        small.train()(x)  # with dropout
