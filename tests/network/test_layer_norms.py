@@ -98,6 +98,15 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class ByHandNorm(nn.LayerNorm):
+    """A layer norm over the channels of images, written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(1, keepdim=True)
+        x = x / (x.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
     "layer norm": (lambda: Residual(nn.LayerNorm), VECTORS, 1),
     "rms norm": (lambda: Residual(nn.RMSNorm), VECTORS, 1),
@@ -128,6 +137,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor, int]] = {
             ),
             *(nn.Conv2d(12, 7, 1), nn.Flatten(), nn.Linear(112, 4)),
         ),
+        IMAGES,
+        1,
+    ),
+    "images by hand": (
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 3), ByHandNorm(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3)),
         IMAGES,
         1,
     ),
