@@ -165,7 +165,28 @@ class WeightGate(Gate):
             self.replaced = None
 
 
-class NormGate(Gate):
+class OutputGate(Gate):
+    """Puts another output in the place of a layer's, instead of multiplying its input."""
+
+    def scale(self, *_: object) -> None:
+        """Leave the input as it is."""
+        if self.gain is None:
+            self._refuse_recomputation()
+
+    def close(self, *call: Any) -> Tensor | None:
+        """Return the output with gains (the layer's forward hook, which is called without an output after errors)."""
+        if self.gain is None or not call or call[-1] is None:
+            return None
+        layer, (x, *_), plain = call
+        y = self.output(layer, x, plain, self.gain)
+        return y if y.dim() == plain.dim() else y.flatten(0, 1)
+
+    def output(self, layer: nn.Module, x: Tensor, plain: Tensor, gain: Tensor) -> Tensor:
+        """Return the output with gains, given the layer's input and its own output."""
+        raise NotImplementedError
+
+
+class NormGate(OutputGate):
     """Weighs the statistics of a layer norm by the gains of the structures that it normalises over."""
 
     def __init__(self, consumer: nn.Module, parts: Sequence[tuple[StructureFamily, Member]]) -> None:
@@ -173,36 +194,19 @@ class NormGate(Gate):
         self.weights = ()  # no weight of the norm can hold a gain
         self.trailing = (1, 1) if channels_first(consumer) else ()
 
-    def scale(self, *_: object) -> None:
-        """Leave the input as it is."""
-        if self.gain is None:
-            self._refuse_recomputation()
-
-    def close(self, *call: Any) -> Tensor | None:
-        """Return the input normalised with weighed statistics, in the place of the layer's output."""
-        if self.gain is None or not call or call[-1] is None:  # None after an error
-            return None
-        layer, (x, *_), plain = call
-        given, (x, gain) = x.dim(), self._aligned(x, self.gain)
-        y = weighed_norm(layer, x, gain, plain.reshape(x.shape), dim=-1 - len(self.trailing))
-        return y if y.dim() == given else y.flatten(0, 1)
+    def output(self, layer: nn.Module, x: Tensor, plain: Tensor, gain: Tensor) -> Tensor:
+        """Return the input normalised with weighed statistics."""
+        x, gain = self._aligned(x, gain)
+        return weighed_norm(layer, x, gain, plain.reshape(x.shape), dim=-1 - len(self.trailing))
 
 
-class FactorGate(Gate):
+class FactorGate(OutputGate):
     """Multiplies the outputs of a layer of queries, whose products with keys are summed over the channels of heads."""
 
-    def scale(self, *_: object) -> None:
-        """Leave the input as it is."""
-        if self.gain is None:
-            self._refuse_recomputation()
-
-    def close(self, *call: Any) -> Tensor | None:
-        """Return the layer's output times the gains."""
-        if self.gain is None or not call or call[-1] is None:  # None after an error
-            return None
-        given, (y, gain) = call[-1].dim(), self._aligned(call[-1], self.gain)
-        y = y * gain
-        return y if y.dim() == given else y.flatten(0, 1)
+    def output(self, layer: nn.Module, x: Tensor, plain: Tensor, gain: Tensor) -> Tensor:
+        """Return the layer's own output times the gains."""
+        y, gain = self._aligned(plain, gain)
+        return y * gain
 
 
 class QueryGate(FactorGate):

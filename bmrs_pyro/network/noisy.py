@@ -45,7 +45,7 @@ class NoisyNetwork(nn.Module):
         *example_inputs: the arguments of a call, kept to count multiply-accumulates. If the last one is a dict whose
             keys are parameters of ``forward``, its items are passed by name, as in ``net(**batch)``.
         structures: families found before with :func:`find_structures`, or some of them; None finds them.
-        trained: find structures that layer norms normalise over too, see :func:`find_structures`.
+        trained: find the structures for the reduction of a trained network, see :func:`find_structures`.
 
     Raises:
         ValueError: no structure can be offered, or :func:`find_structures` refuses the network.
