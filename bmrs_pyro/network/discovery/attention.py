@@ -61,7 +61,7 @@ class AttentionArguments(NamedTuple):
 def arguments_of_attention(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> AttentionArguments | None:
-    """Return what torch's attention was called with; None for other calls, and unless heads have more channels than H."""
+    """Return what attention was called with; None for other calls, and unless heads have more channels than H."""
     if func is not functional.scaled_dot_product_attention:
         return None
     given = [kwargs.get(name) for name in ("query", "key", "value")]
