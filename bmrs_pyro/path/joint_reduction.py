@@ -6,7 +6,8 @@ __all__ = ["JointReduction"]
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +20,9 @@ from bmrs_pyro.network import complexity
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.reduction_run import ReductionRun
+from bmrs_pyro.path.signature import digest
 from bmrs_pyro.path.trainee import Refit
-from bmrs_pyro.reduction import JointLoss, ModelReduction, bmrs_n, named_criterion
+from bmrs_pyro.reduction import JointLoss, ModelReduction, bmrs_n, criterion_name, named_criterion
 from bmrs_pyro.training.checkpoint import StateStore
 from bmrs_pyro.training.cycle import Cycle
 from bmrs_pyro.training.history import Epoch, History
@@ -97,6 +99,16 @@ class JointReduction:
     def steps_per_epoch(self) -> int:
         """Number of training batches in a pass."""
         return count_batches("the training loader", self.loader)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what has to be alike where a reduction is continued, as plain JSON types."""
+        names = ("epochs", "cuts", "share", "batches", "seed")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "criterion": criterion_name(self.criterion),
+            "a cycle of": asdict(self.cycle),
+            "a teacher with the digest": None if self.teacher is None else digest(self.teacher),
+        }
 
     def run(
         self,

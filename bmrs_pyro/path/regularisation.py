@@ -27,7 +27,7 @@ from bmrs_pyro.path.pace import LONGEST, Pace, has_ended, kl_weights, refuse_sho
 from bmrs_pyro.path.point import PathPoint, told
 from bmrs_pyro.path.settings import refuse_other_settings, refuse_without_effect
 from bmrs_pyro.path.shelf import Shelf
-from bmrs_pyro.path.signature import signature
+from bmrs_pyro.path.signature import identity
 from bmrs_pyro.path.trainee import Refit, Trainee, score_of
 from bmrs_pyro.reduction import Criterion, Decision, criterion_name, named_criterion, refuse_no_criterion
 from bmrs_pyro.training.checkpoint import Checkpoint
@@ -43,7 +43,6 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches, StopTraining
 from bmrs_pyro.training.options import refuse_no_callbacks
 from bmrs_pyro.training.recipe import Recipe
-from bmrs_pyro.training.validation import mean_of
 
 
 @dataclass(frozen=True)
@@ -212,6 +211,7 @@ def fit_path(
             "criterion": name,
             "epochs": epochs,
             "dense_epochs": dense_epochs,
+            "trained": False,
             **_settings(trainee),
         }
         refuse_other_settings(folder, settings, write=rank() == 0)
@@ -249,21 +249,11 @@ def fit_path(
 
 def _settings(trainee: Trainee) -> dict[str, Any]:
     """Return what a path in a folder is continued with, as plain JSON types."""
-    model, usual = trainee.model, Recipe()
+    usual = Recipe()
     names = ("lr", "seed", "min_keep", "round_to")
     return {
         **{name: trainee.options.get(name, getattr(usual, name)) for name in names},
-        "num_data": model.num_data,
-        "kl_weight": model.kl_weight.name,
-        "structures": {family.name: family.size for family in model.structures},
-        "layers": {
-            name: f"{type(layer).__name__}({layer.extra_repr()})"
-            for name, layer in model.network.net.named_modules()
-        },
-        "draws": model.draws,
-        "bfloat16": model.mixed_precision,
-        "a mean of validation examples of": f"{mean_of(trainee.validation):.6g}",
-        "a network and likelihood that score": signature(model, trainee.validation),
+        **identity(trainee.model, trainee.validation),
     }
 
 

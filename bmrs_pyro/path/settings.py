@@ -54,7 +54,8 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     Raises:
         ValueError: the folder's path has other settings.
     """
-    known, settings = recorded(folder), json.loads(json.dumps(settings))
+    found, settings = recorded(folder), json.loads(json.dumps(settings))
+    known = {"trained": False, **found} if found else found  # paths of earlier versions
     for name, value in settings.items():
         before = known.get(name, value)
         if not _same(before, value):

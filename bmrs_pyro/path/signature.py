@@ -1,11 +1,13 @@
-"""Numbers by which a network and its likelihood are known again, whatever the weights."""
+"""Numbers by which networks, likelihoods and data are known again."""
 
 from __future__ import annotations
 
-__all__ = ["signature"]
+__all__ = ["digest", "identity", "signature"]
 
+import hashlib
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pyro
 import torch
@@ -17,7 +19,34 @@ from bmrs_pyro.inference.observations import NonFiniteLoss
 from bmrs_pyro.network.generators import generators_kept, seed_generators
 from bmrs_pyro.network.untouched import deep_copy, forget_
 from bmrs_pyro.training.loop import Batches
-from bmrs_pyro.training.validation import validate
+from bmrs_pyro.training.validation import mean_of, validate
+
+
+def identity(model: SupervisedModel, validation: Batches) -> dict[str, Any]:
+    """Return what has to be alike where a path is continued, whatever the weights, as plain JSON types."""
+    return {
+        "num_data": model.num_data,
+        "kl_weight": model.kl_weight.name,
+        "structures": {family.name: family.size for family in model.structures},
+        "layers": {
+            name: f"{type(layer).__name__}({layer.extra_repr()})"
+            for name, layer in model.network.net.named_modules()
+        },
+        "draws": model.draws,
+        "bfloat16": model.mixed_precision,
+        "a mean of validation examples of": f"{mean_of(validation):.6g}",
+        "a network and likelihood that score": signature(model, validation),
+    }
+
+
+def digest(net: nn.Module) -> str:
+    """Return a digest of all weights and buffers."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(net.state_dict().items()):
+        if isinstance(value, Tensor):
+            found.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+            found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def signature(model: SupervisedModel, batches: Batches) -> list[float]:

@@ -6,11 +6,13 @@ __all__ = ["TrainedPath"]
 
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import NoReturn
 
 import torch
 from torch import nn
 
+from bmrs_pyro.files import make_folder
 from bmrs_pyro.inference.inputs import on_device_of, one_pass
 from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
@@ -20,7 +22,9 @@ from bmrs_pyro.path.joint_reduction import JointReduction
 from bmrs_pyro.path.pace import Pace
 from bmrs_pyro.path.point import PathPoint
 from bmrs_pyro.path.regularisation import Path
+from bmrs_pyro.path.settings import refuse_other_settings
 from bmrs_pyro.path.shelf import Shelf
+from bmrs_pyro.path.signature import digest, identity
 from bmrs_pyro.path.target import Target, TargetMissed
 from bmrs_pyro.path.trainee import Refit, Trainee
 from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
@@ -68,6 +72,27 @@ class TrainedPath(Path):
         pace = Pace(reduction.epochs, 1, reduction.steps_per_epoch, 0.0)
         trainee = Trainee(model, reduction.loader, reduction.validation, reduction.criterion, pace, {})
         return cls(dense, (), _whole(model), trainee, shelf or Shelf(), reduction, round_to)
+
+    @classmethod
+    def kept(
+        cls, folder: FilePath, model: SupervisedModel, reduction: JointReduction, round_to: int = 1
+    ) -> TrainedPath:
+        """Return the path of a model whose reductions are kept in a folder: continued there, or loaded if finished.
+
+        Raises:
+            ValueError: the folder holds reductions of another network, of other weights, or with other settings.
+            WriteError: the folder cannot be made.
+        """
+        make_folder(folder)
+        settings = {
+            "trained": True,
+            **identity(model, reduction.validation),
+            "weights with the digest": digest(model.network.net),
+            "round_to": round_to,
+            **reduction.settings(),
+        }
+        refuse_other_settings(folder, settings, write=True)
+        return cls.of(model, reduction, round_to, Shelf(folder))
 
     def refit(self, point: PathPoint, *, epochs: int | None = None, limits: Limits | None = None) -> NoReturn:
         """Raise ValueError: only the last point of this path is fully trained."""

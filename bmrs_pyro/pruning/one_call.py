@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path as FilePath
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ _OF_MODEL = {"draws": "draws", "bfloat16": "mixed_precision"}
 
 _TARGET = {field.name for field in fields(Target)}
 _CYCLE = {field.name for field in fields(Cycle)}
-_TRAINED = {*_CYCLE, *(field.name for field in fields(JointReduction)), "device", "round_to"}
+_TRAINED = {*_CYCLE, *(field.name for field in fields(JointReduction)), "device", "directory", "round_to"}
 _TRAINED -= {"loader", "validation", "cycle"}
 
 
@@ -85,7 +86,8 @@ def prune(
             :func:`fit_path` and :func:`fit`, such as ``epochs``, ``directory``, ``seed`` and ``device``; ``draws`` as
             of :class:`SupervisedModel`, and ``bfloat16=True`` for mixed precision. With
             ``trained=True``: fields of :class:`Target`, of :class:`JointReduction`, such as ``epochs`` and
-            ``teacher``, and of its :class:`Cycle`, such as ``lr`` and ``optimizer``; also ``round_to`` and ``device``.
+            ``teacher``, and of its :class:`Cycle`, such as ``lr`` and ``optimizer``; also ``round_to``, ``device`` and
+            ``directory``.
 
     Raises:
         TargetMissed: no network can meet the budgets, or none of the path is fast enough; its ``path`` is the path.
@@ -134,8 +136,9 @@ def prune(
         likelihood = with_parameters(as_likelihood(likelihood), net)
     own = CLASSES if likelihood is None else copy.deepcopy(likelihood)
     # the path in a directory keeps its kind of KL weight, so that another target can choose from it
-    kind = recorded(options.get("directory")).get("kl_weight", target.kl_weight)
-    if kind != target.kl_weight:
+    kept = recorded(options.get("directory"))
+    kind = target.kl_weight if kept.get("trained") else kept.get("kl_weight", target.kl_weight)
+    if not trained and kind != target.kl_weight:
         warnings.warn(
             f"the path in {options['directory']} has the KL weight {kind!r} of an earlier target and is chosen from as "
             f"it is; a path for this target would have {target.kl_weight!r}: give another directory to fit it",
@@ -180,8 +183,12 @@ def _trained_path(
         refuse_unusable(device)
         model.to(device)
     round_to = options.pop("round_to", 1)
+    directory = options.pop("directory", None)
     cycle = Cycle(**{name: options.pop(name) for name in _CYCLE & set(options)})
-    return TrainedPath.of(model, JointReduction(train, validation, cycle=cycle, **options), round_to)
+    reduction = JointReduction(train, validation, cycle=cycle, **options)
+    if directory is None:
+        return TrainedPath.of(model, reduction, round_to)
+    return TrainedPath.kept(FilePath(directory), model, reduction, round_to)
 
 
 def _whole_dataset(loader: Batches) -> object | None:

@@ -310,6 +310,65 @@ def test_it_continues_after_an_interruption_between_cuts_and_between_rounds(
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == state
 
 
+def test_a_directory_keeps_the_reductions_of_one_trained_network(
+    trained: nn.Sequential, tmp_path: Path
+) -> None:
+    def interrupt(record: Epoch) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    def reduced(net: nn.Module = trained, **options: Any) -> Pruned:
+        usual: dict[str, Any] = {
+            "validation": batches(seed=1),
+            "epochs": 3,
+            "cuts": 3,
+            "directory": tmp_path,
+            "progress": False,
+        }
+        usual |= {} if "max_params" in options else {"max_macs": "40%"}
+        return prune(net, batches(), trained=True, **(usual | options))
+
+    whole = reduced(directory=None)
+    with pytest.raises(KeyboardInterrupt):
+        reduced(callbacks=[interrupt])
+    again = reduced(copy.deepcopy(trained))
+    weights = again.network.state_dict()
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(weights[name], value)
+    seen: list[Epoch] = []
+    assert reduced(callbacks=[seen.append]).point == whole.point
+    assert not seen  # finished: no epoch is made
+    assert reduced(max_params=120, callbacks=[seen.append]).point.parameters <= 120
+    assert len(seen) == 3  # another budget starts from the dense network
+
+    others = copy.deepcopy(trained)
+    with torch.no_grad():
+        others[0].weight[0] *= 1.001
+    for net, options, message in (
+        (
+            others,
+            {},
+            "holds a path with weights with the digest '[0-9a-f]{16}', not '[0-9a-f]{16}'; give another",
+        ),
+        (nn.Sequential(*trained, nn.Dropout(0.5)), {}, "another network: '5' is among this network's layers"),
+        (trained, {"lr": 0.01}, r"holds a path with a cycle of\['lr'\] None, not 0.01"),
+        (trained, {"seed": 1}, "holds a path with seed 0, not 1"),
+        (trained, {"cuts": 4}, "holds a path with cuts 3, not 4"),
+        (
+            trained,
+            {"teacher": trained},
+            "holds a path with a teacher with the digest None, not '[0-9a-f]{16}'",
+        ),
+        (trained, {"round_to": 4}, "holds a path with round_to 1, not 4"),
+        (trained, {"likelihood": "categorical:0.2"}, "holds a path with another network or likelihood"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reduced(net, **options)
+    quick = {"epochs": 3, "dense_epochs": 0, "directory": tmp_path, "max_macs": "40%"}
+    with pytest.raises(ValueError, match="holds a path with trained True, not False"):
+        prune(trained, batches(), validation=batches(seed=1), **quick)  # type: ignore[arg-type]
+
+
 def values(count: int) -> list[tuple[Tensor, Tensor]]:
     """Return batches of real values with noise of a standard deviation of 0.5."""
     x, noise = torch.randn(count, 9, generator=torch.Generator().manual_seed(0)).split([8, 1], 1)
@@ -542,7 +601,7 @@ def test_bad_batches_of_a_trained_network_are_told_of(trained: nn.Module) -> Non
         ({"seed": "a"}, "seed is 'a'; give a whole number"),
         ({"progress": 3}, "progress is 3; give True or False"),
         ({"optimizer": torch.optim.Adam}, "optimizer is a type; give its name, 'sgd' or 'adamw'"),
-        ({"directory": "folder"}, "directory: no option of a trained network's reduction; leave it out"),
+        ({"dense_epochs": 3}, "dense_epochs: no option of a trained network's reduction; leave it out"),
     ],
 )
 def test_options_of_another_kind_are_told_of(
