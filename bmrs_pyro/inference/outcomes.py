@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "mixture"]
+__all__ = ["Mixture", "Outcome", "as_logits", "class_log_probabilities", "labels_counted", "mixture"]
 
 import math
 from collections.abc import Iterable, Sequence
@@ -63,11 +63,7 @@ class Outcome:
 
     def counted(self, y: Tensor) -> Tensor:
         """Return a mask of the labels or values that count, in their shape."""
-        counted = torch.ones_like(y, dtype=torch.bool)
-        if self.mask is not None:
-            # a multivariate value counts as a whole
-            counted &= self.mask.to(y.device).reshape(self.mask.shape + (1,) * (y.dim() - self.mask.dim()))
-        return counted if self.ignored is None else counted & (y != self.ignored)
+        return _counted(y, self.mask, self.ignored)
 
 
 class Mixture(dist.TorchDistribution):
@@ -139,6 +135,23 @@ def mixture(distributions: Iterable[dist.TorchDistribution]) -> dist.TorchDistri
         merged = SmoothedCategorical(log_p, 0.0, outcome.ignored)
     merged = merged if outcome.mask is None else merged.mask(outcome.mask)
     return merged.to_event(outcome.event_dims)
+
+
+def labels_counted(distribution: td.Distribution, y: Tensor) -> int:
+    """Return how many labels or values of a batch count, without those that are masked or ignored."""
+    base, shape, _, mask = unwrapped(distribution)
+    ignored = getattr(base, "ignored", None)
+    if mask is None and ignored is None:
+        return shape.numel()
+    return int(_counted(y.reshape(shape), None if mask is None else mask.expand(shape), ignored).sum())
+
+
+def _counted(y: Tensor, mask: Tensor | None, ignored: int | None) -> Tensor:
+    counted = torch.ones_like(y, dtype=torch.bool)
+    if mask is not None:
+        # a multivariate value counts as a whole
+        counted &= mask.to(y.device).reshape(mask.shape + (1,) * (y.dim() - mask.dim()))
+    return counted if ignored is None else counted & (y != ignored)
 
 
 def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:

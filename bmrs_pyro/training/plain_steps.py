@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.inference.observations import log_likelihoods, unfit_parameters
-from bmrs_pyro.inference.outcomes import Outcome
+from bmrs_pyro.inference.observations import log_likelihoods, observed, unfit_parameters
+from bmrs_pyro.inference.outcomes import Outcome, labels_counted
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.network.untouched import deep_copy
@@ -90,7 +90,7 @@ class PlainSteps:
                 group["lr"] = self.rate
             self.optimizer.zero_grad()
             try:
-                loss = self._loss(inputs_on(device, x), y.to(device))
+                loss, labels = self._loss(inputs_on(device, x), y.to(device))
                 value = loss.item()
             except RuntimeError as error:
                 raise ValueError(f"step {self.done + 1}: {not_running(x, error)}") from error
@@ -107,7 +107,7 @@ class PlainSteps:
                     f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
                     "clip the gradient"
                 )
-            loss.backward()
+            (loss / labels).backward()
             if self.cycle.clip is not None:
                 nn.utils.clip_grad_norm_(list(self.names), self.cycle.clip)
             self.optimizer.step()
@@ -137,13 +137,18 @@ class PlainSteps:
         moments = {int(number): dict(values) for number, values in state.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
-    def _loss(self, x: Any, y: Tensor) -> Tensor:
-        """Return the mean of −log p(y | x), nats per example; with a teacher, averaged with the distillation loss."""
+    def _loss(self, x: Any, y: Tensor) -> tuple[Tensor, float]:
+        """Return the mean of −log p(y | x), nats per example, and the mean number of labels per example.
+
+        With a teacher, the first is averaged with the distillation loss. A learning rate fits the mean over labels,
+        whether an example has one label or one for each pixel.
+        """
         learned = self._predicted(self.net, x)
         loss = -log_likelihoods(learned, y).mean()
+        labels = max(labels_counted(learned, y), 1) / len(y)
         if self.teacher is None:
-            return loss
-        return (loss + _cross_entropy(self._taught(self.teacher, x), learned)) / 2
+            return loss, labels
+        return (loss + _cross_entropy(self._taught(self.teacher, x), learned, y)) / 2, labels
 
     def _taught(self, teacher: nn.Module, x: Any) -> TorchDistribution:
         """Return the teacher's predictions.
@@ -178,8 +183,11 @@ def _to_float32(output: Any) -> Any:
     return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
-def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Tensor:
-    """Return the mean over examples of −E log p(y) under the teacher's classes, or of −log p(the teacher's mean)."""
+def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution, y: Tensor) -> Tensor:
+    """Return the mean over examples of −E log p(y) under the teacher's classes, or of −log p(the teacher's mean).
+
+    Labels that do not count, such as those at padding, do not count here either.
+    """
     one, other = Outcome.of(taught), Outcome.of(learned)
     for its, ours in ((one.log_p, other.log_p), (one.mean, other.mean)):
         if its is not None and ours is not None and its.shape != ours.shape:
@@ -188,7 +196,8 @@ def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution) -> Ten
                 f"{tuple(ours.shape)}; give a teacher with the same outputs"
             )
     if one.log_p is not None and other.log_p is not None:
-        return -(one.log_p.exp() * other.log_p).sum(-1).mean()
+        each = -(one.log_p.exp() * other.log_p).sum(-1)
+        return each[other.counted(other.labels(observed(learned, y)))].sum() / len(each)
     if one.mean is None:
         raise ValueError(f"a {type(taught).__name__} has neither classes nor a mean to teach")
     return -learned.log_prob(one.mean).mean()

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro import NoisyNetwork, SupervisedModel, complexity, load, prune
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
+from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 from bmrs_pyro.network.removal import Removal
 from bmrs_pyro.path import (
     JointReduction,
@@ -198,6 +200,67 @@ def test_the_rate_rises_and_ends_at_nothing() -> None:
     assert rates.index(max(rates)) in (9, 10)
     assert rates[-1] < 1e-4
     assert all(rate > 0 for rate in rates)
+
+
+class Pixels(nn.Sequential):
+    """A convolutional network with one class for every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 3, 1))
+
+
+def pixels(ignored: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Return images whose classes are made from the mean of each pixel's neighbours."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 1, 8, 8, generator=random)
+    means = nn.functional.avg_pool2d(x, 3, 1, 1)[:, 0]
+    y = (means > -0.2).long() + (means > 0.2).long()
+    if ignored is not None:
+        y[:, 1:] = ignored
+    return [*zip(x.split(32), y.split(32), strict=True)]
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_the_default_rate_fits_networks_with_many_labels_for_each_example(teacher: bool) -> None:
+    torch.manual_seed(0)
+    data, net = pixels(), Pixels()
+    PlainSteps(net, as_likelihood("categorical"), data, 200, Cycle("adamw", lr=0.02)).make(200)
+    options = {"validation": data, "trained": True, "epochs": 4, "max_macs": "60%"}
+    found = prune(net, data, teacher=net if teacher else None, **options)  # type: ignore[arg-type]
+    before, after = found.path.dense.score.accuracy, found.point.score.accuracy
+    assert before is not None
+    assert after is not None
+    assert before > 0.9
+    assert after > before - 0.05  # with the sum over pixels as the loss it predicts a constant, 0.4
+
+
+@pytest.mark.parametrize("ignored", [None, -100])
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_step_takes_the_mean_over_the_labels_that_count(ignored: int | None, teacher: bool) -> None:
+    torch.manual_seed(0)
+    (x, y), *_ = pixels(ignored)
+    net, other = Pixels(), Pixels()
+    twin = copy.deepcopy(net)
+
+    def likelihood(logits: Tensor) -> TorchDistribution:
+        return SmoothedCategorical(logits.movedim(1, -1), 0.0, ignored).to_event(2)
+
+    seen: list[float] = []
+    steps = PlainSteps(net, likelihood, [(x, y)], 1, Cycle("sgd"), seen.append, other if teacher else None)
+    steps.make(1)
+
+    optimizer = torch.optim.SGD(twin.parameters(), steps.rate, 0.9, nesterov=True, weight_decay=5e-4)
+    logits = twin(x)
+    loss = nn.functional.cross_entropy(logits, y)  # torch's mean leaves -100 out
+    if teacher:
+        taught = other.eval()(x).detach().softmax(1)
+        loss = (loss - (taught * logits.log_softmax(1)).sum(1)[y != -100].mean()) / 2
+    loss.backward()
+    optimizer.step()
+    for mine, its in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, its)
+    labels = 64 if ignored is None else 8
+    assert seen == [pytest.approx(labels * loss.item(), rel=1e-5)]  # nats per example
 
 
 def test_a_teacher_is_imitated() -> None:
