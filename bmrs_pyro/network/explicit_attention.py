@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ExplicitAttention", "make_explicit_"]
+__all__ = ["ExplicitAttention", "as_fused", "make_explicit_"]
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +148,30 @@ def make_explicit_(net: nn.Module, layers: Iterable[str] | None = None) -> None:
         if wanted and type(module) is nn.MultiheadAttention and _plain(module):
             made[module] = made.get(module) or ExplicitAttention(module)
             setattr(net.get_submodule(owner), own, made[module])
+
+
+def as_fused(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights for a network with ``nn.MultiheadAttention``, from those of its explicit form or its own.
+
+    Args:
+        net: the network.
+        weights: tensors by name.
+    """
+    found = dict(weights)
+    for name, module in net.named_modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        inside = f"{name}." if name else ""
+        for kind in ("weight", "bias"):
+            parts = [f"{inside}{part}_proj.{kind}" for part in "qkv"]
+            if not all(part in found for part in parts):
+                continue
+            values = [found.pop(part) for part in parts]
+            if kind == "bias" or module._qkv_same_embed_dim:
+                found[f"{inside}in_proj_{kind}"] = torch.cat(values)
+            else:
+                found |= {f"{inside}{part}_proj_weight": own for part, own in zip("qkv", values, strict=True)}
+    return found
 
 
 def _plain(attention: nn.MultiheadAttention) -> bool:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bmrs_pyro.network.explicit_attention import as_fused
+
 _WRAPPERS = (
     "state_dict",
     "model",
@@ -30,7 +32,8 @@ class WeightsError(ValueError):
 def load_weights_(net: nn.Module, path: Path) -> None:
     """Load the weights of a file into a network, in place.
 
-    Names may have the prefix of ``DataParallel`` or of ``torch.compile``.
+    Names may have the prefix of ``DataParallel`` or of ``torch.compile``. A network that this library has trained or
+    pruned has three layers in the place of an ``nn.MultiheadAttention``'s joint one; their weights are joined.
 
     Args:
         net: the network.
@@ -43,6 +46,7 @@ def load_weights_(net: nn.Module, path: Path) -> None:
     for prefix in _PREFIXES:
         if weights.keys() != own.keys() and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    weights = as_fused(net, weights)
     for name, value in own.items():
         if name not in weights:
             counts = f"the file has {len(weights)} tensors, the network {len(own)}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bmrs_pyro.network.explicit_attention import make_explicit_
 from bmrs_pyro.runs import WeightsError, load_weights_
 
 
@@ -48,6 +51,21 @@ def test_weights_are_read(
     trained, fresh = net(), net()
     write(trained.state_dict(), tmp_path / name)
     load_weights_(fresh, tmp_path / name)
+    for key, value in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"kdim": 6, "vdim": 10}])
+def test_weights_of_explicit_attention_are_those_of_torchs(options: dict[str, Any], tmp_path: Path) -> None:
+    def attention() -> nn.Module:
+        return nn.Sequential(nn.Identity(), nn.MultiheadAttention(8, 2, **options))
+
+    trained, fresh = attention(), attention()
+    explicit = copy.deepcopy(trained)
+    make_explicit_(explicit)
+    assert "1.q_proj.weight" in explicit.state_dict()
+    save_file(explicit.state_dict(), tmp_path / "w.safetensors")
+    load_weights_(fresh, tmp_path / "w.safetensors")
     for key, value in trained.state_dict().items():
         assert torch.equal(fresh.state_dict()[key], value)
 
