@@ -261,8 +261,9 @@ class SupervisedModel(nn.Module):
         if doubt is not None:
             self.draws = "batch"
             warnings.warn(
-                "all examples of a batch share one draw of the gains (draws='batch'), because the network does not "
-                f"keep every example in its row: {doubt.reason}",
+                "all examples of a batch share one draw of the gains (draws='batch'), and the gradients of a trained "
+                "network are computed for one example at a time, which is slow: the network does not keep every "
+                f"example in its row ({doubt.reason})",
                 stacklevel=3,
             )
 

@@ -83,8 +83,16 @@ def tried_rows(network: Any, x: Inputs, batch: int) -> Rows:
         try:
             reason = trial.reason()
         except _Mixed as found:
-            return Rows(Doubt(str(found), True), 0)
+            return Rows(Doubt(f"{found}{_batch_second(copy)}", True), 0)
     return Rows(None if reason is None else Doubt(reason, False), sum(trial.read.values()))
+
+
+def _batch_second(network: nn.Module) -> str:
+    """Name a layer that takes the batch in the second dimension, and could take it in the first."""
+    for name, layer in network.named_modules():
+        if getattr(layer, "batch_first", True) is False:
+            return f"; layer {name.removeprefix('net.')!r} can take the batch first, with batch_first=True"
+    return ""
 
 
 class _Trial:

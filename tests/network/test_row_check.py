@@ -141,6 +141,16 @@ class OneSize(Layers):
         return self.c(self.b(self.a(x.view(BATCH, FEATURES)).relu()).relu())
 
 
+class EncoderTimeFirst(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(FEATURES, 2, 8, batch_first=False)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(self.encoder(x.transpose(0, 1)).mean(0)).relu()).relu())
+
+
 class Tokens(Layers):
     def __init__(self) -> None:
         super().__init__()
@@ -170,6 +180,11 @@ def series() -> Tensor:
         (TimeFirst, lambda: torch.randn(STEPS, STEPS, FEATURES), "layer 'b' reads 7 rows for a batch of 5"),
         (TimeFirst, lambda: torch.randn(5, 5, FEATURES), "rows of b are not the examples"),
         (TimeFirstAtOneSize, series, "rows of b are not the examples"),
+        (
+            EncoderTimeFirst,
+            series,
+            "reads 7 rows for a batch of 5; layer 'encoder.layers.0.self_attn' can take the batch first, with batch_f",
+        ),
         (Reversed, flat, "rows of b are not the examples"),
         (Experts, flat, "rows of b are not the examples"),
         (lambda: Experts(0.0), flat, "sorts or chooses examples"),
