@@ -36,10 +36,7 @@ def report(
         reporting.refuse_figure(picture)
     if html is not None:
         refuse_unwritable(html)
-    show_report(directory, output)
-    if picture is not None:
-        reporting.save_figure(reporting.plot_evidence(directory.decision()), picture)
-        output.show(f"histogram in {picture}")
+    page = None
     if html is not None:
         page = reporting.html_report(
             directory,
@@ -47,6 +44,11 @@ def report(
             reporting.reduced_prior_of(directory),
             reporting.compare_run(directory, repeats=2),
         )
+    show_report(directory, output)
+    if picture is not None:
+        reporting.save_figure(reporting.plot_evidence(directory.decision()), picture)
+        output.show(f"histogram in {picture}")
+    if html is not None and page is not None:
         write_atomically(html, lambda file: file.write_text(page, encoding="utf-8"))
         output.show(f"page in {html}")
 
@@ -56,16 +58,16 @@ def show_report(run: runs.RunDirectory, output: Output) -> None:
     example, decision = networks.arguments(run.example()), run.decision()
     dense, small = networks.complexity(run.dense(), *example), networks.complexity(run.small(), *example)
     known = {family.name: family for family in run.families()}
+    (accuracy, rmse), path, pruned = run.validation_scores(), run.path_record(), run.pruned()
     output.show(reporting.family_table(decision, known.values()))
     sizes = {"structures": (decision.keep.total, decision.keep.kept)}
     sizes |= {what: (getattr(dense, what), getattr(small, what)) for what in ("parameters", "macs")}
     for what, (before, after) in sizes.items():
         output.show(f"{what} {before:,} → {after:,} ({1 - after / before:.1%} fewer)")
-    (accuracy, rmse), path = run.validation_scores(), run.path_record()
     output.show(*_score_lines("small", accuracy, rmse))
     if path is not None:
         output.show(*_path_lines(run, path))
-    if (pruned := run.pruned()) is not None and pruned.caution:
+    if pruned is not None and pruned.caution:
         output.show(f"Caution: {pruned.caution}.")
     families: dict[str, Any] = {
         name: {

@@ -119,8 +119,9 @@ def _misfit_message(base: td.Distribution, outputs: int | None, y: Tensor, fits:
     found = f"{int((~fits).sum())} of the {fits.numel()} labels of a batch"
     if outputs is None:
         hint = "" if value.isfinite() else "; leave these examples out, or fill the gaps"
-        if isinstance(base, td.Poisson) and not hint:
-            hint = "; it is for counts, so give likelihood='normal' for other values"
+        for kind, values in ((td.Poisson, "counts"), (td.Bernoulli, "0 and 1")):
+            if isinstance(base, kind) and not hint:
+                hint = f"; it is for {values}, so give likelihood='normal' for other values"
         name = type(base).__name__.lstrip("_")
         return f"{found} are outside the likelihood's support, a {name}, such as {value.item():g}{hint}"
     if y.is_floating_point():

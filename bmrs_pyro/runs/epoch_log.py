@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bmrs_pyro.files import NewerFormat, append_text, seal, unseal, write_atomically
 from bmrs_pyro.runs.errors import RunError
+from bmrs_pyro.runs.run_files import missing, remedy
 from bmrs_pyro.training import Epoch
 
 
@@ -41,8 +42,12 @@ class EpochLog:
         """
         try:
             return self._read()
-        except (OSError, ValueError) as error:
+        except FileNotFoundError:
+            raise missing(self.path) from None
+        except NewerFormat as error:
             raise RunError(f"{self.path} cannot be read ({error})") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} cannot be read ({error}){remedy(self.path)}") from None
 
     def mend(self, epochs: Iterable[Epoch]) -> None:
         """Rewrite the file if it is damaged or its epochs differ from these, which come from a run's state.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    *("example_of", "example_tensors", "fitting", "part", "posterior_tensors", "posteriors_of"),
-    *("read_json", "read_record", "read_tensors", "write_json"),
+    *("example_of", "example_tensors", "fitting", "missing", "part", "posterior_tensors", "posteriors_of"),
+    *("read_json", "read_record", "read_tensors", "remedy", "write_json"),
 ]
 
 import json
@@ -21,6 +21,9 @@ from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.runs.errors import RunError
 
 T = TypeVar("T")
+
+_MADE_AGAIN = {"compact.safetensors", "metrics.jsonl", "network.safetensors", "path.json", "reduction.json"}
+"""Files that the end of a run makes from the states of its training."""
 
 
 @contextmanager
@@ -48,9 +51,11 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return unseal(file.read_text())
     except FileNotFoundError:
-        raise _missing(file) from None
-    except (OSError, ValueError) as error:
+        raise missing(file) from None
+    except NewerFormat as error:
         raise RunError(f"{file} cannot be read ({error})") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}){remedy(file)}") from None
 
 
 def read_record(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
@@ -59,7 +64,7 @@ def read_record(file: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         return parse(record)
     except ValueError as error:
-        raise RunError(f"{file} is damaged ({error})") from None
+        raise RunError(f"{file} is damaged ({error}){remedy(file)}") from None
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -69,13 +74,20 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         RunError: the file is missing, damaged or of a newer format.
     """
     if not file.exists():
-        raise _missing(file)
+        raise missing(file)
     try:
         return load_tensors(file)
     except NewerFormat as error:
         raise RunError(f"{file} cannot be read ({error})") from None
     except ValueError as error:
-        raise RunError(f"{file} is damaged ({error})") from None
+        raise RunError(f"{file} is damaged ({error}){remedy(file)}") from None
+
+
+def remedy(file: Path) -> str:
+    """Return what to do about a damaged file of a run, to be added to a message."""
+    if file.name in _MADE_AGAIN:
+        return "; delete it, and bmrs fit ... --resume makes it again"
+    return "; restore it from a copy, or make a new run"
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -120,5 +132,8 @@ def example_of(tensors: Mapping[str, Tensor]) -> Any:
     return found.get("", found) if found else None
 
 
-def _missing(file: Path) -> RunError:
-    return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+def missing(file: Path) -> RunError:
+    """Return the error about a file that a run lacks."""
+    if file.name in _MADE_AGAIN:
+        return RunError(f"{file} is missing; has the run finished? (bmrs fit ... --resume continues it)")
+    return RunError(f"{file} is missing{remedy(file)}")

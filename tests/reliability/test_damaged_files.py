@@ -165,5 +165,24 @@ def test_a_pickle_is_not_opened(finished_run: RunDirectory, tmp_path: Path) -> N
     shutil.copytree(finished_run.path, tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     torch.save({"weight": torch.zeros(3)}, run.path / "compact.safetensors")
-    with pytest.raises(RunError, match=r"compact\.safetensors is damaged"):
+    remedy = "; delete it, and bmrs fit ... --resume makes it again"
+    with pytest.raises(RunError, match=rf"compact\.safetensors is damaged .*{remedy}"):
         run.small()
+
+
+def test_a_missing_or_damaged_file_says_what_helps(finished_run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    (run.path / "metrics.jsonl").unlink()
+    with pytest.raises(RunError, match=r"metrics\.jsonl is missing; has the run finished\? .*--resume"):
+        run.metrics()
+    (run.path / "metrics.jsonl").write_text("nothing\n")
+    with pytest.raises(
+        RunError, match=r"metrics\.jsonl cannot be read .*; delete it, and bmrs fit .* --resume"
+    ):
+        run.metrics()
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(
+        RunError, match=r"config\.json cannot be read .*; restore it from a copy, or make a new run"
+    ):
+        RunDirectory(run.path).config  # noqa: B018
