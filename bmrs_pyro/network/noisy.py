@@ -155,6 +155,20 @@ class NoisyNetwork(nn.Module):
         return [member.module for family in self.structures for member in family.norms]
 
     @property
+    def unadaptable(self) -> frozenset[str]:
+        """Names of the families whose gains no weight that is trained can hold: a norm weighs them, or it is frozen."""
+        frozen = {gate.consumer for gate in self.gates if not gate.trained_in(self.net)}
+        return frozenset(
+            family.name
+            for family in self.structures
+            if family.norms or any(member.module in frozen for member in family.members)
+        )
+
+    def fold_(self, theta: Mapping[str, Tensor]) -> None:
+        """Multiply gains, ``(C,)`` each, into the weights of the layers that read the structures."""
+        self.gates.fold_(self.net, theta)
+
+    @property
     def recurs(self) -> bool:
         """Whether a recurrent layer reads structures of its own, which need one gain each for a whole batch."""
         return any(member.role == "recur" for family in self.structures for member in family.members)

@@ -39,8 +39,9 @@ class JointReduction:
     The first part of the cycle has several cuts, with training steps between them. Each cut removes the same share of
     the remaining cost, so that the last cut reaches the budget. The rest of the cycle trains the small network. Each
     cut computes the gradients of single examples again. They give the loss of log-likelihood from removing any set of
-    structures (:class:`JointLoss`). Structures are removed one by one, always the one with the least loss per cost,
-    given those removed before. The same gradients give Laplace's posteriors
+    structures, if the gains of the others adapt (:class:`JointLoss`). Structures are removed one by one, always the one
+    with the least loss per cost, given those removed before. Then the adapted gains are multiplied into the weights,
+    but not into frozen ones. The same gradients give Laplace's posteriors
     (:meth:`AutoTruncatedLogNormal.from_laplace`), and with them the evidence ΔF of each structure alone, for reports.
 
     Attributes:
@@ -71,7 +72,7 @@ class JointReduction:
     criterion: ModelReduction = field(default_factory=bmrs_n)
     cuts: int = 10
     share: float = 0.2
-    batches: int = 8
+    batches: int = 32
     seed: int | None = 0
     progress: bool = True
     callbacks: Sequence[Callable[[Epoch], object]] = ()
@@ -143,7 +144,7 @@ class JointReduction:
             raise ValueError("the training data hold no examples: a generator can be read only once")
         gradients = torch.cat(found)
         names = tuple(family.name for family in model.structures)
-        return JointLoss(names, gradients, model.num_data / len(gradients))
+        return JointLoss(names, gradients, model.num_data / len(gradients), model.network.unadaptable)
 
     def point(
         self, model: SupervisedModel, validation: Batches, number: int = 0, delta_f: float | None = None

@@ -123,7 +123,9 @@ class ReductionRun:
         self.history.note_scores(scores)
         whole = KeepMask({name: torch.ones(len(q), dtype=torch.bool) for name, q in scores.items()})
         keep = target.applied(model.network, whole, loss)
+        gains = loss.gains(keep)
         steps.cut_(model.network.remove_(keep))
+        model.network.fold_({name: gain[keep[name]] for name, gain in gains.items()})
         self.history.keep = self.history.keep.then(keep)
 
     def _delta_f(self) -> float:

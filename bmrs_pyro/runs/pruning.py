@@ -129,8 +129,9 @@ def _decided(
     units = _units(directory) if budgets and isinstance(decide, ModelReduction) else None
     reduced = directory.config.cycle is not None  # a trained network, trained with gains of 1
     joint = reduced and isinstance(decide, ModelReduction)
+    theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
     if joint:
-        keep = _jointly(directory, network, limits)
+        keep, theta = _jointly(directory, network, limits)
     else:
         keep = limits.applied(network, KeepMask.from_scores(scores), scores, units=units)
     if budgets and not keep.removed:
@@ -144,13 +145,16 @@ def _decided(
     same = criterion == directory.config.recipe.criterion  # then its scores go on from those in training
     history = History(kept, scores=directory.scores() if same else {})
     history.note_scores(scores)
-    theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
     decision = Decision.by(decide, criterion, kept.then(keep), history.scores, joint=joint)
     return compact(network, keep, theta), decision
 
 
-def _jointly(run: RunDirectory, network: NoisyNetwork, limits: Limits) -> KeepMask:
+def _jointly(
+    run: RunDirectory, network: NoisyNetwork, limits: Limits
+) -> tuple[KeepMask, dict[str, torch.Tensor]]:
     """Return the structures of a trained network that a budget leaves, by the loss of removing them together.
+
+    The gains of the others adapt, and are returned too.
 
     The evidence of single structures is not enough: where the network fits its data, it is next to nothing for all.
 
@@ -165,7 +169,8 @@ def _jointly(run: RunDirectory, network: NoisyNetwork, limits: Limits) -> KeepMa
     model = SupervisedModel(network, run.trained_likelihood(), len(train), kl_weight="elbo")
     loss = JointReduction(batches_of(train, run.config.recipe), [], epochs=0).loss(model)
     whole = {family.name: torch.ones(family.size, dtype=torch.bool) for family in network.structures}
-    return limits.applied(network, KeepMask(whole), loss)
+    keep = limits.applied(network, KeepMask(whole), loss)
+    return keep, loss.gains(keep)
 
 
 def _fine_tune_(

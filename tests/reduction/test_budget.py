@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from bmrs_pyro.reduction import JointLoss, KeepMask, rounded, within_budget
+from bmrs_pyro.reduction.joint_loss import RIDGE
 
 
 @dataclass(frozen=True)
@@ -160,29 +162,56 @@ def test_structures_with_evidence_against_them_go_first_the_dear_ones_before_the
         assert gone == set(order[:dropped])
 
 
-def test_a_joint_loss_is_that_of_brute_force_and_does_not_fall_for_twins() -> None:
+@pytest.mark.parametrize("count", [50, 5])  # more examples than gains, and fewer
+@pytest.mark.parametrize("fixed", [(), ("a",), ("a", "b")])
+def test_a_joint_loss_is_that_of_ridge_regression(count: int, fixed: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     sizes = {"a": 3, "b": 4}
-    gradients = torch.randn(50, 7)
-    gradients[:, 1] = gradients[:, 0]  # these two do the same work, each a little of it
-    gradients[:, :2] *= 0.7
-    loss = JointLoss(tuple(sizes), gradients, 2.0)
+    gradients = torch.randn(count, 7)
+    gradients[:, 1] = gradients[:, 0]
+    gradients[:, 6] = 0  # the outputs do not depend on it
+    loss = JointLoss(tuple(sizes), gradients, 2.0, fixed)
+    adaptable = {c for c in range(7) if ("a" if c < 3 else "b") not in fixed}
 
-    def of(gone: set[int]) -> float:
-        return float(gradients.double()[:, sorted(gone)].sum(1).square().sum())  # 2 × ½
+    def of(gone: set[int]) -> tuple[float, dict[int, float]]:
+        g = gradients.double().numpy()
+        b, left = g[:, sorted(gone)].sum(1), sorted(adaptable - gone)
+        ridge = np.sqrt(RIDGE * (g[:, left] ** 2).sum(0))
+        a = np.concatenate([g[:, left], np.diag(ridge)])
+        target = np.concatenate([b, np.zeros(len(left))])
+        change = np.linalg.lstsq(a, target, rcond=None)[0] if left else np.zeros(0)
+        return float(((target - a @ change) ** 2).sum()), dict(zip(left, change, strict=True))  # 2 × ½
 
     def masks(gone: set[int]) -> dict[str, torch.Tensor]:
         kept = torch.tensor([index not in gone for index in range(7)])
         return dict(zip(sizes, kept.split(list(sizes.values())), strict=True))
 
-    for gone in (set(), {0}, {2, 5, 6}):
+    # on from the one before, back, and several at once
+    for gone in (set[int](), {0}, {0, 5}, {0, 5, 3}, {5}, {2, 4, 5, 6}, {1, 2, 3, 4, 5, 6}):
         growth = -torch.cat(list(loss(masks(gone)).values()))
-        for index in set(range(7)) - gone:
-            assert float(growth[index]) == pytest.approx(of(gone | {index}) - of(gone), rel=1e-4, abs=1e-4)
-    assert of({0, 1}) == pytest.approx(4 * of({0}))
+        whole, change = of(gone)
+        for index in range(7):
+            expected = 0.0 if index in gone else of(gone | {index})[0] - whole
+            assert float(growth[index]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        gains = torch.cat(list(loss.gains(masks(gone)).values()))
+        for index in range(7):
+            assert float(gains[index]) == pytest.approx(
+                min(max(1 + change.get(index, 0.0), 0.5), 2.0), abs=1e-6
+            )
+
+
+def test_a_joint_loss_does_not_fall_for_twins() -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(50, 7)
+    gradients[:, 1] = gradients[:, 0]  # these two do the same work, each a little of it
+    gradients[:, :2] *= 0.7
+    whole = {"a": torch.ones(3, dtype=torch.bool), "b": torch.ones(4, dtype=torch.bool)}
+    loss, cost = JointLoss(tuple(whole), gradients, 2.0), Additive({"a": 1, "b": 1})
+    keep = KeepMask(whole)
     # one by one the twins would leave first, both of them
-    keep = KeepMask(masks(set()))
-    separate = within_budget(keep, loss(masks(set())), Additive({"a": 1, "b": 1}), 5)
-    assert separate["a"].tolist() == [False, False, True]
-    together = within_budget(keep, loss, Additive({"a": 1, "b": 1}), 5)
+    alone = dict(zip(whole, (-loss.alone).split([3, 4]), strict=True))
+    assert within_budget(keep, alone, cost, 5)["a"].tolist() == [False, False, True]
+    together = within_budget(keep, loss, cost, 5)
     assert int(together["a"][:2].sum()) == 1
+    left = int(together["a"][:2].nonzero())
+    assert float(loss.gains(dict(together.items()))["a"][left]) > 1.3  # it takes over the other's work

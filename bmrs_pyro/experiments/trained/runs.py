@@ -22,7 +22,7 @@ from bmrs_pyro.data import Augmentation, Batches, Dataset, Splits, load, stratif
 from bmrs_pyro.experiments import study
 from bmrs_pyro.experiments.small_runs import build, evaluated
 from bmrs_pyro.experiments.sweep import Config, run_key
-from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, EVIDENCE, IMPORTANCES, SHARE, trained_on
+from bmrs_pyro.experiments.torch_pruning_cuts import CUTS, IMPORTANCES, SHARE, trained_on
 from bmrs_pyro.experiments.trained.pretraining import Stage, pretrain
 from bmrs_pyro.files import alone, write_atomically
 from bmrs_pyro.inference.likelihoods import SmoothedLikelihood
@@ -34,6 +34,8 @@ from bmrs_pyro.training import Cycle, PlainSteps, reestimate_batch_norm_
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 VALIDATION = 0.05
 """Share of the training images that networks are chosen by."""
+EVIDENCE = 32
+"""Batches that the gradients of a cut are taken from, by every contender."""
 _TORCH_PRUNING = "torch-pruning-"
 CONTENDERS = (
     "dense",
@@ -203,7 +205,7 @@ class _Trial:
         def begin(small: nn.Module) -> PlainSteps:
             return PlainSteps(small, SmoothedLikelihood(0.02), train, total, self.setting.cycle)
 
-        trained = trained_on(net, self.example, contender, macs, self.still(), begin)
+        trained = trained_on(net, self.example, contender, macs, self.still(), begin, evidence=EVIDENCE)
         reestimate_batch_norm_(trained, self.still())
         return trained.eval()
 
