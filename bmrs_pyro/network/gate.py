@@ -66,10 +66,11 @@ class Gate(nn.Module):
         parts = [part.expand(*batch, -1) for part in (*parts, some.new_ones(1))]
         return torch.cat(parts, -1).index_select(-1, self.index)
 
-    def trained_in(self, net: nn.Module) -> bool:
-        """Whether the network's training changes the weights that can hold the gains."""
+    def held_by_trained(self, net: nn.Module) -> bool:
+        """Whether weights can hold the gains, and the network's training changes them."""
         layer = net.get_submodule(self.consumer)
-        return all(cast(Tensor, getattr(layer, name)).requires_grad for name, _ in self.weights)
+        held = [cast(Tensor, getattr(layer, name)).requires_grad for name, _ in self.weights]
+        return bool(held) and all(held)
 
     def scale(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Multiply the consumer's input (its forward pre-hook)."""

@@ -156,12 +156,9 @@ class NoisyNetwork(nn.Module):
 
     @property
     def unadaptable(self) -> frozenset[str]:
-        """Names of the families whose gains no weight that is trained can hold: a norm weighs them, or it is frozen."""
-        frozen = {gate.consumer for gate in self.gates if not gate.trained_in(self.net)}
+        """Names of the families whose gains no trained weight can hold: a norm weighs them, or the reader is frozen."""
         return frozenset(
-            family.name
-            for family in self.structures
-            if family.norms or any(member.module in frozen for member in family.members)
+            name for gate in self.gates if not gate.held_by_trained(self.net) for name, _ in gate.families
         )
 
     def fold_(self, theta: Mapping[str, Tensor]) -> None:

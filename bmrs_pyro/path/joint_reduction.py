@@ -7,6 +7,7 @@ __all__ = ["JointReduction"]
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ from bmrs_pyro.training.limits import Limits
 from bmrs_pyro.training.loop import Batches
 from bmrs_pyro.training.options import refuse_no_callbacks, refuse_no_flags, refuse_no_number, refuse_no_seed
 from bmrs_pyro.training.validation import checked_score
+
+ONE_BY_ONE = 512
+"""Most examples for the gradients of a cut, where the network runs on one at a time."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ class JointReduction:
         Raises:
             ValueError: there are no examples.
         """
-        found = [*gain_gradients(model, self.loader, self.batches)]
+        each = gain_gradients(model, self.loader, self.batches)  # a batch's, or a single example's
+        found = [*islice(each, max(self.batches, ONE_BY_ONE))]
         if not found:
             raise ValueError("the training data hold no examples: a generator can be read only once")
         gradients = torch.cat(found)

@@ -113,6 +113,67 @@ def test_a_score_that_no_round_reaches_is_said(trained: nn.Module) -> None:
     assert not found.met
 
 
+def test_the_gains_that_stay_make_up_for_those_that_leave() -> None:
+    """Two copies of every hidden neuron, of half the weight: one of them can do the work of both."""
+    torch.manual_seed(0)
+    single = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, 3))
+    PlainSteps(single, categorical, batches(), 150, Cycle(lr=0.1)).make(150)
+    weights = single.state_dict()
+    doubled = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 3))
+    doubled.load_state_dict(
+        {
+            "0.weight": weights["0.weight"].repeat(2, 1),
+            "0.bias": weights["0.bias"].repeat(2),
+            "2.weight": weights["2.weight"].repeat(1, 2) / 2,
+            "2.bias": weights["2.bias"],
+        }
+    )
+
+    def lost(net: nn.Module) -> tuple[float, nn.Module]:
+        options = {"validation": batches(seed=1), "trained": True, "max_params": "50%", "epochs": 0}
+        found = prune(net, batches(), **options, progress=False)  # type: ignore[arg-type]
+        score = found.path.dense.score
+        return score.log_likelihood - found.point.score.log_likelihood, found.network
+
+    frozen = copy.deepcopy(doubled)
+    frozen[2].requires_grad_(False)
+    adapted, small = lost(doubled)
+    stiff, same = lost(frozen)
+    assert adapted < 0.5 * stiff
+    assert adapted < 0.05
+    assert isinstance(small, nn.Sequential)
+    assert isinstance(same, nn.Sequential)
+    columns = [set(map(tuple, net[2].weight.T.tolist())) for net in (same, doubled)]
+    assert columns[0] < columns[1]  # frozen weights are cut, and not changed otherwise
+
+
+def test_only_gains_that_trained_weights_can_hold_adapt() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+    net.extend([nn.ReLU(), nn.Linear(5, 2)])
+    net[4].requires_grad_(False)
+    network = NoisyNetwork(net, torch.zeros(2, 4), trained=True)
+    layers = {family.layer for family in network.structures if family.name in network.unadaptable}
+    assert layers == {"0", "2"}  # a norm weighs the first, the second is read by a frozen layer
+
+
+def test_few_examples_are_enough_where_they_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TimeFirst(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.transpose(0, 1)).mean(0)
+
+    monkeypatch.setattr("bmrs_pyro.path.joint_reduction.ONE_BY_ONE", 20)
+    torch.manual_seed(0)
+    net = TimeFirst(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    data = [(torch.randn(16, 7, 3), torch.randint(0, 2, (16,))) for _ in range(4)]
+    model = SupervisedModel(NoisyNetwork(net, data[0][0][:2]), "categorical", 64)
+    with pytest.warns(
+        UserWarning, match="gradients of a trained network are computed for one example at a time"
+    ):
+        loss = JointReduction(data, data, batches=4).loss(model)
+    assert loss.gradients.shape == (20, 8)
+    assert loss.weight == 64 / 20
+
+
 def test_cuts_alone_need_no_epochs(trained: nn.Module) -> None:
     frozen = copy.deepcopy(trained).requires_grad_(False)
     found = prune(frozen, batches(), validation=batches(seed=1), trained=True, epochs=0, max_params=200)
