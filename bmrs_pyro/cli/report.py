@@ -36,7 +36,7 @@ def report(
         reporting.refuse_figure(picture)
     if html is not None:
         refuse_unwritable(html)
-    page = None
+    page = ""
     if html is not None:
         page = reporting.html_report(
             directory,
@@ -48,7 +48,7 @@ def report(
     if picture is not None:
         reporting.save_figure(reporting.plot_evidence(directory.decision()), picture)
         output.show(f"histogram in {picture}")
-    if html is not None and page is not None:
+    if html is not None:
         write_atomically(html, lambda file: file.write_text(page, encoding="utf-8"))
         output.show(f"page in {html}")
 

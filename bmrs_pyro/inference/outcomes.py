@@ -63,7 +63,11 @@ class Outcome:
 
     def counted(self, y: Tensor) -> Tensor:
         """Return a mask of the labels or values that count, in their shape."""
-        return _counted(y, self.mask, self.ignored)
+        counted = torch.ones_like(y, dtype=torch.bool)
+        if self.mask is not None:
+            # a multivariate value counts as a whole
+            counted &= self.mask.to(y.device).reshape(self.mask.shape + (1,) * (y.dim() - self.mask.dim()))
+        return counted if self.ignored is None else counted & (y != self.ignored)
 
 
 class Mixture(dist.TorchDistribution):
@@ -141,17 +145,10 @@ def labels_counted(distribution: td.Distribution, y: Tensor) -> int:
     """Return how many labels or values of a batch count, without those that are masked or ignored."""
     base, shape, _, mask = unwrapped(distribution)
     ignored = getattr(base, "ignored", None)
-    if mask is None and ignored is None:
-        return shape.numel()
-    return int(_counted(y.reshape(shape), None if mask is None else mask.expand(shape), ignored).sum())
-
-
-def _counted(y: Tensor, mask: Tensor | None, ignored: int | None) -> Tensor:
-    counted = torch.ones_like(y, dtype=torch.bool)
-    if mask is not None:
-        # a multivariate value counts as a whole
-        counted &= mask.to(y.device).reshape(mask.shape + (1,) * (y.dim() - mask.dim()))
-    return counted if ignored is None else counted & (y != ignored)
+    if ignored is not None:
+        counted = y.reshape(shape) != ignored
+        return int((counted if mask is None else counted & mask).sum())
+    return shape.numel() if mask is None else int(mask.expand(shape).sum())
 
 
 def as_logits(distribution: td.Distribution) -> Tensor | td.Distribution:

@@ -13,6 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from bmrs_pyro import AutoTruncatedLogNormal, NoisyNetwork, SupervisedModel, fit
 from bmrs_pyro.inference import ScaledLikelihood, SmoothedLikelihood, as_likelihood
+from bmrs_pyro.inference.outcomes import labels_counted
+from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
@@ -197,3 +199,24 @@ def test_outputs_in_units_of_the_values(scale: float | str) -> None:
     torch.testing.assert_close(found.log_prob(y), torch.distributions.Normal(loc, width).log_prob(y).sum(1))
     with pytest.raises(ValueError, match="unit is"):
         ScaledLikelihood("normal", scale, unit=(0.0,))
+
+
+def test_the_labels_that_count_are_counted() -> None:
+    logits, mask = torch.randn(6, 5, 3), torch.arange(6) < 4
+    pixels, y = mask[:, None].expand(6, 5), torch.randint(3, (6, 5))
+    y[:2, 0] = -100
+    ignoring = SmoothedCategorical(logits, 0.0, -100)
+    normal, one_hot = dist.Normal(logits, 1.0), dist.OneHotCategorical(logits=logits[:, 0])
+    cases: list[tuple[dist.TorchDistribution, Tensor, int]] = [
+        (dist.Categorical(logits=logits).to_event(1), y, 30),
+        (dist.Categorical(logits=logits).mask(pixels).to_event(1), y, 20),
+        (dist.Categorical(logits=logits).to_event(1).mask(mask), y, 20),
+        (ignoring.to_event(1), y, 28),
+        (ignoring.to_event(1).mask(mask), y, 18),
+        (normal.to_event(2), torch.zeros(6, 5, 3), 90),
+        (one_hot, torch.eye(3)[y[:, 1]], 6),
+        (one_hot.mask(mask), torch.eye(3)[y[:, 1]], 4),
+        (dist.MultivariateNormal(logits[:, 0], torch.eye(3)), torch.zeros(6, 3), 6),
+    ]
+    for distribution, labels, count in cases:
+        assert labels_counted(distribution, labels) == count
