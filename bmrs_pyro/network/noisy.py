@@ -75,10 +75,13 @@ class NoisyNetwork(nn.Module):
             why = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
             if len(left_out) > 3:
                 why += f"; and {len(left_out) - 3} more, in find_structures(net, x).left_out"
+            remedy = "give a network with hidden channels, neurons or heads that only plain layers read"
+            norms = [one for _, one in left_out if "normalises over them" in one and "GroupNorm" not in one]
+            if norms and not trained:
+                remedy += ", or trained weights and trained=True (bmrs fit --weights), where norms may lose channels"
             raise ValueError(
-                f"none of the network's {len(self.structures.left_out)} structure families can be removed "
-                f"({why or 'it has no layer that is known'}); "
-                "give a network with hidden channels, neurons or heads that only plain layers read"
+                f"none of the network's {len(left_out)} structure families can be removed "
+                f"({why or 'it has no layer that is known'}); {remedy}"
             )
         make_explicit_(net, {member.module for family in self.structures for member in family.members})
         self.net = net

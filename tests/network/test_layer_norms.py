@@ -279,3 +279,14 @@ def test_nothing_passes_with_gains_of_zero() -> None:
         outputs = network(x, {stream: torch.zeros(WIDTH)})
     assert torch.equal(outputs, outputs[:1].expand_as(outputs))
     assert outputs.isfinite().all()
+
+
+def test_a_network_of_which_only_norms_read_structures_is_told_of_trained_weights() -> None:
+    def layers(norm: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 16), norm, nn.ReLU(), nn.Linear(16, 3))
+
+    for norm, told in ((nn.LayerNorm(16), True), (nn.GroupNorm(1, 16), False)):
+        with pytest.raises(ValueError, match="only plain layers read") as caught:
+            NoisyNetwork(layers(norm), VECTORS)
+        assert ("trained weights and trained=True (bmrs fit --weights)" in str(caught.value)) == told
+    assert NoisyNetwork(layers(nn.LayerNorm(16)), VECTORS, trained=True).structures
