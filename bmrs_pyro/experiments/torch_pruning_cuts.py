@@ -48,7 +48,6 @@ def trained_on(
     begin: Callable[[nn.Module], PlainSteps],
     *,
     cost: str = "macs",
-    evidence: int = EVIDENCE,
 ) -> nn.Module:
     """Return a network cut to a budget and trained on.
 
@@ -61,7 +60,6 @@ def trained_on(
         still: batches for gradients and batch-norm statistics.
         begin: begins the training of a network; cuts do not begin it anew.
         cost: what is limited, ``macs`` or ``parameters``.
-        evidence: number of batches that the gradients of a cut are taken from.
     """
     name, _, kind = contender.rpartition("-")
     if kind not in ("local", "iterative"):
@@ -70,15 +68,13 @@ def trained_on(
     whole, steps = getattr(complexity(net, example), cost), begin(net)
     for number in range(1, cuts + 1):
         most = budget if number == cuts else whole * (budget / whole) ** (number / cuts)
-        small = cut(
-            steps.net.eval(), example, name, most, evidence, local=kind == "local", train=still, cost=cost
-        )
+        small = cut(steps.net.eval(), example, name, most, local=kind == "local", train=still, cost=cost)
         after = begin(small)
         after.batches, after.done, steps = steps.batches, steps.done, after
         if cuts > 1:
             steps.make(round(steps.total * SHARE * number / cuts))
             if not steps.total:
-                reestimate_batch_norm_(steps.net, still, evidence)
+                reestimate_batch_norm_(steps.net, still, EVIDENCE)
     steps.make(steps.total)
     return steps.net
 
@@ -88,7 +84,6 @@ def cut(
     example: Tensor,
     importance: str,
     budget: float,
-    evidence: int = EVIDENCE,
     *,
     local: bool,
     train: Batches,
@@ -101,7 +96,6 @@ def cut(
         example: an input.
         importance: a name of :data:`IMPORTANCES`.
         budget: the most that the network may cost.
-        evidence: number of batches that gradients are taken from.
         local: the same share of every layer, instead of a ranking over all of them.
         train: batches that gradients are taken from, where the importance is made of them.
         cost: what is limited, ``macs`` for one example or ``parameters``.
@@ -110,7 +104,7 @@ def cut(
         BudgetMissed: no ratio fits.
     """
     torch_pruning = import_module("torch_pruning")
-    gradients = _gradients(net, train, evidence) if importance == "taylor" else {}
+    gradients = _gradients(net, train) if importance == "taylor" else {}
     last = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
 
     def at(ratio: float) -> nn.Module:
@@ -159,9 +153,9 @@ def cut(
     return found
 
 
-def _gradients(net: nn.Module, train: Batches, evidence: int) -> dict[str, Tensor]:
+def _gradients(net: nn.Module, train: Batches) -> dict[str, Tensor]:
     """Return the gradients of the cross-entropy over some batches, summed, in evaluation mode."""
     net = copy.deepcopy(net).eval()
-    for x, y in itertools.islice(train, evidence):
+    for x, y in itertools.islice(train, EVIDENCE):
         nn.functional.cross_entropy(net(x), y).backward()
     return {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}

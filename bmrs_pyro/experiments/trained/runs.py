@@ -34,8 +34,6 @@ from bmrs_pyro.training import Cycle, PlainSteps, reestimate_batch_norm_
 BUDGETS, EPOCHS = (70, 50, 30, 15, 7), (0, 1, 5, 15)
 VALIDATION = 0.05
 """Share of the training images that networks are chosen by."""
-EVIDENCE = 32
-"""Batches that the gradients of a cut are taken from, by every contender."""
 _TORCH_PRUNING = "torch-pruning-"
 CONTENDERS = (
     "dense",
@@ -190,7 +188,6 @@ class _Trial:
             cuts=CUTS,
             share=0.0 if contender == "bmrs-laplace" else SHARE,
             teacher=copy.deepcopy(net) if contender.endswith("-teacher") else None,
-            batches=EVIDENCE,
             seed=self.seed,
             progress=False,
         )
@@ -205,7 +202,7 @@ class _Trial:
         def begin(small: nn.Module) -> PlainSteps:
             return PlainSteps(small, SmoothedLikelihood(0.02), train, total, self.setting.cycle)
 
-        trained = trained_on(net, self.example, contender, macs, self.still(), begin, evidence=EVIDENCE)
+        trained = trained_on(net, self.example, contender, macs, self.still(), begin)
         reestimate_batch_norm_(trained, self.still())
         return trained.eval()
 
