@@ -110,9 +110,10 @@ class JointReduction:
         names = ("epochs", "cuts", "share", "batches", "seed")
         return {
             **{name: getattr(self, name) for name in names},
+            **asdict(self.cycle),
             "criterion": criterion_name(self.criterion),
-            "a cycle of": asdict(self.cycle),
-            "a teacher with the digest": None if self.teacher is None else digest(self.teacher),
+            "teacher": "none" if self.teacher is None else f"of digest {digest(self.teacher)}",
+            "batches in an epoch": self.steps_per_epoch,
         }
 
     def run(

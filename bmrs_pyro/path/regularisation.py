@@ -208,10 +208,11 @@ def fit_path(
     if folder is not None:
         name = criterion if isinstance(criterion, str) else criterion_name(judge)
         settings = {
+            "trained": False,
             "criterion": name,
             "epochs": epochs,
             "dense_epochs": dense_epochs,
-            "trained": False,
+            "batches in an epoch": count_batches("loader", loader),
             **_settings(trainee),
         }
         refuse_other_settings(folder, settings, write=rank() == 0)

@@ -17,6 +17,9 @@ from bmrs_pyro.training.recipe import OF_MODEL_AND_LOADER, Hardware, Recipe
 
 FILE = "settings.json"
 
+_STATES = ("dense", "epoch-*", "refit-*", "reduced-*")
+"""Names of the files of states."""
+
 _WITHOUT_EFFECT = OF_MODEL_AND_LOADER | {"recipe", "posterior_lr_factor", "schedule", "fine_tune_epochs"}
 
 OPTIONS = {
@@ -52,9 +55,14 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     """Record the settings in a folder, if this process writes, or compare them with those of the path that is there.
 
     Raises:
-        ValueError: the folder's path has other settings.
+        ValueError: the folder's path has other settings, or none are recorded.
     """
     found, settings = recorded(folder), json.loads(json.dumps(settings))
+    if not found and any(any(folder.glob(f"{state}.safetensors")) for state in _STATES):
+        raise ValueError(
+            f"{folder} holds states of a path, but {FILE} is missing, so that nothing says of which: restore it, or "
+            "give another directory"
+        )
     known = {"trained": False, **found} if found else found  # paths of earlier versions
     for name, value in settings.items():
         before = known.get(name, value)

@@ -28,15 +28,18 @@ def identity(model: SupervisedModel, validation: Batches) -> dict[str, Any]:
         "num_data": model.num_data,
         "kl_weight": model.kl_weight.name,
         "structures": {family.name: family.size for family in model.structures},
-        "layers": {
-            name: f"{type(layer).__name__}({layer.extra_repr()})"
-            for name, layer in model.network.net.named_modules()
-        },
+        "layers": {name: _described(layer) for name, layer in model.network.net.named_modules()},
         "draws": model.draws,
         "bfloat16": model.mixed_precision,
         "a mean of validation examples of": f"{mean_of(validation):.6g}",
         "a network and likelihood that score": signature(model, validation),
     }
+
+
+def _described(layer: nn.Module) -> str:
+    own = [parameter.requires_grad for parameter in layer.parameters(recurse=False)]
+    frozen = "" if all(own) else "frozen " if not any(own) else "partly frozen "
+    return f"{frozen}{type(layer).__name__}({layer.extra_repr()})"
 
 
 def digest(net: nn.Module) -> str:

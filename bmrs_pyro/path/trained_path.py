@@ -87,7 +87,7 @@ class TrainedPath(Path):
         settings = {
             "trained": True,
             **identity(model, reduction.validation),
-            "weights with the digest": digest(model.network.net),
+            "weights": f"of digest {digest(model.network.net)}",
             "round_to": round_to,
             **reduction.settings(),
         }

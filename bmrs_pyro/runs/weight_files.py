@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["WeightsError", "load_weights_", "read_weights"]
 
+import operator
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -54,10 +55,12 @@ def load_weights_(net: nn.Module, path: Path) -> None:
             raise WeightsError(
                 f"{path} has no tensor {name!r} ({counts}; its first is {first!r}); give weights of this network"
             )
-        if weights[name].shape != value.shape:
+        if (shape := weights[name].shape) != value.shape:
+            smaller = len(shape) == value.dim() and all(map(operator.le, shape, value.shape))
+            hint = ", such as a run's dense.safetensors, if these are of a pruned network" if smaller else ""
             raise WeightsError(
-                f"{path}: {name!r} has shape {tuple(weights[name].shape)}, in the network {tuple(value.shape)}; "
-                "give weights for this width and number of classes"
+                f"{path}: {name!r} has shape {tuple(shape)}, in the network {tuple(value.shape)}; "
+                f"give weights for this width and number of classes{hint}"
             )
     if extra := [name for name in weights if name not in own]:
         raise WeightsError(f"{path} has {extra[0]!r}, which the network lacks; give weights of this network")
@@ -95,6 +98,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path} is damaged ({_first_line(error)}); copy it again") from None
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; give a file of weights, such as a run's dense.safetensors")
     raise WeightsError(f"{path} is neither .safetensors, nor .pt, nor .pth; save the weights as one of these")
 
 

@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
@@ -200,6 +201,7 @@ def _cross_entropy(taught: TorchDistribution, learned: TorchDistribution, y: Ten
         return each[other.counted(other.labels(observed(learned, y)))].sum() / len(each)
     if one.mean is None:
         raise ValueError(f"a {type(taught).__name__} has neither classes nor a mean to teach")
+    unwrapped(learned).base._validate_args = False  # the mean of counts is no count
     return -learned.log_prob(one.mean).mean()
 
 

@@ -340,6 +340,21 @@ def test_a_teacher_is_imitated() -> None:
     assert all(math.isfinite(value) for value in student(x).flatten().tolist())
 
 
+def test_a_teacher_of_counts_is_imitated() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, FEATURES)
+    data = [(x, torch.zeros(64, 3))]
+    teacher, student = mlp(8), mlp(8)
+    alone = copy.deepcopy(student)
+    for net, taught in ((student, teacher), (alone, None)):
+        PlainSteps(net, as_likelihood("poisson"), data, 60, Cycle("adamw", lr=0.02), teacher=taught).make(60)
+
+    def distance(net: nn.Module) -> Tensor:
+        return (net(x).exp() - teacher(x).exp()).abs().mean().detach()
+
+    assert distance(student) < 0.8 * distance(alone)
+
+
 def test_it_can_be_saved_reported_and_loaded(trained: nn.Module, tmp_path: Path) -> None:
     found = prune(
         trained, batches(), validation=batches(seed=1), trained=True, epochs=1, cuts=2, max_macs="40%"
@@ -472,25 +487,35 @@ def test_a_directory_keeps_the_reductions_of_one_trained_network(
         (
             others,
             {},
-            "holds a path with weights with the digest '[0-9a-f]{16}', not '[0-9a-f]{16}'; give another",
+            "holds a path with weights 'of digest [0-9a-f]{16}', not 'of digest [0-9a-f]{16}'; give another",
         ),
         (nn.Sequential(*trained, nn.Dropout(0.5)), {}, "another network: '5' is among this network's layers"),
-        (trained, {"lr": 0.01}, r"holds a path with a cycle of\['lr'\] None, not 0.01"),
+        (trained, {"lr": 0.01}, r"holds a path with lr None, not 0.01"),
         (trained, {"seed": 1}, "holds a path with seed 0, not 1"),
         (trained, {"cuts": 4}, "holds a path with cuts 3, not 4"),
         (
             trained,
             {"teacher": trained},
-            "holds a path with a teacher with the digest None, not '[0-9a-f]{16}'",
+            "holds a path with teacher 'none', not 'of digest [0-9a-f]{16}'",
         ),
         (trained, {"round_to": 4}, "holds a path with round_to 1, not 4"),
         (trained, {"likelihood": "categorical:0.2"}, "holds a path with another network or likelihood"),
     ):
         with pytest.raises(ValueError, match=message):
             reduced(net, **options)
-    quick = {"epochs": 3, "dense_epochs": 0, "directory": tmp_path, "max_macs": "40%"}
+    frozen = copy.deepcopy(trained)
+    frozen[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"holds a path with layers\['0'\] 'Linear.*, not 'frozen Linear"):
+        reduced(frozen)
+    usual = {"validation": batches(seed=1), "epochs": 3, "cuts": 3, "max_macs": "40%"}
+    with pytest.raises(ValueError, match="holds a path with batches in an epoch 15, not 8"):
+        prune(trained, batches(size=64), trained=True, directory=tmp_path, **usual)  # type: ignore[arg-type]
+    quick = {"epochs": 9, "dense_epochs": 0, "directory": tmp_path, "max_macs": "40%"}
     with pytest.raises(ValueError, match="holds a path with trained True, not False"):
         prune(trained, batches(), validation=batches(seed=1), **quick)  # type: ignore[arg-type]
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"holds states of a path, but settings\.json is missing"):
+        reduced()
 
 
 def values(count: int) -> list[tuple[Tensor, Tensor]]:

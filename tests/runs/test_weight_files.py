@@ -127,6 +127,10 @@ def test_a_file_that_cannot_be_read_is_named(
             {"0.weight": torch.zeros(5, 1, 3, 3)},
             r"'0.weight' has shape \(5, 1, 3, 3\), in the network \(4, 1, 3, 3\)",
         ),
+        (
+            {"0.weight": torch.zeros(3, 1, 3, 3)},
+            r"number of classes, such as a run's dense.safetensors, if these are of a pruned network",
+        ),
         ({"9.weight": torch.zeros(1)}, "has '9.weight', which the network lacks"),
         ({"3.bias": None}, r"has no tensor '3.bias' \(.* its first is '\d[.]\w+'\)"),
         ({"3.bias": torch.tensor([1.0, torch.nan])}, "'3.bias' holds NaN or inf"),
@@ -139,6 +143,13 @@ def test_weights_that_do_not_fit_are_named(
     save_file({name: value for name, value in state.items() if value is not None}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=message):
         load_weights_(net(), tmp_path / "w.safetensors")
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match="is a folder; give a file of weights, such as a run's dense.safeten"
+    ):
+        load_weights_(net(), tmp_path)
 
 
 def test_a_file_without_a_state_dict_is_named(tmp_path: Path) -> None:
