@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-RIDGE = 0.1
+RIDGE = 1.0
 """What it costs to change a gain, relative to the information about it; the less, the more freely gains adapt."""
 
 _FARTHEST = 2.0  # a gain of more than this, or of less than its inverse, is too far from 1 for a quadratic
