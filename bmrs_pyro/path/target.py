@@ -206,11 +206,10 @@ class Target:
             budget = number_of(name, asked, whole)
             if budget is not None and budget < value:
                 share = f" or '{math.ceil(1e4 * value / whole) / 100:g}%'" if is_share(asked) else ""
-                if not share and 0 < budget <= 100:
-                    share = f"; if a share is meant, write '{budget:g}%'"
+                meant = f" ('{budget:g}%' would be a share)" if not share and budget <= 100 else ""
                 return (
                     f"{name} is {asked!r}: a budget of {budget:,.0f} {cost} cannot be met, because the smallest "
-                    f"network, with one structure in every family, has {value:,}; allow {value:,}{share}"
+                    f"network, with one structure in every family, has {value:,}{meant}; allow {value:,}{share}"
                 )
         return None
 

@@ -162,7 +162,7 @@ def test_budgets_hold_and_what_cannot_be_met_says_what_can(pruned: Pruned) -> No
     assert chosen.met
     assert chosen.point.macs <= 0.3 * path.dense.macs
     with pytest.raises(
-        TargetMissed, match=r"a budget of 1 parameters cannot be met, .*; if a share is meant, write '1%'"
+        TargetMissed, match=r"a budget of 1 parameters cannot be met, .* \('1%' would be a share\); allow"
     ):
         pruned.choose(max_params=1)
     with pytest.raises(TargetMissed, match="ms for a batch"):
