@@ -159,7 +159,7 @@ class NoisyNetwork(nn.Module):
 
     @property
     def unadaptable(self) -> frozenset[str]:
-        """Names of the families whose gains no trained weight can hold: a norm weighs them, or the reader is frozen."""
+        """Families whose gains no trained weight can hold: a norm weighs them, or a frozen layer reads them."""
         return frozenset(
             name for gate in self.gates if not gate.held_by_trained(self.net) for name, _ in gate.families
         )

@@ -60,8 +60,7 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
     found, settings = recorded(folder), json.loads(json.dumps(settings))
     if not found and any(any(folder.glob(f"{state}.safetensors")) for state in _STATES):
         raise ValueError(
-            f"{folder} holds states of a path, but {FILE} is missing, so that nothing says of which: restore it, or "
-            "give another directory"
+            f"{folder} holds the states of a path without their {FILE}: restore that file, or give another directory"
         )
     known = {"trained": False, **found} if found else found  # paths of earlier versions
     for name, value in settings.items():

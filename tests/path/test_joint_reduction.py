@@ -514,7 +514,7 @@ def test_a_directory_keeps_the_reductions_of_one_trained_network(
     with pytest.raises(ValueError, match="holds a path with trained True, not False"):
         prune(trained, batches(), validation=batches(seed=1), **quick)  # type: ignore[arg-type]
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(ValueError, match=r"holds states of a path, but settings\.json is missing"):
+    with pytest.raises(ValueError, match=r"holds the states of a path without their settings\.json"):
         reduced()
 
 
