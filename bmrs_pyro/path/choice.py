@@ -72,7 +72,7 @@ class Choice:
         limit = self.target.max_latency
         if limit is None:
             return self
-        times = self.target.times(path, self.refit.history.network)
+        times = self.times or self.target.times(path, self.refit.history.network)
         if times.within(limit):
             return replace(self, times=times)
         note = f"a network of {self.refit.point.parameters:,} parameters takes {times}, after its refit"

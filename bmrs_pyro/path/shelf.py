@@ -4,14 +4,20 @@ from __future__ import annotations
 
 __all__ = ["Resumed", "Shelf"]
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bmrs_pyro.files import make_folder, seal, unseal, write_atomically
 from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
 from bmrs_pyro.training.limits import Limits
 
 ALIKE = 0.98
 """Of two states in a row, only the better one is kept if the later one has more than this share of the structures."""
+
+_NUMBERS = "numbers.json"
+"""Name of the file of numbers that were measured."""
 
 
 @dataclass
@@ -78,6 +84,27 @@ class Shelf:
         self.directory.mkdir(parents=True, exist_ok=True)
         budgets = f"{limits.max_macs}-{limits.max_parameters}-{limits.round_to}"
         return Checkpoint(self.directory / f"reduced-{macs}-{budgets}.safetensors")
+
+    def noted(self, asked: str, find: Callable[[], int]) -> int:
+        """Return the number that was found for a question before; otherwise find it and note it down.
+
+        Raises:
+            ValueError: the file of the numbers cannot be read.
+        """
+        file = None if self.directory is None else self.directory / _NUMBERS
+        known: dict[str, int] = {}
+        if file is not None and file.exists():
+            try:
+                known = unseal(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file} cannot be read ({error}): delete it") from None
+        if asked not in known:
+            known[asked] = find()
+            if file is not None:
+                make_folder(file.parent)
+                text = json.dumps(seal(known), indent=1)
+                write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+        return known[asked]
 
     def _drop(self, epoch: int) -> None:
         if self.directory is None:

@@ -180,7 +180,7 @@ class Target:
         score, error = self.score_of(dense.score)
         if self.max_loss is not None:
             return score - max(0.0, self._loss(dense.score) - error)
-        return -math.inf if any(self.budgets(dense)) else score - error
+        return score - error if self.loses_nothing else -math.inf
 
     def _loss(self, score: Score) -> float:
         loss = self.max_loss or 0.0

@@ -18,9 +18,11 @@ from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of, too_large
+from bmrs_pyro.path.fast_cuts import macs_within
 from bmrs_pyro.path.joint_reduction import JointReduction
 from bmrs_pyro.path.pace import Pace
 from bmrs_pyro.path.point import PathPoint
+from bmrs_pyro.path.quantities import Times
 from bmrs_pyro.path.regularisation import Path
 from bmrs_pyro.path.settings import refuse_other_settings
 from bmrs_pyro.path.shelf import Shelf
@@ -41,6 +43,12 @@ ROUND = 0.7
 
 SMALLEST = 0.98
 """A round that would keep more than this share is not worth its epochs."""
+
+REPEATS = 2
+"""Largest number of further reductions, if the network takes longer than the target's latency."""
+
+SLOWER = 0.85
+"""Share of the multiply-accumulates that each of these keeps of the one before."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,47 +125,51 @@ class TrainedPath(Path):
     def chosen(self, target: Target) -> tuple[TrainedPath, Choice]:
         """Reduce the network to a target.
 
-        With a budget there is one reduction. Without a budget there are rounds. Each round is a whole reduction that
-        keeps 70 % of the multiply-accumulates of the previous one. If so many cannot be removed, it removes half of
-        those that can. When a network misses the score, the previous network is chosen.
+        With a budget there is one reduction. A latency becomes a budget of multiply-accumulates by trial cuts
+        (:func:`macs_within`). If the reduced network takes longer, the given network is reduced again, to 85 % of that.
+        Without a budget there are rounds. Each round is a whole reduction that keeps 70 % of the multiply-accumulates
+        of the previous one. If so many cannot be removed, it removes half of those that can. When a network misses the
+        score, the previous network is chosen.
 
         Raises:
-            TargetMissed: a budget cannot be met.
-            ValueError: the target has a latency.
+            TargetMissed: a budget cannot be met, or no network is fast enough.
         """
-        if target.max_latency is not None:
-            raise ValueError("a trained network is not reduced to a latency; give max_macs or max_params")
         if target.loses_nothing and target.score is None and self.dense.score.accuracy is not None:
             # training further improves the log-likelihood of an overconfident network, whatever is removed
             target = replace(target, score="accuracy")
-        least = target.least_of(self.dense)
-        model = self.trainee.model
-        if any(target.budgets(self.dense)):
-            limits = limits_of(target, model.network, self.round_to)
-            try:
-                limits.refuse_impossible(model.network)
-            except ValueError as error:
-                raise TargetMissed(str(error)) from None
-            if target.exceeded(self.dense, self.dense) is None:
-                warnings.warn(
-                    f"nothing is removed: the given network meets the budget with {self.dense.macs:,} MACs and "
-                    f"{self.dense.parameters:,} parameters; give a smaller budget",
-                    NothingLeft,
-                    stacklevel=4,
-                )
-            refit, points = self._reduced(model, limits, _whole(model))
+        least, times, notes = target.least_of(self.dense), None, tuple[str, ...]()
+        if any(target.budgets(self.dense)) or target.max_latency is not None:
+            refit, points, times, notes = self._fast(target, self._limits(target))
         else:
             refit, points = self._rounds(target, least)
-        notes: tuple[str, ...] = ()
         missed = target.exceeded(refit.point, self.dense)
         if missed := missed or self._shortfall(refit.point.score, target, least):
             note = f"a network of {refit.point.parameters:,} parameters {missed}"
             warnings.warn(
                 f"{note}: allow a larger loss or budget, or train for more epochs", ScoreMissed, stacklevel=4
             )
-            notes = (note,)
-        choice = Choice(refit, target, not notes, notes).with_caution(self)
+            notes = (*notes, note)
+        choice = Choice(refit, target, not missed, notes, times=times).with_times(self).with_caution(self)
         return replace(self, points=points, history=refit.history), choice
+
+    def _limits(self, target: Target) -> Limits:
+        """Return the budgets of a target, also that of its latency; warn if the network meets them as it is."""
+        network, dense = self.trainee.model.network, self.dense
+        limits = limits_of(target, network, self.round_to)
+        try:
+            limits.refuse_impossible(network)
+        except ValueError as error:
+            raise TargetMissed(str(error)) from None
+        if target.max_latency is not None:
+            limits = replace(limits, max_macs=self._macs_within(target, limits))
+        if (limits.max_macs or dense.macs) >= dense.macs and target.exceeded(dense, dense) is None:
+            warnings.warn(
+                f"nothing is removed: the given network meets the budget with {dense.macs:,} MACs and "
+                f"{dense.parameters:,} parameters; give a smaller budget",
+                NothingLeft,
+                stacklevel=5,
+            )
+        return limits
 
     def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
         model, macs = self.trainee.model, self.dense.macs
@@ -185,6 +197,36 @@ class TrainedPath(Path):
             allowed = "" if target.max_loss is None else " (max_loss less one standard error of the score)"
             return f"scores {reached:.4g} and should reach {least:.4g}{allowed}"
         return too_large(score.rmse, most)
+
+    def _fast(
+        self, target: Target, limits: Limits
+    ) -> tuple[Refit, tuple[PathPoint, ...], Times | None, tuple[str, ...]]:
+        """Reduce the network to budgets, and again to smaller ones while it takes too long for the target.
+
+        Returns:
+            The refit, its points, how long the network takes, and one sentence about each network that took too long.
+        """
+        model, slow = self.trainee.model, list[str]()
+        least, _ = limits.least(model.network)
+        while True:
+            refit, points = self._reduced(model, limits, _whole(model))
+            if target.max_latency is None:
+                return refit, points, None, ()
+            times, macs = target.times(self, refit.history.network), refit.point.macs
+            if times.within(target.max_latency) or len(slow) == REPEATS or macs in (least, self.dense.macs):
+                return refit, points, times, tuple(slow)
+            slow.append(f"a network of {refit.point.parameters:,} parameters takes {times}")
+            limits = replace(limits, max_macs=max(least, int(SLOWER * macs)))
+
+    def _macs_within(self, target: Target, limits: Limits) -> int:
+        """Return the budget for a latency; in a directory it is found once, so that a reduction can be continued."""
+        asked = f"{target.max_latency} for {target.batch_size}, {limits}"
+
+        def found() -> int:
+            with generators_kept():
+                return macs_within(self, target, limits, self.reduction.loss(self.trainee.model))
+
+        return self.shelf.noted(asked, found)
 
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History

@@ -110,7 +110,7 @@ def choice_in_words(path: PathRecord) -> list[str]:
     words = [f"Asked for: {', '.join(asked)}.{'' if path.met else missed}"]
     if path.times is not None:
         words.append(f"The network takes {path.times}.")
-    before = "Reached" if path.of_cuts else "Tried before"
+    before = "Reached" if path.of_cuts and not path.met else "Tried before"
     words += [f"{before}: {note}." for note in path.notes]
     return [*words, *([f"Caution: {path.caution}."] if path.caution else [])]
 

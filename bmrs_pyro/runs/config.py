@@ -88,6 +88,7 @@ class RunConfig:
             own = {**dict.fromkeys(own), **target, **used, **asdict(self.cycle)}
         elif self.target is not None:
             own |= {**dict.fromkeys(ONE_WEIGHT), **target, "dense_epochs": self.dense_epochs}
+        if self.target is not None:
             own["latency_batch_size"] = batch
         record = {"model": self.model, **asdict(self.data), **own, "weights": self.weights}
         return {name: value for name, value in record.items() if name != "download"}

@@ -7,19 +7,17 @@ __all__ = ["reduction_of", "refuse_unreducible"]
 from collections.abc import Callable, Sequence
 
 from bmrs_pyro.distributed import world_size
-from bmrs_pyro.path import JointReduction, Target, TrainedPath
+from bmrs_pyro.path import JointReduction, TrainedPath
 from bmrs_pyro.reduction import ModelReduction, named_criterion
 from bmrs_pyro.runs.preparing import Prepared
 from bmrs_pyro.runs.run_directory import RunDirectory
 from bmrs_pyro.training import Epoch, Hardware, Recipe
 
 
-def refuse_unreducible(recipe: Recipe, target: Target, hardware: Hardware) -> None:
+def refuse_unreducible(recipe: Recipe, hardware: Hardware) -> None:
     """Raise ValueError if a trained network cannot be reduced in this way."""
     if world_size() > 1:
         raise ValueError("a trained network is reduced by one process; start it without torchrun")
-    if target.max_latency is not None:
-        raise ValueError("a trained network is not reduced to a latency; give --max-macs or --max-params")
     if not recipe.criterion.startswith("bmrs-"):
         raise ValueError(
             f"criterion {recipe.criterion!r} has no evidence; a trained network takes bmrs-n or bmrs-u-BITS"
@@ -45,8 +43,7 @@ def reduction_of(
     """
     config, recipe = run.config, run.config.recipe
     assert config.cycle is not None
-    assert config.target is not None
-    refuse_unreducible(recipe, config.target, hardware)
+    refuse_unreducible(recipe, hardware)
     prepared = Prepared.of(run, hardware.device or "cpu")
     prepared.model.to(hardware.device or "cpu")
     criterion = named_criterion(recipe.criterion)

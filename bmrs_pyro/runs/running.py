@@ -79,7 +79,7 @@ def begin_run(
     """
     hardware = hardware or Hardware()
     if target is not None and cycle is not None:
-        refuse_unreducible(recipe, target, hardware)
+        refuse_unreducible(recipe, hardware)
         recipe = replace(recipe, kl_weight="elbo")  # evidence in nats of the likelihood
     elif target is not None:
         refuse_short(recipe.epochs, dense_epochs)

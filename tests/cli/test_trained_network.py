@@ -17,6 +17,7 @@ from torch import nn
 from bmrs_pyro import complexity, load
 from bmrs_pyro.data import Batches
 from bmrs_pyro.metrics import evaluate
+from bmrs_pyro.path import Target
 from bmrs_pyro.reporting import html_report, layer_widths
 from bmrs_pyro.runs import NetworkSource, RunDirectory, run_data
 from bmrs_pyro.training import Cycle, Epoch, PlainSteps
@@ -47,6 +48,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Cuts: 10, of " in result.stdout
     assert "bmrs choose run reduces the given weights to another target" in result.stdout
     return folder
+
+
+def test_a_run_may_be_asked_for_a_latency(folder: Path, tmp_path: Path) -> None:
+    words = ["--max-latency", "10s", "--latency-batch-size", 4, "--max-params", "60%", "--epochs", 1]
+    result = command(
+        "fit", "net.py", "--out", tmp_path / "fast", *DATA, *TRAINED, *words, "--json", cwd=folder
+    )
+    assert result.returncode == 0, result.stderr
+    run = RunDirectory(tmp_path / "fast")
+    record = run.path_record()
+    assert record is not None
+    assert record.target == Target(max_latency="10s", batch_size=4, max_params="60%")
+    assert record.met
+    assert record.times is not None
+    assert record.chosen is not None
+    assert record.chosen.parameters <= 0.6 * record.dense.parameters
+    assert run.config.options()["latency_batch_size"] == 4
 
 
 def macs(net: nn.Module) -> int:
@@ -271,7 +289,7 @@ def test_a_kl_weight_makes_a_single_run_from_the_weights(folder: Path, tmp_path:
             [*TRAINED, "--min-keep", 2],
             "--min-keep has no effect on a trained network (--weights): leave it out",
         ),
-        ([*TRAINED, "--max-latency", "2ms"], "not reduced to a latency; give --max-macs or --max-params"),
+        ([*TRAINED, "--max-latency", "1ns"], "max_latency is '1ns'; give seconds"),
         ([*TRAINED, "--criterion", "snr"], "criterion 'snr' has no evidence; a trained network takes bmrs-n"),
         ([*TRAINED, "--channels-last"], "--channels-last has no effect on a trained network; leave it out"),
         ([*TRAINED, "--max-params", 3], "a budget of 3 parameters cannot be met"),

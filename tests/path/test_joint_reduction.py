@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,65 @@ def test_bad_numbers_and_options_are_refused(trained: nn.Module) -> None:
         prune(frozen, batches(), max_macs="40%", **options)  # type: ignore[arg-type]
     with pytest.raises(TargetMissed, match="cannot be met"):
         prune(trained, batches(), max_params=2, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="not reduced to a latency"):
-        prune(trained, batches(), max_latency="2ms", **options)  # type: ignore[arg-type]
+
+
+def seconds_like_macs(path: TrainedPath, nets: Sequence[nn.Module], batch_size: int = 1) -> list[float]:
+    return [1e-9 * batch_size * complexity(net, torch.zeros(1, FEATURES)).macs for net in nets]
+
+
+def test_a_latency_is_met_by_about_the_largest_network_that_is_fast_enough(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = []
+
+    def seconds(path: TrainedPath, nets: Sequence[nn.Module], batch_size: int = 1) -> list[float]:
+        measured.append(batch_size)
+        return seconds_like_macs(path, nets, batch_size)
+
+    monkeypatch.setattr(TrainedPath, "latencies", seconds)
+    options = {"trained": True, "epochs": 2, "batch_size": 8, "progress": False, "directory": tmp_path}
+
+    def found(latency: float | str) -> Pruned:
+        return prune(trained, batches(), validation=batches(seed=1), max_latency=latency, **options)  # type: ignore[arg-type]
+
+    by_share, macs = found("40%"), complexity(trained, torch.zeros(1, FEATURES)).macs
+    assert by_share.met
+    assert 0.3 * macs <= by_share.point.macs <= 0.4 * macs  # a neuron has 5 % of them
+    assert by_share.choice.times is not None
+    assert by_share.choice.times.small == pytest.approx(8e-9 * by_share.point.macs)
+    assert set(measured) == {8}
+    assert found(0.25 * 8e-9 * macs).point.macs <= 0.25 * macs
+    measured.clear()
+    assert found("40%").point == by_share.point
+    assert len(measured) == 1, "the budget was found before; only the result is measured"
+    with pytest.raises(TargetMissed, match=r"no network is fast enough\. The smallest has \d+ parameters"):
+        found("0.1%")
+
+
+@pytest.mark.parametrize(("factor", "met"), [(1.2, True), (3.0, False)])
+def test_a_network_that_is_too_slow_after_its_reduction_is_reduced_again(
+    trained: nn.Module, factor: float, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial cuts seem faster than the networks that come out."""
+    begun: list[Epoch] = []
+
+    def seconds(path: TrainedPath, nets: Sequence[nn.Module], batch_size: int = 1) -> list[float]:
+        dense, small = seconds_like_macs(path, nets, batch_size)
+        return [dense, small * (factor if begun else 1)]
+
+    monkeypatch.setattr(TrainedPath, "latencies", seconds)
+    options: dict[str, Any] = {"trained": True, "epochs": 2, "progress": False, "callbacks": [begun.append]}
+    with warnings.catch_warnings():
+        if not met:
+            warnings.simplefilter("ignore", ScoreMissed)
+        found = prune(trained, batches(), validation=batches(seed=1), max_latency="40%", **options)
+    assert found.met == met
+    assert len(found.notes) in ((1, 2) if met else (3,))
+    assert all("% of the unpruned network's time" in note for note in found.notes)
+    words = choice_in_words(PathRecord.of(found.path, found.choice))
+    assert f"{'Tried before' if met else 'Reached'}: {found.notes[0]}." in words
+    assert found.choice.times is not None
+    assert (found.choice.times.small <= 0.4 * found.choice.times.dense) == met
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
