@@ -17,7 +17,12 @@ from torch.distributions import kl_divergence
 from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal
 from bmrs_pyro.inference.inputs import gaps, is_finite, labelled, not_running, on_device_of
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import NonFiniteLoss, log_likelihoods, unfit_parameters
+from bmrs_pyro.inference.observations import (
+    NonFiniteLoss,
+    log_likelihoods,
+    unfit_parameters,
+    validated,
+)
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.untouched import modes_kept
@@ -89,7 +94,7 @@ def gain_gradients(
         model, islice(on_device_of(model.network, labelled("training data", loader)), batches)
     ):
         shape = (len(y), sum(sizes)) if model.draw_shape(x) else (sum(sizes),)
-        with modes_kept(model), torch.enable_grad():
+        with modes_kept(model), validated(), torch.enable_grad():
             gains = torch.ones(shape, dtype=like.dtype, device=like.device, requires_grad=True)
             theta = dict(zip(names, gains.split(sizes, -1), strict=True))
             try:

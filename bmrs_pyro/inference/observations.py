@@ -9,11 +9,15 @@ __all__ = [
     "observed",
     "other_shape",
     "unfit_parameters",
+    "validated",
 ]
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pyro.distributions
 import torch.distributions as td
 from torch import Tensor
 
@@ -22,6 +26,24 @@ from bmrs_pyro.distributions import unwrapped
 
 class NonFiniteLoss(ArithmeticError):
     """The loss is NaN or infinite; the message names the first site or input that is."""
+
+
+@contextmanager
+def validated(enabled: bool | None = None) -> Iterator[None]:
+    """Let distributions check their arguments, so that none scores a label outside its support.
+
+    The first ``torch.compile`` of a process ends all checks; Pyro's setting stays what it was.
+
+    Args:
+        enabled: whether to check; None follows Pyro's setting.
+    """
+    before = td.Distribution._validate_args
+    wanted = pyro.distributions.is_validation_enabled() if enabled is None else enabled
+    td.Distribution.set_default_validate_args(wanted)
+    try:
+        yield
+    finally:
+        td.Distribution.set_default_validate_args(before)
 
 
 def observed(distribution: td.Distribution, y: Tensor) -> Tensor:

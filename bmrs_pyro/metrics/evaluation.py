@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.inference.inputs import labelled, not_running, on_device_of, outputs_of, refuse_meta
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.observations import validated
 from bmrs_pyro.metrics.scoring import Predictor, score_batch
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
@@ -94,6 +95,7 @@ def evaluate(
     *,
     likelihood: str | Likelihood,
 ) -> Evaluation: ...
+@validated()
 def evaluate(
     predict: Callable[[Any], Any],
     batches: Iterable[Any],

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from bmrs_pyro.inference import Outcome, as_likelihood, as_logits, observed
 from bmrs_pyro.inference.initial_values import initial_values_told
 from bmrs_pyro.inference.likelihoods import Likelihood, given
-from bmrs_pyro.inference.observations import other_shape
+from bmrs_pyro.inference.observations import log_likelihoods, other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 
 
@@ -116,7 +116,7 @@ def score_batch(
             )
         columns = _of_labels(outcome, outcome.log_p.double(), y)
         return BatchScores(len(y), outcome.log_p.shape[-1], outcome.event_dims, columns)
-    nll = -distribution.log_prob(y).double().reshape(len(y), -1).sum(1)
+    nll = -log_likelihoods(distribution, y).double().reshape(len(y), -1).sum(1)
     squares = nll[:0]
     if outcome.mean is not None and outcome.mean.shape == y.shape:
         squares = (y - outcome.mean)[outcome.counted(y)].double().square()

@@ -27,7 +27,13 @@ from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.inputs import labelled, not_running
 from bmrs_pyro.inference.likelihoods import Likelihood, given_each, main_output, takes_logits
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import log_likelihoods, misfit_of, observed, unfit_parameters
+from bmrs_pyro.inference.observations import (
+    log_likelihoods,
+    misfit_of,
+    observed,
+    unfit_parameters,
+    validated,
+)
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept, random_state_kept
@@ -53,6 +59,7 @@ def refuse_labels(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | 
         raise ValueError(misfit)
 
 
+@validated()
 @torch.no_grad()
 def labels_misfit(model: SupervisedModel, x: Any, y: Tensor, num_classes: int | None = None) -> str | None:
     """Return a message about labels outside the support of the likelihood; None if all labels fit.

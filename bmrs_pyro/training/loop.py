@@ -27,6 +27,7 @@ from bmrs_pyro.distributed import (
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, labelled, pairs
+from bmrs_pyro.inference.observations import validated
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
 from bmrs_pyro.training.batch_norm import lone_example
@@ -79,13 +80,14 @@ class Loop(ABC, Generic[R]):
 
     Attributes:
         settings: what has to be the same when the run continues from a saved state, as text.
+        labels_checked: whether all labels are known to lie in the support of the likelihood, or must not be checked.
     """
 
     def __init__(self, svi: SVI, parts: Parts, net: nn.Module) -> None:
         self.svi, self.parts, self.net = svi, parts, net
         self.best: _Best | None = None
         self.settings = {"layers": layers_of(net), "optimiser": svi.optim.torch_optim_class.__name__}
-        self._begun = False
+        self._begun = self.labels_checked = False
         self.device = next(net.parameters()).device
         self.batch = GlobalBatch(self.device) if world_size() > 1 else None
 
@@ -166,10 +168,12 @@ class Loop(ABC, Generic[R]):
             elbo, x, seen = self._steps(epoch, loader, bar)
         return Steps(elbo, x, time.perf_counter() - start, all_gather_int(seen))
 
+    @validated()  # as it was: Pyro's own context does not know what torch.compile has set
     def _steps(self, epoch: int, loader: Batches, bar: EpochBar) -> tuple[float, Any, int]:
         """Return the mean ELBO, the last inputs and the number of examples that this process had."""
         total, steps, seen, x = 0.0, 0, 0, None
         checked = pyro.infer.util.is_validation_enabled()
+        unknown = checked and not self.labels_checked
         step = self.step()
         batches = labelled("training data", loader)
         for x, y in batches if self.batch is None else self.batch.over(batches):
@@ -179,7 +183,7 @@ class Loop(ABC, Generic[R]):
             try:
                 self.check(x, y, loader)
                 # the first step of an epoch checks shapes and arguments for all of them
-                with pyro.validation_enabled(checked and steps == 0):
+                with pyro.validation_enabled(checked and steps == 0), validated(unknown):
                     if not self._begun:
                         self.begin(x)
                     loss = step(x, y.to(self.device, non_blocking=True))
@@ -189,6 +193,7 @@ class Loop(ABC, Generic[R]):
             weight = 1.0 if self.batch is None else self.batch.weight
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
+        self.labels_checked = True
         if not steps:
             raise ValueError(
                 "the loader gives no batches; can it be read only once, or is there less than a batch, with drop_last?"
@@ -203,7 +208,10 @@ class Loop(ABC, Generic[R]):
         if isinstance(error, NonFiniteLoss | ValueError):
             # of labels that a distribution refuses, its own message says more
             labels = y if isinstance(error, NonFiniteLoss) else None
-            culprit = self._culprit(x, labels) or culprit
+            found = self._culprit(x, labels)
+            if found is None and labels is not None and (misfit := self.explain(x, y)):
+                raise ValueError(f"{where}: {misfit}") from None
+            culprit = found or culprit
         if culprit is not None:
             raise NonFiniteLoss(f"{where}: {culprit}") from None
         if lone := lone_example(error):

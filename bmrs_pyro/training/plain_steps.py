@@ -17,7 +17,7 @@ from bmrs_pyro.distributions import unwrapped
 from bmrs_pyro.inference.elbo import NonFiniteLoss
 from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, not_running, outputs_of, pairs
 from bmrs_pyro.inference.likelihoods import Likelihood
-from bmrs_pyro.inference.observations import log_likelihoods, observed, unfit_parameters
+from bmrs_pyro.inference.observations import log_likelihoods, observed, unfit_parameters, validated
 from bmrs_pyro.inference.outcomes import Outcome, labels_counted
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.removal import Removal
@@ -138,6 +138,7 @@ class PlainSteps:
         moments = {int(number): dict(values) for number, values in state.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
+    @validated()
     def _loss(self, x: Any, y: Tensor) -> tuple[Tensor, float]:
         """Return the mean of −log p(y | x), nats per example, and the mean number of labels per example.
 

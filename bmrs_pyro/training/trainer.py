@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyro
 import torch
 from pyro.infer import SVI
 from torch import Tensor
@@ -71,6 +72,7 @@ class Trainer(Loop[Epoch]):
             lambda x: model.likelihood(shared_copy(model.network)(x)),
         )
         super().__init__(SVI(model, guide, optim, MeanFieldELBO()), parts, model.network.net)
+        self.labels_checked = recorder is not None  # a recorded step cannot wait for a check
 
     @property
     def records(self) -> list[Epoch]:
@@ -121,7 +123,8 @@ class Trainer(Loop[Epoch]):
     def explain(self, x: Any, y: Tensor) -> str | None:
         """Return a message about labels that do not fit the likelihood."""
         usable = self.device.type == "cpu"  # after a label out of range, CUDA calls fail
-        return labels_misfit(self.model, x, y) if self.labels_fit and usable else None
+        with pyro.validation_enabled():  # steps are made without
+            return labels_misfit(self.model, x, y) if self.labels_fit and usable else None
 
     def begin(self, x: Any) -> None:
         """With the first batch: agree also on the shape of the draws, in all processes."""

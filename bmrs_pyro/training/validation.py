@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from bmrs_pyro.distributed import all_reduce_sum_
 from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, labelled, not_running, pairs
 from bmrs_pyro.inference.model import SupervisedModel
-from bmrs_pyro.inference.observations import NonFiniteLoss, misfit_of, observed, unfit_parameters
+from bmrs_pyro.inference.observations import (
+    NonFiniteLoss,
+    misfit_of,
+    observed,
+    unfit_parameters,
+    validated,
+)
 from bmrs_pyro.inference.outcomes import Outcome
 from bmrs_pyro.network.nested import tensors_in
 from bmrs_pyro.network.untouched import modes_kept
@@ -84,6 +90,7 @@ def validate(model: SupervisedModel, theta: Mapping[str, Tensor], batches: Itera
 
 
 @torch.no_grad()
+@validated()
 def validate_predictions(
     predict: Callable[[Any], dist.TorchDistribution], model: nn.Module, batches: Iterable[Any]
 ) -> Score:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro.inference import MeanFieldELBO
 from bmrs_pyro.inference.inputs import refuse_untrainable
-from bmrs_pyro.inference.observations import misfit_of
+from bmrs_pyro.inference.observations import misfit_of, validated
 from bmrs_pyro.network.untouched import modes_kept, shared_copy
 from bmrs_pyro.training import Checkpoint, JointOptim, StateStore, linear_decay, refuse_unusable
 from bmrs_pyro.training.checkpoint import refuse_no_store
@@ -284,7 +284,7 @@ class _Trainer(Loop[WeightEpoch]):
         """Return a message about labels that do not fit the likelihood."""
         if y.device.type != "cpu":  # after a label out of range, CUDA calls fail
             return None
-        with torch.no_grad(), modes_kept(self.model):
+        with torch.no_grad(), modes_kept(self.model), validated(True):
             return misfit_of(self.model.likelihood(self.model.net.eval()(x)), y)
 
     def validate(self, batches: Batches) -> dict[str, float | None]:

@@ -1,16 +1,19 @@
-"""Warnings, before training, of outputs that do not fit the likelihood."""
+"""Warnings of outputs that do not fit the likelihood, and refusals of labels that do not."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bmrs_pyro import NoisyNetwork, SupervisedModel
+from bmrs_pyro import NoisyNetwork, SupervisedModel, prune
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.training.labels import warn_of_probabilities
 from bmrs_pyro.weights import MeanField, WeightModel, fit_weights
 from tests.inference.programs import FEATURES, NUM_DATA, mlp
@@ -64,3 +67,52 @@ def test_gaussian_weights_tell_of_a_softmax_too() -> None:
         records = fit_weights(model, MeanField(model.draw), weights.batches(), epochs=2, progress=False)
     assert len(caught) == 1
     assert len(records) == 2
+
+
+@pytest.fixture
+def no_checks() -> Iterator[None]:
+    """What the first ``torch.compile`` of a process does to all distributions."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    yield
+    assert torch.distributions.Distribution._validate_args is False, "the setting is left as it was"
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.usefixtures("no_checks")
+@pytest.mark.parametrize("late", [0, 3])
+@pytest.mark.parametrize(("likelihood", "wrong"), [("bernoulli", 7.0), ("poisson", -3.0), ("poisson", 2.5)])
+@pytest.mark.parametrize("way", ["reduction", "path", "evaluate", "weights"])
+def test_a_label_outside_the_support_is_refused_after_torch_compile_too(
+    way: str, likelihood: str, wrong: float, late: int
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(160, FEATURES)
+    y = (x[:, :1] > 0).float()
+    labels = y.clone()
+    labels[32 * late + 5] = wrong
+
+    def batches(y: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(x.split(32), y.split(32), strict=True))
+
+    net = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, 1))
+    kept: dict[str, Any] = {
+        "validation": batches(y),
+        "likelihood": likelihood,
+        "progress": False,
+        "epochs": 2,
+    }
+
+    def fit_gaussian_weights() -> None:
+        model = WeightModel(net, likelihood, len(x))
+        fit_weights(model, MeanField(model.draw), batches(labels), epochs=2, progress=False)
+
+    ways: dict[str, Callable[[], object]] = {
+        "reduction": lambda: prune(net, batches(labels), trained=True, max_macs="50%", **kept),
+        "path": lambda: prune(net, batches(labels), dense_epochs=2, **kept),
+        "evaluate": lambda: evaluate(net, batches(labels), likelihood=likelihood),
+        "weights": fit_gaussian_weights,
+    }
+    binary = way == "evaluate" and likelihood == "bernoulli"
+    with pytest.raises(ValueError, match="the labels reach from 0 to 7" if binary else f"such as {wrong:g}"):
+        ways[way]()
