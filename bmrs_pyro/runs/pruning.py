@@ -90,17 +90,21 @@ def prune_run(
         if target is not None:
             dense = complexity(directory.dense(), *arguments(directory.example()))
             limits = Limits(limits.round_to, *target.budgets(dense), target.unmet)
-        small, decision = _decided(directory, criterion, fraction, limits)
+        whole, small, decision = _decided(directory, criterion, fraction, limits)
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
-        reestimate_batch_norm_(small, training_batches(directory))
+        sizes = [sum(weight.numel() for weight in net.parameters()) for net in (whole, small)]
+        if (
+            epochs or directory.config.cycle is None or sizes[1] < sizes[0]
+        ):  # a network kept whole stays as it is
+            reestimate_batch_norm_(small, training_batches(directory))
         options: dict[str, Any] = {"criterion": criterion, "fraction": fraction, "round_to": limits.round_to}
         options |= {"max_macs": limits.max_macs, "max_params": limits.max_parameters}
         if epochs:
             options |= {"fine_tune_epochs": epochs, **asdict(cycle or Cycle())}
         record, before = directory.path_record(), directory.pruned()
         chosen = None if record is None else record.target
-        quality, likelihood, caution = _validated(directory, small)
+        quality, likelihood, caution = _validated(directory, small, whole)
         pruned = PruningRecord(options, before.target if before else chosen, caution)
         scores = quality.accuracy, quality.rmse
         directory.save_decision(decision, small, *scores, likelihood, pruned)
@@ -110,8 +114,8 @@ def prune_run(
 
 def _decided(
     directory: RunDirectory, criterion: str, fraction: float | None, limits: Limits
-) -> tuple[nn.Module, Decision]:
-    """Return the small network before any further training, and the decision about its structures."""
+) -> tuple[nn.Module, nn.Module, Decision]:
+    """Return the run's network, the small one before any further training, and the decision about its structures."""
     network, posteriors, kept = directory.network()
     first = next(iter(posteriors.values()))
     prior = LogUniform(first.low, first.high)
@@ -130,6 +134,7 @@ def _decided(
     reduced = directory.config.cycle is not None  # a trained network, trained with gains of 1
     joint = reduced and isinstance(decide, ModelReduction)
     theta = {} if reduced else {name: posterior.mean for name, posterior in posteriors.items()}
+    whole = compact(network, {}, theta)
     if joint:
         keep, theta = _jointly(directory, network, limits)
     else:
@@ -146,7 +151,7 @@ def _decided(
     history = History(kept, scores=directory.scores() if same else {})
     history.note_scores(scores)
     decision = Decision.by(decide, criterion, kept.then(keep), history.scores, joint=joint)
-    return compact(network, keep, theta), decision
+    return whole, compact(network, keep, theta), decision
 
 
 def _jointly(
@@ -198,8 +203,10 @@ def _units(run: RunDirectory) -> Mapping[str, float]:
     return KLWeight.parse(run.config.recipe.kl_weight).scales(run.noisy(), 1)
 
 
-def _validated(run: RunDirectory, small: nn.Module) -> tuple[Quality, Likelihood, str | None]:
-    """Return quality on the run's validation data, the likelihood fitted to the network, and a caution if it is bad.
+def _validated(
+    run: RunDirectory, small: nn.Module, whole: nn.Module
+) -> tuple[Quality, Likelihood, str | None]:
+    """Return a small network's quality on the validation data, the likelihood fitted to it, and a caution if it is bad.
 
     If the data are missing, nothing is known.
 
@@ -214,17 +221,16 @@ def _validated(run: RunDirectory, small: nn.Module) -> tuple[Quality, Likelihood
     likelihood = fitted_likelihood(run, small)
     held_out = serving(splits.validation, 1000, shuffle=False)
     found = evaluate(small, held_out, likelihood=scored_by(run.config, likelihood))
-    quality, epochs, caution = Quality.of(found), run.metrics(), None
-    if epochs:
-        caution = warn_if_much_worse(
-            quality,
-            Quality.of(epochs[-1]),
-            lambda x: likelihood(outputs_of(small, x)),
-            held_out,
-            advice="give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget",
-            stacklevel=3,
-        )
-    return quality, likelihood, caution
+    before = evaluate(whole, held_out, likelihood=scored_by(run.config, run.trained_likelihood()))
+    caution = warn_if_much_worse(
+        Quality.of(found),
+        Quality.of(before),
+        lambda x: likelihood(outputs_of(small, x)),
+        held_out,
+        advice="give it more epochs (--fine-tune-epochs), a lower learning rate or a larger budget",
+        stacklevel=3,
+    )
+    return Quality.of(found), likelihood, caution
 
 
 def _ranked(

@@ -84,6 +84,7 @@ def test_a_trained_network_is_pruned_within_its_limits(run: Path, trained: tuple
     assert accuracies[1] > 0.85
 
 
+@pytest.mark.filterwarnings("default:the small network is much worse")
 def test_prune_goes_further_within_another_limit(run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(run, again)

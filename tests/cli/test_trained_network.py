@@ -67,6 +67,29 @@ def test_a_run_may_be_asked_for_a_latency(folder: Path, tmp_path: Path) -> None:
     assert run.config.options()["latency_batch_size"] == 4
 
 
+@pytest.mark.filterwarnings("default:nothing was removed", "default:the small network is much worse")
+def test_a_budget_that_removes_nothing_leaves_the_network_as_it_is(tmp_path: Path) -> None:
+    """Statistics of batch norm are not estimated anew; and a cut is compared with the network that it begins with."""
+    write_problem(
+        tmp_path, SOURCE.replace("nn.Tanh(), nn.Linear(16", "nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16")
+    )
+    torch.manual_seed(0)
+    net = NetworkSource(str(tmp_path / "net.py")).build((6,), 3)
+    save_file(net.state_dict(), tmp_path / "trained.safetensors")
+    words = ["--max-macs", "60%", "--epochs", 6]
+    result = command("fit", "net.py", "--out", "run", *DATA, *TRAINED, *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = RunDirectory(tmp_path / "run")
+    before = run.small().state_dict()
+    accuracy = f"{run.path_record().chosen.score.accuracy:.2%}"
+    result = command("prune", "run", "--max-macs", "60%", cwd=tmp_path)
+    assert "nothing was removed" in result.stderr
+    after = run.small().state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    result = command("prune", "run", "--max-params", "8%", cwd=tmp_path)
+    assert f"{accuracy} before" in result.stderr
+
+
 def macs(net: nn.Module) -> int:
     return complexity(net, torch.zeros(1, 6)).macs
 
