@@ -73,7 +73,8 @@ def _end_usage(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        text, context = " ".join(error.format_message().split()), getattr(error, "ctx", None)
+        text = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+        context = getattr(error, "ctx", None)
         help_ = f" (see {context.command_path} --help)" if context else ""
         typer.echo(f"error: {text}{help_}", err=True)
     sys.exit(error.exit_code)

@@ -152,6 +152,8 @@ def _assumed(config: runs.RunConfig, given: set[str]) -> str:
     text = f"{config.data.data}: {config.num_classes} {outputs}, likelihood {likelihood}"
     if "likelihood" in given or Path(config.data.data).suffix not in (".npz", ".csv", ".parquet"):
         return text
+    if any([*config.columns.values()][-1:]):  # of a table whose target is text
+        return text
     return f"{text}, which is assumed: for counts give --likelihood poisson, for values --likelihood normal"
 
 

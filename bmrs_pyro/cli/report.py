@@ -106,14 +106,15 @@ def _score_lines(network: str, accuracy: float | None, rmse: float | None) -> li
 
 def _path_lines(run: runs.RunDirectory, path: runs.PathRecord) -> list[str]:
     whole, points = path.dense, path.points
+    sizes = f"of {points[0].parameters:,} to {points[-1].parameters:,} parameters"
     what, another = "Networks on the path", "chooses another one"
     if path.of_cuts:
+        sizes = f"from {whole.parameters:,} to {points[-1].parameters:,} parameters"
         what, another = "Cuts", "reduces the given weights to another target"
     return [
         *_score_lines("dense", whole.score.accuracy, whole.score.rmse),
         *reporting.choice_in_words(path),
-        f"{what}: {len(points)}, of {points[0].parameters:,} to {points[-1].parameters:,} parameters; "
-        f"bmrs choose {shlex.quote(str(run.path))} {another}.",
+        f"{what}: {len(points)}, {sizes}; bmrs choose {shlex.quote(str(run.path))} {another}.",
     ]
 
 

@@ -56,6 +56,7 @@ class AutoTruncatedLogNormal(AutoGuide):
     loc: Tensor
     loc_unconstrained: Tensor
     scale: Tensor
+    _initial: tuple[float, float] | None = None
 
     def __init__(
         self, model: SupervisedModel, *, init_loc: float = 0.0, init_log_scale: float = -5.0
@@ -78,6 +79,7 @@ class AutoTruncatedLogNormal(AutoGuide):
         self.loc = PyroParam(loc)  # type: ignore[assignment]
         scale = torch.full_like(loc, math.exp(init_log_scale))
         self.scale = PyroParam(scale, constraints.positive)  # type: ignore[assignment]
+        self._initial = init_loc, init_log_scale
 
     @classmethod
     def from_laplace(
@@ -171,8 +173,14 @@ class AutoTruncatedLogNormal(AutoGuide):
         return values, self._kl_scales(divergence).dot(divergence)
 
     def posteriors(self) -> dict[str, TruncatedLogNormal]:
-        """Return the posterior of every family with batch shape ``(C_f,)``, detached from the guide."""
+        """Return the posterior of every family with batch shape ``(C_f,)``, detached from the guide.
+
+        Raises:
+            RuntimeError: the guide is as it was made, and Pyro's parameter store holds other values of its name.
+        """
         with torch.no_grad():
+            if self._initial is not None and self._is_at(*self._initial):
+                self._refuse_foreign_parameters()
             joint = self._joint()
             return {
                 name: TruncatedLogNormal(loc.clone(), scale, joint.low, joint.high)
@@ -219,11 +227,15 @@ class AutoTruncatedLogNormal(AutoGuide):
             self._scales = weights, like.new_tensor(weights).repeat_interleave(sizes)
         return self._scales[1]
 
+    def _is_at(self, loc: float, log_scale: float) -> bool:
+        near = torch.full_like(self.loc, loc), torch.full_like(self.scale, math.exp(log_scale))
+        return torch.equal(self.loc, near[0]) and torch.allclose(self.scale, near[1])
+
     def _refuse_foreign_parameters(self) -> None:
         # Pyro would silently replace the guide's tensor by a stored one of the same name
         store = pyro.get_param_store()
         for name in ("loc", "scale"):
-            stored = self._pyro_get_fullname(name)
+            stored = f"{self._pyro_name}.{name}" if self._pyro_name else name
             if stored in store and store.param_name(getattr(self, f"{name}_unconstrained")) != stored:
                 raise RuntimeError(
                     f"Pyro's parameter store holds another tensor as {stored!r}: a second guide in one process, or a "

@@ -21,9 +21,10 @@ from bmrs_pyro.inference.packing import PackedSite
 def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TruncatedLogNormal]:
     """Return the detached q(θ_f) of every structure family, with batch shape ``(C_f,)``.
 
-    An :class:`AutoTruncatedLogNormal` needs no arguments. A hand-written guide is called once and traced; its
-    parameters come from Pyro's parameter store (also after ``get_param_store().load``). If the store does not hold
-    them, the posteriors are those before training, and a warning says so.
+    An :class:`AutoTruncatedLogNormal` needs no arguments. It holds its own parameters, and refuses to be read before
+    training if the store holds others of its name, as after ``get_param_store().load``. A hand-written guide is called
+    once and traced; its parameters come from the store. If the store does not hold them, the posteriors are those
+    before training, and a warning says so.
 
     Args:
         guide: any callable that samples gains from :class:`TruncatedLogNormal`.
@@ -37,6 +38,7 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
     Raises:
         ValueError: no site of the guide is truncated log-normal, or the posterior of one differs between examples.
         TypeError: ``guide`` cannot be called.
+        RuntimeError: an untrained AutoTruncatedLogNormal is not the one whose parameters are in the store.
     """
     if isinstance(guide, AutoTruncatedLogNormal):
         return guide.posteriors()

@@ -147,7 +147,7 @@ class SupervisedModel(nn.Module):
             raise ValueError(
                 f"prior is {prior}, of shape {tuple(prior.batch_shape)}; all gains have one prior, so give two numbers"
             )
-        if not hasattr(num_data, "__index__") or num_data < 1:
+        if isinstance(num_data, bool) or not hasattr(num_data, "__index__") or num_data < 1:
             raise ValueError(f"num_data is {num_data!r}; it is the number of training examples, at least 1")
         self.network = network
         self.likelihood = with_parameters(as_likelihood(likelihood), network)
@@ -261,9 +261,9 @@ class SupervisedModel(nn.Module):
         if doubt is not None:
             self.draws = "batch"
             warnings.warn(
-                "all examples of a batch share one draw of the gains (draws='batch'), and the gradients of a trained "
-                "network are computed for one example at a time, which is slow: the network does not keep every "
-                f"example in its row ({doubt.reason})",
+                f"the network does not keep every example in its row ({doubt.reason}): the gradients of a trained "
+                "network are computed for one example at a time, which is slow, and in training from scratch all "
+                "examples of a batch share one draw of the gains (draws='batch')",
                 stacklevel=3,
             )
 

@@ -207,6 +207,7 @@ def refuse_several_draws() -> None:
     if any(getattr(handler, "name", None) in _SEVERAL_DRAWS for handler in handlers):
         raise NotImplementedError(
             "the gains or weights have one dimension more than the model gave them, because of "
-            "vectorize_particles=True or Predictive(..., parallel=True); a network takes one set of draws per call: "
-            "use num_particles without vectorize_particles, and parallel=False"
+            "vectorize_particles=True (the default of ReweightedWakeSleep and EnergyDistance) or Predictive(..., "
+            "parallel=True); a network takes one set of draws per call: give vectorize_particles=False, and "
+            "parallel=False"
         )

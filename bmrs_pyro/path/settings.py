@@ -81,13 +81,21 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], *, write: b
                         f"{lacks}; give another directory, or the same network"
                     )
                 name, before, value = f"{name}[{key!r}]", before[key], value[key]
+            if str(value).startswith("of digest"):  # its letters say nothing
+                raise ValueError(
+                    f"{folder} holds a path with other {name}; give another directory, or the same {name}"
+                )
             raise ValueError(
-                f"{folder} holds a path with {name} {before!r}, not {value!r}; give another directory, or the "
-                "same settings"
+                f"{folder} holds a path with {name} {_told(before)}, not {_told(value)}; give another directory, "
+                "or the same settings"
             )
     if write and not known:
         text = json.dumps(seal(settings))
         write_atomically(folder / FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _told(value: Any) -> str:
+    return "by default" if value is None else repr(value)
 
 
 def _same(known: Any, value: Any) -> bool:

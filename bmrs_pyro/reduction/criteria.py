@@ -67,12 +67,23 @@ class ModelReduction:
         log_prior_odds: Log prior odds of the reduced against the full model, in nats. If the data say nothing
             about a structure, ΔF = 0: a tie at log odds of 0; at positive log odds the smaller model wins.
 
+    Raises:
+        TypeError: `reduced` is neither a distribution nor a function.
+        ValueError: `log_prior_odds` is no finite number.
+
     Reference:
         Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
     """
 
     reduced: Distribution | Callable[..., Distribution]
     log_prior_odds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.reduced, Distribution) or callable(self.reduced)):
+            raise TypeError(f"reduced is {self.reduced!r}; give a distribution, or a function such as spike")
+        odds: Any = self.log_prior_odds
+        if isinstance(odds, bool) or not isinstance(odds, Real) or not math.isfinite(odds):
+            raise ValueError(f"log_prior_odds is {odds!r}; it must be a finite number, in nats")
 
     def __call__(self, posterior: Distribution, prior: Distribution) -> Tensor:
         """Scores of one family, `(C,)` in nats."""

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -26,7 +28,8 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
 
         ΔF = log p̃(data) − log p(data) = log E_q[p̃(θ) / p(θ)]
 
-    Positive where the data prefer the reduced model. The closed form registered for the three types is used,
+    Positive where the data prefer the reduced model. If p̃ is a point mass, a ``Delta`` at θ₀, this is the
+    Savage–Dickey ratio q(θ₀)/p(θ₀). The closed form registered for the three types is used,
     else a Monte Carlo estimate, with a warning that states its standard error. Under ``to_event`` the ΔF of the
     independent elements add up; a masked element counts as 0.
 
@@ -39,12 +42,13 @@ def delta_f(posterior: Distribution, prior: Distribution, reduced: Distribution)
         ΔF in nats, float64, of shape `posterior.batch_shape`; −inf where p̃ excludes all of the posterior.
 
     Raises:
-        ValueError: The posterior or the reduced prior reaches outside the prior's interval, the event shapes differ,
-            or the Monte Carlo estimate rests on fewer than ten draws.
+        ValueError: The posterior or the reduced prior reaches outside the prior's interval, a point mass lies outside
+            the prior's support, the event shapes differ, or the Monte Carlo estimate rests on fewer than ten draws.
         TypeError: An argument is not a distribution.
 
     Reference:
-        Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3.
+        Wright, Igel and Selvan, "BMRS: Bayesian Model Reduction for Structured Pruning", 2024, section 3; Dickey,
+        "The Weighted Likelihood Ratio, Linear Hypotheses on Normal Location Parameters", 1971.
     """
     form = _most_specific((type(posterior), type(prior), type(reduced)))
     if form is not None:
@@ -164,6 +168,20 @@ def _delta_f_log_uniform(q: TruncatedLogNormal, p: LogUniform, reduced: LogUnifo
     part = distribution.cut(reduced.log_low, reduced.log_high)
     log_mass = distribution.log_density(part.mode) + part.integral.log()
     return log_mass + p.log_width.log() - reduced.log_width.log()
+
+
+@register_delta_f(Distribution, Distribution, dist.Delta)
+def _delta_f_point_mass(q: Distribution, p: Distribution, reduced: dist.Delta) -> Tensor:
+    """The Savage–Dickey ratio; −∞ where the posterior has no density."""
+    point = reduced.v.double()
+    if p.support is not None and not p.support.check(point).all():
+        raise ValueError(
+            f"the reduced prior is a point mass where the prior has no density, such as {float(point.min()):g}; "
+            "spike(prior) is at the lower bound of a LogUniform"
+        )
+    inside = torch.ones_like(point, dtype=torch.bool) if q.support is None else q.support.check(point)
+    log_q = q.log_prob(point.where(inside, q.mean)).double().where(inside, -torch.inf)
+    return log_q - p.log_prob(point).double()
 
 
 def _refuse_outside(q: TruncatedLogNormal, p: LogUniform, reduced: IntervalDistribution) -> None:

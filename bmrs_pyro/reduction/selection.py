@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["score_structures", "select"]
 
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bmrs_pyro.distributions import refuse_unnamed, unwrapped
+from bmrs_pyro.distributions import LogUniform, TruncatedLogNormal, refuse_unnamed, unwrapped
 from bmrs_pyro.reduction.criteria import Criterion, JointCriterion, refuse_no_criterion
 from bmrs_pyro.reduction.keep_mask import KeepMask
+
+_NARROWER = 1e-3
+"""Share of the prior's interval of log θ that a posterior may leave out before a warning says so."""
 
 
 def select(
@@ -75,7 +80,9 @@ def score_structures(
     if isinstance(criterion, JointCriterion):
         scores = _of_all(criterion.scores(posteriors), posteriors)
     else:
-        scores = {name: criterion(q, _prior_of(name, prior)) for name, q in posteriors.items()}
+        priors = {name: _prior_of(name, prior) for name in posteriors}
+        _warn_of_other_priors(posteriors, priors)
+        scores = {name: criterion(q, priors[name]) for name, q in posteriors.items()}
     for name, posterior in posteriors.items():
         if not isinstance(scores[name], Tensor):
             raise TypeError(
@@ -106,6 +113,25 @@ def _of_all(scores: Any, posteriors: Mapping[str, Distribution]) -> dict[str, Te
         found = list(scores) if isinstance(scores, Mapping) else type(scores).__name__
         raise ValueError(f"the criterion returned {found}, expected scores by name of {list(posteriors)}")
     return {name: scores[name] for name in posteriors}
+
+
+def _warn_of_other_priors(posteriors: Mapping[str, Distribution], priors: Mapping[str, Distribution]) -> None:
+    """Warn if the interval of a posterior is narrower than that of its prior, so that it probably has another one."""
+    for name, q in posteriors.items():
+        p = priors[name]
+        if not (isinstance(q, TruncatedLogNormal) and isinstance(p, LogUniform)):
+            continue
+        (low, high), (least, most) = (
+            (float(one.low.log().max()), float(one.high.log().min())) for one in (q, p)
+        )
+        if max(low - least, most - high) > _NARROWER * (most - least):
+            warnings.warn(
+                f"{name}: the posterior's interval [{math.exp(low):.3g}, {math.exp(high):.3g}] is narrower than the "
+                f"prior's [{math.exp(least):.3g}, {math.exp(most):.3g}], as if it was fitted under another prior: pass "
+                "the prior that it was fitted under, such as model.prior",
+                stacklevel=5,
+            )
+            return
 
 
 def _prior_of(name: str, prior: Distribution | Mapping[str, Distribution]) -> Distribution:

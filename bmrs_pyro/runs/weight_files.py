@@ -97,7 +97,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"{path} is damaged ({_first_line(error)}); copy it again") from None
+        why = f" ({text})" if " " in (text := _first_line(error)) else ""  # a key alone says nothing
+        raise WeightsError(f"{path} is damaged or no file of torch's weights{why}; copy it again") from None
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; give a file of weights, such as a run's dense.safetensors")
     raise WeightsError(f"{path} is neither .safetensors, nor .pt, nor .pth; save the weights as one of these")

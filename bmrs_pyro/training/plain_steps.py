@@ -86,6 +86,7 @@ class PlainSteps:
         device = next(self.net.parameters()).device
         while self.done < until:
             x, y = next(self.batches)
+            where = f"step {self.done + 1} of {self.total}"
             self.rate = self.cycle.rate((self.done + 1) / (self.total + 1))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate
@@ -94,18 +95,18 @@ class PlainSteps:
                 loss, labels = self._loss(inputs_on(device, x), y.to(device))
                 value = loss.item()
             except RuntimeError as error:
-                raise ValueError(f"step {self.done + 1}: {not_running(x, error)}") from error
+                raise ValueError(f"{where}: {not_running(x, error)}") from error
             except ValueError as error:  # a distribution may refuse the outputs of weights that diverged
                 if lone := lone_example(error):
-                    raise ValueError(f"step {self.done + 1}: {lone}") from None
+                    raise ValueError(f"{where}: {lone}") from None
                 if not unfit_parameters(error):
                     raise
                 value = math.nan
             if not math.isfinite(value):
                 if not is_finite((x, y)):
-                    raise NonFiniteLoss(f"step {self.done + 1}: {gaps('training data')}")
+                    raise NonFiniteLoss(f"{where}: {gaps('training data')}")
                 raise NonFiniteLoss(
-                    f"step {self.done + 1}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
+                    f"{where}: the loss is {value}; lower the learning rate ({self.cycle.peak}), or "
                     "clip the gradient"
                 )
             (loss / labels).backward()

@@ -22,7 +22,7 @@ from bmrs_pyro.network.gates import Gates
 from bmrs_pyro.network.noisy import refuse_several_draws
 from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.weights.layers import Layer, weight_layers
-from bmrs_pyro.weights.scales import Scales, layer_scale
+from bmrs_pyro.weights.scales import Scales, layer_scale, refuse_unfit_scales
 
 
 class Draw(NamedTuple):
@@ -84,8 +84,9 @@ class WeightModel(nn.Module):
         stored: parameters from Pyro's store that no module holds, such as a likelihood's, after :func:`fit_weights`.
 
     Raises:
-        TypeError: ``net`` is no module, or ``num_data`` no number.
-        ValueError: ``num_data`` is not positive, ``select`` picks no parameter, or ``net`` has gains.
+        TypeError: ``net`` is no module, ``num_data`` no number, or ``scales`` no function that gives a tensor.
+        ValueError: ``num_data`` is not positive, ``select`` picks no parameter, ``net`` has gains, or the scales of a
+            layer are not positive or do not fit its shape.
 
     Reference:
         Marković, Friston and Kiebel, "Bayesian sparsification for deep neural networks with Bayesian model
@@ -112,6 +113,7 @@ class WeightModel(nn.Module):
         self.likelihood = with_parameters(as_likelihood(likelihood), net)
         self.num_data = num_data
         self.layers = weight_layers(net, select)
+        refuse_unfit_scales(scales, self.layers if pyro.distributions.is_validation_enabled() else ())
         self.scales = scales
         self.stored: StateDict = {"params": {}, "constraints": {}}
         like = next(net.parameters())

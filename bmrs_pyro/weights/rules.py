@@ -19,7 +19,7 @@ from bmrs_pyro.reduction import delta_f
 from bmrs_pyro.training.options import refuse_no_number
 from bmrs_pyro.weights.guide import MeanField
 from bmrs_pyro.weights.layers import Layer
-from bmrs_pyro.weights.scales import Scales, regularised_horseshoe
+from bmrs_pyro.weights.scales import Scales, refuse_unfit_scales, regularised_horseshoe
 
 Rule = Callable[[Layer, dist.Normal, Tensor], Tensor]
 """(layer, posterior, gain so far) -> factor on the prior scale of every weight, all ``(rows, columns)``.
@@ -151,10 +151,7 @@ class HorseshoeRule:
         if not 0 <= self.cut < 1:
             raise ValueError(f"cut is {self.cut}; it must lie in [0, 1), because no gain is above 1")
         refuse_no_number("steps", self.steps, least=1, whole=True)
-        if not callable(self.scales):
-            raise TypeError(
-                f"scales is {self.scales!r}; give a function of a layer, such as regularised_horseshoe"
-            )
+        refuse_unfit_scales(self.scales, ())
 
     def __call__(self, layer: Layer, posterior: dist.Normal, gain: Tensor) -> Tensor:
         """Factors of one layer."""

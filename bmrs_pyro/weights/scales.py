@@ -7,10 +7,11 @@ gamma variables, for which the KL of a log-normal posterior has a closed form.
 
 from __future__ import annotations
 
-__all__ = ["Scales", "layer_scale", "regularised_horseshoe"]
+__all__ = ["Scales", "layer_scale", "refuse_unfit_scales", "regularised_horseshoe"]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -18,10 +19,41 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, LogNormal, register_kl
 
+from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.weights.layers import Layer
 
 Scales = Callable[[Layer], Tensor]
 """Any function that samples the hyper-parameters of a layer and returns the scale of its weights."""
+
+
+def refuse_unfit_scales(scales: Any, layers: Iterable[Layer]) -> None:
+    """Refuse a prior whose scales, at a draw, are not positive or do not broadcast to the matrix of a layer.
+
+    Raises:
+        TypeError: it is no function, or gives no tensor.
+        ValueError: a scale is not positive and finite, or has another shape.
+    """
+    if not callable(scales):
+        raise TypeError(f"scales is {scales!r}; give a function of a layer, such as layer_scale")
+    with generators_kept(), pyro.get_param_store().scope(), pyro.poutine.block(), torch.no_grad():
+        for layer in layers:
+            scale = scales(layer)
+            if not isinstance(scale, Tensor):
+                raise TypeError(
+                    f"scales({layer.name!r}) is {scale!r}; give a tensor, such as torch.tensor(0.1)"
+                )
+            if not ((scale > 0) & scale.isfinite()).all():
+                raise ValueError(
+                    f"scales({layer.name!r}) holds {scale.min().item():g}; scales are positive and finite"
+                )
+            wide = len(scale.shape) > len(layer.shape)
+            if wide or any(
+                own not in (1, size) for own, size in zip(scale.shape[::-1], layer.shape[::-1], strict=False)
+            ):
+                raise ValueError(
+                    f"scales({layer.name!r}) has shape {tuple(scale.shape)}, which does not broadcast to the layer's "
+                    f"matrix {tuple(layer.shape)}"
+                )
 
 
 def layer_scale(layer: Layer) -> Tensor:

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = command("fit", "net.py", "--out", "run", *QUICK, *BUDGET, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "Asked for: max_macs 50%." in result.stdout
-    assert "Cuts: 10, of " in result.stdout
+    assert "Cuts: 10, from 275 to " in result.stdout
     assert "bmrs choose run reduces the given weights to another target" in result.stdout
     return folder
 

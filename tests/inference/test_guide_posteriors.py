@@ -188,3 +188,27 @@ def test_labels_that_are_no_tensors_are_refused_in_one_line() -> None:
 def test_what_is_no_guide_is_refused() -> None:
     with pytest.raises(TypeError, match="guide is a int; give a guide"):
         posteriors(5)  # type: ignore[arg-type]
+
+
+def test_an_untrained_guide_is_not_read_in_the_place_of_the_stored_one() -> None:
+    """A loaded store holds the trained values, which the guide does not have."""
+    model, guide = program()
+    x, y = blobs()
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.TraceMeanField_ELBO())
+    svi.step(x, y)
+    state = pyro.get_param_store().get_state()
+    trained = posteriors(guide)
+    pyro.clear_param_store()
+    _, fresh = program()
+    assert posteriors(fresh).keys() == trained.keys()
+    pyro.get_param_store().set_state(state)
+    with pytest.raises(RuntimeError, match=r"a loaded store\..* set guide.loc and guide.scale"):
+        posteriors(fresh)
+    store = pyro.get_param_store()
+    fresh.loc, fresh.scale = (
+        store[f"AutoTruncatedLogNormal.{name}"].detach().clone() for name in ("loc", "scale")
+    )
+    for name, posterior in posteriors(fresh).items():
+        torch.testing.assert_close(posterior.mean, trained[name].mean)
+    laplace = AutoTruncatedLogNormal.from_laplace(program()[0], [(x, y)])
+    assert posteriors(laplace), "a guide with values of its own may be read beside another"

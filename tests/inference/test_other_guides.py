@@ -103,7 +103,7 @@ def test_a_first_vectorised_call_changes_no_draws() -> None:
     )
     elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
     svi = SVI(model, AutoTruncatedLogNormal(model), Adam({"lr": 1e-3}), elbo)
-    with pytest.raises(NotImplementedError, match="use num_particles without vectorize_particles"):
+    with pytest.raises(NotImplementedError, match="give vectorize_particles=False"):
         svi.step(*blobs(count=20))
     assert model.draws == "example"
     assert model.draw_shape(blobs(count=20)[0]) == (20,)

@@ -80,7 +80,7 @@ def test_what_would_add_a_dimension_to_the_gains_is_refused_by_name() -> None:
     model, guide = program(mlp(4))
     x, y = (part[:24] for part in blobs())
     svi = SVI(model, guide, Adam({}), TraceMeanField_ELBO(num_particles=2, vectorize_particles=True))
-    with pytest.raises(NotImplementedError, match="use num_particles without vectorize_particles"):
+    with pytest.raises(NotImplementedError, match="give vectorize_particles=False"):
         svi.step(x, y)
     with pytest.raises(NotImplementedError, match="parallel=False"):
         Predictive(model, guide=guide, num_samples=3, parallel=True)(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -153,6 +154,7 @@ def test_weight_norm_needs_fitting_norms() -> None:
         WeightNorm(1.5)
 
 
+@pytest.mark.filterwarnings("ignore:theta.b. the posterior.s interval")
 def test_any_callable_is_a_criterion_and_priors_may_differ() -> None:
     priors = {"theta.a": PRIOR, "theta.b": LogUniform(math.exp(-30.0), 1.0)}
     seen = []
@@ -260,3 +262,31 @@ def test_a_threshold_is_a_number() -> None:
     for criterion in (SignalToNoise, ExpectedGain):
         with pytest.raises(TypeError, match="threshold is 'a'; give a number"):
             criterion("a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reduced", "odds", "error", "match"),
+    [
+        (3, 0.0, TypeError, "reduced is 3; give a distribution, or a function such as spike"),
+        (spike, "a", ValueError, "log_prior_odds is 'a'; it must be a finite number"),
+        (spike, math.nan, ValueError, "log_prior_odds is nan"),
+        (spike, True, ValueError, "log_prior_odds is True"),
+    ],
+)
+def test_a_reduction_of_nonsense_is_refused(
+    reduced: Any, odds: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        ModelReduction(reduced, log_prior_odds=odds)
+
+
+def test_a_prior_that_is_wider_than_the_posterior_is_doubted() -> None:
+    """With the posterior's own prior half of the structures leave, and with a wider one none."""
+    own, loc = LogUniform(1e-3, 1.0), torch.tensor([0.0, -7.0])
+    q = {"a": TruncatedLogNormal(loc, torch.tensor([0.01, 1.0]), own.low, own.high)}
+    assert select(q, own, bmrs_n())["a"].tolist() == [True, False]
+    wide = (
+        r"a: the posterior's interval \[0.001, 1\] is narrower than the prior's \[2.06e-09, 1\].* model.prior"
+    )
+    with pytest.warns(UserWarning, match=wide):
+        assert select(q, LogUniform(), bmrs_n())["a"].all()

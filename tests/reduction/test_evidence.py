@@ -277,3 +277,41 @@ def test_arguments_in_another_order_are_told_of() -> None:
     q = TruncatedLogNormal(torch.zeros(5), torch.ones(5), prior.low, prior.high)
     with pytest.raises(ValueError, match=r"the order is delta_f\(posterior, prior, reduced\)"):
         delta_f(prior, q, spike(prior))
+
+
+def test_a_point_mass_gives_the_savage_dickey_ratio() -> None:
+    """It is the limit of a narrow reduced prior, and the exact evidence of a normal mean with known noise."""
+    q = dist.Normal(torch.tensor([0.3, -2.0, 0.0]).double(), torch.tensor([0.1, 0.4, 0.01]).double())
+    p = dist.Normal(torch.zeros(3).double(), torch.ones(3).double())
+    point, narrow = dist.Delta(torch.zeros(3).double()), dist.Normal(torch.zeros(3).double(), 1e-7)
+    torch.testing.assert_close(delta_f(q, p, point), delta_f(q, p, narrow), rtol=1e-6, atol=1e-6)
+    events = (one.to_event(1) for one in (q, p, point))
+    torch.testing.assert_close(delta_f(*events), delta_f(q, p, point).sum())
+    # one observation y = 1.5 with noise 0.5, and θ ~ N(0, 1) or θ = 0
+    variance = 1 / (1 + 1 / 0.25)
+    posterior = dist.Normal(torch.tensor(variance * 1.5 / 0.25).double(), variance**0.5)
+    exact = dist.Normal(0.0, 0.5).log_prob(torch.tensor(1.5)) - dist.Normal(0.0, 1.25**0.5).log_prob(
+        torch.tensor(1.5)
+    )
+    found = delta_f(
+        posterior, dist.Normal(torch.tensor(0.0).double(), 1.0), dist.Delta(torch.tensor(0.0).double())
+    )
+    assert found.item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+def test_a_point_mass_at_a_gain_is_a_narrow_log_normal_there() -> None:
+    prior = LogUniform()
+    q = TruncatedLogNormal(
+        torch.tensor([0.0, -8.0, -19.0]), torch.tensor([0.5, 3.0, 2.0]), prior.low, prior.high
+    )
+    theta = torch.tensor([0.5, 1e-3, 1e-8], dtype=torch.float64)
+    narrow = TruncatedLogNormal(theta.log(), 1e-6, prior.low, prior.high)
+    torch.testing.assert_close(
+        delta_f(q, prior, dist.Delta(theta)), delta_f(q, prior, narrow), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(
+        ValueError, match=r"point mass where the prior has no density, such as 0; spike\(prior\)"
+    ):
+        delta_f(q, prior, dist.Delta(torch.zeros(3)))
+    part = TruncatedLogNormal(torch.zeros(3), torch.ones(3), 0.1, 1.0)
+    assert delta_f(part, prior, dist.Delta(torch.full((3,), 0.01))).tolist() == [-math.inf] * 3

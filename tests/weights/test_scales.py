@@ -82,3 +82,30 @@ def test_all_is_drawn_on_the_networks_device(scales: Scales) -> None:
     for name, site in posterior.iter_stochastic_nodes():
         distributions: tuple[Any, Any] = site["fn"], prior.nodes[name]["fn"]
         assert kl_divergence(*distributions).device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("scales", "error", "match"),
+    [
+        (3.0, TypeError, "scales is 3.0; give a function"),
+        (lambda layer: 0.1, TypeError, r"is 0.1; give a tensor, such as torch.tensor\(0.1\)"),
+        (lambda layer: torch.tensor(0.0), ValueError, "holds 0; scales are positive and finite"),
+        (lambda layer: torch.tensor([0.5, -1.0]).mean() - 1, ValueError, "holds -1.25"),
+        (lambda layer: torch.tensor(math.nan), ValueError, "holds nan"),
+        (
+            lambda layer: torch.ones(3),
+            ValueError,
+            r"has shape \(3,\), which does not broadcast to the layer's matrix",
+        ),
+        (lambda layer: torch.ones(1, *layer.shape), ValueError, "does not broadcast"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(scales: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        WeightModel(mlp(), categorical, 100, scales=scales)
+
+
+def test_the_check_of_scales_leaves_the_random_state_as_it_is() -> None:
+    net, state = mlp(), torch.get_rng_state()
+    WeightModel(net, categorical, 100, scales=regularised_horseshoe)
+    assert torch.equal(torch.get_rng_state(), state)
