@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Call", "arguments", "batch_size", "other_type", "unknown_names"]
+__all__ = ["Call", "arguments", "batch_size", "in_single_", "other_type", "unknown_names"]
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -95,6 +96,14 @@ def arguments(inputs: Any) -> tuple[Any, ...]:
 def batch_size(inputs: Any) -> int | None:
     """Return the first dimension of the first tensor among the inputs; None without a tensor that has one."""
     return next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), None)
+
+
+def in_single_(net: nn.Module, call: Call) -> Call:
+    """Turn a network with weights of half precision into single precision, and return the call in it."""
+    if not any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
+        return call
+    net.float()
+    return call.map(lambda x: x.float() if x.is_floating_point() else x)
 
 
 def unknown_names(net: nn.Module, call: Call) -> str:

@@ -128,3 +128,16 @@ def test_channels_of_torchs_own_attention(heads: int, asked: bool) -> None:
     with torch.no_grad():
         assert relative_error(network(x, {family.name: keep[family.name].float()}), small(x)) < 1e-5
         small.train()(x)  # with dropout
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_precision_of_the_weights_does_not_matter(dtype: torch.dtype, trained: bool) -> None:
+    """In half precision, rounding hid which integers count heads or their channels."""
+    net, x = made(fused=True, scale=None)
+    found = find_structures(net, x, trained=trained)
+    same = find_structures(net.to(dtype), x.to(dtype), trained=trained)
+    assert [(one.name, one.size, one.kind) for one in same] == [
+        (one.name, one.size, one.kind) for one in found
+    ]
+    assert {weight.dtype for weight in net.parameters()} == {dtype}

@@ -19,7 +19,7 @@ from bmrs_pyro.network.discovery.random_inputs import RandomInputs
 from bmrs_pyro.network.discovery.splits import Integers, part_counts, tie_equal_parts
 from bmrs_pyro.network.folding import compact_
 from bmrs_pyro.network.gates import Gates
-from bmrs_pyro.network.inputs import Call
+from bmrs_pyro.network.inputs import Call, in_single_
 from bmrs_pyro.network.layers import Side
 from bmrs_pyro.network.outputs import output_error
 from bmrs_pyro.network.structures import Member, StructureFamily
@@ -133,10 +133,11 @@ def settle_counts(net: nn.Module, call: Call, families: Sequence[StructureFamily
             alike[kinds].append(family)
     if not alike:
         return list(families)
+    net = _with_random_matrices(net)
+    call = in_single_(net, call)  # the rounding of half precision would hide what counts
     inputs = RandomInputs(call, lambda one: runs(net, one))
     random = torch.Generator().manual_seed(0)
     calls = [inputs.draw(length, random) for length in range(3)]  # a single token would show nothing
-    net = _with_random_matrices(net)
     taken: dict[Kind, bool] = {}
     for kinds, concerned in alike.items():
         settled = {one for one in kinds if taken.get(one)}

@@ -35,7 +35,7 @@ from bmrs_pyro.network.discovery.labelling import Labelling, Trace
 from bmrs_pyro.network.discovery.local_gradients import Source
 from bmrs_pyro.network.discovery.splits import SPLITS, SplitCall, split_sizes
 from bmrs_pyro.network.experts import expert_sides
-from bmrs_pyro.network.inputs import Call, batch_size
+from bmrs_pyro.network.inputs import Call, batch_size, in_single_
 from bmrs_pyro.network.layers import channel_dim, group_side, input_side, obstacle, output_side
 from bmrs_pyro.network.nested import is_empty, leaves, map_leaves
 from bmrs_pyro.network.recurrent import hidden_outputs, hidden_sides, initial_states
@@ -68,9 +68,7 @@ def trace(net: nn.Module, call: Call, *, buffers: bool, norms: bool, by_channel:
         norms: follow channels through layer norms, as through norms of single channels.
         by_channel: follow channels of attention heads, the same in all heads, instead of whole heads.
     """
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
-        net.float()
-        call = call.map(lambda x: x.float() if x.is_floating_point() else x)
+    call = in_single_(net, call)
     tracer = _Tracer(net, batch_size((call.args, call.kwargs)) or 1, norms, by_channel)
     for source in constants(net) if buffers else ():
         tracer.labelling.known[id(source.tensor)] = source
