@@ -105,13 +105,18 @@ class ReductionRun:
             if number > cut:
                 self._cut(steps, target)
             steps.make(round(total * plan.share * number / plan.cuts))
-            reestimate_batch_norm_(net, plan.loader, plan.batches)
+            self._reestimate(plan.batches)
             self._fit_likelihood()
             held_out = list(islice(plan.validation, plan.batches))
             self.points.append(plan.point(self.model, held_out, number, self._delta_f()))
         steps.make(total)
-        reestimate_batch_norm_(net, plan.loader)
+        self._reestimate()
         self._fit_likelihood()
+
+    def _reestimate(self, *limit: int) -> None:
+        """Estimate the statistics of batch norms anew, unless the network is as it was given."""
+        if self.steps.done or self.history.keep.removed:
+            reestimate_batch_norm_(self.model.network.net, self.plan.loader, *limit)
 
     def _fit_likelihood(self) -> None:
         """Fit the likelihood's parameters to the present network, whose errors are larger after a cut."""

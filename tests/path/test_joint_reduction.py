@@ -34,7 +34,7 @@ from bmrs_pyro.pruning import Pruned
 from bmrs_pyro.reduction import bmrs_u, criterion_name
 from bmrs_pyro.reporting import choice_in_words
 from bmrs_pyro.runs import PathRecord
-from bmrs_pyro.training import Cycle, Epoch, PlainSteps
+from bmrs_pyro.training import Cycle, Epoch, NothingLeft, PlainSteps
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.validation import validate
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
@@ -457,7 +457,7 @@ def test_values_that_diverge_are_a_loss_that_does() -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
     for likelihood, lr in (("normal:0.1", 1e9), ("normal", 1e3), ("normal", 1e9)):
         steps = PlainSteps(copy.deepcopy(net), as_likelihood(likelihood), data, 50, Cycle(lr=lr))
-        with pytest.raises(NonFiniteLoss, match=r"^step \d+: the loss is .*; lower the learning rate"):
+        with pytest.raises(NonFiniteLoss, match=r"^step \d+ of \d+: the loss is .*; lower the learning rate"):
             steps.make(50)
 
 
@@ -866,3 +866,17 @@ def test_a_criterion_of_a_trained_network_is_a_model_reduction_or_its_name(
     for wrong in ("snr", "none", "magic", 3):
         with pytest.raises(TypeError, match="it only scores single structures for the report"):
             reduced(trained, criterion=wrong)
+
+
+def test_without_training_and_cuts_the_network_stays_as_it_is() -> None:
+    """Statistics of batch norm were estimated anew from the loader, which may be another one than in training."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    options: dict[str, Any] = {"validation": batches(seed=1), "trained": True, "progress": False, "epochs": 0}
+    with pytest.warns(NothingLeft, match="nothing is removed"):
+        found = prune(net, batches(), max_macs="100%", **options)
+    given = net.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in found.network.state_dict().items())
+    with warnings.catch_warnings(action="ignore", category=MuchWorse):
+        cut = prune(net, batches(), max_macs="60%", **options).network
+    assert not torch.equal(cut[1].running_mean, torch.zeros_like(cut[1].running_mean))
