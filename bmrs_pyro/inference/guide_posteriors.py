@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["posteriors"]
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 from bmrs_pyro.distributions import TruncatedLogNormal, unwrapped
 from bmrs_pyro.inference.guide import AutoTruncatedLogNormal
 from bmrs_pyro.inference.initial_values import initial_values_told
+from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.inference.packing import PackedSite
+from bmrs_pyro.network import NoisyNetwork
 
 
 def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TruncatedLogNormal]:
@@ -42,12 +45,13 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
     """
     if isinstance(guide, AutoTruncatedLogNormal):
         return guide.posteriors()
-    if not callable(guide):
+    if not callable(guide) or isinstance(guide, SupervisedModel | NoisyNetwork):
         raise TypeError(
             f"guide is a {type(guide).__name__}; give a guide, such as AutoTruncatedLogNormal(model)"
         )
     with torch.no_grad(), poutine.block(), initial_values_told("guide"):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    _warn_of_other_sizes(trace)
     found = {}
     for name, site in trace.iter_stochastic_nodes():
         one = _posterior(name, site)
@@ -60,6 +64,21 @@ def posteriors(guide: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
             'pyro.sample("theta.conv1", TruncatedLogNormal(loc, scale, low, high).to_event(1))'
         )
     return found
+
+
+def _warn_of_other_sizes(trace: poutine.Trace) -> None:
+    """Warn if Pyro's store holds a parameter in another shape than the guide begins with: that of another network."""
+    for name, site in trace.nodes.items():
+        given = site["args"][-1] if site["type"] == "param" else None  # a name, and a tensor or a function
+        value = site.get("value")
+        if isinstance(given, Tensor) and isinstance(value, Tensor) and given.shape != value.shape:
+            warnings.warn(
+                f"Pyro's parameter store holds {name!r} of shape {tuple(value.shape)}, and the guide begins with "
+                f"{tuple(given.shape)}: it is probably another network's. Call pyro.clear_param_store(), or load the "
+                "store that belongs to this guide",
+                stacklevel=3,
+            )
+            return
 
 
 def _posterior(name: str, site: Mapping[str, Any]) -> TruncatedLogNormal | None:

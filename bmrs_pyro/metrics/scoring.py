@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from bmrs_pyro.inference import Outcome, as_likelihood, as_logits, observed
 from bmrs_pyro.inference.initial_values import initial_values_told
+from bmrs_pyro.inference.inputs import gaps, is_finite
 from bmrs_pyro.inference.likelihoods import Likelihood, given
 from bmrs_pyro.inference.observations import log_likelihoods, other_shape
 from bmrs_pyro.network.nested import map_leaves, tensors_in
@@ -109,6 +110,8 @@ def score_batch(
     if outcome.log_p is not None:
         if y.shape != distribution.batch_shape + distribution.event_shape:
             raise other_shape(distribution, y)
+        if not is_finite(y):
+            raise ValueError(gaps("labels"))
         if y.is_floating_point() and not (y == y.round()).all():
             raise ValueError(
                 "the labels are no whole numbers, but the likelihood is for classes: name a likelihood for values, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["MOST_UNDECIDED", "Doubt", "Rows", "RowsUndecided", "tried_rows"]
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bmrs_pyro.network.generators import generators_kept, seed_generators
+from bmrs_pyro.network.inputs import Call, in_single_
 from bmrs_pyro.network.nested import map_leaves, tensors_in
 from bmrs_pyro.network.reorderings import Reorderings
 from bmrs_pyro.network.untouched import shared_copy
@@ -79,11 +80,22 @@ def tried_rows(network: Any, x: Inputs, batch: int) -> Rows:
         except RuntimeError as error:  # of deepcopy
             return Rows(Doubt(f"it cannot be copied to try it ({_first_line(error)})", False), 0)
         copy.rows_tried = True
-        trial = _Trial(copy, x, batch)
-        try:
-            reason = trial.reason()
-        except _Mixed as found:
-            return Rows(Doubt(f"{found}{_batch_second(copy)}", True), 0)
+        single = shared_copy(copy)
+        (own,) = in_single_(single, Call((x,), {})).args
+        if own is not x:  # rounding of half precision would hide which row is which
+            with suppress(RowsUndecided):
+                found = _tried(single, own, batch)
+                if found.doubt is None:
+                    return found
+        return _tried(copy, x, batch)
+
+
+def _tried(network: Any, x: Inputs, batch: int) -> Rows:
+    trial = _Trial(network, x, batch)
+    try:
+        reason = trial.reason()
+    except _Mixed as found:
+        return Rows(Doubt(f"{found}{_batch_second(network)}", True), 0)
     return Rows(None if reason is None else Doubt(reason, False), sum(trial.read.values()))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 __all__ = ["Resumed", "Shelf"]
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bmrs_pyro.files import make_folder, seal, unseal, write_atomically
 from bmrs_pyro.training.checkpoint import Checkpoint, TrainingState
@@ -16,8 +16,8 @@ from bmrs_pyro.training.limits import Limits
 ALIKE = 0.98
 """Of two states in a row, only the better one is kept if the later one has more than this share of the structures."""
 
-_NUMBERS = "numbers.json"
-"""Name of the file of numbers that were measured."""
+_NOTES = "notes.json"
+"""Name of the file of what was measured."""
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Shelf:
 
     directory: Path | None = None
     states: dict[int, TrainingState] = field(default_factory=dict)
+    noted: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> TrainingState | None:
         """Return the last state; None if there is none."""
@@ -85,26 +86,42 @@ class Shelf:
         budgets = f"{limits.max_macs}-{limits.max_parameters}-{limits.round_to}"
         return Checkpoint(self.directory / f"reduced-{macs}-{budgets}.safetensors")
 
-    def noted(self, asked: str, find: Callable[[], int]) -> int:
-        """Return the number that was found for a question before; otherwise find it and note it down.
+    def notes(self) -> dict[str, Any]:
+        """Return what was noted.
 
         Raises:
-            ValueError: the file of the numbers cannot be read.
+            ValueError: the file cannot be read.
         """
-        file = None if self.directory is None else self.directory / _NUMBERS
-        known: dict[str, int] = {}
-        if file is not None and file.exists():
-            try:
-                known = unseal(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} cannot be read ({error}): delete it") from None
-        if asked not in known:
-            known[asked] = find()
-            if file is not None:
-                make_folder(file.parent)
-                text = json.dumps(seal(known), indent=1)
-                write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
-        return known[asked]
+        file = None if self.directory is None else self.directory / _NOTES
+        if file is None or not file.exists():
+            return dict(self.noted)
+        try:
+            return unseal(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{file} cannot be read ({error}): delete it; then latencies are measured again, which may start "
+                "another reduction"
+            ) from None
+
+    def note(self, name: str, value: Any) -> None:
+        """Note a value of plain JSON types, such as what was measured.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        known = {**self.notes(), name: value}
+        if self.directory is None:
+            self.noted = known
+        else:
+            make_folder(self.directory)
+            text = json.dumps(seal(known), indent=1)
+            write_atomically(
+                self.directory / _NOTES, lambda partial: partial.write_text(text, encoding="utf-8")
+            )
+
+    def reduces(self) -> bool:
+        """Whether a reduction of a trained network was begun in the directory."""
+        return self.directory is not None and any(self.directory.glob("reduced-*"))
 
     def _drop(self, epoch: int) -> None:
         if self.directory is None:

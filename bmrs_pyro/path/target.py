@@ -75,7 +75,8 @@ class Target:
         if self.score not in (None, "accuracy", "log_likelihood"):
             raise ValueError(f"score is {self.score!r}; use 'accuracy' or 'log_likelihood'")
         refuse_no_loss(self.max_loss)
-        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+        whole = isinstance(self.batch_size, Integral) and not isinstance(self.batch_size, bool)
+        if not whole or self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size!r}; it must be at least 1, and a whole number")
         if self.batch_size != 1 and self.max_latency is None:
             raise ValueError(

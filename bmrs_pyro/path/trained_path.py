@@ -18,7 +18,7 @@ from bmrs_pyro.inference.model import SupervisedModel
 from bmrs_pyro.network import compact, complexity
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.path.choice import Choice, ScoreMissed, limits_of, too_large
-from bmrs_pyro.path.fast_cuts import macs_within
+from bmrs_pyro.path.fast_cuts import reduced_in_time
 from bmrs_pyro.path.joint_reduction import JointReduction
 from bmrs_pyro.path.pace import Pace
 from bmrs_pyro.path.point import PathPoint
@@ -29,7 +29,7 @@ from bmrs_pyro.path.shelf import Shelf
 from bmrs_pyro.path.signature import digest, identity
 from bmrs_pyro.path.target import Target, TargetMissed
 from bmrs_pyro.path.trainee import Refit, Trainee
-from bmrs_pyro.reduction import Decision, KeepMask, criterion_name
+from bmrs_pyro.reduction import Decision, JointScores, KeepMask, criterion_name
 from bmrs_pyro.training.counts import warn_of_num_data
 from bmrs_pyro.training.history import History
 from bmrs_pyro.training.labels import refuse_labels, warn_of_probabilities, warn_of_unscored
@@ -43,12 +43,6 @@ ROUND = 0.7
 
 SMALLEST = 0.98
 """A round that would keep more than this share is not worth its epochs."""
-
-REPEATS = 2
-"""Largest number of further reductions, if the network takes longer than the target's latency."""
-
-SLOWER = 0.85
-"""Share of the multiply-accumulates that each of these keeps of the one before."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,10 +120,9 @@ class TrainedPath(Path):
         """Reduce the network to a target.
 
         With a budget there is one reduction. A latency becomes a budget of multiply-accumulates by trial cuts
-        (:func:`macs_within`). If the reduced network takes longer, the given network is reduced again, to 85 % of that.
-        Without a budget there are rounds. Each round is a whole reduction that keeps 70 % of the multiply-accumulates
-        of the previous one. If so many cannot be removed, it removes half of those that can. When a network misses the
-        score, the previous network is chosen.
+        (:func:`reduced_in_time`). Without a budget there are rounds. Each round is a whole reduction that keeps 70 % of
+        the multiply-accumulates of the previous one. If so many cannot be removed, it removes half of those that can.
+        When a network misses the score, the previous network is chosen.
 
         Raises:
             TargetMissed: a budget cannot be met, or no network is fast enough.
@@ -139,7 +132,7 @@ class TrainedPath(Path):
             target = replace(target, score="accuracy")
         least, times, notes = target.least_of(self.dense), None, tuple[str, ...]()
         if any(target.budgets(self.dense)) or target.max_latency is not None:
-            refit, points, times, notes = self._fast(target, self._limits(target))
+            refit, points, times, notes = self._within(target, self._limits(target))
         else:
             refit, points = self._rounds(target, least)
         missed = target.exceeded(refit.point, self.dense)
@@ -153,22 +146,17 @@ class TrainedPath(Path):
         return replace(self, points=points, history=refit.history), choice
 
     def _limits(self, target: Target) -> Limits:
-        """Return the budgets of a target, also that of its latency; warn if the network meets them as it is."""
-        network, dense = self.trainee.model.network, self.dense
+        """Return the budgets of a target.
+
+        Raises:
+            TargetMissed: no network can meet them.
+        """
+        network = self.trainee.model.network
         limits = limits_of(target, network, self.round_to)
         try:
             limits.refuse_impossible(network)
         except ValueError as error:
             raise TargetMissed(str(error)) from None
-        if target.max_latency is not None:
-            limits = replace(limits, max_macs=self._macs_within(target, limits))
-        if (limits.max_macs or dense.macs) >= dense.macs and target.exceeded(dense, dense) is None:
-            warnings.warn(
-                f"nothing is removed: the given network meets the budget with {dense.macs:,} MACs and "
-                f"{dense.parameters:,} parameters; give a smaller budget",
-                NothingLeft,
-                stacklevel=5,
-            )
         return limits
 
     def _rounds(self, target: Target, least: float) -> tuple[Refit, tuple[PathPoint, ...]]:
@@ -198,35 +186,37 @@ class TrainedPath(Path):
             return f"scores {reached:.4g} and should reach {least:.4g}{allowed}"
         return too_large(score.rmse, most)
 
-    def _fast(
+    def _within(
         self, target: Target, limits: Limits
     ) -> tuple[Refit, tuple[PathPoint, ...], Times | None, tuple[str, ...]]:
-        """Reduce the network to budgets, and again to smaller ones while it takes too long for the target.
+        """Reduce the network to budgets, and to a latency if the target has one; warn if nothing leaves.
 
         Returns:
             The refit, its points, how long the network takes, and one sentence about each network that took too long.
         """
-        model, slow = self.trainee.model, list[str]()
-        least, _ = limits.least(model.network)
-        while True:
-            refit, points = self._reduced(model, limits, _whole(model))
-            if target.max_latency is None:
-                return refit, points, None, ()
-            times, macs = target.times(self, refit.history.network), refit.point.macs
-            if times.within(target.max_latency) or len(slow) == REPEATS or macs in (least, self.dense.macs):
-                return refit, points, times, tuple(slow)
-            slow.append(f"a network of {refit.point.parameters:,} parameters takes {times}")
-            limits = replace(limits, max_macs=max(least, int(SLOWER * macs)))
+        model, dense = self.trainee.model, self.dense
 
-    def _macs_within(self, target: Target, limits: Limits) -> int:
-        """Return the budget for a latency; in a directory it is found once, so that a reduction can be continued."""
-        asked = f"{target.max_latency} for {target.batch_size}, {limits}"
+        def reduced(limits: Limits) -> tuple[Refit, tuple[PathPoint, ...]]:
+            if (limits.max_macs or dense.macs) >= dense.macs and target.exceeded(dense, dense) is None:
+                warnings.warn(
+                    f"nothing is removed: the given network meets the target with {dense.macs:,} MACs and "
+                    f"{dense.parameters:,} parameters; give a smaller budget",
+                    NothingLeft,
+                    stacklevel=6,
+                )
+            return self._reduced(model, limits, _whole(model))
 
-        def found() -> int:
+        def loss() -> JointScores:
             with generators_kept():
-                return macs_within(self, target, limits, self.reduction.loss(self.trainee.model))
+                return self.reduction.loss(model)
 
-        return self.shelf.noted(asked, found)
+        times, slow = None, tuple[str, ...]()
+        if target.max_latency is None:
+            refit, points = reduced(limits)
+        else:
+            found = reduced_in_time(self, target, limits, loss, reduced)
+            (refit, points), times, slow = found.reduced, found.times, found.slow
+        return refit, points, times, slow
 
     def _reduced(
         self, model: SupervisedModel, limits: Limits, history: History

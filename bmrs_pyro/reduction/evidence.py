@@ -174,6 +174,11 @@ def _delta_f_log_uniform(q: TruncatedLogNormal, p: LogUniform, reduced: LogUnifo
 def _delta_f_point_mass(q: Distribution, p: Distribution, reduced: dist.Delta) -> Tensor:
     """The Savage–Dickey ratio; −∞ where the posterior has no density."""
     point = reduced.v.double()
+    if point.dim() and point.shape[-1:] not in ((1,), q.batch_shape[-1:]):
+        raise ValueError(
+            f"the reduced prior is a point mass of shape {tuple(point.shape)}, and the posterior has the batch shape "
+            f"{tuple(q.batch_shape)}: give a point for each structure"
+        )
     if p.support is not None and not p.support.check(point).all():
         raise ValueError(
             f"the reduced prior is a point mass where the prior has no density, such as {float(point.min()):g}; "
@@ -181,7 +186,7 @@ def _delta_f_point_mass(q: Distribution, p: Distribution, reduced: dist.Delta) -
         )
     inside = torch.ones_like(point, dtype=torch.bool) if q.support is None else q.support.check(point)
     log_q = q.log_prob(point.where(inside, q.mean)).double().where(inside, -torch.inf)
-    return log_q - p.log_prob(point).double()
+    return log_q - p.log_prob(point).double() + reduced.log_density
 
 
 def _refuse_outside(q: TruncatedLogNormal, p: LogUniform, reduced: IntervalDistribution) -> None:

@@ -35,7 +35,10 @@ def choose_run(
         RunError: the run has no path, its path is not finished, or another process is using the run.
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
-    if run.path_record() is None:
+    begun = (
+        run.config.cycle is None or run.shelf.reduces()
+    )  # else no target of a trained network could be met
+    if begun and run.path_record() is None:
         raise RunError(
             f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune prunes it again "
             "without training, and bmrs fit without --kl-weight makes a run along the path"
@@ -55,18 +58,16 @@ def train_path(run: RunDirectory, hardware: Hardware, progress: bool) -> None:
     callbacks = [run.append_metrics] if rank() == 0 else []
     path, target = _path(run, hardware, progress, callbacks), run.config.target
     assert target is not None
+    again = "The path is kept: bmrs choose {} chooses a network of it"
     if isinstance(path, TrainedPath):
-        _choose(run, path, target)
-        return
-    if rank() == 0:
+        again = "bmrs choose {} reduces the weights to another target"
+    elif rank() == 0:
         run.save_dense(path.network(path.dense).cpu())
         run.save_path_record(PathRecord.of(path))
     try:
         _choose(run, path, target)
     except TargetMissed as error:
-        raise TargetMissed(
-            f"{error}. The path is kept: bmrs choose {shlex.quote(str(run.path))} chooses a network of it"
-        ) from None
+        raise TargetMissed(f"{error}. {again.format(shlex.quote(str(run.path)))}") from None
 
 
 def _path(

@@ -93,19 +93,18 @@ def prune_run(
         whole, small, decision = _decided(directory, criterion, fraction, limits)
         if epochs:
             _fine_tune_(directory, small, epochs, cycle or Cycle(), device, progress)
-        sizes = [sum(weight.numel() for weight in net.parameters()) for net in (whole, small)]
-        if (
-            epochs or directory.config.cycle is None or sizes[1] < sizes[0]
-        ):  # a network kept whole stays as it is
+        size, before = (sum(weight.numel() for weight in net.parameters()) for net in (small, whole))
+        given = size == before and not epochs and directory.config.cycle is not None
+        if not given:  # a trained network that keeps all its structures stays as it is
             reestimate_batch_norm_(small, training_batches(directory))
         options: dict[str, Any] = {"criterion": criterion, "fraction": fraction, "round_to": limits.round_to}
         options |= {"max_macs": limits.max_macs, "max_params": limits.max_parameters}
         if epochs:
             options |= {"fine_tune_epochs": epochs, **asdict(cycle or Cycle())}
-        record, before = directory.path_record(), directory.pruned()
+        record, earlier = directory.path_record(), directory.pruned()
         chosen = None if record is None else record.target
         quality, likelihood, caution = _validated(directory, small, whole)
-        pruned = PruningRecord(options, before.target if before else chosen, caution)
+        pruned = PruningRecord(options, earlier.target if earlier else chosen, caution)
         scores = quality.accuracy, quality.rmse
         directory.save_decision(decision, small, *scores, likelihood, pruned)
         if record is not None:  # the choice was of another network

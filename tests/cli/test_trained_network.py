@@ -182,7 +182,7 @@ def test_without_a_budget_it_gets_smaller_as_long_as_the_score_holds(copy: Path)
     assert [point.epoch for point in record.points] == list(range(1, 10 * rounds + 1))
     whole = command("choose", copy, "--max-macs", "100%", "--quiet")
     assert whole.returncode == 0
-    assert whole.stderr.startswith("warning: nothing is removed: the given network meets the budget with ")
+    assert whole.stderr.startswith("warning: nothing is removed: the given network meets the target with ")
     assert whole.stderr.count("\n") == 1
     assert record.chosen.epoch == 10 * rounds
     sums = [point.delta_f or 0.0 for point in record.points]

@@ -212,3 +212,21 @@ def test_an_untrained_guide_is_not_read_in_the_place_of_the_stored_one() -> None
         torch.testing.assert_close(posterior.mean, trained[name].mean)
     laplace = AutoTruncatedLogNormal.from_laplace(program()[0], [(x, y)])
     assert posteriors(laplace), "a guide with values of its own may be read beside another"
+
+
+def test_stored_parameters_of_another_size_are_doubted() -> None:
+    def guide(size: int) -> None:
+        loc = pyro.param("loc", torch.zeros(size))
+        pyro.sample("theta.a", TruncatedLogNormal(loc, torch.ones(()), 1e-3, 1.0).to_event(1))
+
+    guide(5)
+    assert posteriors(guide, 5)["theta.a"].batch_shape == (5,)
+    with pytest.warns(UserWarning, match=r"holds 'loc' of shape \(5,\), and the guide begins with \(3,\)"):
+        posteriors(guide, 3)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_models_and_networks_are_no_guides(wrong: int) -> None:
+    model, _ = program()
+    with pytest.raises(TypeError, match="give a guide, such as AutoTruncatedLogNormal"):
+        posteriors((model, model.network)[wrong])

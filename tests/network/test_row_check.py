@@ -326,3 +326,14 @@ def test_a_direct_call_refuses_gains_on_other_examples_rows() -> None:
     shared = {name: gain[0] for name, gain in theta.items()}
     one_by_one = torch.cat([network(x[row : row + 1], shared) for row in range(6)])
     torch.testing.assert_close(network(x, shared), one_by_one)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_are_tried_in_single_precision(dtype: torch.dtype) -> None:
+    """Examples that differ little have the same numbers in half precision, and gradients were taken one by one."""
+    torch.manual_seed(0)
+    x = (1 + 1e-3 * torch.randn(16, 6)).to(dtype)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+    x[:, 0] += torch.randn(16).to(dtype) / 50
+    model = program(net, x)
+    assert model.draw_shape(x) == (16,)
