@@ -67,6 +67,18 @@ def test_a_run_may_be_asked_for_a_latency(folder: Path, tmp_path: Path) -> None:
     assert run.config.options()["latency_batch_size"] == 4
 
 
+def test_a_latency_that_no_network_has_leaves_a_run_to_choose_from(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "fast"
+    words = [*QUICK, "--max-latency", "0.001us"]
+    result = command("fit", "net.py", "--out", run, *words, cwd=folder)
+    assert result.returncode == 2
+    assert "give at least max_latency='" in result.stderr
+    assert f"bmrs choose {run} reduces the weights to another target" in result.stderr
+    result = command("choose", run, "--max-macs", "60%", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert RunDirectory(run).path_record().met
+
+
 @pytest.mark.filterwarnings("default:nothing was removed", "default:the small network is much worse")
 def test_a_budget_that_removes_nothing_leaves_the_network_as_it_is(tmp_path: Path) -> None:
     """Statistics of batch norm are not estimated anew; and a cut is compared with the network that it begins with."""
