@@ -60,6 +60,8 @@ class IntervalDistribution(TorchDistribution):
         # torch.broadcast_shapes takes longer than the rest of this method; usually one interval serves all
         scalar = self.low.dim() == self.high.dim() == 0
         batch_shape = shape if scalar else torch.broadcast_shapes(shape, self.low.shape, self.high.shape)
+        if (self._validate_args if validate_args is None else validate_args) and not (self.low > 0).all():
+            raise ValueError(f"low is {self.low}; it is a bound of θ, not of log θ, so it must be above 0")
         super().__init__(batch_shape, validate_args=validate_args)
         if self._validate_args and not (self.low < self.high).all():
             raise ValueError(f"low must lie below high, got low={self.low} and high={self.high}")

@@ -133,7 +133,7 @@ def _of_labels(outcome: Outcome, log_p: Tensor, y: Tensor) -> tuple[Tensor, ...]
     classes = log_p.shape[-1]
     if len(y) and (y.min() < 0 or y.max() >= classes):
         raise ValueError(
-            f"the labels reach from {y.min()} to {y.max()}, but the outputs have {classes} classes"
+            f"the labels reach from {y.min()} to {y.max()}, but the likelihood has the classes 0 to {classes - 1}"
         )
     if log_p.isnan().any():  # all logits −∞
         raise ValueError("the outputs hold NaN or infinity; the network's weights or inputs are not finite")

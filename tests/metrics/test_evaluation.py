@@ -239,7 +239,9 @@ def test_a_name_does_not_know_a_scale_that_was_learned() -> None:
 
 
 def test_labels_that_the_outputs_do_not_have_are_refused() -> None:
-    with pytest.raises(ValueError, match="labels reach from 0 to 9, but the outputs have 5 classes"):
+    with pytest.raises(
+        ValueError, match="labels reach from 0 to 9, but the likelihood has the classes 0 to 4"
+    ):
         evaluate(nn.Identity(), [(torch.zeros(10, 5), torch.arange(10))], likelihood="categorical")
     with pytest.raises(ValueError, match="none of the labels counts"):
         evaluate(nn.Identity(), [(torch.zeros(2, 3, 5), torch.full((2, 3), -100))], likelihood="categorical")
