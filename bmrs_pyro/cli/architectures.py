@@ -27,7 +27,8 @@ Some code fixes widths, and then nothing can leave. Attention in timm's EVA-02, 
 channels as the stream has, so that no head can leave there; its inner neurons can. Lists and numbers of a module that
 say how channels are split are found and changed, constants are not. Layers with weight norm, and convolutions that
 standardise their weights, as in NF-ResNet, get the computed weights as their own when the network is wrapped, and then
-train these.
+train these. For the reduction of a trained network (`trained=True`), channels that layer norms normalise over and channels
+of attention heads are structures [too](trained-networks.md); the tables are without them.
 
 - *reachable*: share of the parameters that belong to at least one structure;
 - *seconds*: wall-clock time of `find_structures`, with verification, on one core of a shared machine;
@@ -44,7 +45,8 @@ heads are found where attention is computed. Queries that share keys and values 
 
 - *reachable*: share of the parameters, without embeddings, that belong to at least one structure;
 - *stays*: the other parameters. Most belong only to channels of the residual stream. LayerNorm and RMSNorm divide by a
-  mean over all channels of the stream, so none can be removed exactly; heads and inner neurons can;
+  mean over all channels of the stream, so none can be removed exactly while gains are random; heads and inner
+  neurons can;
 - *error*: as above, the largest for two batch sizes and lengths other than those used to find the structures.
 
 A hidden unit of a recurrent layer is removed from all stacked layers and both directions at once. An inner neuron of
