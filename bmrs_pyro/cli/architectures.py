@@ -27,8 +27,8 @@ Some code fixes widths, and then nothing can leave. Attention in timm's EVA-02, 
 channels as the stream has, so that no head can leave there; its inner neurons can. Lists and numbers of a module that
 say how channels are split are found and changed, constants are not. Layers with weight norm, and convolutions that
 standardise their weights, as in NF-ResNet, get the computed weights as their own when the network is wrapped, and then
-train these. For the reduction of a trained network (`trained=True`), channels that layer norms normalise over and channels
-of attention heads are structures [too](trained-networks.md); the tables are without them.
+train these. For the reduction of a trained network (`trained=True`), channels that layer norms normalise over, and
+channels of attention heads, are structures [too](trained-networks.md); the tables are without them.
 
 - *reachable*: share of the parameters that belong to at least one structure;
 - *seconds*: wall-clock time of `find_structures`, with verification, on one core of a shared machine;

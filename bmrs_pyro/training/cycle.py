@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 from bmrs_pyro.training.options import refuse_no_flags, refuse_no_number
 
+CLIP = 5.0
+"""Largest norm of the gradient of a mean over labels; one step of a larger one can silence a network without norms."""
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -20,7 +23,8 @@ class Cycle:
         lr: Peak learning rate; by default the optimiser's.
         weight_decay: Weight decay of all weights.
         warm_up: Share of the steps in which the learning rate rises.
-        clip: Largest norm of the gradient; by default it is not clipped.
+        clip: Largest norm of the gradient. By default it is 5 for sgd and classes, and the gradient is not clipped
+            otherwise.
         bfloat16: Train in mixed precision.
 
     Raises:
@@ -59,8 +63,10 @@ class Cycle:
         return self.lr or (1e-3 if self.optimizer == "adamw" else 0.05)
 
     def for_labels(self, classes: bool) -> Cycle:
-        """Return the cycle with the default optimiser of the labels, unless it has one."""
-        return replace(self, optimizer=self.optimizer or ("sgd" if classes else "adamw"))
+        """Return the cycle with the defaults for the labels, where it has none: optimiser, and norm of the gradient."""
+        optimizer = self.optimizer or ("sgd" if classes else "adamw")
+        clip = CLIP if self.clip is None and classes and optimizer == "sgd" else self.clip
+        return replace(self, optimizer=optimizer, clip=clip)
 
     def rate(self, progress: float) -> float:
         """Return the learning rate after a share of the steps, in [0, 1): linear up, then half a cosine down."""

@@ -16,6 +16,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bmrs_pyro import NoisyNetwork, SupervisedModel, complexity, load, prune
+from bmrs_pyro.data import Batches
+from bmrs_pyro.data import load as load_data
 from bmrs_pyro.inference import NonFiniteLoss, as_likelihood
 from bmrs_pyro.inference.smoothed_categorical import SmoothedCategorical
 from bmrs_pyro.network.removal import Removal
@@ -37,6 +39,7 @@ from bmrs_pyro.runs import PathRecord
 from bmrs_pyro.training import Cycle, Epoch, NothingLeft, PlainSteps
 from bmrs_pyro.training.likelihood_fit import fit_likelihood_
 from bmrs_pyro.training.validation import validate
+from models.lenet5 import network as lenet5
 from tests.inference.programs import FEATURES, NUM_DATA, batches, categorical, mlp
 
 
@@ -905,3 +908,19 @@ def test_a_noisy_measurement_does_not_mislead_the_trial_cuts(
             found = prune(trained, batches(), validation=batches(seed=1), max_latency=f"{share}%", **options)
         assert found.met
         assert 0.7 * share <= 100 * found.point.macs / found.path.dense.macs <= share
+
+
+def test_one_large_gradient_does_not_silence_a_network_without_norms() -> None:
+    """LeNet-5 on few images: without a limit to the gradient, steps after the cuts silence most units."""
+    train, validation, _ = load_data("digits", size=32)
+    torch.manual_seed(0)
+    net = lenet5((1, 32, 32), 10)
+    PlainSteps(net, categorical, Batches(train, 64), 120, Cycle("adamw", lr=1e-3)).make(120)
+    options: dict[str, Any] = {"validation": Batches(validation, 500), "trained": True, "max_macs": "23%"}
+    limited, unlimited = (
+        prune(net, Batches(train, 64), epochs=2, progress=False, **options, **given)
+        for given in (dict[str, Any](), {"clip": 1e9})
+    )
+    dense = limited.path.dense.score.accuracy
+    assert limited.point.score.accuracy > dense > 0.85
+    assert unlimited.point.score.accuracy < dense - 0.05
