@@ -8,11 +8,15 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread, where
 from bmrs_pyro.experiments.study import Study
-from bmrs_pyro.experiments.trained.runs import BUDGETS
+from bmrs_pyro.experiments.trained.runs import BUDGETS, CONTENDERS
+
+OURS = {"bmrs-path": "black", "bmrs-path-teacher": "grey", "bmrs-laplace": "black"}
+"""The colours of our lines, which are thicker."""
 
 _HEAD = """# Trained networks
 
@@ -92,7 +96,8 @@ def plot(rows: Rows, network: str) -> Figure:
     epochs = sorted(_values(rows, "epochs"))
     figure = Figure(figsize=(5 * len(epochs), 4.2), layout="constrained")
     axes = figure.subplots(1, len(epochs), squeeze=False)[0]
-    contenders = [name for name in _values(rows, "contender") if name != "dense"]
+    found = {name for name in _values(rows, "contender") if name != "dense"}
+    contenders = [name for name in CONTENDERS if name in found]
     for axis, count in zip(axes, epochs, strict=True):
         for contender in contenders:
             here = where(rows, contender=contender, epochs=count)
@@ -102,8 +107,10 @@ def plot(rows: Rows, network: str) -> Figure:
                 for key in ("macs", "accuracy")
             )
             if here:
-                width, colour = 2.2 if "bmrs" in contender else 1, f"C{contenders.index(contender)}"
-                axis.plot(cost, accuracy, marker="o", ms=4, lw=width, color=colour, label=contender)
+                width = 2.2 if contender in OURS else 1
+                axis.plot(
+                    cost, accuracy, marker="o", ms=4, lw=width, color=_colour(contender), label=contender
+                )
         axis.set(title=_named(count), xlabel="multiply-accumulates left, %", xscale="log", xlim=(6, 80))
         axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
@@ -113,6 +120,11 @@ def plot(rows: Rows, network: str) -> Figure:
     if lines:
         figure.legend(lines.values(), lines.keys(), fontsize=7, loc="outside lower center", ncols=len(epochs))
     return figure
+
+
+def _colour(contender: str) -> Any:
+    """Return a contender's colour, the same in all pictures."""
+    return OURS.get(contender) or colormaps["tab20"](CONTENDERS.index(contender) % 20)
 
 
 def _values(rows: Iterable[Row], key: str) -> list[Any]:
