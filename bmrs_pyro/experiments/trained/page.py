@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from bmrs_pyro.experiments.spread import Row, Rows, grouped, spread, where
@@ -107,10 +106,7 @@ def plot(rows: Rows, network: str) -> Figure:
                 for key in ("macs", "accuracy")
             )
             if here:
-                width = 2.2 if contender in OURS else 1
-                axis.plot(
-                    cost, accuracy, marker="o", ms=4, lw=width, color=_colour(contender), label=contender
-                )
+                axis.plot(cost, accuracy, marker="o", ms=4, label=contender, **_style(contender))
         axis.set(title=_named(count), xlabel="multiply-accumulates left, %", xscale="log", xlim=(6, 80))
         axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
@@ -122,9 +118,15 @@ def plot(rows: Rows, network: str) -> Figure:
     return figure
 
 
-def _colour(contender: str) -> Any:
-    """Return a contender's colour, the same in all pictures."""
-    return OURS.get(contender) or colormaps["tab20"](CONTENDERS.index(contender) % 20)
+def _style(contender: str) -> dict[str, Any]:
+    """Return how a contender is drawn in all pictures: a colour for each importance, dashes by kind; ours thick."""
+    if contender in OURS:
+        return {"color": OURS[contender], "lw": 2.2}
+    kinds = {"-local": "--", "-iterative": "-."}
+    suffix = next((suffix for suffix in kinds if contender.endswith(suffix)), "")
+    names = [name for name in CONTENDERS if f"{name}-local" in CONTENDERS]
+    colour = f"C{names.index(contender.removesuffix(suffix))}"
+    return {"color": colour, "ls": kinds.get(suffix, "-"), "lw": 1}
 
 
 def _values(rows: Iterable[Row], key: str) -> list[Any]:
