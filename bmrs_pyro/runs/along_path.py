@@ -35,10 +35,9 @@ def choose_run(
         RunError: the run has no path, its path is not finished, or another process is using the run.
         TargetMissed: no network can meet the budgets, or none of the path is fast enough.
     """
-    begun = (
-        run.config.cycle is None or run.shelf.reduces()
-    )  # else no target of a trained network could be met
-    if begun and run.path_record() is None:
+    # a run that no network could meet has trained nothing, and its weights can be reduced to another target
+    untouched = run.config.cycle is not None and not run.shelf.reduces()
+    if not untouched and run.path_record() is None:
         raise RunError(
             f"{run.path} was fitted at one KL weight, so it has no path to choose from; bmrs prune prunes it again "
             "without training, and bmrs fit without --kl-weight makes a run along the path"
