@@ -33,7 +33,8 @@ from bmrs_pyro.network import NoisyNetwork
 from bmrs_pyro.network.inputs import batch_size
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.noisy import refuse_several_draws
-from bmrs_pyro.network.row_check import MOST_UNDECIDED, RowsUndecided, tried_rows
+from bmrs_pyro.network.row_check import MOST_UNDECIDED, tried_rows
+from bmrs_pyro.network.row_trial import RowsUndecided
 
 Inputs = Any  # what a NoisyNetwork is called with: a tensor, a tuple or dict of inputs
 

@@ -19,7 +19,8 @@ from bmrs_pyro.network.kinds import refuse_unfit
 from bmrs_pyro.network.nested import map_leaves
 from bmrs_pyro.network.recurrent import lay_out_
 from bmrs_pyro.network.removal import Removal, remove_
-from bmrs_pyro.network.row_check import MOST_UNDECIDED, RowsUndecided, tried_rows
+from bmrs_pyro.network.row_check import MOST_UNDECIDED, tried_rows
+from bmrs_pyro.network.row_trial import RowsUndecided
 from bmrs_pyro.network.structures import StructureFamily, Structures
 
 _SEVERAL_DRAWS = ("num_particles_vectorized", "_num_predictive_samples")
