@@ -26,16 +26,16 @@ from bmrs_pyro.distributed import (
     world_size,
 )
 from bmrs_pyro.inference.elbo import NonFiniteLoss
-from bmrs_pyro.inference.inputs import gaps, inputs_on, is_finite, labelled, pairs
+from bmrs_pyro.inference.inputs import inputs_on, labelled, pairs
 from bmrs_pyro.inference.observations import validated
 from bmrs_pyro.network.generators import generators_kept
 from bmrs_pyro.reduction import KeepMask
-from bmrs_pyro.training.batch_norm import lone_example
 from bmrs_pyro.training.checkpoint import CheckpointError, StateStore, TrainingState, layers_of, same_run
 from bmrs_pyro.training.history import Record
 from bmrs_pyro.training.parts import Parts
 from bmrs_pyro.training.progress import EpochBar
 from bmrs_pyro.training.shuffling import set_epoch
+from bmrs_pyro.training.step_errors import clearer_error
 
 Batches = Iterable[Any]
 R = TypeVar("R", bound=Record)
@@ -188,8 +188,12 @@ class Loop(ABC, Generic[R]):
                         self.begin(x)
                     loss = step(x, y.to(self.device, non_blocking=True))
             except (NonFiniteLoss, ValueError, IndexError, RuntimeError) as error:
-                self._explain(error, x, y, f"epoch {epoch}, step {steps + 1}")
-                raise
+                # the optimiser has no parameters before its first step
+                parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}
+                clearer = clearer_error(error, x, y, parameters, self.explain)
+                if clearer is None:
+                    raise
+                raise type(clearer)(f"epoch {epoch}, step {steps + 1}: {clearer}") from None
             weight = 1.0 if self.batch is None else self.batch.weight
             total, steps, seen = total - weight * loss, steps + 1, seen + len(y)
             bar.step(-loss)
@@ -200,41 +204,6 @@ class Loop(ABC, Generic[R]):
             )
         elbo = all_reduce_sum_(torch.tensor(total / steps, dtype=torch.float64)).item()
         return elbo, x, seen if self.batch is None else self.batch.seen
-
-    def _explain(self, error: Exception, x: Any, y: Tensor, where: str) -> None:
-        """Raise a clearer error than the step's, if the cause is found."""
-        culprit = str(error) if isinstance(error, NonFiniteLoss) else None
-        # a distribution may notice NaN before there is a loss
-        if isinstance(error, NonFiniteLoss | ValueError):
-            # of labels that a distribution refuses, its own message says more
-            labels = y if isinstance(error, NonFiniteLoss) else None
-            found = self._culprit(x, labels)
-            if found is None and labels is not None and (misfit := self.explain(x, y)):
-                raise ValueError(f"{where}: {misfit}") from None
-            culprit = found or culprit
-        if culprit is not None:
-            raise NonFiniteLoss(f"{where}: {culprit}") from None
-        if lone := lone_example(error):
-            raise ValueError(f"{where}: {lone}") from None
-        if "does not require grad" in str(error):
-            raise ValueError(
-                f"{where}: there is nothing to train, because all weights are frozen (requires_grad=False): "
-                "unfreeze some, or fit the gains alone, with dense_epochs=0 and no epochs of fine-tuning"
-            ) from None
-        if misfit := self.explain(x, y):
-            raise ValueError(f"{where}: {misfit}") from None
-
-    def _culprit(self, x: Any, y: Tensor | None) -> str | None:
-        """Say which input or parameter is not finite, if one is."""
-        for name, values in (("data", x), ("labels", y)):
-            if not is_finite(values):
-                return gaps(name)
-        # the optimiser has no parameters before its first step
-        parameters = {**self.svi.optim.parameters, **dict(self.net.named_parameters())}
-        for name, parameter in parameters.items():
-            if not parameter.isfinite().all():
-                return f"parameter {name!r} holds NaN or inf; lower the learning rate"
-        return None
 
     def begin(self, x: Any) -> None:
         """With the first batch: make the parameters that are only in Pyro's store, the same in every process."""
