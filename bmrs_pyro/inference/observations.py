@@ -118,7 +118,7 @@ def misfit_of(distribution: td.Distribution, y: Tensor, num_classes: int | None 
     if classes is None and not base._validate_args:  # its author allows values outside the support
         return None
     try:
-        observed(distribution, y)
+        y = observed(distribution, y)
     except ValueError as error:  # the shapes differ
         return str(error)
     try:

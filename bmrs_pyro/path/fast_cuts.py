@@ -165,9 +165,9 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 def _too_slow(target: Target, times: Times, smallest: torch.nn.Module) -> str:
     parameters = sum(weight.numel() for weight in smallest.parameters())
-    share = is_share(target.max_latency)
-    least = f"{math.ceil(100 * times.small / times.dense) + 1}%" if share else f"{1.1e3 * times.small:.2g}ms"
-    return (
-        f"no network is fast enough. The smallest has {parameters:,} parameters and takes {times}: give at least "
-        f"max_latency='{least}'"
-    )
+    found = f"no network is fast enough. The smallest has {parameters:,} parameters and takes {times}"
+    share = math.ceil(100 * times.small / times.dense) + 1
+    if share >= 100:
+        return f"{found}, so that pruning gains next to nothing: give a larger batch_size, or max_macs"
+    least = f"{share}%" if is_share(target.max_latency) else f"{10 * share * times.dense:.3g}ms"
+    return f"{found}: give at least max_latency='{least}'"

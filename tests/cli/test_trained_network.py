@@ -72,7 +72,9 @@ def test_a_latency_that_no_network_has_leaves_a_run_to_choose_from(folder: Path,
     words = [*QUICK, "--max-latency", "0.001us"]
     result = command("fit", "net.py", "--out", run, *words, cwd=folder)
     assert result.returncode == 2
-    assert "give at least max_latency='" in result.stderr
+    assert (
+        "error: no network is fast enough. The smallest has " in result.stderr
+    )  # the advice depends on the machine
     assert f"bmrs choose {run} reduces the weights to another target" in result.stderr
     result = command("choose", run, "--max-macs", "60%", cwd=folder)
     assert result.returncode == 0, result.stderr

@@ -924,3 +924,29 @@ def test_one_large_gradient_does_not_silence_a_network_without_norms() -> None:
     dense = limited.path.dense.score.accuracy
     assert limited.point.score.accuracy > dense > 0.85
     assert unlimited.point.score.accuracy < dense - 0.05
+
+
+@pytest.mark.parametrize(
+    ("rest", "asked", "advice"),
+    [
+        (0.5, "1%", r"give at least max_latency='3\d%'"),
+        (0.5, "0.1us", r"give at least max_latency='[\d.e-]+ms'"),
+        (100.0, "0.1us", "pruning gains next to nothing: give a larger batch_size, or max_macs"),
+        (100.0, "1%", "pruning gains next to nothing"),
+    ],
+)
+def test_advice_about_a_latency_is_never_longer_than_the_given_network_takes(
+    trained: nn.Module, rest: float, asked: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the time does not depend on the widths."""
+
+    def seconds(path: TrainedPath, nets: Sequence[nn.Module], batch_size: int = 1) -> list[float]:
+        dense, *_ = own = seconds_like_macs(path, nets)
+        return [1e3 * (each + rest * dense) / (1 + rest) for each in own]
+
+    monkeypatch.setattr(TrainedPath, "latencies", seconds)
+    with pytest.raises(TargetMissed, match=advice) as caught:
+        prune(trained, batches(), validation=batches(seed=1), trained=True, epochs=0, max_latency=asked)
+    if asked.endswith("us") and rest < 1:
+        whole = 1e6 * complexity(trained, torch.zeros(1, FEATURES)).macs * 1e-9
+        assert float(str(caught.value).rpartition("='")[2].removesuffix("ms'")) < whole

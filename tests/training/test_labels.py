@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bmrs_pyro import NoisyNetwork, SupervisedModel, prune
 from bmrs_pyro.inference.likelihoods import Likelihood
+from bmrs_pyro.inference.observations import misfit_of
 from bmrs_pyro.metrics import evaluate
 from bmrs_pyro.training.labels import warn_of_probabilities
 from bmrs_pyro.weights import MeanField, WeightModel, fit_weights
@@ -116,3 +117,14 @@ def test_a_label_outside_the_support_is_refused_after_torch_compile_too(
     binary = way == "evaluate" and likelihood == "bernoulli"
     with pytest.raises(ValueError, match="the labels reach from 0 to 7" if binary else f"such as {wrong:g}"):
         ways[way]()
+
+
+def test_labels_without_the_last_dimension_are_named_one_by_one() -> None:
+    """An event of one value made a batch of labels look like a single label, and 0 like the wrong one."""
+    likelihood = dist.Bernoulli(logits=torch.zeros(16, 1)).to_event(1)
+    labels = torch.arange(16.0).remainder(10)
+    text = misfit_of(likelihood, labels)
+    assert text is not None
+    assert text.startswith("12 of the 16 labels")
+    assert "such as 2;" in text
+    assert misfit_of(likelihood, labels.clamp(max=1)) is None
